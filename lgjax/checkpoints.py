@@ -1,0 +1,119 @@
+"""Checkpoints that are verified before they are believed: Orbax for the arrays, a SHA-256 manifest for the bytes.
+
+A checkpoint is a folder `<step>/` with Orbax's files in `state/` and `manifest.json`, which lists every file's digest
+and every array's shape. It takes its final name last, so a folder with a valid manifest is complete.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lgjax import files
+from lgjax.errors import EnvironmentFault, InputError, UsageError
+
+FORMAT = 1
+KEPT = 2  # newest checkpoints that are kept: one to use, one to fall back on
+
+
+def save(folder: pathlib.Path, step: int, state: Any) -> None:
+    """Writes `folder/<step>`, all of it or nothing, and removes all but the newest KEPT.
+
+    Raises:
+      EnvironmentFault: the disk is full or refuses.
+    """
+    final, temporary = folder / str(step), folder / f".{step}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary.absolute() / "state", state)
+        contents = {str(p.relative_to(temporary)): files.sha256(p) for p in _files(temporary / "state")}
+        manifest = {"format": FORMAT, "step": step, "arrays": _arrays(state), "sha256": contents}
+        files.atomic_write(temporary / "manifest.json", json.dumps(manifest, indent=1))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        for old in steps(folder)[KEPT:]:
+            shutil.rmtree(folder / str(old))
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise EnvironmentFault(
+            f"{final}: cannot be written: {error}. Free some space or name another --workdir."
+        ) from error
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints in a folder, newest first, valid or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+
+
+def restore_newest(folder: pathlib.Path, like: Any) -> tuple[Any, int] | None:
+    """Restores the newest valid checkpoint; a damaged one is passed over with a warning.
+
+    Args:
+      folder: of checkpoints.
+      like: a state with the expected arrays (values are not used).
+
+    Returns:
+      The state and its step; None if there is no checkpoint at all.
+
+    Raises:
+      UsageError: a checkpoint belongs to another architecture or a newer format.
+      InputError: there are checkpoints, and none is valid.
+    """
+    found = steps(folder)
+    for step in found:
+        try:
+            _verify(folder / str(step), like)
+        except InputError as error:
+            print(f"warning: {error} Falling back to the one before.", flush=True)
+            continue
+        with ocp.StandardCheckpointer() as checkpointer:
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            return checkpointer.restore((folder / str(step) / "state").absolute(), target), step
+    if found:
+        raise InputError(folder, "holds no valid checkpoint", "Restore it from a backup or train again")
+    return None
+
+
+def weights_digest(folder: pathlib.Path, step: int) -> str:
+    """SHA-256 that identifies the arrays of a checkpoint."""
+    return files.sha256(folder / str(step) / "manifest.json")
+
+
+def _verify(path: pathlib.Path, like: Any) -> None:
+    """Raises InputError for damage, UsageError for a checkpoint that is sound but not ours."""
+    remedy = "The checkpoint is not used"
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        listed, arrays, version = manifest["sha256"], manifest["arrays"], manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f"has no readable manifest ({error})", remedy) from error
+    if version != FORMAT:
+        raise UsageError(f"{path}: has format {version}, this version reads {FORMAT}. Update lgjax.")
+    present = {str(p.relative_to(path)): p for p in _files(path / "state")}
+    if present.keys() != listed.keys():
+        raise InputError(path, "has missing or additional files", remedy)
+    for name, digest in listed.items():
+        if files.sha256(present[name]) != digest:
+            raise InputError(path / name, "is damaged: its SHA-256 differs from the manifest's", remedy)
+    if arrays != _arrays(like):
+        raise UsageError(f"{path}: belongs to another architecture. Use the config it was trained with.")
+
+
+def _arrays(state: Any) -> dict[str, list]:
+    """Shape and dtype of every array, by its path in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): [list(np.shape(x)), str(x.dtype)] for path, x in leaves}
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

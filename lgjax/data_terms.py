@@ -1,0 +1,30 @@
+"""Costs R(Y, X) that keep a restoration X near its observation Y; log P(Y|X) = -lambda R(Y, X).
+
+Both are plain functions of one slice; their gradients come from `jax.grad`, where |t| has the subgradient sign(0) = 0.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def tv(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Anisotropic total variation of X - Y: the L1 norm of its forward differences.
+
+    Args:
+      x, y: [H, W, 1], z-scored.
+
+    Returns:
+      A scalar. Differences across the last row and column are zero (no wrap-around).
+    """
+    change = x - y
+    rows = jnp.abs(change[1:] - change[:-1])
+    columns = jnp.abs(change[:, 1:] - change[:, :-1])
+    return rows.sum() + columns.sum()
+
+
+def l1(x: jax.Array, y: jax.Array) -> jax.Array:
+    """sum |X - Y| of two slices [H, W, 1]; a scalar."""
+    return jnp.abs(x - y).sum()
+
+
+DATA_TERMS = {"tv": tv, "l1": l1}

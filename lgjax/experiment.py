@@ -1,0 +1,109 @@
+"""A work directory and its config: what binds the binaries train, calibrate and restore together."""
+
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+
+from lgjax.errors import InputError, UsageError
+from lgjax.files import atomic_write
+
+RUNS = pathlib.Path("runs")
+BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
+
+
+def get_config(path: str) -> ml_collections.ConfigDict:
+    """Reads a recorded config.json: lets `--config=lgjax/experiment.py:W/config.json` work as any config file."""
+    try:
+        return ml_collections.ConfigDict(json.loads(pathlib.Path(path).read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
+        ) from error
+
+
+def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """runs/<config name>."""
+    return RUNS / config.name
+
+
+def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes workdir/config.json, or checks that the one there describes the same experiment.
+
+    Raises:
+      UsageError: the work directory belongs to another experiment.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        check_same_networks(config, get_config(str(path)), workdir)
+    atomic_write(path, json.dumps(as_json(config), indent=2) + "\n")
+
+
+def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
+    """Raises UsageError where `config` asks for data or networks other than those recorded."""
+    for part in BOUND:
+        ours, theirs = as_json(config[part]), as_json(recorded[part])
+        differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        if differing:
+            names = ", ".join(f"{part}.{key} ({theirs.get(key)}, now {ours.get(key)})" for key in differing)
+            raise UsageError(f"{workdir} was trained with other values of {names}. Use another --workdir.")
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict:
+    """The config as plain JSON types (tuples become lists)."""
+    return json.loads(config.to_json())
+
+
+def digest(value) -> str:
+    """SHA-256 of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def with_recorded_config(argv: Sequence[str]) -> list[str]:
+    """Adds to a command line the config recorded in its work directory, unless it names one.
+
+    Without --workdir, it is the one calibrated or, if none is, trained last in runs/.
+
+    Raises:
+      UsageError: there is no recorded config.
+    """
+    names = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
+    if "config" in names or any(name.startswith("help") for name in names):
+        return list(argv)
+    if "workdir" in names:
+        position = next(i for i, word in enumerate(argv) if word.lstrip("-").split("=")[0] == "workdir")
+        word = argv[position]
+        workdir = pathlib.Path(word.split("=", 1)[1] if "=" in word else argv[position + 1])
+        added = []
+    else:
+        workdir = newest()
+        added = [f"--workdir={workdir}"]
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{workdir} holds no config.json. Train first: python -m lgjax.train --workdir={workdir}"
+        )
+    return [argv[0], f"--config={pathlib.Path(__file__)}:{path}", *added, *argv[1:]]
+
+
+def newest() -> pathlib.Path:
+    """The work directory in runs/ that was calibrated last, or trained last if none is calibrated."""
+    found = list(RUNS.glob("*/calibration/*.json")) or list(RUNS.glob("*/config.json"))
+    if not found:
+        raise UsageError(
+            f"nothing is trained in {RUNS}/. Run python -m lgjax.train --config=configs/vae.py, or give --workdir."
+        )
+    path = max(found, key=lambda file: file.stat().st_mtime)
+    return path.parent.parent if path.parent.name == "calibration" else path.parent
+
+
+def use_recorded_config() -> None:
+    """Applies `with_recorded_config` to this process's command line; a fault ends it as `runtime.run` would."""
+    try:
+        sys.argv = with_recorded_config(sys.argv)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,94 @@
+"""Building blocks shared by the networks: normalised convolutions and residual blocks, all NHWC.
+
+Normalisation is BatchNorm that is frozen outside training, so that a slice's result never depends on the slices
+beside it. `fold` removes it altogether for restoration.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def activation(x: jax.Array) -> jax.Array:
+    """LeakyReLU, the paper's activation of hidden layers."""
+    return nn.leaky_relu(x, negative_slope=0.2)
+
+
+class NormalisedConv(nn.Module):
+    """Convolution followed, unless folded away, by BatchNorm: [N, H, W, C] -> [N, H / strides, W / strides, features]."""
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        size = (self.kernel_size, self.kernel_size)
+        x = nn.Conv(self.features, size, strides=self.strides, padding="SAME", name="conv")(x)
+        if self.normalise:
+            norm = nn.BatchNorm(momentum=0.95, epsilon=BATCH_NORM_EPSILON, name="norm")
+            x = norm(x, use_running_average=not train)
+        return x
+
+
+class ResidualDown(nn.Module):
+    """Residual block that halves the image: [N, H, W, C] -> [N, H/2, W/2, features]."""
+
+    features: int
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = activation(NormalisedConv(self.features, 3, 2, self.normalise, name="first")(x, train))
+        y = NormalisedConv(self.features, 3, 1, self.normalise, name="second")(y, train)
+        return activation(y + NormalisedConv(self.features, 1, 2, self.normalise, name="skip")(x, train))
+
+
+class ResidualUp(nn.Module):
+    """Residual block that doubles the image by nearest neighbours: [N, H, W, C] -> [N, 2H, 2W, features]."""
+
+    features: int
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = NormalisedConv(self.features, 3, 1, self.normalise, name="first")(upsample(x), train)
+        y = NormalisedConv(self.features, 3, 1, self.normalise, name="second")(activation(y), train)
+        # A 1x1 convolution commutes with nearest-neighbour upsampling and costs a quarter before it.
+        skip = upsample(NormalisedConv(self.features, 1, 1, self.normalise, name="skip")(x, train))
+        return activation(y + skip)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest-neighbour upsampling by two: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    n, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (n, height, 2, width, 2, channels))
+    return x.reshape(n, 2 * height, 2 * width, channels)
+
+
+def fold(params: dict, batch_stats: dict) -> dict:
+    """Folds frozen BatchNorm into the convolution before it.
+
+    Args:
+      params, batch_stats: the collections of a module built with `normalise=True`.
+
+    Returns:
+      The parameters of the same module built with `normalise=False`; it computes the same function as the original
+      with `train=False`.
+    """
+    if "norm" not in params:
+        return {
+            name: fold(child, batch_stats.get(name, {})) if isinstance(child, dict) else child
+            for name, child in params.items()
+        }
+    conv, norm, stats = params["conv"], params["norm"], batch_stats["norm"]
+    scale = norm["scale"] * jax.lax.rsqrt(stats["var"] + BATCH_NORM_EPSILON)
+    return {
+        "conv": {
+            "kernel": conv["kernel"] * scale,
+            "bias": (conv["bias"] - stats["mean"]) * scale + norm["bias"],
+        }
+    }

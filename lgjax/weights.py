@@ -1,0 +1,40 @@
+"""The trained weights of a work directory, ready for restoration."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from lgjax import checkpoints, models, training
+from lgjax.errors import InputError
+
+
+class Trained(NamedTuple):
+    """Frozen parameters and where they come from."""
+
+    params: Any  # for `models.bind`
+    digest: str  # SHA-256
+    step: int
+    trained_on: str  # in words
+
+
+def load(config, workdir: pathlib.Path) -> Trained:
+    """Loads the newest valid checkpoint, normalisation folded away.
+
+    Raises:
+      InputError: the work directory holds no trained weights.
+    """
+    folder = workdir / "checkpoints"
+    restored = checkpoints.restore_newest(folder, training.initial_state(config))
+    if restored is None:
+        raise InputError(
+            workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}"
+        )
+    state, step = restored
+    try:
+        trained_on = json.loads((workdir / "training.json").read_text())["TrainedOn"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
+    words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
+    return Trained(
+        models.freeze(state.params, state.batch_stats), checkpoints.weights_digest(folder, step), step, words
+    )

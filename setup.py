@@ -1,0 +1,51 @@
+"""Package metadata of lgjax. Tool settings live in pyproject.toml."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+setup(
+    name="lgjax",
+    version="0.1.0",
+    description="Unsupervised lesion detection in brain MRI by locally Gaussian restoration, in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["lgjax", "lgjax.*"]),
+    package_data={"lgjax": ["templates/*.html"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.30",
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "nibabel>=5.3",
+        "scikit-image>=0.24",
+        "absl-py>=2.1",
+        "ml_collections>=1.0",
+        "nilearn>=0.11",  # ships the MNI152 tissue maps that the phantom is made of
+        "matplotlib>=3.9",
+        "Jinja2>=3.1",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda12": ["jax[cuda12]>=0.10"],
+        "cuda13": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "prep": ["SimpleITK>=2.4"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "scikit-learn>=1.5",
+            "ruff>=0.8",
+            "mypy>=1.13",
+        ],
+    },
+)

@@ -1,0 +1,329 @@
+"""Evaluation end to end on tiny restorations written to disk, against numbers computed here another way."""
+
+import json
+import math
+
+import images
+import numpy as np
+import pytest
+from absl import flags
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from lgjax import eval as evaluation_binary
+from lgjax import figures
+from lgjax.data import sources
+from lgjax.errors import InputError, UsageError
+from lgjax.eval import evaluate, run_evaluation
+
+SHAPE = (7, 12, 10)
+PIL = np.array(
+    [[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]]
+)  # x of the array runs to posterior
+THRESHOLDS = {"0.001": 3.0, "0.005": 2.5, "0.01": 2.0, "0.05": 1.0}
+KINDS = {"sub-01": "glioma", "sub-02": "glioma", "sub-03": "ms", "sub-04": "healthy"}
+
+
+def subject(index: int, kind: str):
+    """Returns brain, lesion label and score of one made-up subject."""
+    rng = np.random.default_rng(index)
+    brain = np.zeros(SHAPE, bool)
+    brain[1:6, 1:11, 1:9] = True
+    label = np.zeros(SHAPE, np.uint8)
+    if kind != "healthy":
+        label[2:4, 2 + index : 6 + index, 3:6] = rng.choice([1, 2, 4], size=(2, 4, 3))
+        label[2, 0, 0] = 1  # outside the brain: counts nowhere
+    score = np.abs(rng.normal(size=SHAPE)).astype(np.float32) + 1.5 * (label > 0) * brain
+    return brain, label, np.round(score * brain, 1).astype(np.float32)  # rounded: ties
+
+
+def write_labels(root, kinds=KINDS):
+    lines = ["participant_id\tlesion_kind"]
+    for index, (name, kind) in enumerate(kinds.items()):
+        anat = root / name / "anat"
+        scan = np.arange(math.prod(SHAPE), dtype=np.float32).reshape(SHAPE) + index
+        images.save(anat / f"{name}_T2w.nii.gz", scan, PIL)
+        if kind != "healthy":
+            images.save(anat / f"{name}_label-lesion_mask.nii.gz", subject(index, kind)[1], PIL)
+        lines.append(f"{name}\t{kind}")
+    (root / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_predictions(root, labels, kinds=KINDS, **changes):
+    hashes = {item.identifier: item.image().sha256 for item in sources.find(str(labels))}
+    for index, (name, kind) in enumerate(kinds.items()):
+        brain, _, score = subject(index, kind)
+        start = root / name / "anat" / f"{name}_space-orig_"
+        outputs = {"desc-anomaly_T2w": score, "desc-restored_T2w": score + 1}
+        outputs["desc-brain_mask"] = brain.astype(np.uint8)
+        for rate, tag in zip(THRESHOLDS, ("fpr0p1", "fpr0p5", "fpr1", "fpr5"), strict=True):
+            # Detections outside the brain must not count.
+            outputs[f"label-lesion_desc-{tag}_mask"] = ((score > THRESHOLDS[rate]) | ~brain).astype(np.uint8)
+        for entities, data in outputs.items():
+            images.save(start.with_name(f"{start.name}{entities}.nii.gz"), data, PIL)
+        sidecar = {
+            "Method": "vae_lg_neural_tv",
+            "Score": "absolute",
+            "InputSHA256": hashes.get(name, name),
+            "ConfigSHA256": "c0",
+            "WeightsSHA256": "d0",
+            "Version": "0.1.0",
+            "TrainedOn": "phantom:train",
+            "Lambda": 3.0,
+            "Thresholds": THRESHOLDS,
+            "CalibrationSubjects": ["e0"],
+            "Device": "cpu",
+        }
+        start.with_name(f"{start.name}desc-anomaly_T2w.json").write_text(json.dumps(sidecar | changes))
+    return root
+
+
+@pytest.fixture
+def folders(tmp_path):
+    labels = write_labels(tmp_path / "labels")
+    return write_predictions(tmp_path / "restored", labels), labels, tmp_path / "out"
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def sidecar_of(predictions, name):
+    return predictions / name / "anat" / f"{name}_space-orig_desc-anomaly_T2w.json"
+
+
+def test_one_method_end_to_end(folders, capsys):
+    predictions, labels, output = folders
+    assert run_evaluation([predictions], str(labels), output) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    cases = [subject(index, kind) for index, kind in enumerate(KINDS.values())]
+    truth = [(label > 0)[brain] for brain, label, _ in cases]
+    scores = [score[brain] for brain, _, score in cases]
+    assert found["auc"] == pytest.approx(roc_auc_score(np.concatenate(truth), np.concatenate(scores)))
+    assert found["auprc"] == pytest.approx(
+        average_precision_score(np.concatenate(truth), np.concatenate(scores))
+    )
+    for rate, threshold in THRESHOLDS.items():
+        dice = [f1_score(t, s > threshold) for t, s in zip(truth, scores, strict=True) if t.any()]
+        entry = found["dice"][rate]
+        assert entry["n"] == 3
+        assert entry["mean"] == pytest.approx(np.mean(dice))
+        assert entry["std"] == pytest.approx(np.std(dice, ddof=1))
+        assert entry["ci95"][0] <= entry["mean"] <= entry["ci95"][1]
+        pooled = (np.concatenate(scores) > threshold)[~np.concatenate(truth)]
+        assert entry["achieved_fpr"] == pytest.approx(pooled.mean())
+    group = found["groups"]["glioma"]
+    expected = roc_auc_score(np.concatenate(truth[:2]), np.concatenate(scores[:2]))
+    assert (group["n_subjects"], group["auc"]) == (2, pytest.approx(expected))
+    assert (found["method"], found["score"], found["negatives"]) == ("vae_lg_neural_tv", "absolute", "brain")
+    assert found["thresholds"] == THRESHOLDS
+    assert found["lesion_outside_brain_voxels"] == 3
+    assert found["other_scans"] == 0
+    assert found["provenance"]["trained_on"] == "phantom:train"
+    printed = capsys.readouterr().out
+    assert "Measured on 4 subjects" in printed
+    assert "Trained on phantom:train" in printed
+    assert f"{found['auc']:.3f}" in printed
+    assert (output / "table.md").read_text() in printed
+
+
+def test_the_healthy_group_has_nulls_with_reasons(folders):
+    predictions, labels, _ = folders
+    found = evaluate(predictions, sources.find(str(labels)), "labels").metrics["groups"]["healthy"]
+    assert (found["auc"], found["auprc"], found["dice_oracle"]) == (None, None, None)
+    assert found["dice"]["0.01"]["mean"] is None
+    assert found["dice"]["0.01"]["achieved_fpr"] > 0
+    assert found["lesion_wise"]["f1"] is None
+    for key in ("auc", "auprc", "dice_oracle", "dice/0.01/mean", "dice/0.01/ci95", "lesion_wise/f1"):
+        assert found["reasons"][key]
+
+
+def nulls(found, path=""):
+    for key, value in found.items():
+        if isinstance(value, dict) and key not in ("reasons", "groups", "failed", "provenance"):
+            yield from nulls(value, f"{path}{key}/")
+        elif value is None:
+            yield f"{path}{key}"
+
+
+def test_every_null_has_a_reason(folders):
+    predictions, labels, _ = folders
+    result = evaluate(predictions, sources.find(str(labels)), "labels")
+    for found in (result.metrics, *result.metrics["groups"].values()):
+        assert set(nulls(found)) == set(found["reasons"])
+
+
+def test_subjects_table(folders):
+    predictions, labels, output = folders
+    run_evaluation([predictions], str(labels), output)
+    head, *rows = [line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines()]
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert table["sub-04"]["dice_0.01"] == "n/a"
+    brain, label, score = subject(0, "glioma")
+    assert table["sub-01"]["lesion_voxels"] == str((label[brain] > 0).sum())
+    assert float(table["sub-01"]["lesion_ml"]) == pytest.approx((label[brain] > 0).sum() * 3 / 1000)
+    assert float(table["sub-01"]["dice_0.01"]) == pytest.approx(
+        f1_score(label[brain] > 0, score[brain] > 2), abs=1e-5
+    )
+    assert table["sub-01"]["status"] == "ok"
+
+
+def test_missing_unfinished_and_broken_subjects_are_said_and_the_rest_is_written(folders, capsys):
+    predictions, labels, output = folders
+    write_predictions(predictions, labels, {"sub-99": "ms"})
+    sidecar_of(predictions, "sub-01").unlink()
+    anomaly = predictions / "sub-02" / "anat" / "sub-02_space-orig_desc-anomaly_T2w.nii.gz"
+    anomaly.write_bytes(anomaly.read_bytes()[:-20])
+    assert run_evaluation([predictions], str(labels), output) == 3
+    failed = json.loads((output / "metrics.json").read_text())["failed"]
+    assert set(failed) == {"sub-01", "sub-02", "sub-99"}
+    assert "unfinished" in failed["sub-01"]
+    assert "holds no reference" in failed["sub-99"]
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in failed)
+    assert "sub-02" in (output / "report.html").read_text()
+
+
+def test_a_reference_without_prediction_is_missing(folders):
+    predictions, labels, _ = folders
+    write_labels(labels, {**KINDS, "sub-07": "ms"})
+    result = evaluate(predictions, sources.find(str(labels)), "labels")
+    assert "no prediction" in result.metrics["failed"]["sub-07"]
+
+
+def test_a_reference_on_another_grid_fails_that_subject(folders):
+    predictions, labels, _ = folders
+    path = labels / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
+    images.save(path, subject(0, "glioma")[1], PIL + np.eye(4)[:, [0, 1, 3, 2]] * [[0], [0], [4], [0]])
+    result = evaluate(predictions, sources.find(str(labels)), "labels")
+    assert "mm away" in result.metrics["failed"]["sub-01"]
+
+
+def test_a_scan_that_was_not_the_restored_one_is_counted(folders):
+    predictions, labels, _ = folders
+    edit(sidecar_of(predictions, "sub-02"), InputSHA256="0" * 64)
+    assert evaluate(predictions, sources.find(str(labels)), "labels").metrics["other_scans"] == 1
+
+
+def test_nothing_to_evaluate_is_an_error(folders, tmp_path):
+    predictions, labels, _ = folders
+    with pytest.raises(InputError, match="no subject could be evaluated"):
+        evaluate(predictions, [], str(labels))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"no sub-\*/anat"):
+        evaluate(tmp_path / "empty", [], str(labels))
+
+
+def test_a_calibration_subject_among_the_test_subjects_is_an_error(folders):
+    predictions, labels, output = folders
+    leaked = json.loads(sidecar_of(predictions, "sub-03").read_text())["InputSHA256"]
+    for name in KINDS:
+        edit(sidecar_of(predictions, name), CalibrationSubjects=["e0", leaked])
+    with pytest.raises(UsageError, match=r"sub-03 .*calibrate"):
+        run_evaluation([predictions], str(labels), output)
+    assert not output.exists()
+
+
+def test_duplicates_are_errors(folders):
+    predictions, labels, _ = folders
+    subjects = sources.find(str(labels))
+    with pytest.raises(UsageError, match="two references of sub-01"):
+        evaluate(predictions, [*subjects, subjects[0]], "labels")
+    same = json.loads(sidecar_of(predictions, "sub-01").read_text())["InputSHA256"]
+    edit(sidecar_of(predictions, "sub-02"), InputSHA256=same)
+    with pytest.raises(UsageError, match=r"sub-01 and sub-02 .*same scan"):
+        evaluate(predictions, subjects, "labels")
+    anat = predictions / "sub-01" / "anat"
+    (anat / "sub-01_run-2_space-orig_desc-anomaly_T2w.nii.gz").touch()
+    with pytest.raises(UsageError, match="2 anomaly maps"):
+        evaluate(predictions, subjects, "labels")
+
+
+@pytest.mark.parametrize("change", [{"Method": "gmm"}, {"ConfigSHA256": "c1"}, {"Thresholds": {"0.01": 9}}])
+def test_mixed_experiments_are_an_error(folders, change):
+    predictions, labels, _ = folders
+    edit(sidecar_of(predictions, "sub-02"), **change)
+    with pytest.raises(UsageError, match=f"mixes experiments: {next(iter(change))}"):
+        evaluate(predictions, sources.find(str(labels)), "labels")
+
+
+@pytest.mark.parametrize(
+    "change", [{"Method": "../x"}, {"Score": 3}, {"Thresholds": {"1e-2": 1}}, {"Thresholds": {"0.01": "a"}}]
+)
+def test_a_sidecar_that_makes_no_sense_fails_its_subject(folders, change):
+    predictions, labels, _ = folders
+    edit(sidecar_of(predictions, "sub-02"), **change)
+    result = evaluate(predictions, sources.find(str(labels)), "labels")
+    assert next(iter(change)).lower() in result.metrics["failed"]["sub-02"].lower()
+
+
+def test_several_methods_share_one_report(folders, tmp_path):
+    predictions, labels, output = folders
+    second = write_predictions(
+        tmp_path / "second", labels, Method="intensity", Score="positive", TrainedOn=None, Thresholds={}
+    )
+    for restored in second.glob("*/anat/*restored*"):
+        restored.unlink()
+    assert run_evaluation([predictions, second], str(labels), output) == 0
+    assert not (output / "metrics.json").exists()
+    for name in ("vae_lg_neural_tv", "intensity"):
+        assert json.loads((output / name / "metrics.json").read_text())["method"] == name
+        assert (output / name / "subjects.tsv").exists()
+    page, table = (output / "report.html").read_text(), (output / "table.md").read_text()
+    for text in (page, table):
+        assert "not stated (intensity)" in text
+        assert "vae_lg_neural_tv" in text
+
+
+def test_one_method_twice_is_told_apart_by_folder(folders, tmp_path):
+    predictions, labels, output = folders
+    again = write_predictions(tmp_path / "again", labels)
+    run_evaluation([predictions, again], str(labels), output)
+    assert {path.parent.name for path in output.glob("*/metrics.json")} == {
+        "vae_lg_neural_tv-restored",
+        "vae_lg_neural_tv-again",
+    }
+
+
+def test_pictures_are_radiological(folders):
+    predictions, labels, _ = folders
+    (first, *_) = sources.find(str(labels))
+    found = evaluation_binary.read_predictions(predictions)[0]["sub-01"]
+    panels = evaluation_binary.picture(found, first)
+    # Array axes run to posterior, inferior, left: rows are axis 0, columns axis 2, as they are.
+    _, label, score = subject(0, "glioma")
+    most = (label > 0).sum(axis=(0, 2))
+    index = max(np.flatnonzero(most == most.max()))  # the lowest slice of S is the last of this array
+    np.testing.assert_array_equal(panels.reference, (label > 0)[:, index])
+    np.testing.assert_allclose(panels.anomaly, score[:, index])
+    assert panels.aspect == pytest.approx(2 / 1.5)
+    assert figures.subject_figure({"a": panels, "b": panels._replace(restored=None, detected=None)})
+
+
+def test_main_checks_its_arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    evaluation_binary.define_flags(values)
+    values(["eval"])
+    with pytest.raises(UsageError, match="no predictions"):
+        evaluation_binary.main(["eval"])
+    with pytest.raises(UsageError, match="unexpected argument 'x'"):
+        evaluation_binary.main(["eval", "x"])
+    values(["eval", "--predictions=nowhere"])
+    with pytest.raises(UsageError, match="nowhere is no folder"):
+        evaluation_binary.main(["eval"])
+
+
+def test_main_finds_the_newest_predictions(folders, tmp_path, monkeypatch):
+    predictions, labels, _ = folders
+    monkeypatch.chdir(tmp_path)
+    (predictions / "dataset_description.json").write_text("{}")
+    (tmp_path / "runs" / "vae").mkdir(parents=True)
+    predictions.rename(tmp_path / "runs" / "vae" / "restored")
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    evaluation_binary.define_flags(values)
+    values(["eval", f"--labels={labels}"])
+    assert evaluation_binary.main(["eval"]) == 0
+    assert (tmp_path / "runs" / "vae" / "evaluation" / "report.html").exists()

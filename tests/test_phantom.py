@@ -1,0 +1,197 @@
+"""The synthetic brains: the same everywhere, equal to their healthy twins outside lesions, honest masks."""
+
+import pathlib
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from lgjax.data import phantom
+from lgjax.errors import InputError, UsageError
+
+LABELS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "labels_synthseg"
+SMALL = {"slices": 12, "spacing": 2.0}
+SIZES = {  # mm^3, whole patients, lesions cut by the brain's surface or by the first and last slice included
+    "glioma": (3e3, 2.5e5),
+    "ms": (2e2, 2.5e4),
+    "dark": (8e2, 3.5e4),
+    "isointense": (2e3, 6e4),
+}
+PATIENTS = [(kind, index) for kind in SIZES for index in (0, 1, 2)]
+
+
+@pytest.fixture(scope="module")
+def anatomies():
+    return phantom.load_anatomies(None)
+
+
+@pytest.fixture(scope="module")
+def scans(anatomies):
+    """Twelve patients and their healthy twins."""
+    made = {p: phantom.make_subject(anatomies, 7, p[1], p[0], **SMALL) for p in PATIENTS}
+    return made | {i: phantom.make_subject(anatomies, 7, i, "healthy", **SMALL) for i in (0, 1, 2)}
+
+
+def test_order_and_workers_change_nothing(anatomies, scans):
+    kinds = ["healthy", "glioma", "ms", "isointense"]
+    for workers, indices in ((1, [0, 1, 2, 0]), (3, [0, 1, 2, 0])):
+        made = phantom.make_cohort(anatomies, 7, indices, kinds, workers=workers, progress=False, **SMALL)
+        for scan, kind, index in zip(made, kinds, indices, strict=True):
+            expected = scans[index] if kind == "healthy" else scans[kind, index]
+            assert scan.image.sha256 == expected.image.sha256
+            np.testing.assert_array_equal(scan.image.data, expected.image.data)
+            np.testing.assert_array_equal(scan.lesion, expected.lesion)
+            assert scan.image.source == f"phantom:{kind}/{index}"
+
+
+def test_another_process_makes_the_same(scans):
+    program = (
+        "from lgjax.data import phantom; anatomies = phantom.load_anatomies(None); "
+        "print(phantom.make_subject(anatomies, 7, 1, 'glioma', slices=12, spacing=2.0).image.sha256)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.strip() == scans["glioma", 1].image.sha256
+
+
+def test_seed_and_index_change_the_brain(anatomies, scans):
+    other = phantom.make_subject(anatomies, 8, 0, "healthy", **SMALL)
+    assert len({scans[0].image.sha256, scans[1].image.sha256, other.image.sha256}) == 3
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_image_is_what_the_docstring_says(scans, index):
+    image, brain, lesion = scans[index]
+    assert image.data.dtype == np.float32
+    assert image.data.shape == brain.shape == lesion.shape == (93, 108, 12)
+    np.testing.assert_array_equal(image.data, np.rint(image.data))
+    np.testing.assert_array_equal(image.data > 0, brain)
+    assert not lesion.any()
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    np.testing.assert_allclose(image.zooms, [2, 2, 80 / 11])
+    area = brain.sum(axis=(0, 1)) * 4.0  # mm^2
+    assert area.min() > 2000
+    assert area.max() > 11000
+    edge = brain.copy()
+    edge[2:-2, 2:-2] = False
+    assert not edge.any()  # the field of view holds the whole brain
+
+
+@pytest.mark.parametrize(("kind", "index"), PATIENTS)
+def test_masks_are_in_the_brain_and_of_stated_size(scans, kind, index):
+    image, brain, lesion = scans[kind, index]
+    assert not (lesion & ~brain).any()
+    low, high = SIZES[kind]
+    assert low < lesion.sum() * np.prod(image.zooms) < high
+
+
+@pytest.mark.parametrize(("kind", "index"), PATIENTS)
+def test_patient_equals_its_twin_away_from_the_lesion(scans, kind, index):
+    patient, twin = scans[kind, index], scans[index]
+    reach = 8.0 if kind != "glioma" else 63.0  # mm: a soft border, or a tumour's mass effect
+    far = ndimage.distance_transform_edt(~patient.lesion, patient.image.zooms) > reach + 80 / 11
+    np.testing.assert_array_equal(patient.image.data[far], twin.image.data[far])
+    if kind == "glioma":  # little of the brain is far from a large tumour, but much of it is untouched
+        assert (patient.image.data == twin.image.data)[twin.brain].mean() > 0.4
+        assert (patient.brain != twin.brain).mean() < 0.002  # the skull holds
+    else:
+        assert far.mean() > 0.3
+        np.testing.assert_array_equal(patient.brain, twin.brain)
+
+
+@pytest.mark.parametrize(("kind", "index"), PATIENTS)
+def test_brightness_of_each_kind(scans, kind, index):
+    patient, twin = scans[kind, index], scans[index]
+    spread = twin.image.data[twin.brain].std()
+    inside = patient.lesion & twin.brain
+    change = (patient.image.data - twin.image.data)[inside] / spread
+    if kind == "dark":
+        assert change.mean() < -0.4
+    elif kind == "isointense":
+        assert abs(change.mean()) < 0.25
+        assert patient.image.data[inside].std() < 0.9 * twin.image.data[inside].std()
+        assert change.std() > 0.1  # the structure is another
+    else:
+        assert change.mean() > 0.3
+
+
+def test_healthy_tissues_have_the_order_of_t2(anatomies):
+    means = [
+        phantom._draw(phantom._stream(0, i, 0), anatomies[0], phantom.Lattice(np.zeros(1), np.zeros(1))).means
+        for i in range(20)
+    ]
+    ventricle, cortex, striatum, _, _, white, *_ = np.transpose(means)
+    assert (ventricle > cortex).all()
+    assert (cortex > striatum).all()
+    assert (striatum > white).all()
+
+
+def test_interpolation_agrees_with_scipy(anatomies):
+    rng = np.random.default_rng(0)
+    maps = anatomies[0].maps
+    position = rng.uniform(1, np.array(maps.shape[1:])[:, None] - 2, (3, 500)).astype(np.float32)
+    expected = [ndimage.map_coordinates(m.astype(float), position, order=1) for m in maps]
+    np.testing.assert_allclose(
+        phantom._fractions(anatomies[0], position), expected, atol=4.5
+    )  # of 255, three roundings
+
+
+def test_lattice_repeats_straight_lines():
+    x, y = np.array([-50.0, 3.0, 71.5]), np.array([-99.0, 12.25])
+    lattice = phantom.Lattice(x, y)
+    plane = lattice.plane(lattice.nodes, 33.3)
+    np.testing.assert_allclose(plane[0], np.repeat(x[:, None], 2, 1), rtol=1e-6)
+    np.testing.assert_allclose(plane[1], np.repeat(y[None], 3, 0), rtol=1e-6)
+    np.testing.assert_allclose(plane[2], 33.3, rtol=1e-6)
+
+
+def test_bids_opens_with_nibabel(anatomies, scans, tmp_path):
+    paths = phantom.write_bids(tmp_path, anatomies, 7, [0, 2], ["healthy", "ms"], progress=False, **SMALL)
+    assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
+        "sub-0000/anat/sub-0000_T2w.nii.gz",
+        "sub-0002/anat/sub-0002_T2w.nii.gz",
+    ]
+    for path, scan in zip(paths, (scans[0], scans["ms", 2]), strict=True):
+        stem = path.name.removesuffix("_T2w.nii.gz")
+        arrays = {"T2w": scan.image.data, "desc-brain_mask": scan.brain, "label-lesion_mask": scan.lesion}
+        for suffix, array in arrays.items():
+            image = nib.load(path.with_name(f"{stem}_{suffix}.nii.gz"))
+            np.testing.assert_array_equal(np.asarray(image.dataobj), array)
+            np.testing.assert_allclose(image.affine, scan.image.affine, atol=1e-5)
+    rows = (tmp_path / "participants.tsv").read_text().splitlines()
+    assert rows[0].split("\t")[:2] == ["participant_id", "lesion_kind"]
+    assert [r.split("\t")[1] for r in rows[1:]] == ["healthy", "ms"]
+    assert (tmp_path / "dataset_description.json").read_text().startswith("{")
+
+
+@pytest.mark.skipif(not LABELS.is_dir(), reason=f"the FreeSurfer-style label maps are not at {LABELS}")
+def test_label_maps_make_brains(tmp_path):
+    source = sorted(LABELS.rglob("*.nii.gz"))[0]  # a tilted head
+    (tmp_path / source.name).symlink_to(source)
+    (anatomy,) = phantom.load_anatomies(str(tmp_path))
+    scan = phantom.make_subject([anatomy], 0, 0, "dark", **SMALL)
+    assert scan.lesion.any()
+    area = scan.brain.sum(axis=(0, 1)) * 4.0
+    assert area.min() > 2000
+    assert 11000 < area.max() < 26000
+
+
+def test_faults_are_named(anatomies, tmp_path):
+    with pytest.raises(InputError, match="holds no label map"):
+        phantom.load_anatomies(str(tmp_path))
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(InputError, match="too few voxels"):
+        phantom.load_anatomies(str(tmp_path))
+    (tmp_path / "a.nii").write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot be read"):
+        phantom.load_anatomies(str(tmp_path))
+    with pytest.raises(UsageError, match="expected a kind among"):
+        phantom.make_subject(anatomies, 0, 0, "stroke")
+    with pytest.raises(UsageError, match="slices >= 1"):
+        phantom.make_subject(anatomies, 0, 0, "healthy", slices=0)
+    with pytest.raises(UsageError, match="at least one anatomy"):
+        phantom.make_subject([], 0, 0, "healthy")
