@@ -16,9 +16,7 @@ def paper() -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.data = ml_collections.ConfigDict()
-    config.data.source = (
-        "phantom"  # healthy scans: phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
-    )
+    config.data.source = "phantom"  # healthy scans: phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
     config.data.train_subjects = 652  # of the phantom; the paper has 652 Cam-CAN subjects
     config.data.calibration_subjects = 24  # of the phantom
     config.data.height = 128  # pixels

@@ -34,9 +34,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
     prepared, _ = cohort.load(subjects, cohort.grid(config.data), config.data.workers, "preparing")
     seen = set(json.loads((workdir / "training.json").read_text())["Subjects"])
     if leaked := [p.image.source for p in prepared if p.image.sha256 in seen]:
-        raise UsageError(
-            f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart."
-        )
+        raise UsageError(f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart.")
     for method in chosen:
         runner = methods.Runner(method, config, trained.params, mesh)
         search = search_strength(method, runner, prepared, config) if method.restores else None

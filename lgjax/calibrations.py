@@ -45,7 +45,5 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str) -> dic
     if record["WeightsSHA256"] != weights_digest:
         raise UsageError(f"{file}: was made for other weights. Run {again}")
     if record["ConfigSHA256"] != digest(config):
-        raise UsageError(
-            f"{file}: was made with other settings of data, model or restore. Run {again} with the same."
-        )
+        raise UsageError(f"{file}: was made with other settings of data, model or restore. Run {again} with the same.")
     return record

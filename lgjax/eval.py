@@ -35,9 +35,7 @@ def picture(prediction: Prediction, subject: sources.Subject) -> figures.Panels:
     has_restored = prediction.path("desc-restored_T2w").exists()  # GMM and others restore nothing
     restored = prediction.read("desc-restored_T2w").data if has_restored else None
     parts = (image.data, restored, anomaly.data, detected, reference, brain)
-    cut: list = [
-        None if part is None else figures.radiological(part, anomaly.affine)[..., index] for part in parts
-    ]
+    cut: list = [None if part is None else figures.radiological(part, anomaly.affine)[..., index] for part in parts]
     return figures.Panels(*[*cut, figures.pixel_aspect(anomaly.affine)])
 
 
@@ -50,9 +48,7 @@ def save(result: report.Result, folder: pathlib.Path) -> None:
     atomic_write(folder / "metrics.json", json.dumps(result.metrics, indent=2, allow_nan=False) + "\n")
 
 
-def run_evaluation(
-    folders: Sequence[pathlib.Path], labels: str, output: pathlib.Path, assume_ras: bool = False
-) -> int:
+def run_evaluation(folders: Sequence[pathlib.Path], labels: str, output: pathlib.Path, assume_ras: bool = False) -> int:
     """Evaluates folders of predictions, writes everything, prints the table; returns the exit code."""
     subjects = sources.find(labels, assume_ras=assume_ras)
     results: dict[pathlib.Path, report.Result] = {}
@@ -88,9 +84,7 @@ def _distinct_names(results: Mapping[pathlib.Path, report.Result]) -> list[repor
             name = f"{name}-{sources.identifier(folder.resolve().name).removeprefix('sub-')}"
         named.append(result._replace(name=name))
     if len({result.name for result in named}) < len(named):
-        raise UsageError(
-            "two folders of predictions have one name and one method. Rename one of the folders."
-        )
+        raise UsageError("two folders of predictions have one name and one method. Rename one of the folders.")
     return named
 
 
@@ -145,9 +139,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"unexpected argument {argv[1]!r}. Give flags as --name=value.")
     chosen = flags.FLAGS.predictions or _newest_predictions()
     if not chosen:
-        raise UsageError(
-            "there are no predictions in runs/. Run lgjax.restore, or give --predictions=FOLDER."
-        )
+        raise UsageError("there are no predictions in runs/. Run lgjax.restore, or give --predictions=FOLDER.")
     folders = [pathlib.Path(name) for name in dict.fromkeys(chosen)]
     for folder in folders:
         if not folder.is_dir():

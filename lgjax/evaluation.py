@@ -37,9 +37,7 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
     reference = whole & brain
     scores, lesion = anomaly.data[brain], reference[brain]
     if not scores.size or not np.isfinite(scores).all():
-        raise InputError(
-            anomaly.source, "has no brain voxel or values that are not finite", "Restore it again"
-        )
+        raise InputError(anomaly.source, "has no brain voxel or values that are not finite", "Restore it again")
     row: dict[str, Any] = {
         "participant_id": subject.identifier,
         "kind": subject.kind,
@@ -83,9 +81,7 @@ def aggregate(cases: Sequence[Case], rates: Sequence[str], seed: int = 0):
     intervals: tuple = (None, None)
     oracle = metrics.oracle_dice(ranking)
     if why:
-        reasons = {
-            key: why for key in ("auc", "auprc", "dice_oracle", "oracle_threshold", "ci95/auc", "ci95/auprc")
-        }
+        reasons = {key: why for key in ("auc", "auprc", "dice_oracle", "oracle_threshold", "ci95/auc", "ci95/auprc")}
     elif len(cases) < 2:
         reasons = {f"ci95/{key}": "fewer than two subjects" for key in ("auc", "auprc")}
     else:
@@ -111,9 +107,7 @@ def aggregate(cases: Sequence[Case], rates: Sequence[str], seed: int = 0):
     }
     if why:
         return result, None
-    curves = figures.Curves(
-        metrics.roc_curve(ranking), metrics.precision_recall_curve(ranking), result["prevalence"]
-    )
+    curves = figures.Curves(metrics.roc_curve(ranking), metrics.precision_recall_curve(ranking), result["prevalence"])
     return result, curves
 
 
@@ -140,18 +134,14 @@ def evaluate(
     matched = {name: item for name, item in predictions.items() if name in references}
     _check_no_leak(folder, matched.values())
     cases = []
-    for name, prediction in tqdm(
-        matched.items(), desc=folder.name, unit="subject", disable=not progress or None
-    ):
+    for name, prediction in tqdm(matched.items(), desc=folder.name, unit="subject", disable=not progress or None):
         try:
             cases.append(measure(prediction, references[name]))
         except LgjaxError as error:
             failed[name] = str(error)
     if not cases:
         reasons = "; ".join(f"{name}: {text}" for name, text in sorted(failed.items())[:3])
-        raise InputError(
-            folder, f"no subject could be evaluated ({reasons})", "Check --predictions and --labels"
-        )
+        raise InputError(folder, f"no subject could be evaluated ({reasons})", "Check --predictions and --labels")
     first = next(iter(matched.values())).sidecar
     rates = list(first["Thresholds"])
     found, curves = aggregate(cases, rates)
@@ -198,17 +188,13 @@ def _dice_entry(rows: Sequence[Mapping], rate: str, reasons: dict[str, str], see
     return {**summary._asdict(), "achieved_fpr": achieved}
 
 
-def _lesion_wise_entry(
-    rows: Sequence[Mapping], rates: Sequence[str], reasons: dict[str, str]
-) -> dict[str, Any]:
+def _lesion_wise_entry(rows: Sequence[Mapping], rates: Sequence[str], reasons: dict[str, str]) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     for key in ("sensitivity", "ppv", "f1"):
         entry[key] = metrics.summarise([row[key] for row in rows]).mean
         if entry[key] is None:
             no_mask = LESION_WISE_RATE not in rates
-            why = (
-                "no detection mask at 1 % FPR" if no_mask else "no subject with a lesion, or nothing detected"
-            )
+            why = "no detection mask at 1 % FPR" if no_mask else "no subject with a lesion, or nothing detected"
             reasons[f"lesion_wise/{key}"] = why
     return {**entry, "fpr": float(LESION_WISE_RATE)}
 

@@ -83,9 +83,7 @@ def with_recorded_config(argv: Sequence[str]) -> list[str]:
         added = [f"--workdir={workdir}"]
     path = workdir / "config.json"
     if not path.is_file():
-        raise UsageError(
-            f"{workdir} holds no config.json. Train first: python -m lgjax.train --workdir={workdir}"
-        )
+        raise UsageError(f"{workdir} holds no config.json. Train first: python -m lgjax.train --workdir={workdir}")
     return [argv[0], f"--config={pathlib.Path(__file__)}:{path}", *added, *argv[1:]]
 
 

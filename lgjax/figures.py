@@ -88,9 +88,7 @@ def curves_figure(curves: Mapping[str, Curves]) -> bytes:
         roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
         precision_recall.set(title="Precision and recall", xlabel="recall", ylabel="precision")
         # Precision of the first few voxels is noise: it does not set the scale.
-        tops = [
-            np.max(y[x >= 0.02], initial=0) for x, y in (curve.precision_recall for curve in curves.values())
-        ]
+        tops = [np.max(y[x >= 0.02], initial=0) for x, y in (curve.precision_recall for curve in curves.values())]
         top = _scale(max(tops, default=1))
         for axes, height in ((roc, 1.0), (precision_recall, top)):
             axes.set(xlim=(-0.01, 1.01), ylim=(-0.01 * height, 1.01 * height))
@@ -111,9 +109,7 @@ def strips_figure(results: Mapping[str, Sequence[Mapping[str, Any]]], rates: Seq
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 1.5 + 0.42 * len(results)), layout="constrained")
         panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
-        top = _scale(
-            max(row[f"dice_{rate}"] or 0 for rows in results.values() for row in rows for rate in rates)
-        )
+        top = _scale(max(row[f"dice_{rate}"] or 0 for rows in results.values() for row in rows for rate in rates))
         for axes, rate in zip(panels, rates, strict=True):
             for y, rows in enumerate(results.values()):
                 _strip(axes, y, [(row[f"dice_{rate}"], colours.get(row["kind"], INK)) for row in rows])
@@ -139,18 +135,14 @@ def rates_figure(results: Mapping[str, Mapping[str, Any]]) -> bytes:
         axes = figure.subplots()
         seen = [0.05, 10.0]
         for index, (name, entries) in enumerate(results.items()):
-            points = [
-                (100 * float(rate), 100 * (entry["achieved_fpr"] or 0)) for rate, entry in entries.items()
-            ]
+            points = [(100 * float(rate), 100 * (entry["achieved_fpr"] or 0)) for rate, entry in entries.items()]
             points = [point for point in points if min(point) > 0]  # a log axis has no place for 0
             seen += [value for point in points for value in point]
             style: Any = {
                 "color": COLOURS[index % len(COLOURS)],
                 "ls": DASHES[index // len(COLOURS) % len(DASHES)],
             }
-            axes.plot(
-                *np.array(points or np.empty((0, 2))).T, marker="o", ms=5, lw=1.2, label=_plain(name), **style
-            )
+            axes.plot(*np.array(points or np.empty((0, 2))).T, marker="o", ms=5, lw=1.2, label=_plain(name), **style)
         limits = (min(seen) / 1.4, max(seen) * 1.4)
         axes.plot(limits, limits, color="#8a8f94", lw=1, ls=(0, (4, 3)), label="as asked", zorder=0)
         axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
@@ -168,9 +160,7 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
     window = next(iter(panels.values()))
     rows, columns = _box(window.brain if window.reference is None else window.brain | window.reference)
     width = 1.9 * 5 + 0.9
-    height = (
-        1.9 * len(panels) * window.aspect * (rows.stop - rows.start) / (columns.stop - columns.start) + 0.3
-    )
+    height = 1.9 * len(panels) * window.aspect * (rows.stop - rows.start) / (columns.stop - columns.start) + 0.3
     with mpl.rc_context({**STYLE, "axes.titlesize": 9}):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         grid = figure.subplots(len(panels), 5, squeeze=False)
@@ -297,9 +287,7 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> bytes:
         grid = figure.subplots(len(panels), 4, squeeze=False)
         for row, (name, panel) in zip(grid, rows.items(), strict=True):
             _draw_row(row, name, _crop(panel, *box), first=True)
-        for axes, text in zip(
-            grid[0], ("Input", "Restored", "Anomaly, sd", "Detected at 1 % FPR"), strict=True
-        ):
+        for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", "Detected at 1 % FPR"), strict=True):
             axes.set_title(text)
         figure.suptitle(_plain(title), fontsize=9)
         return _encode(figure, "png")

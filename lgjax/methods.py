@@ -59,9 +59,7 @@ def parse(name: str) -> Method:
     for method in found:
         if method.name == name:
             return method
-    raise UsageError(
-        f"there is no method {name!r}. Choose among {', '.join([*BASELINES, *(m.name for m in found)])}."
-    )
+    raise UsageError(f"there is no method {name!r}. Choose among {', '.join([*BASELINES, *(m.name for m in found)])}.")
 
 
 # (params, y, mask, index, strength) -> (x, Trace or None); y, mask: [N, H, W, 1]; index, strength: [N]
@@ -92,9 +90,7 @@ def _restore(method: Method, config, params, y, mask, index, strength):
     networks = models.bind(config.model, params)
     settings = config.restore
     prior = {
-        "lg_est": lambda: priors.local_gaussian_estimated(
-            networks, settings.samples_est, config.model.variance_floor
-        ),
+        "lg_est": lambda: priors.local_gaussian_estimated(networks, settings.samples_est, config.model.variance_floor),
         "lg_neural": lambda: priors.local_gaussian_neural(networks, settings.samples_neural),
     }[method.prior]()
 
@@ -127,9 +123,7 @@ class Runner:
         self.params = jax.device_put(params, runtime.replicated(mesh))
         self.function = jax.jit(restorer(method, config))
 
-    def __call__(
-        self, slices: Slices, strength: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, restoration.Trace | None]]:
+    def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, restoration.Trace | None]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
 
         Args:
@@ -178,9 +172,5 @@ def change(runner: Runner, subject: Prepared, strength: float) -> tuple[np.ndarr
             f"its restoration diverged in {len(bad)} slices",
             "Lower --config.restore.learning_rate, calibrate and restore again",
         )
-    traces = (
-        None
-        if batches[0][1] is None
-        else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
-    )
+    traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
     return preprocess.from_slices(difference, subject.placement), traces

@@ -97,9 +97,7 @@ def rank(scores: np.ndarray, labels: np.ndarray) -> Ranking:
         raise ValueError("expected finite scores, got NaN or infinity")
     order = np.argsort(scores)[::-1]
     scores = scores[order]
-    last = np.append(scores[1:] != scores[:-1], scores.size > 0)[
-        : scores.size
-    ]  # last voxel of every run of ties
+    last = np.append(scores[1:] != scores[:-1], scores.size > 0)[: scores.size]  # last voxel of every run of ties
     true_positives = np.cumsum(labels[order], dtype=np.int64)[last]
     return Ranking(scores[last], true_positives, np.flatnonzero(last) + 1)
 
@@ -158,9 +156,7 @@ def precision_recall_curve(ranking: Ranking, points: int = 500) -> tuple[np.ndar
     return true_positives / ranking.positives, true_positives / ranking.predicted[kept]
 
 
-def bootstrap_mean(
-    values: Sequence[float | None], n: int = 1000, seed: int = 0
-) -> tuple[float, float] | None:
+def bootstrap_mean(values: Sequence[float | None], n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
     """Returns the 95 % percentile interval of the mean over `n` resamples of subjects.
 
     None values are left out; the interval of fewer than two subjects is None.
@@ -212,9 +208,7 @@ def bootstrap_pooled(histograms: np.ndarray, n: int = 1000, seed: int = 0):
     if subjects < 2:
         return None, None
     weights = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=n)
-    healthy, lesion = np.tensordot(weights.astype(np.float64), histograms, axes=(1, 0)).swapaxes(
-        0, 1
-    )  # [n, B] each
+    healthy, lesion = np.tensordot(weights.astype(np.float64), histograms, axes=(1, 0)).swapaxes(0, 1)  # [n, B] each
     usable = (healthy.sum(axis=1) > 0) & (lesion.sum(axis=1) > 0)
     if not usable.any():
         return None, None

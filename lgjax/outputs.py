@@ -23,9 +23,7 @@ class Detection(NamedTuple):
     brain: np.ndarray  # bool
 
 
-def detect(
-    prepared: Prepared, change: np.ndarray, anomaly: np.ndarray, thresholds: dict[str, float]
-) -> Detection:
+def detect(prepared: Prepared, change: np.ndarray, anomaly: np.ndarray, thresholds: dict[str, float]) -> Detection:
     """Turns a change Y - X and its anomaly map, [X, Y, Z], into what is written."""
     brain = prepared.placement.brain
     restored = prepared.image.data - change * np.float32(prepared.placement.std)
@@ -64,9 +62,7 @@ def describe_dataset(folder: pathlib.Path) -> None:
     files.atomic_write(folder / "dataset_description.json", json.dumps(description, indent=2) + "\n")
 
 
-def write(
-    folder: pathlib.Path, subject: str, prepared: Prepared, found: Detection, provenance: dict[str, Any]
-) -> None:
+def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> None:
     """Writes a subject's images, their sidecars and the picture; the anomaly map's sidecar comes last.
 
     Raises:
@@ -104,9 +100,7 @@ def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) ->
             chosen.append(int(index))
     aspect = figures.pixel_aspect(affine)
     rows = {
-        f"slice {index}": figures.Panels(
-            *(p[..., index] for p in parts[:4]), None, parts[4][..., index], aspect
-        )
+        f"slice {index}": figures.Panels(*(p[..., index] for p in parts[:4]), None, parts[4][..., index], aspect)
         for index in sorted(chosen, reverse=True)
     }
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."

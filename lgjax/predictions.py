@@ -39,9 +39,7 @@ class Prediction(NamedTuple):
         volume = self.read(entities)
         nifti.check_same_grid(like, volume)
         if not ((volume.data == 0) | (volume.data == 1)).all():
-            raise InputError(
-                volume.source, "is no mask: it has values other than 0 and 1", "Restore it again"
-            )
+            raise InputError(volume.source, "is no mask: it has values other than 0 and 1", "Restore it again")
         return volume.data == 1
 
     def detected(self, rate: str, like: Volume) -> np.ndarray:
@@ -61,9 +59,7 @@ def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[
         name = anat.parent.name
         found = sorted(path.name for path in anat.glob("*_desc-anomaly_T2w.nii.gz"))
         if len(found) > 1:
-            raise UsageError(
-                f"{anat} holds {len(found)} anomaly maps: {', '.join(found)}. Keep one a subject."
-            )
+            raise UsageError(f"{anat} holds {len(found)} anomaly maps: {', '.join(found)}. Keep one a subject.")
         try:
             predictions[name] = Prediction(name, anat, _read_sidecar(anat / (name + SUFFIX)))
         except InputError as error:

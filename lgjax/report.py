@@ -86,9 +86,7 @@ def table(results: Sequence[Result], kind: str | None = None) -> list[Row]:
     if len(rows) > 1:
         for column in range(len(rows[0].cells)):
             known = [row.cells[column].text for row in rows if row.cells[column].value is not None]
-            best = max(
-                (text.split(" ")[0] for text in known), default=None
-            )  # as printed, so equal prints are equal
+            best = max((text.split(" ")[0] for text in known), default=None)  # as printed, so equal prints are equal
             for row in rows:
                 cell = row.cells[column]
                 row.cells[column] = cell._replace(best=cell.text.split(" ")[0] == best)
@@ -123,9 +121,7 @@ def title(results: Sequence[Result]) -> str:
         source = next(iter(trained.values()))
     else:
         source = "; ".join(f"{text} ({name})" for name, text in trained.items())
-    measured = f"{count.metrics['n_subjects']} subjects of {', '.join(labels)}" + (
-        f" ({groups})" if groups else ""
-    )
+    measured = f"{count.metrics['n_subjects']} subjects of {', '.join(labels)}" + (f" ({groups})" if groups else "")
     scores = ", ".join(sorted({result.metrics["score"] for result in results}))
     return f"Measured on {measured}. Trained on {source}. Score: {scores}."
 
@@ -141,9 +137,7 @@ def markdown_table(results: Sequence[Result]) -> str:
                     lines.append([name, str(row.n), *(_markdown(cell) for cell in row.cells)])
     rows = [[name, *cells] for name, cells in achieved(results)]
     asked = [f"asked {100 * float(rate):g} %" for rate in rates(results)]
-    notes = (
-        "Dice: mean ± standard deviation over subjects with a lesion [95 % interval of the mean]; bold: best."
-    )
+    notes = "Dice: mean ± standard deviation over subjects with a lesion [95 % interval of the mean]; bold: best."
     parts = [title(results), _aligned(["method", "n", *columns(results)], lines), f"{notes} {NOTICE}"]
     if asked:
         parts.insert(2, _aligned(["achieved FPR", *asked], rows))
@@ -163,11 +157,7 @@ def _aligned(head: list[str], lines: list[list[str]]) -> str:
 
 def failures(results: Sequence[Result]) -> list[str]:
     """Returns one line for every subject that was not evaluated."""
-    return [
-        f"{result.name}: {name}: {text}"
-        for result in results
-        for name, text in result.metrics["failed"].items()
-    ]
+    return [f"{result.name}: {name}: {text}" for result in results for name, text in result.metrics["failed"].items()]
 
 
 def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -183,9 +173,7 @@ def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
         for lesion, key, measure in ((True, "dice_0.01", "Dice"), (False, "fpr_0.01", "false positive rate")):
             group = [row for row in rows if row["kind"] == kind and (row["lesion_voxels"] > 0) == lesion]
             group.sort(key=operator.itemgetter("participant_id"))
-            group = [
-                group[index] for index in np.argsort([row.get(key) or 0.0 for row in group], stable=True)
-            ]
+            group = [group[index] for index in np.argsort([row.get(key) or 0.0 for row in group], stable=True)]
             for index, rank in _picks(len(group), several=len(results) > 1).items():
                 value = group[index].get(key)
                 number = f"{rank} {measure} of its group, {value:.3f}" if value is not None else ""
@@ -207,14 +195,10 @@ def render(results: Sequence[Result], pictures: Sequence[Picture]) -> str:
     drawn = {
         "curves": figures.curves_figure(curves) if curves else None,
         "strips": (
-            figures.strips_figure({name: item.rows for name, item in complete.items()}, asked)
-            if asked
-            else None
+            figures.strips_figure({name: item.rows for name, item in complete.items()}, asked) if asked else None
         ),
         "rates": (
-            figures.rates_figure({name: item.metrics["dice"] for name, item in complete.items()})
-            if asked
-            else None
+            figures.rates_figure({name: item.metrics["dice"] for name, item in complete.items()}) if asked else None
         ),
     }
     return environment.get_template("report.html").render(

@@ -28,9 +28,7 @@ from lgjax.errors import InputError
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 
 
-def restore(
-    name: str, config, workdir: pathlib.Path, subjects: list[Subject], folder: pathlib.Path, mesh
-) -> int:
+def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], folder: pathlib.Path, mesh) -> int:
     """Restores subjects with one calibrated method.
 
     Returns:
@@ -73,9 +71,7 @@ def restore(
                 continue
             anomaly = detection.anomaly(change, score)
             found = outputs.detect(result, change, anomaly, common["Thresholds"])
-            outputs.write(
-                folder, subject.identifier, result, found, provenance(common, result.image, result, traces)
-            )
+            outputs.write(folder, subject.identifier, result, found, provenance(common, result.image, result, traces))
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
@@ -104,9 +100,7 @@ def provenance(common: dict, image: Volume, prepared: Prepared, traces) -> dict:
     if traces is not None:
         means = {field: np.mean(values, axis=0) for field, values in traces._asdict().items()}
         kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
-        convergence = {"iteration": kept.tolist()} | {
-            k: [float(f"{v:.6g}") for v in m[kept]] for k, m in means.items()
-        }
+        convergence = {"iteration": kept.tolist()} | {k: [float(f"{v:.6g}") for v in m[kept]] for k, m in means.items()}
     return {
         "Sources": [image.source],
         "InputSHA256": image.sha256,
@@ -132,20 +126,12 @@ def report(total: int, skipped: int, failures: list[tuple[str, InputError]], fol
 def define_flags() -> None:
     """The command line of this binary."""
     config_flags.DEFINE_config_file("config", None, "Default: the config recorded in the work directory.")
-    flags.DEFINE_string(
-        "workdir", None, "Folder of a trained and calibrated model; default: the newest in runs/."
-    )
-    flags.DEFINE_string(
-        "input", "phantom:test", "NIfTI file, BIDS, BraTS or plain folder, or phantom:test[:COUNT]."
-    )
+    flags.DEFINE_string("workdir", None, "Folder of a trained and calibrated model; default: the newest in runs/.")
+    flags.DEFINE_string("input", "phantom:test", "NIfTI file, BIDS, BraTS or plain folder, or phantom:test[:COUNT].")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
     flags.DEFINE_string("method", None, "Method; default: the config's restore.method.")
-    flags.DEFINE_string(
-        "mask", None, "Brain mask of a single scan; default: what is not zero in a stripped scan."
-    )
-    flags.DEFINE_integer(
-        "max_voxels", nifti.MAX_VOXELS, "Refuse scans that declare more voxels.", lower_bound=1
-    )
+    flags.DEFINE_string("mask", None, "Brain mask of a single scan; default: what is not zero in a stripped scan.")
+    flags.DEFINE_integer("max_voxels", nifti.MAX_VOXELS, "Refuse scans that declare more voxels.", lower_bound=1)
     flags.DEFINE_bool("assume_ras", False, "Take a scan that states no orientation as RAS.")
     flags.DEFINE_integer("volume", None, "Which volume of a 4-D scan, from 0.", lower_bound=0)
     flags.DEFINE_bool("slice", False, "Accept 2-D scans: one axial slice.")

@@ -18,9 +18,7 @@ from lgjax import __version__
 from lgjax.errors import EnvironmentFault, LgjaxError
 
 flags.DEFINE_bool("debug", False, "Show tracebacks.")
-flags.DEFINE_enum(
-    "device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest."
-)
+flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest.")
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

@@ -118,11 +118,7 @@ def check_finite(terms: dict[str, float], folder: pathlib.Path) -> None:
 def trained_on(config, prepared: list[cohort.Prepared]) -> dict:
     """What stands beside every number: the training data in words and by hash."""
     n, slices = len(prepared), sum(len(p.slices.index) for p in prepared)
-    source = (
-        "synthetic healthy brains (phantom)"
-        if config.data.source.startswith("phantom")
-        else config.data.source
-    )
+    source = "synthetic healthy brains (phantom)" if config.data.source.startswith("phantom") else config.data.source
     return {
         "TrainedOn": f"{n} healthy subjects, {slices} slices, {config.data.height}x{config.data.width}: {source}",
         "Subjects": [p.image.sha256 for p in prepared],
@@ -150,7 +146,5 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", "configs/vae.py", "Experiment: FILE[:variant].")
-    flags.DEFINE_string(
-        "workdir", None, "Folder for everything that training writes; default: runs/<config name>."
-    )
+    flags.DEFINE_string("workdir", None, "Folder for everything that training writes; default: runs/<config name>.")
     runtime.run(main)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lgjax import models
-from lgjax.models import variance, vae
+from lgjax.models import vae, variance
 
 
 class TrainState(NamedTuple):
@@ -37,9 +37,7 @@ def initial_state(config) -> TrainState:
     first, second, draw = jax.random.split(jax.random.key(config.seed), 3)
     variables = autoencoder.init(first, image, draw)
     params = {"autoencoder": variables["params"], "variance": variance_net.init(second, image)["params"]}
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer(config.train).init(params)
-    )
+    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer(config.train).init(params))
 
 
 def losses(config, params, batch_stats, x, mask, key) -> tuple[jax.Array, tuple[Any, dict]]:
@@ -58,9 +56,7 @@ def losses(config, params, batch_stats, x, mask, key) -> tuple[jax.Array, tuple[
     (reconstruction, posterior), updates = autoencoder.apply(variables, x, key, True, mutable=["batch_stats"])
     elbo_loss, terms = vae.negative_elbo(x, reconstruction, posterior, config.train.reconstruction_weight)
     log_variance = variance_net.apply({"params": params["variance"]}, x)
-    nll = variance.negative_log_likelihood(
-        x - reconstruction, log_variance, mask, config.model.variance_floor
-    )
+    nll = variance.negative_log_likelihood(x - reconstruction, log_variance, mask, config.model.variance_floor)
     terms = {"loss": elbo_loss, **terms, "variance_nll": nll}
     return elbo_loss + nll, (updates["batch_stats"], terms)
 
@@ -91,8 +87,6 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
     result = np.empty(batch_size, np.int64)
     for epoch in np.unique(positions // n):
         here = positions // n == epoch
-        order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, int(epoch)]))).permutation(
-            n
-        )
+        order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, int(epoch)]))).permutation(n)
         result[here] = order[positions[here] % n]
     return result

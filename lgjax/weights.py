@@ -26,9 +26,7 @@ def load(config, workdir: pathlib.Path) -> Trained:
     folder = workdir / "checkpoints"
     restored = checkpoints.restore_newest(folder, training.initial_state(config))
     if restored is None:
-        raise InputError(
-            workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}"
-        )
+        raise InputError(workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}")
     state, step = restored
     try:
         trained_on = json.loads((workdir / "training.json").read_text())["TrainedOn"]

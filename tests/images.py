@@ -32,9 +32,7 @@ def volume(data: np.ndarray, matrix: np.ndarray | None = None) -> Volume:
     return Volume(np.asarray(data, np.float32), affine() if matrix is None else matrix, None, "", "made")
 
 
-def save(
-    path: pathlib.Path, data: np.ndarray, matrix: np.ndarray | None = None, cls=nib.Nifti1Image
-) -> pathlib.Path:
+def save(path: pathlib.Path, data: np.ndarray, matrix: np.ndarray | None = None, cls=nib.Nifti1Image) -> pathlib.Path:
     """Writes an image with nibabel and its folder if need be; qform and sform codes are 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     matrix = affine() if matrix is None else matrix

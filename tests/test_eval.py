@@ -16,9 +16,7 @@ from lgjax.errors import InputError, UsageError
 from lgjax.eval import evaluate, run_evaluation
 
 SHAPE = (7, 12, 10)
-PIL = np.array(
-    [[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]]
-)  # x of the array runs to posterior
+PIL = np.array([[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]])  # x of the array runs to posterior
 THRESHOLDS = {"0.001": 3.0, "0.005": 2.5, "0.01": 2.0, "0.05": 1.0}
 KINDS = {"sub-01": "glioma", "sub-02": "glioma", "sub-03": "ms", "sub-04": "healthy"}
 
@@ -100,9 +98,7 @@ def test_one_method_end_to_end(folders, capsys):
     truth = [(label > 0)[brain] for brain, label, _ in cases]
     scores = [score[brain] for brain, _, score in cases]
     assert found["auc"] == pytest.approx(roc_auc_score(np.concatenate(truth), np.concatenate(scores)))
-    assert found["auprc"] == pytest.approx(
-        average_precision_score(np.concatenate(truth), np.concatenate(scores))
-    )
+    assert found["auprc"] == pytest.approx(average_precision_score(np.concatenate(truth), np.concatenate(scores)))
     for rate, threshold in THRESHOLDS.items():
         dice = [f1_score(t, s > threshold) for t, s in zip(truth, scores, strict=True) if t.any()]
         entry = found["dice"][rate]
@@ -162,9 +158,7 @@ def test_subjects_table(folders):
     brain, label, score = subject(0, "glioma")
     assert table["sub-01"]["lesion_voxels"] == str((label[brain] > 0).sum())
     assert float(table["sub-01"]["lesion_ml"]) == pytest.approx((label[brain] > 0).sum() * 3 / 1000)
-    assert float(table["sub-01"]["dice_0.01"]) == pytest.approx(
-        f1_score(label[brain] > 0, score[brain] > 2), abs=1e-5
-    )
+    assert float(table["sub-01"]["dice_0.01"]) == pytest.approx(f1_score(label[brain] > 0, score[brain] > 2), abs=1e-5)
     assert table["sub-01"]["status"] == "ok"
 
 

@@ -152,9 +152,7 @@ def test_no_orientation_needs_assume_ras(tmp_path, plain):
 
 def test_units_are_read_and_kept(tmp_path, plain):
     rows = np.diag([0.001, 0.001, 0.002, 1])
-    path = images.patch(
-        plain, tmp_path / "m.nii", xyzt_units=1, srow_x=rows[0], srow_y=rows[1], srow_z=rows[2]
-    )
+    path = images.patch(plain, tmp_path / "m.nii", xyzt_units=1, srow_x=rows[0], srow_y=rows[1], srow_z=rows[2])
     volume = nifti.read(path)
     np.testing.assert_allclose(volume.zooms, [1, 1, 2], rtol=1e-6)
     nifti.write(tmp_path / "out.nii.gz", volume.data, volume, np.float32)
@@ -344,9 +342,7 @@ SETTINGS = hypothesis.settings(
 
 
 @SETTINGS
-@hypothesis.given(
-    changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6)
-)
+@hypothesis.given(changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
 def test_any_header_is_read_or_rejected(tmp_path, plain, changes):
     content = bytearray(plain.read_bytes())
     for position, value in changes:

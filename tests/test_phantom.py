@@ -52,9 +52,7 @@ def test_another_process_makes_the_same(scans):
         "from lgjax.data import phantom; anatomies = phantom.load_anatomies(None); "
         "print(phantom.make_subject(anatomies, 7, 1, 'glioma', slices=12, spacing=2.0).image.sha256)"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.strip() == scans["glioma", 1].image.sha256
 
 

@@ -95,9 +95,7 @@ def test_a_constant_comes_back_as_itself(spacing):
 def test_a_ramp_comes_back_closely(spacing, tolerance):
     data = images.head((40, 48, 8))
     brain = data > 0
-    ramp = np.broadcast_to(
-        np.arange(40.0)[:, None, None] + 2 * np.arange(48.0)[:, None] + 0 * np.arange(8), data.shape
-    )
+    ramp = np.broadcast_to(np.arange(40.0)[:, None, None] + 2 * np.arange(48.0)[:, None] + 0 * np.arange(8), data.shape)
     size = int(52 / spacing)
     slices, placement = preprocess.to_slices(ramp, brain, images.affine(), Grid(size, size, spacing))
     back = preprocess.from_slices(slices.y * placement.std + placement.mean, placement)
@@ -120,9 +118,7 @@ def test_enlarging_equals_scipys_linear_interpolation():
     )
     inside = slices.mask[2, :, :, 0] > 0
     np.testing.assert_array_equal(inside, weight >= 0.5 - 1e-9)
-    np.testing.assert_allclose(
-        slices.y[2, inside, 0], (total / np.where(inside, weight, 1))[inside], atol=1e-5
-    )
+    np.testing.assert_allclose(slices.y[2, inside, 0], (total / np.where(inside, weight, 1))[inside], atol=1e-5)
 
 
 def test_shrinking_by_two_averages_two_by_two():
@@ -149,8 +145,7 @@ def test_thick_oblique_and_sheared_voxels_work():
     affine[:3, :3] = affine[:3, :3] @ np.array([[1, 0.1, 0], [0, 1, 0.2], [0, 0, 1.0]])
     turn = np.deg2rad(20)
     affine[:3, :3] = (
-        np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-        @ affine[:3, :3]
+        np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ affine[:3, :3]
     )
     data = images.head((20, 24, 6))
     slices, placement = preprocess.to_slices(data, data > 0, affine, GRID)

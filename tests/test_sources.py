@@ -86,9 +86,7 @@ def test_bids(tmp_path):
         "derivatives/lgjax/sub-02/ses-b/anat/sub-02_ses-b_run-1_space-orig_label-lesion_desc-fpr1_mask.nii.gz",
         data=LABEL,
     )
-    (tmp_path / "participants.tsv").write_text(
-        "participant_id\tage\tlesion_kind\nsub-01\t30\tglioma\n02\t40\tms\n"
-    )
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tlesion_kind\nsub-01\t30\tglioma\n02\t40\tms\n")
     found = {subject.identifier: subject for subject in sources.find(str(tmp_path))}
     assert list(found) == ["sub-01", "sub-02sesa", "sub-02sesbrun1", "sub-03"]
     assert [subject.kind for subject in found.values()] == ["glioma", "ms", "ms", ""]

@@ -48,9 +48,7 @@ def prepare(subject: Subject, grid: Grid) -> Prepared:
     data, filled = preprocess.clean(image, brain)
     slices, placement = preprocess.to_slices(data, brain, image.affine, grid)
     if not len(slices.index):
-        raise InputError(
-            image.source, "has no axial slice with enough brain in it", "Check the scan and its mask"
-        )
+        raise InputError(image.source, "has no axial slice with enough brain in it", "Check the scan and its mask")
     return Prepared(dataclasses.replace(image, data=data), filled, slices, placement)
 
 
@@ -84,9 +82,7 @@ def split_of(identifier: str) -> str:
     return "test"
 
 
-def load(
-    subjects: Sequence[Subject], grid: Grid, workers: int, label: str
-) -> tuple[list[Prepared], list[InputError]]:
+def load(subjects: Sequence[Subject], grid: Grid, workers: int, label: str) -> tuple[list[Prepared], list[InputError]]:
     """Prepares subjects in parallel, with a progress bar; one that cannot be used does not stop the others.
 
     Returns:

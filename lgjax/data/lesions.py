@@ -169,7 +169,5 @@ def blend(lesion: Lesion, signal, brain, covered, painted, spacing: float) -> np
         return signal + painted
     size = (4.5 / spacing, 4.5 / spacing, 0)
     healthy = np.where(brain, signal + painted, 0)
-    mean = ndimage.gaussian_filter(healthy, size) / (
-        ndimage.gaussian_filter(brain.astype(np.float32), size) + 1e-6
-    )
+    mean = ndimage.gaussian_filter(healthy, size) / (ndimage.gaussian_filter(brain.astype(np.float32), size) + 1e-6)
     return signal + covered * mean

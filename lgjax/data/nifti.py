@@ -119,9 +119,7 @@ def check_same_grid(image: Volume, other: Volume, tolerance: float = 0.01) -> No
     else:
         problem = f"is on another grid than {image.source}"
     problem += f": shape and affine\n{_describe(other)}\nagainst\n{_describe(image)}"
-    raise InputError(
-        other.source, problem, "Resample it to the grid of the image, with nearest neighbours for labels"
-    )
+    raise InputError(other.source, problem, "Resample it to the grid of the image, with nearest neighbours for labels")
 
 
 def _parts(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -148,9 +146,7 @@ def _foreign(path: pathlib.Path, start: bytes) -> InputError:
     if not start:
         return InputError(path, "is empty (zero bytes)", _COPY_AGAIN)
     if _layout(start) and path.name.lower().endswith(".gz"):
-        return InputError(
-            path, "holds plain NIfTI data although its name ends in .gz", "Rename it to end in .nii"
-        )
+        return InputError(path, "holds plain NIfTI data although its name ends in .gz", "Rename it to end in .nii")
     if start[128:132] == b"DICM":
         return InputError(path, "is a DICOM file", "Convert the series to NIfTI, for example with dcm2niix")
     for magic, (problem, remedy) in _FOREIGN.items():
@@ -181,16 +177,12 @@ def _header(path: pathlib.Path, stream: files.Stream, paired: bool) -> nib.Nifti
     magic = bytes(header["magic"].item())
     expected = (header.pair_magic if paired else header.single_magic).rstrip(b"\0")
     if magic != expected:
-        hint = (
-            "; an Analyze header does not state the orientation" if paired and not magic.strip(b"\0") else ""
-        )
+        hint = "; an Analyze header does not state the orientation" if paired and not magic.strip(b"\0") else ""
         raise InputError(path, f"has the magic {magic!r} where {expected!r} belongs{hint}", _REWRITE)
     return header
 
 
-def _shape(
-    path, header, volume: int | None, single_slice: bool, max_voxels: int
-) -> tuple[tuple[int, int, int], int]:
+def _shape(path, header, volume: int | None, single_slice: bool, max_voxels: int) -> tuple[tuple[int, int, int], int]:
     """Returns the shape of one volume, and how many volumes the file holds."""
     ndim = int(header["dim"][0])
     if not 1 <= ndim <= 7:
@@ -208,9 +200,7 @@ def _shape(
         raise InputError(path, f"is {ndim}-D, of shape {tuple(dims)}; a 3-D scan is needed", remedy)
     n_volumes = dims[3] if ndim == 4 else 1
     if volume is None and n_volumes > 1:
-        raise InputError(
-            path, f"holds {n_volumes} volumes", f"Choose one with --volume, 0 to {n_volumes - 1}"
-        )
+        raise InputError(path, f"holds {n_volumes} volumes", f"Choose one with --volume, 0 to {n_volumes - 1}")
     if not 0 <= (volume or 0) < n_volumes:
         raise InputError(path, f"has no volume {volume}", f"Choose --volume between 0 and {n_volumes - 1}")
     return (dims[0], dims[1], dims[2]), n_volumes
@@ -267,9 +257,7 @@ def _geometry(path, header, shape, assume_ras: bool) -> tuple[np.ndarray, tuple[
             warnings.append("the file states no orientation; RAS is assumed")
         else:
             problem = "states no orientation (qform and sform codes are 0)"
-            raise InputError(
-                path, problem, "If its axes point right, anterior and superior, give --assume_ras"
-            )
+            raise InputError(path, problem, "If its axes point right, anterior and superior, give --assume_ras")
         affine = np.asarray(affine, np.float64)
         affine[:3] *= _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
         _check_affine(path, affine)

@@ -64,9 +64,7 @@ NODE = 10.0  # mm between the nodes of smooth random fields
 class Anatomy(NamedTuple):
     """Tissue maps of one head in a frame close to MNI: x to the right, y to the front, z up."""
 
-    maps: (
-        np.ndarray
-    )  # [8, X, Y, Z] uint8: fractions of CLASSES in 1/255 (the rest is outer CSF), and the surface
+    maps: np.ndarray  # [8, X, Y, Z] uint8: fractions of CLASSES in 1/255 (the rest is outer CSF), and the surface
     affine: np.ndarray  # [4, 4] voxel -> mm
     top: float  # mm, height above which the brain's cross-section is under 50 cm^2
 
@@ -93,9 +91,7 @@ def _load(labels: str | None) -> tuple[Anatomy, ...]:
     if not files:
         raise InputError(folder, "holds no label map", "Name a folder of *.nii, *.nii.gz or *.mgz label maps")
     with ThreadPoolExecutor(2) as pool:
-        return tuple(
-            tqdm(pool.map(_from_labels, files), desc="label maps", total=len(files), disable=len(files) < 4)
-        )
+        return tuple(tqdm(pool.map(_from_labels, files), desc="label maps", total=len(files), disable=len(files) < 4))
 
 
 def _from_labels(file: Path) -> Anatomy:
@@ -104,17 +100,13 @@ def _from_labels(file: Path) -> Anatomy:
         image = nib.as_closest_canonical(nib.load(file))
         codes = np.asarray(image.dataobj).astype(np.int16).squeeze()
     except Exception as error:
-        raise InputError(
-            file, f"cannot be read ({error})", "Give 3-D label maps or move the file away"
-        ) from error
+        raise InputError(file, f"cannot be read ({error})", "Give 3-D label maps or move the file away") from error
     table = np.full(max(int(codes.max()), 0) + 1, -1, np.int8)
     for tissue, members in CODES.items():
         table[[m for m in members if m < len(table)]] = tissue
     label = table[np.maximum(codes, 0)]
     if (label == WHITE).sum() < 1000 or (label == THALAMUS).sum() < 100:
-        raise InputError(
-            file, "has too few voxels with FreeSurfer's brain labels", "Give aseg-like label maps"
-        )
+        raise InputError(file, "has too few voxels with FreeSurfer's brain labels", "Give aseg-like label maps")
     box = tuple(slice(max(w.min() - 8, 0), w.max() + 9) for w in np.nonzero(label >= 0))
     label, codes = label[box], codes[box]
     affine = _align(codes, np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0)))
@@ -185,9 +177,7 @@ def _top(maps: np.ndarray, affine: np.ndarray) -> float:
     step = 3
     inside = np.argwhere(maps[::step, ::step, ::step, SURFACE] >= 128) * step
     heights = np.floor(inside @ affine[2, :3] + affine[2, 3]).astype(int)
-    area = (
-        np.bincount(heights - heights.min()) * abs(np.linalg.det(affine[:3, :3])) * step**3
-    )  # mm^2 of 1 mm planes
+    area = np.bincount(heights - heights.min()) * abs(np.linalg.det(affine[:3, :3])) * step**3  # mm^2 of 1 mm planes
     area = np.convolve(area, np.full(5, 0.2), "same")
     return float(heights.min() + np.flatnonzero(area > 5000).max())
 
@@ -282,14 +272,10 @@ def _place(rng: np.random.Generator, anatomy: Anatomy, lattice: Lattice) -> tupl
     zoom = rng.uniform(0.96, 1.09) * rng.uniform(0.96, 1.04, 3)  # above 1: a smaller brain
     turn = turn * (zoom * [rng.choice([-1, 1]), 1, 1])
     pivot = np.array([0.0, -17.0, 20.0])
-    rise = (
-        anatomy.top - pivot[2] - zoom[2] * (rng.uniform(62.0, 68.0) - pivot[2])
-    )  # the vertex ends above the slices
+    rise = anatomy.top - pivot[2] - zoom[2] * (rng.uniform(62.0, 68.0) - pivot[2])  # the vertex ends above the slices
     shift = np.array([*rng.normal(0, [2.0, 3.0]), rise]) + pivot
     place = np.tensordot(turn, lattice.nodes - _column(pivot), 1) + _column(shift)
-    place += rng.uniform(1.5, 3.0) * lattice.noise(rng, 3, 28.0) + rng.uniform(0.8, 1.8) * lattice.noise(
-        rng, 3, 10.0
-    )
+    place += rng.uniform(1.5, 3.0) * lattice.noise(rng, 3, 28.0) + rng.uniform(0.8, 1.8) * lattice.noise(rng, 3, 10.0)
     offset = (place - _column([0, -10, 14])) / _column([24, 38, 20])  # ventricles, wider or narrower
     place -= rng.uniform(-0.15, 0.45) * np.exp(-(offset**2).sum(axis=0)) * offset * 14.0
     inverse = np.linalg.inv(anatomy.affine)
@@ -431,9 +417,7 @@ def _plane(subject: _Subject, anatomy: Anatomy, lattice: Lattice, z: float) -> _
     means = subject.means.astype(np.float32)
     solid = sum(means[c] * tissue[c] for c in range(1, 7))
     signal = means[0] * tissue[0] + texture * solid + means[7] * flow * tissue[7]
-    rim = np.clip(1 - depth / np.float32(subject.rim_depth), 0, 1) * (
-        np.float32(0.4) + np.float32(0.6) * tissue[7]
-    )
+    rim = np.clip(1 - depth / np.float32(subject.rim_depth), 0, 1) * (np.float32(0.4) + np.float32(0.6) * tissue[7])
     signal = signal + rim * (np.float32(subject.rim) - signal)
     return _Plane(inside, tissue, depth, signal)
 
@@ -447,10 +431,7 @@ def _survey(subject: _Subject, anatomy: Anatomy, grid: _Grid) -> lesions.Survey:
     heights = grid.z[:: max(1, round(3.0 / max(grid.affine[2, 2], 0.5)))]
     planes = [_plane(subject, anatomy, lattice, z) for z in heights]
     points = np.concatenate(
-        [
-            np.vstack([across[:, p.inside], np.full(len(p.inside), z)])
-            for p, z in zip(planes, heights, strict=True)
-        ],
+        [np.vstack([across[:, p.inside], np.full(len(p.inside), z)]) for p, z in zip(planes, heights, strict=True)],
         1,
     )
     tissue = np.concatenate([p.tissue for p in planes], axis=1)
@@ -520,9 +501,7 @@ def _stream(seed: int, index: int, part: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index, part])))
 
 
-def _render(
-    subject: _Subject, anatomy: Anatomy, grid: _Grid, lesion: lesions.Lesion | None, thickness: float
-):
+def _render(subject: _Subject, anatomy: Anatomy, grid: _Grid, lesion: lesions.Lesion | None, thickness: float):
     """Averages thin planes: signal, depth in mm, fraction covered by lesions, [NX, NY, NZ] float32 each."""
     shape = (len(grid.x), len(grid.y))
     across = np.array(np.meshgrid(grid.x, grid.y, indexing="ij"), np.float32).reshape(2, -1)
@@ -554,9 +533,7 @@ def _render(
 
 def _scan(subject: _Subject, grid: _Grid, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur, bias field, Rician noise and whole numbers: the scanner, [NX, NY, NZ] float32."""
-    side = np.float32(
-        (subject.blur / (grid.x[1] - grid.x[0])) ** 2 / 2
-    )  # of the kernel (side, 1 - 2 side, side)
+    side = np.float32((subject.blur / (grid.x[1] - grid.x[0])) ** 2 / 2)  # of the kernel (side, 1 - 2 side, side)
     for axis in (0, 1):
         signal = signal + min(side, np.float32(1 / 3)) * (
             np.roll(signal, 1, axis) + np.roll(signal, -1, axis) - 2 * signal
@@ -564,9 +541,7 @@ def _scan(subject: _Subject, grid: _Grid, signal: np.ndarray, rng: np.random.Gen
     bias = np.stack([grid.lattice.plane(subject.fields[5], z) for z in grid.z], axis=-1)
     real, imaginary = np.float32(subject.noise) * rng.standard_normal((2, *signal.shape), np.float32)
     signal = signal * bias + real
-    return np.clip(
-        np.rint(np.float32(subject.scale) * np.sqrt(signal * signal + imaginary * imaginary)), 1, 32767
-    )
+    return np.clip(np.rint(np.float32(subject.scale) * np.sqrt(signal * signal + imaginary * imaginary)), 1, 32767)
 
 
 def make_cohort(
@@ -623,14 +598,10 @@ def write_bids(
         "Name": "lgjax phantom: synthetic T2-weighted brains",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [
-            {"Name": "lgjax.data.phantom", "Description": f"seed {seed}, settings {image_settings}"}
-        ],
+        "GeneratedBy": [{"Name": "lgjax.data.phantom", "Description": f"seed {seed}, settings {image_settings}"}],
     }
     written, rows = [], ["participant_id\tlesion_kind\tlesion_mm3"]
-    cohort = make_cohort(
-        anatomies, seed, indices, kinds, workers=workers, progress=progress, **image_settings
-    )
+    cohort = make_cohort(anatomies, seed, indices, kinds, workers=workers, progress=progress, **image_settings)
     for index, kind, scan in zip(indices, kinds, cohort, strict=True):
         name = f"sub-{index:04d}"
         anat = folder / name / "anat"

@@ -88,9 +88,7 @@ def brain_mask(image: Volume, mask: Volume | None = None) -> np.ndarray:
         brain, source = mask.data != 0, mask.source
         values = mask.data[brain]
         if values.size and not (values[0] > 0 and (values == values[0]).all()):
-            raise InputError(
-                source, "is not a binary mask", "Give a mask that is 0 outside and 1 inside the brain"
-            )
+            raise InputError(source, "is not a binary mask", "Give a mask that is 0 outside and 1 inside the brain")
     volume = brain.sum() * _voxel_ml(image)
     remedy = _GIVE_MASK if mask is None else "Check that it is the brain mask of this scan"
     if volume < _MIN_BRAIN:
@@ -133,9 +131,7 @@ def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
     return data, n_bad
 
 
-def to_slices(
-    data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Grid
-) -> tuple[Slices, Placement]:
+def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Grid) -> tuple[Slices, Placement]:
     """Z-scores a scan inside the brain and cuts it into axial slices on a grid centred on the brain.
 
     The pixel spacing is `grid.spacing`, or what lets the brain fit with a margin of one pixel. Any
@@ -230,9 +226,7 @@ def _without_background(image: Volume) -> np.ndarray:
     flat = np.isnan(data) if np.isnan(background) else data == background  # SPM writes NaN around the brain
     brain = ~flat
     if not brain.any():
-        raise InputError(
-            image.source, "has the same value in every voxel", "Check that this is the right file"
-        )
+        raise InputError(image.source, "has the same value in every voxel", "Check that this is the right file")
     below = data < background
     if below.sum() <= _MAX_OVERSHOOT * brain.sum():
         brain &= ~below
@@ -246,9 +240,7 @@ def _without_background(image: Volume) -> np.ndarray:
     return (sizes >= _MIN_COMPONENT * sizes.max())[labels] & brain
 
 
-def _place(
-    row_box: slice, column_box: slice, row_zoom: float, column_zoom: float, grid: Grid
-) -> tuple[Axis, Axis]:
+def _place(row_box: slice, column_box: slice, row_zoom: float, column_zoom: float, grid: Grid) -> tuple[Axis, Axis]:
     """Centres the grid on the brain's bounding box."""
     spacing = max(
         grid.spacing,

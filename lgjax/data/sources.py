@@ -77,18 +77,14 @@ def find(
       UsageError: there is no subject, or a mask is given for a folder.
       InputError: two subjects would get one identifier, or participants.tsv cannot be read.
     """
-    read_label = functools.partial(
-        nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice
-    )
+    read_label = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
     read_image = functools.partial(read_label, volume=volume)
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
     root = pathlib.Path(spec)
     if root.is_dir():
         if mask is not None:
-            raise UsageError(
-                f"--mask goes with a single file, and {spec} is a folder: name the masks X_mask.nii.gz"
-            )
+            raise UsageError(f"--mask goes with a single file, and {spec} is a folder: name the masks X_mask.nii.gz")
         found = _bids(root) or _brats(root) or _plain(root)
     elif root.exists() or root.is_symlink():
         found = [_Found(_stem(root), root, pathlib.Path(mask) if mask else None)]
@@ -161,9 +157,7 @@ def _phantom(spec: str) -> list[Subject]:
     _, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
     if split not in _PHANTOM or not (count.isdigit() or not count):
-        raise UsageError(
-            f"{spec}: expected phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration or test."
-        )
+        raise UsageError(f"{spec}: expected phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration or test.")
     seed, kinds, default = _PHANTOM[split]
     subjects = []
     for number in range(int(count or default)):
@@ -281,8 +275,7 @@ def _kinds(root: pathlib.Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(path, f"cannot be read: {error}", "Save it as tab-separated UTF-8 text") from error
     return {
-        f"sub-{(row.get('participant_id') or '').removeprefix('sub-')}": row.get("lesion_kind") or ""
-        for row in rows
+        f"sub-{(row.get('participant_id') or '').removeprefix('sub-')}": row.get("lesion_kind") or "" for row in rows
     }
 
 
@@ -291,9 +284,7 @@ def _check_unique(spec: str, found: list[_Found]) -> None:
     for entry in found:
         other = seen.setdefault(identifier(entry.name).lower(), entry)  # some file systems ignore case
         if other is not entry:
-            problem = (
-                f"has two scans that would both be {identifier(entry.name)}: {other.image} and {entry.image}"
-            )
+            problem = f"has two scans that would both be {identifier(entry.name)}: {other.image} and {entry.image}"
             raise InputError(spec, problem, "Rename one of them, by more than punctuation")
 
 

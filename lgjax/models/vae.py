@@ -69,9 +69,7 @@ def kl_to_standard_normal(posterior: Posterior) -> jax.Array:
     return terms.sum(axis=(1, 2, 3))
 
 
-def negative_elbo(
-    x, reconstruction, posterior: Posterior, reconstruction_weight: float
-) -> tuple[jax.Array, dict]:
+def negative_elbo(x, reconstruction, posterior: Posterior, reconstruction_weight: float) -> tuple[jax.Array, dict]:
     """The VAE's loss: batch mean of w * sum_pixels (X - g(z))^2 + KL(Q(z|X) || N(0, I)).
 
     Args:
