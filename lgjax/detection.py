@@ -17,7 +17,13 @@ def anomaly(change: np.ndarray, score: str) -> np.ndarray:
       change: Y - X.
       score: `absolute`, |Y - X| (the paper's); `positive`, max(Y - X, 0); `signed`, Y - X as it is.
     """
-    return {"absolute": np.abs, "positive": lambda c: np.maximum(c, 0), "signed": np.asarray}[score](change)
+    if score == "absolute":
+        return np.abs(change)
+    if score == "positive":
+        return np.maximum(change, 0)
+    if score == "signed":
+        return change
+    raise ValueError(f"expected a score among absolute, positive, signed, got {score!r}")
 
 
 def data_range(values: np.ndarray) -> float:
@@ -63,8 +69,8 @@ def smallest_strength(
     while passing and values[passing - 1] >= target:
         passing -= 1
     if passing == len(values):
-        best = int(np.argmax(values))
-        return _finished(strengths, values, strengths[best], values[best], reached=False)
+        top = int(np.argmax(values))
+        return _finished(strengths, values, strengths[top], values[top], reached=False)
     best, ssim = strengths[passing], values[passing]
     for _ in range(bisections if passing else 0):
         low = max(s for s in strengths if s < best)

@@ -99,9 +99,9 @@ def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) ->
         if len(chosen) < 3 and all(abs(index - other) >= apart for other in chosen):
             chosen.append(int(index))
     aspect = figures.pixel_aspect(affine)
-    rows = {
-        f"slice {index}": figures.Panels(*(p[..., index] for p in parts[:4]), None, parts[4][..., index], aspect)
-        for index in sorted(chosen, reverse=True)
-    }
+    rows = {}
+    for index in sorted(chosen, reverse=True):
+        image, restored, anomaly, mask, brain = (part[..., index] for part in parts)
+        rows[f"slice {index}"] = figures.Panels(image, restored, anomaly, mask, None, brain, aspect)
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     return figures.scan_figure(rows, title)

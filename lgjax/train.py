@@ -11,6 +11,7 @@ import math
 import pathlib
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from tensorboardX import SummaryWriter
@@ -127,9 +128,9 @@ def trained_on(config, prepared: list[cohort.Prepared]) -> dict:
 
 
 def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState, slices) -> None:
-    """Draws some slices, their reconstructions and predicted deviations into samples/."""
+    """Draws eight slices, their reconstructions and predicted deviations into samples/."""
     networks = models.bind(config.model, models.freeze(state.params, state.batch_stats))
-    x = slices.y[:: max(1, len(slices.y) // 8)][:8]
+    x = slices.y[np.linspace(0, len(slices.y) - 1, 10).astype(int)[1:-1]]
     parts = jax.device_get((networks.decode(networks.encode(x).mean), networks.variance(x) ** 0.5))
     picture = figures.samples_figure(x[..., 0], parts[0][..., 0], parts[1][..., 0])
     files.atomic_write(workdir / "samples" / f"{step:07d}.png", picture)

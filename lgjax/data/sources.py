@@ -162,14 +162,14 @@ def _phantom(spec: str) -> list[Subject]:
     subjects = []
     for number in range(int(count or default)):
         for k, kind in enumerate(kinds):
-            make = functools.partial(_phantom_scan, labels or None, seed, number * len(kinds) + k, kind)
+            part = functools.partial(_phantom_part, labels or None, seed, number * len(kinds) + k, kind)
             subjects.append(
                 Subject(
                     identifier=f"sub-{split}{kind}{number:03d}",
                     original=f"phantom:{split}:{kind}:{number}",
-                    image=lambda make=make: make().image,
-                    mask=lambda make=make: _as_volume(make().brain, make().image),
-                    lesion=lambda make=make: _as_volume(make().lesion, make().image),
+                    image=functools.partial(part, "image"),
+                    mask=functools.partial(part, "brain"),
+                    lesion=functools.partial(part, "lesion"),
                     kind=kind,
                 )
             )
@@ -182,8 +182,12 @@ def _phantom_scan(labels: str | None, seed: int, index: int, kind: str) -> Scan:
     return phantom.make_subject(phantom.load_anatomies(labels), seed, index, kind)
 
 
-def _as_volume(mask: np.ndarray, image: Volume) -> Volume:
-    return dataclasses.replace(image, data=mask.astype(np.float32))
+def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: str) -> Volume:
+    """The image, the brain mask or the lesion mask of a phantom subject."""
+    scan = _phantom_scan(labels, seed, index, kind)
+    if part == "image":
+        return scan.image
+    return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ def activation(x: jax.Array) -> jax.Array:
 
 
 class NormalisedConv(nn.Module):
-    """Convolution followed, unless folded away, by BatchNorm: [N, H, W, C] -> [N, H / strides, W / strides, features]."""
+    """Convolution, then BatchNorm unless folded away: [N, H, W, C] -> [N, H / strides, W / strides, features]."""
 
     features: int
     kernel_size: int = 3

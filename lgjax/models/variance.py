@@ -1,4 +1,4 @@
-"""The variance network: sees an image, predicts how far its reconstruction will miss at every pixel (paper, Sec. 2.1)."""
+"""The variance network: from an image, how far its reconstruction will miss at every pixel (paper, Sec. 2.1)."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from lgjax.models import blocks
 
 
 class VarianceNet(nn.Module):
-    """Convolutions 3x3 at full resolution; the last, of one channel, is the log variance. [N, H, W, 1] -> [N, H, W, 1]."""
+    """Convolutions 3x3 at full resolution; the last is the log variance: [N, H, W, 1] -> [N, H, W, 1]."""
 
-    channels: Sequence[int] = (8, 16, 8)
+    channels: Sequence[int]  # of the hidden layers; the paper: 8, 16, 8
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

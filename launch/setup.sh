@@ -1,0 +1,16 @@
+# Sourced by the other scripts: makes .venv with lgjax and its tests' needs, once, and again when setup.py changes.
+# PYTHON chooses the interpreter (3.11 or newer).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="${PYTHON:-$(command -v python3.11 || command -v python3)}"
+stamp=.venv/.lgjax-$(cksum setup.py | cut -d' ' -f1)
+if [ ! -e "$stamp" ]; then
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    || { echo "lgjax needs Python 3.11 or newer, $python is older: set PYTHON" >&2; exit 4; }
+  echo "setting up .venv (a minute or two) ..."
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+  rm -f .venv/.lgjax-*
+  touch "$stamp"
+fi
+export PATH="$PWD/.venv/bin:$PATH"

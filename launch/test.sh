@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Runs the test suite in .venv, which it sets up; arguments go to pytest.
+source "$(dirname "$0")/setup.sh"
+ruff check lgjax configs tests
+ruff format --check --quiet lgjax configs tests
+mypy
+exec python -m pytest "$@"

@@ -1,0 +1,122 @@
+"""What all tests share: eight CPU devices, strict JAX, a config that compiles in seconds and random networks for it."""
+
+import os
+
+# Before jax is imported: meshes of one and of eight devices on any machine.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from lgjax import models, runtime
+from lgjax.data.preprocess import BACKGROUND, Slices
+
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _experiment():
+    spec = importlib.util.spec_from_file_location("vae_experiment", ROOT / "configs" / "vae.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory):
+    """A program that several tests build anew is compiled by the first of them only."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@pytest.fixture(scope="session")
+def experiments():
+    """The module configs/vae.py."""
+    return _experiment()
+
+
+@pytest.fixture
+def config():
+    """The smoke experiment, shrunk to 16x16 slices and two residual blocks."""
+    config = _experiment().smoke()
+    config.name = "tiny"
+    config.seed = 3
+    config.data.height = config.data.width = 16
+    config.data.workers = 1
+    config.model.channels = (4, 8)
+    config.model.latent_channels = 4
+    config.model.variance_channels = (4, 8, 4)
+    config.train.batch_size = 8
+    config.train.steps = 6
+    config.train.log_every = 1
+    config.train.checkpoint_every = 3
+    config.restore.samples_est = 3
+    config.restore.samples_neural = 2
+    config.restore.iterations = 4
+    config.restore.batch_size = 4
+    return config
+
+
+def random_variables(config, seed: int = 0):
+    """Parameters and running statistics of untrained networks in which normalisation is far from the identity."""
+    autoencoder, variance_net = models.build(config.model)
+    image = jax.ShapeDtypeStruct((1, config.data.height, config.data.width, 1), np.float32)
+    key = jax.random.key(seed)
+    shapes = jax.eval_shape(autoencoder.init, key, image, key)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if (name := path[-1].key) == "kernel":
+            values = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            low, high = {"scale": (0.5, 1.5), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.3, 2.0)}[name]
+            values = rng.uniform(low, high, leaf.shape)
+        return values.astype(np.float32)
+
+    trees = shapes["params"], jax.eval_shape(variance_net.init, key, image)["params"], shapes["batch_stats"]
+    first, second, stats = (jax.tree_util.tree_map_with_path(draw, tree) for tree in trees)
+    return {"autoencoder": first, "variance": second}, stats
+
+
+@pytest.fixture
+def variables(config):
+    """({"autoencoder": ..., "variance": ...}, running statistics) of random networks for `config`."""
+    return random_variables(config)
+
+
+@pytest.fixture
+def params(variables):
+    """The same networks frozen for restoration."""
+    return models.freeze(*variables)
+
+
+@pytest.fixture
+def slices():
+    """Seven slices 16x16 with round brains of different sizes; identities neither sorted nor contiguous."""
+    rng = np.random.default_rng(11)
+    rows, columns = np.mgrid[:16, :16] - 7.5
+    mask = np.stack([np.hypot(rows, columns) < radius for radius in (7, 6.5, 6, 5.5, 5, 4, 3)])
+    y = np.where(mask, rng.normal(size=mask.shape), BACKGROUND)
+    index = np.array([9, 2, 14, 5, 0, 31, 8], np.int32)
+    return Slices(y[..., None].astype(np.float32), mask[..., None].astype(np.float32), index)
+
+
+@pytest.fixture(scope="session")
+def mesh1():
+    """A mesh of one device."""
+    return runtime.mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def mesh8():
+    """A mesh of eight devices."""
+    devices = jax.devices()
+    assert len(devices) == 8, "jax was imported before conftest.py could ask for eight devices"
+    return runtime.mesh(devices)

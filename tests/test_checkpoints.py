@@ -1,0 +1,274 @@
+"""Checkpoints: bit-exact round trips, and damage of every kind is found before a weight is believed."""
+
+import errno
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from lgjax import checkpoints, files, training
+from lgjax.errors import EnvironmentFault, InputError, UsageError
+
+
+def state(step: int):
+    """A small tree of arrays whose values depend on the step."""
+    rng = np.random.default_rng(step)
+    return {
+        "params": {"kernel": rng.normal(size=(3, 5, 4)).astype(np.float32), "bias": np.full(4, np.nan, np.float32)},
+        "step": np.asarray(step, np.int32),
+    }
+
+
+def like():
+    return jax.tree.map(np.zeros_like, state(0))
+
+
+def initial_state(config):
+    """A training state of zeros: its arrays without the seconds that drawing them takes."""
+    shapes = jax.eval_shape(lambda: training.initial_state(config))
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def assert_same_bits(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        assert np.shape(a) == np.shape(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A folder with the checkpoints of steps 1 and 2: copy it before doing harm."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "two"
+    checkpoints.save(folder, 1, state(1))
+    checkpoints.save(folder, 2, state(2))
+    return folder
+
+
+@pytest.fixture
+def folder(two, tmp_path):
+    return pathlib.Path(shutil.copytree(two, tmp_path / "checkpoints"))
+
+
+def flip(path: pathlib.Path, bit: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(raw)
+
+
+def assert_falls_back(folder, capsys):
+    restored, step = checkpoints.restore_newest(folder, like())
+    assert step == 1
+    assert_same_bits(restored, state(1))
+    out = capsys.readouterr().out
+    assert "warning" in out
+    assert str(folder / "2") in out
+
+
+def test_round_trip(folder):
+    restored, step = checkpoints.restore_newest(folder, like())
+    assert step == 2
+    assert_same_bits(restored, state(2))
+
+
+def test_round_trip_of_a_training_state(config, tmp_path):
+    initial = initial_state(config)
+    rng = np.random.default_rng(0)
+    noisy = jax.tree.map(lambda x: np.asarray(x) + rng.integers(1, 9, x.shape).astype(x.dtype), initial)
+    checkpoints.save(tmp_path, 5, noisy)
+    restored, step = checkpoints.restore_newest(tmp_path, initial)
+    assert step == 5
+    assert_same_bits(restored, noisy)
+
+
+def test_nothing_there(tmp_path):
+    assert checkpoints.restore_newest(tmp_path / "none", like()) is None
+    assert checkpoints.restore_newest(tmp_path, like()) is None
+    assert checkpoints.steps(tmp_path / "none") == []
+
+
+def test_newest_two_are_kept_by_number(tmp_path):
+    for step in (8, 9, 10, 11):
+        checkpoints.save(tmp_path, step, state(step))
+    assert checkpoints.steps(tmp_path) == [11, 10]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "11"]
+
+
+def test_a_step_saved_again_replaces_the_old_one(tmp_path):
+    checkpoints.save(tmp_path, 3, state(1))
+    checkpoints.save(tmp_path, 3, state(2))
+    restored, step = checkpoints.restore_newest(tmp_path, like())
+    assert step == 3
+    assert_same_bits(restored, state(2))
+
+
+def test_digest_tells_weights_apart(folder, tmp_path):
+    assert checkpoints.weights_digest(folder, 1) != checkpoints.weights_digest(folder, 2)
+    checkpoints.save(tmp_path / "again", 2, state(2))
+    assert checkpoints.weights_digest(folder, 2) == files.sha256(folder / "2" / "manifest.json")
+
+
+def test_every_bit_flip_in_the_arrays_is_found(folder, capsys):
+    rng = np.random.default_rng(1)
+    newest = folder / "2" / "state"
+    found = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
+    for k in range(40):
+        path = found[k % len(found)]
+        bit = int(rng.integers(8 * path.stat().st_size))
+        flip(path, bit)
+        assert_falls_back(folder, capsys)
+        flip(path, bit)
+    assert checkpoints.restore_newest(folder, like())[1] == 2
+
+
+def test_every_bit_flip_in_the_manifest_is_found(folder, capsys):
+    """A flipped digit in the format or in a shape is damage, not a newer format or another architecture."""
+    path = folder / "2" / "manifest.json"
+    text = path.read_text()
+    rng = np.random.default_rng(2)
+    values = [text.index(f'"{key}": ') + len(f'"{key}": ') for key in ("format", "step")]
+    shape = text.index("3", text.index('"arrays"'))
+    bits = [8 * position for position in (*values, shape)] + list(rng.integers(8 * len(text), size=40))
+    wrong = []
+    for bit in map(int, bits):
+        flip(path, bit)
+        try:
+            assert_falls_back(folder, capsys)
+        except (AssertionError, UsageError) as error:
+            wrong.append((bit, text[max(0, bit // 8 - 12) : bit // 8 + 4], type(error).__name__))
+        flip(path, bit)
+    assert not wrong
+
+
+@pytest.mark.parametrize("harm", ["empty folder", "no manifest", "empty manifest", "half a manifest", "no state"])
+def test_partial_checkpoints_are_passed_over(folder, capsys, harm):
+    newest = folder / "2"
+    manifest = newest / "manifest.json"
+    if harm == "empty folder":
+        shutil.rmtree(newest)
+        newest.mkdir()
+    elif harm == "no manifest":
+        manifest.unlink()
+    elif harm == "no state":
+        shutil.rmtree(newest / "state")
+    else:
+        text = manifest.read_text()
+        manifest.write_text("" if harm == "empty manifest" else text[: len(text) // 2])
+    assert_falls_back(folder, capsys)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '{"format": 1}', '{"format": 1, "sha256": [], "arrays": {}}'])
+def test_a_manifest_of_another_kind_is_passed_over(folder, capsys, text):
+    (folder / "2" / "manifest.json").write_text(text)
+    assert_falls_back(folder, capsys)
+
+
+def test_missing_truncated_and_additional_files_are_found(folder, capsys):
+    newest = folder / "2" / "state"
+    path = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1])
+    assert_falls_back(folder, capsys)
+    path.unlink()
+    assert_falls_back(folder, capsys)
+    path.write_bytes(raw)
+    (newest / "more").write_bytes(b"x")
+    assert_falls_back(folder, capsys)
+    (newest / "more").unlink()
+    assert checkpoints.restore_newest(folder, like())[1] == 2
+
+
+def test_all_damaged_is_an_input_error(folder, capsys):
+    for step in ("1", "2"):
+        (folder / step / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="no valid checkpoint"):
+        checkpoints.restore_newest(folder, like())
+    assert capsys.readouterr().out.count("warning") == 2
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "name", "more"])
+def test_another_architecture_is_refused(folder, change):
+    wanted = like()
+    if change == "shape":
+        wanted["params"]["kernel"] = np.zeros((3, 5, 5), np.float32)
+    elif change == "dtype":
+        wanted["params"]["kernel"] = np.zeros((3, 5, 4), np.float16)
+    elif change == "name":
+        wanted["params"]["weight"] = wanted["params"].pop("kernel")
+    else:
+        wanted["params"]["scale"] = np.zeros(4, np.float32)
+    with pytest.raises(UsageError, match="another architecture"):
+        checkpoints.restore_newest(folder, wanted)
+
+
+def test_another_config_is_refused(config, tmp_path):
+    checkpoints.save(tmp_path, 1, initial_state(config))
+    config.model.channels = (4, 16)
+    with pytest.raises(UsageError, match="another architecture"):
+        checkpoints.restore_newest(tmp_path, initial_state(config))
+
+
+def test_a_newer_format_is_refused(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+    checkpoints.save(tmp_path / "newer", 7, state(7))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="format"):
+        checkpoints.restore_newest(tmp_path / "newer", like())
+
+
+def test_a_stray_temporary_folder_is_ignored(folder):
+    shutil.copytree(folder / "2", folder / ".3.tmp")
+    (folder / ".3.tmp" / "manifest.json").unlink()
+    (folder / "notes.txt").write_text("not a checkpoint")
+    assert checkpoints.restore_newest(folder, like())[1] == 2
+    checkpoints.save(folder, 3, state(3))
+    restored, step = checkpoints.restore_newest(folder, like())
+    assert step == 3
+    assert_same_bits(restored, state(3))
+    assert not (folder / ".3.tmp").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoints(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "atomic_write", full)
+    with pytest.raises(EnvironmentFault, match="No space left"):
+        checkpoints.save(folder, 3, state(3))
+    monkeypatch.undo()
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+    assert checkpoints.restore_newest(folder, like())[1] == 2
+
+
+CHILD = """
+import pathlib, sys
+import test_checkpoints as t
+for step in range(1, 10_000):
+    t.checkpoints.save(pathlib.Path(sys.argv[1]), step, t.state(step))
+    print(step, flush=True)
+"""
+
+
+def test_killed_while_saving(tmp_path, capsys):
+    """SIGKILL at any moment: what is found afterwards is whole, and at most one step behind what was reported."""
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "checkpoints")]
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        reported = [int(child.stdout.readline()) for _ in range(2)]
+        time.sleep(0.07)
+        child.send_signal(signal.SIGKILL)
+        reported += [int(line) for line in child.stdout]
+    restored, step = checkpoints.restore_newest(tmp_path / "checkpoints", like())
+    assert step >= reported[-1]
+    assert_same_bits(restored, state(step))
+    assert "warning" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "checkpoints" / str(step) / "manifest.json").read_text())["step"] == step

@@ -1,0 +1,212 @@
+"""The four binaries as a user types them, on a few tiny phantom subjects and a real-looking NIfTI file."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lgjax.data import nifti, phantom
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = [
+    "--config.data.train_subjects=3",
+    "--config.data.calibration_subjects=2",
+    "--config.model.channels=(4,8,8,8,8)",
+    "--config.model.latent_channels=4",
+    "--config.train.batch_size=8",
+    "--config.train.steps=4",
+    "--config.train.log_every=2",
+    "--config.train.checkpoint_every=2",
+    "--config.restore.iterations=3",
+    "--config.restore.samples_est=2",
+    "--config.calibrate.slices=6",
+    "--config.calibrate.lambdas=3",
+    "--config.calibrate.bisections=1",
+]
+
+
+def lgjax(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+    """Runs a binary in a process of its own, as from a shell."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def ok(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A tiny model, trained and calibrated."""
+    folder = tmp_path_factory.mktemp("run")
+    ok(lgjax("train", "--config=configs/vae.py:smoke", f"--workdir={folder}", *TINY))
+    ok(lgjax("calibrate", f"--workdir={folder}", "--method=intensity,vae_lg_neural_tv"))
+    return folder
+
+
+def oblique_scan(folder: pathlib.Path) -> pathlib.Path:
+    """A phantom patient as a scan with permuted, flipped axes, different qform and sform codes, and units."""
+    scan = phantom.make_subject(phantom.load_anatomies(None), 9, 0, "glioma", slices=6, thickness=5.0)
+    image = nib.Nifti1Image(scan.image.data.astype(np.int16), scan.image.affine)
+    image = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    image.set_sform(image.affine, code=4)
+    image.set_qform(image.affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    path = folder / "a scan.nii.gz"
+    nib.save(image, path)
+    return path
+
+
+def test_train_writes_what_it_promises(workdir):
+    assert json.loads((workdir / "config.json").read_text())["name"] == "vae_smoke"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert list((workdir / "tensorboard").iterdir())
+    assert (workdir / "samples" / "0000004.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_again_changes_nothing(workdir):
+    before = (workdir / "metrics.jsonl").read_text()
+    said = ok(lgjax("train", "--config=configs/vae.py:smoke", f"--workdir={workdir}", *TINY)).stdout
+    assert "trained already" in said
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_workdir_of_other_networks_is_refused(workdir):
+    result = lgjax(
+        "train", "--config=configs/vae.py:smoke", f"--workdir={workdir}", *TINY[:-1], "--config.data.height=128"
+    )
+    assert result.returncode == 2
+    assert "data.height" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
+    path = oblique_scan(tmp_path)
+    out = tmp_path / "out"
+    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", f"--output={out}"))
+    source = nib.load(path)
+    anat = out / "sub-ascan" / "anat"
+    images = sorted(anat.glob("*.nii.gz"))
+    assert [p.name.removeprefix("sub-ascan_space-orig_") for p in images] == [
+        "desc-anomaly_T2w.nii.gz",
+        "desc-brain_mask.nii.gz",
+        "desc-restored_T2w.nii.gz",
+        "label-lesion_desc-fpr0p1_mask.nii.gz",
+        "label-lesion_desc-fpr0p5_mask.nii.gz",
+        "label-lesion_desc-fpr1_mask.nii.gz",
+        "label-lesion_desc-fpr5_mask.nii.gz",
+    ]
+    for p in images:
+        image = nib.load(p)
+        assert image.shape == source.shape
+        np.testing.assert_array_equal(image.affine, source.affine)
+        for code in ("qform_code", "sform_code", "xyzt_units"):
+            assert image.header[code] == source.header[code], (p, code)
+        np.testing.assert_allclose(image.get_qform(), source.get_qform(), atol=1e-5)
+        assert image.get_data_dtype() == (np.uint8 if "mask" in p.name else np.float32)
+        assert np.isfinite(image.get_fdata()).all()
+        sidecar = json.loads(p.with_name(p.name.replace(".nii.gz", ".json")).read_text())
+        assert sidecar["Method"] == "vae_lg_neural_tv"
+    assert (anat / "sub-ascan_space-orig_desc-anomaly_T2w.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+
+
+def test_the_anomaly_map_is_the_restorations_difference(workdir, tmp_path):
+    path = oblique_scan(tmp_path)
+    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", f"--output={tmp_path / 'out'}"))
+    anat = tmp_path / "out" / "sub-ascan" / "anat"
+    image = nib.load(path).get_fdata()
+    restored, anomaly, mask = (
+        nib.load(anat / f"sub-ascan_space-orig_{name}.nii.gz").get_fdata()
+        for name in ("desc-restored_T2w", "desc-anomaly_T2w", "label-lesion_desc-fpr1_mask")
+    )
+    brain = image > 0
+    expected = np.abs(image - restored) / image[brain].std()
+    np.testing.assert_allclose(anomaly, np.where(brain, expected, 0), atol=1e-3)
+    sidecar = json.loads((anat / "sub-ascan_space-orig_desc-anomaly_T2w.json").read_text())
+    np.testing.assert_array_equal(mask > 0, anomaly > np.float32(sidecar["Thresholds"]["0.01"]))
+    np.testing.assert_array_equal(restored[~brain], image[~brain])
+
+
+def test_one_bad_scan_fails_and_the_others_are_done_once(workdir, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    oblique_scan(folder)
+    data = (folder / "a scan.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(data[: len(data) // 2])
+    arguments = (
+        "restore",
+        f"--workdir={workdir}",
+        f"--input={folder}",
+        f"--output={tmp_path / 'out'}",
+        "--method=intensity",
+    )
+    first = lgjax(*arguments)
+    assert first.returncode == 3
+    assert "cut.nii.gz" in first.stderr
+    assert "Traceback" not in first.stderr
+    assert "1 restored, 0 finished before, 1 failed of 2 scans" in first.stdout
+    assert not (tmp_path / "out" / "sub-cut").exists()
+    anomaly = tmp_path / "out" / "sub-ascan" / "anat" / "sub-ascan_space-orig_desc-anomaly_T2w.nii.gz"
+    written = anomaly.stat().st_mtime_ns
+    second = lgjax(*arguments)
+    assert "0 restored, 1 finished before, 1 failed" in second.stdout
+    assert anomaly.stat().st_mtime_ns == written
+    anomaly.with_name(anomaly.name.replace(".nii.gz", ".json")).unlink()
+    assert "1 restored, 0 finished before" in lgjax(*arguments).stdout
+
+
+def test_eval_of_the_phantom_writes_what_it_promises(workdir, tmp_path):
+    out, result = tmp_path / "out", tmp_path / "evaluation"
+    ok(lgjax("restore", f"--workdir={workdir}", "--input=phantom:test:1", f"--output={out}"))
+    said = ok(lgjax("eval", f"--predictions={out}", "--labels=phantom:test:1", f"--output={result}")).stdout
+    metrics = json.loads((result / "metrics.json").read_text())
+    assert metrics["method"] == "vae_lg_neural_tv"
+    assert metrics["n_subjects"] == len(phantom.KINDS)
+    assert set(metrics["groups"]) == set(phantom.KINDS)
+    assert set(metrics["dice"]) == {"0.001", "0.005", "0.01", "0.05"}
+    assert 0 <= metrics["auc"] <= 1
+    assert "glioma" in said
+    assert (result / "report.html").stat().st_size > 10_000
+    assert len((result / "subjects.tsv").read_text().splitlines()) == 1 + len(phantom.KINDS)
+
+
+def test_slices_without_a_skull_stripped_scan_ask_for_a_mask(workdir, tmp_path):
+    head = nifti.Volume(
+        np.random.default_rng(0).uniform(50, 900, (40, 40, 8)).astype(np.float32), np.eye(4), None, "", "head"
+    )
+    nifti.write(tmp_path / "head.nii.gz", head.data, head, np.float32)
+    result = lgjax(
+        "restore", f"--workdir={workdir}", f"--input={tmp_path / 'head.nii.gz'}", f"--output={tmp_path / 'o'}"
+    )
+    assert result.returncode == 3
+    assert "--mask" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("binary", "arguments", "code", "words"),
+    [
+        ("restore", ["--workdir=/nonexistent"], 2, "Train first"),
+        ("restore", ["--nonsense=1"], 2, "nonsense"),
+        ("train", ["--config=configs/vae.py:nonsense"], 2, "nonsense"),
+        ("train", ["--config=configs/vae.py:smoke", "--config.train.nonsense=1"], 2, "nonsense"),
+        ("train", ["--config=configs/vae.py:smoke", "--device=gpu"], 4, "gpu"),
+        ("eval", ["--predictions=/nonexistent"], 2, "/nonexistent"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_the_right_code(binary, arguments, code, words, tmp_path):
+    result = lgjax(binary, *arguments, *([f"--workdir={tmp_path}"] if binary == "train" else []))
+    if "--device=gpu" in arguments and result.returncode == 0:
+        pytest.skip("this machine has a GPU")
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,243 @@
+"""Configs: recorded, compared, found again from a command line, and read by the code down to the last value."""
+
+import json
+import os
+import re
+
+import ml_collections
+import pytest
+from absl import flags
+from conftest import ROOT
+from ml_collections import config_flags
+
+from lgjax import calibrations, experiment
+from lgjax.errors import InputError, UsageError
+
+
+def leaves(config, prefix=()):
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from leaves(value, (*prefix, name))
+        else:
+            yield (*prefix, name)
+
+
+def source() -> str:
+    return "\n".join(path.read_text() for path in sorted((ROOT / "lgjax").rglob("*.py")))
+
+
+def test_every_value_is_read_somewhere(experiments):
+    code = source()
+    unread = [".".join(path) for path in leaves(experiments.paper()) if not re.search(rf"\.{path[-1]}\b", code)]
+    assert not unread
+
+
+def test_every_value_that_is_read_exists(experiments):
+    """`config.part.name` in the source names a value of configs/vae.py."""
+    known = {".".join(path) for path in leaves(experiments.paper())}
+    parts = {path.split(".")[0] for path in known if "." in path}
+    read = set(re.findall(rf"\bconfig\.({'|'.join(parts)})\.([a-z_]+)", source()))
+    assert read
+    assert {f"{part}.{name}" for part, name in read} <= known
+
+
+def test_variants_have_the_same_values(experiments):
+    paper, smoke = experiments.get_config(), experiments.get_config("smoke")
+    assert list(leaves(paper)) == list(leaves(smoke))
+    assert paper.name != smoke.name
+    for config in (paper, smoke):
+        halved = 2 ** len(config.model.channels)
+        assert config.data.height % halved == config.data.width % halved == 0
+    with pytest.raises(KeyError):
+        experiments.get_config("smaller")
+
+
+def test_paper_values(experiments):
+    """method.md; the numbers of the paper's experiment."""
+    config = experiments.paper()
+    assert config.model.channels == (8, 16, 32, 64, 128, 256)
+    assert config.model.latent_channels == 256
+    assert config.model.variance_channels == (8, 16, 8)
+    assert (config.train.learning_rate, config.train.batch_size, config.train.steps) == (2e-5, 64, 193_000)
+    assert (config.restore.optimizer, config.restore.learning_rate, config.restore.iterations) == ("adam", 5e-3, 800)
+    assert (config.restore.samples_est, config.restore.samples_neural, config.restore.score) == (10, 1, "absolute")
+    assert config.calibrate.ssim == 0.95
+
+
+def test_record_round_trip(config, tmp_path):
+    experiment.record(config, tmp_path / "w")
+    recorded = experiment.get_config(str(tmp_path / "w" / "config.json"))
+    assert experiment.as_json(recorded) == experiment.as_json(config)
+    assert experiment.as_json(config)["model"]["channels"] == [4, 8]
+    experiment.record(recorded, tmp_path / "w")  # read back, it is the same experiment
+
+
+def test_record_takes_new_values_that_weights_do_not_depend_on(config, tmp_path):
+    experiment.record(config, tmp_path)
+    config.train.steps = 99
+    config.restore.iterations = 7
+    experiment.record(config, tmp_path)
+    assert experiment.get_config(str(tmp_path / "config.json")).train.steps == 99
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("data.height", 32), ("model.channels", (4, 8, 16)), ("model.name", "gmvae"), ("data.source", "d")],
+)
+def test_record_refuses_another_experiment(config, tmp_path, name, value):
+    experiment.record(config, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UsageError, match=re.escape(name)):
+        experiment.record(config, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_a_damaged_record_is_an_input_error(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        experiment.get_config(str(path))
+
+
+def test_a_missing_record_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json"):
+        experiment.get_config(str(tmp_path / "config.json"))
+
+
+def expected_flag(workdir) -> str:
+    return f"--config={experiment.__file__}:{workdir / 'config.json'}"
+
+
+def test_a_given_config_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # nothing recorded here
+    for argv in (
+        ["restore", "--config=c.py", "scan.nii.gz"],
+        ["restore", "--config", "c.py"],
+        ["restore", "-config=c.py", "--workdir=w"],
+        ["restore", "--help"],
+        ["restore", "--helpfull"],
+    ):
+        assert experiment.with_recorded_config(argv) == argv
+
+
+@pytest.mark.parametrize("form", ["--workdir={}", "-workdir={}", "--workdir {}"])
+def test_config_of_a_given_workdir(config, tmp_path, form):
+    workdir = tmp_path / "my runs" / "a=b"
+    experiment.record(config, workdir)
+    words = [word.format(workdir) for word in form.split(" ")]
+    argv = ["restore", "--debug", *words, "scan.nii.gz"]
+    found = experiment.with_recorded_config(argv)
+    assert found == ["restore", expected_flag(workdir), *argv[1:]]
+
+
+def test_a_workdir_without_config(tmp_path):
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        experiment.with_recorded_config(["restore", f"--workdir={tmp_path}"])
+
+
+def test_workdir_without_a_value():
+    """The flag's value was forgotten: a usage error, not a traceback."""
+    try:
+        found = experiment.with_recorded_config(["restore", "scan.nii.gz", "--workdir"])
+    except UsageError:
+        return
+    assert found == ["restore", "scan.nii.gz", "--workdir"]  # left to absl, which complains
+
+
+def test_a_scan_called_workdir(config, tmp_path):
+    experiment.record(config, tmp_path)
+    argv = ["restore", "workdir", f"--workdir={tmp_path}"]
+    assert experiment.with_recorded_config(argv) == ["restore", expected_flag(tmp_path), *argv[1:]]
+
+
+def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="nothing is trained"):
+        experiment.with_recorded_config(["restore", "scan.nii.gz"])
+    for age, name in enumerate(("old", "new")):
+        experiment.record(config, experiment.RUNS / name)
+        os.utime(experiment.RUNS / name / "config.json", (1000 + age, 1000 + age))
+
+    def chosen():
+        found = experiment.with_recorded_config(["restore", "scan.nii.gz"])
+        assert found[0] == "restore"
+        assert found[3:] == ["scan.nii.gz"]
+        workdir = experiment.RUNS / found[2].removeprefix("--workdir=runs/")
+        assert found[1] == expected_flag(workdir)
+        return workdir.name
+
+    assert chosen() == "new"
+    # A calibrated one goes before one that is only trained.
+    calibration = calibrations.path(experiment.RUNS / "old", "intensity")
+    calibration.parent.mkdir()
+    calibration.write_text("{}")
+    assert chosen() == "old"
+    second = calibrations.path(experiment.RUNS / "new", "intensity")
+    second.parent.mkdir()
+    second.write_text("{}")
+    os.utime(calibration, (5000, 5000))
+    os.utime(second, (6000, 6000))
+    assert chosen() == "new"
+
+
+# ml_collections 1.1 loads config files by a method that Python 3.12 drops.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path):
+    config.train.learning_rate = 0.0123
+    experiment.record(config, tmp_path)
+    argv = experiment.with_recorded_config(
+        ["restore", f"--workdir={tmp_path}", "--config.restore.iterations=9", "scan.nii.gz"]
+    )
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    assert values(argv) == ["restore", "scan.nii.gz"]
+    assert values.config.train.learning_rate == 0.0123
+    assert values.config.restore.iterations == 9
+    assert list(values.config.model.channels) == [4, 8]
+
+
+def test_default_workdir(config):
+    assert experiment.default_workdir(config).as_posix() == "runs/tiny"
+
+
+def test_digest():
+    assert experiment.digest({"a": 1, "b": [2]}) == experiment.digest({"b": [2], "a": 1})
+    assert experiment.digest({"a": 1}) != experiment.digest({"a": 2})
+
+
+def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
+    path = calibrations.path(tmp_path, "intensity")
+    with pytest.raises(InputError, match="not calibrated"):
+        calibrations.load(config, tmp_path, "intensity", "w")
+    path.parent.mkdir()
+    path.write_text(json.dumps({"WeightsSHA256": "w", "ConfigSHA256": calibrations.digest(config)}))
+    calibrations.load(config, tmp_path, "intensity", "w")
+    with pytest.raises(UsageError, match="other weights"):
+        calibrations.load(config, tmp_path, "intensity", "v")
+    for name, value in (
+        ("restore.batch_size", 1),
+        ("data.workers", 9),
+        ("restore.score", "positive"),
+        ("train.steps", 1),
+    ):
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({name: value})
+        calibrations.load(other, tmp_path, "intensity", "w")
+    for name, value in (
+        ("restore.iterations", 5),
+        ("restore.learning_rate", 1.0),
+        ("restore.samples_est", 5),
+        ("model.variance_floor", 0.5),
+        ("data.spacing", 9.0),
+        ("seed", 8),
+    ):
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({name: value})
+        with pytest.raises(UsageError, match="other settings"):
+            calibrations.load(other, tmp_path, "intensity", "w")
+    path.write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        calibrations.load(config, tmp_path, "intensity", "w")

@@ -1,0 +1,284 @@
+"""Methods by name, and the Runner: no result depends on neighbours, padding, batch size or the number of devices."""
+
+import re
+
+import images
+import jax
+import numpy as np
+import pytest
+
+from lgjax import methods, models
+from lgjax.data import preprocess
+from lgjax.data.cohort import Prepared
+from lgjax.data.preprocess import BACKGROUND, Grid, Slices
+from lgjax.errors import InputError, UsageError
+
+RESTORING = ["vae_lg_est_l1", "vae_lg_est_tv", "vae_lg_neural_l1", "vae_lg_neural_tv"]
+ALL = ["intensity", "vae_reconstruction", *RESTORING]
+
+
+def run(name, config, params, mesh, slices, strength=1.0):
+    """Restored slices and traces of all batches, joined."""
+    runner = methods.Runner(methods.parse(name), config, params, mesh)
+    return join(runner(slices, np.full(len(slices.index), strength, np.float32)))
+
+
+def join(batches):
+    batches = list(batches)
+    x = np.concatenate([x for x, _ in batches])
+    if batches[0][1] is None:
+        return x, None
+    return x, jax.tree.map(lambda *parts: np.concatenate(parts), *(trace for _, trace in batches))
+
+
+def pick(slices, chosen):
+    return Slices(*(part[chosen] for part in slices))
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "prior", "term"),
+    [
+        ("intensity", "", "", ""),
+        ("vae_reconstruction", "vae", "reconstruction", ""),
+        ("vae_lg_est_tv", "vae", "lg_est", "tv"),
+        ("vae_lg_est_l1", "vae", "lg_est", "l1"),
+        ("vae_lg_neural_tv", "vae", "lg_neural", "tv"),
+        ("vae_lg_neural_l1", "vae", "lg_neural", "l1"),
+    ],
+)
+def test_parse(name, model, prior, term):
+    method = methods.parse(name)
+    assert method == (name, model, prior, term)
+    assert method.restores == (name in RESTORING)
+    assert method.signed == (name == "intensity")
+
+
+@pytest.mark.parametrize("name", ["", "vae", "vae_lg", "vae_lg_neural", "vae_reconstruction_tv", "VAE_lg_est_tv", "x"])
+def test_unknown_names_list_the_known(name):
+    with pytest.raises(UsageError, match=re.escape(repr(name))) as caught:
+        methods.parse(name)
+    listed = str(caught.value).split("Choose among ")[1].rstrip(".").split(", ")
+    assert set(listed) >= set(ALL)
+    assert all(methods.parse(other).name == other for other in listed)
+
+
+def test_every_default_is_a_method(experiments):
+    for variant in ("paper", "smoke"):
+        assert methods.parse(experiments.get_config(variant).restore.method).restores
+
+
+def test_intensity_scores_the_z_score(config, params, mesh1, slices):
+    x, trace = run("intensity", config, params, mesh1, slices)
+    np.testing.assert_array_equal(slices.y - x, np.where(slices.mask > 0, slices.y, 0))
+    assert trace is None
+
+
+def test_reconstruction_has_no_loop(config, params, mesh1, slices):
+    x, trace = run("vae_reconstruction", config, params, mesh1, slices)
+    networks = models.bind(config.model, params)
+    expected = networks.decode(networks.encode(slices.y).mean)
+    np.testing.assert_allclose(x, np.where(slices.mask > 0, expected, slices.y), atol=1e-5)
+    assert trace is None
+
+
+@pytest.mark.parametrize("name", RESTORING)
+def test_runner_restores_inside_the_mask_in_order(config, params, mesh1, slices, name):
+    x, trace = run(name, config, params, mesh1, slices)
+    assert x.shape == slices.y.shape
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x[slices.mask == 0], slices.y[slices.mask == 0])
+    assert (np.abs(x - slices.y)[slices.mask > 0] > 0).mean() > 0.9
+    assert all(part.shape == (7, config.restore.iterations) for part in trace)
+
+
+def test_an_empty_cohort_yields_nothing(config, params, mesh1, slices):
+    runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
+    assert list(runner(pick(slices, slice(0)), np.zeros(0, np.float32))) == []
+
+
+def settings(config, batch_size, optimizer="gradient", iterations=1, rate=0.01):
+    config = config.copy_and_resolve_references()
+    config.restore.batch_size = batch_size
+    config.restore.optimizer = optimizer
+    config.restore.iterations = iterations
+    config.restore.learning_rate = rate
+    config.model.variance_floor = 0.1  # keeps steps of `gradient` below one intensity unit
+    return config
+
+
+@pytest.mark.parametrize("name", ["vae_reconstruction", "vae_lg_est_l1", "vae_lg_neural_tv"])
+def test_a_step_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
+    """One step to 1e-5, whatever the neighbours, the padding, the batch size and the devices."""
+    alone = np.concatenate(
+        [run(name, settings(config, 1), params, mesh1, pick(slices, slice(i, i + 1)))[0] for i in range(3)]
+    )
+    loud = Slices(slices.y.copy(), slices.mask, slices.index)
+    loud.y[3:] *= 50
+    for other in (
+        run(name, settings(config, 4), params, mesh1, slices)[0],  # two batches, the last padded
+        run(name, settings(config, 4), params, mesh1, loud)[0],  # neighbours of another scale
+        run(name, settings(config, 4), params, mesh1, pick(slices, slice(None, None, -1)))[0][::-1],  # other positions
+        run(name, settings(config, 3), params, mesh8, slices)[0],  # rounded up: a slice a device, one empty
+    ):
+        np.testing.assert_allclose(other[:3], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vae_lg_est_tv", "vae_lg_neural_tv"])
+def test_draws_belong_to_the_slice_number(config, params, mesh1, slices, name):
+    """The counterpart: the same image under another slice number draws other latents."""
+    same = Slices(np.stack([slices.y[0]] * 3), np.stack([slices.mask[0]] * 3), np.array([4, 4, 5], np.int32))
+    x, _ = run(name, settings(config, 4), params, mesh1, same)
+    np.testing.assert_allclose(x[0], x[1], atol=1e-5)
+    assert np.abs(x[0] - x[2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["vae_lg_est_l1", "vae_lg_neural_tv"])
+def test_a_whole_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
+    """Adam divides a gradient by its own size: where rounding decides a sign near zero, a pixel takes a full step the
+    other way. Such pixels are rare and stay within twice the furthest that Adam moves anything."""
+    iterations, rate = 30, 5e-3
+    strength = 0.05  # leaves room to move: at 1, TV's gradient outweighs the prior's almost everywhere
+    reference, trace = run(name, settings(config, 1, "adam", iterations, rate), params, mesh1, slices, strength)
+    brain = slices.mask > 0
+    assert np.abs(reference - slices.y)[brain].mean() > 5 * rate  # something happens
+    for batch_size, mesh in ((4, mesh1), (8, mesh8)):
+        x, other = run(name, settings(config, batch_size, "adam", iterations, rate), params, mesh, slices, strength)
+        difference = np.abs(x - reference)[brain]
+        assert (difference < 1e-3).mean() > 0.999
+        assert difference.max() < 2 * iterations * rate
+        np.testing.assert_allclose(other.prior_gradient, trace.prior_gradient, rtol=1e-2)
+
+
+def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
+    """A vector of lambdas in one batch gives what each gives alone."""
+    strengths = np.array([0.0, 0.5, 3.0, 100.0], np.float32)
+    config = settings(config, 3, iterations=3, rate=1e-3)
+    same = Slices(*(np.stack([part[1]] * 4) for part in slices))
+    runner = methods.Runner(methods.parse("vae_lg_neural_l1"), config, params, mesh1)
+    together, _ = join(runner(same, strengths))
+    for i, strength in enumerate(strengths):
+        alone, _ = run("vae_lg_neural_l1", config, params, mesh1, pick(slices, slice(1, 2)), strength)
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-5, atol=1e-5)
+    assert all(np.abs(together[i] - together[i + 1]).max() > 1e-3 for i in range(3))
+
+
+def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes."):
+    """Makes the runner's function fail, as a device does, on more than `most` slices at once."""
+    function = runner.function
+
+    def limited(params, y, *rest):
+        log.append(len(y))
+        if len(y) > most:
+            raise jax.errors.JaxRuntimeError(message)
+        return function(params, y, *rest)
+
+    runner.function = limited
+
+
+@pytest.mark.parametrize(("batch_size", "most", "tried"), [(7, 3, [7, 4, 2, 2, 2, 2]), (4, 1, [4, 2, *[1] * 7])])
+def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, capsys, batch_size, most, tried):
+    config, log, method = settings(config, batch_size), [], methods.parse("vae_lg_neural_tv")
+    reference, _ = run(method.name, config, params, mesh1, slices)
+    capsys.readouterr()
+    runner = methods.Runner(method, config, params, mesh1)
+    limit_memory(runner, most, log)
+    x, trace = join(runner(slices, np.ones(7, np.float32)))
+    assert log == tried
+    np.testing.assert_allclose(x, reference, rtol=1e-5, atol=1e-5)
+    assert len(trace.change) == 7
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(re.findall(r"\d+", line)[-1]) for line in lines] == sorted(set(tried) - {batch_size}, reverse=True)
+    assert all("out of device memory" in line for line in lines)
+
+
+def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices):
+    config, method = settings(config, 4), methods.parse("vae_lg_neural_tv")
+    reference, _ = run(method.name, config, params, mesh1, slices)
+    runner = methods.Runner(method, config, params, mesh1)
+    batches = runner(slices, np.ones(7, np.float32))
+    first, _ = next(batches)
+    limit_memory(runner, 2, [])
+    rest, _ = join(batches)
+    np.testing.assert_allclose(np.concatenate([first, rest]), reference, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_stay_divisible_by_the_devices(config, params, mesh8, slices):
+    log = []
+    runner = methods.Runner(methods.parse("intensity"), settings(config, 40), params, mesh8)
+    limit_memory(runner, 8, log)
+    join(runner(slices, np.ones(7, np.float32)))
+    assert log == [40, 24, 16, 8]
+
+
+@pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: Out of memory", "INTERNAL: something else"])
+def test_what_halving_cannot_mend_is_raised(config, params, mesh1, slices, message):
+    log = []
+    runner = methods.Runner(methods.parse("intensity"), settings(config, 2), params, mesh1)
+    limit_memory(runner, 0, log, message)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        join(runner(slices, np.ones(7, np.float32)))
+    assert log == ([2, 1] if message.startswith("RESOURCE") else [2])
+
+
+@pytest.fixture
+def subject():
+    """A head of 20x24x16 voxels of 1 mm, ready for 16x16 slices of 2 mm."""
+    image = images.volume(images.head())
+    brain = image.data > 0
+    slices, placement = preprocess.to_slices(image.data, brain, image.affine, Grid(16, 16, 2.0))
+    return Prepared(image, 0, slices, placement)
+
+
+@pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
+def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
+    runner = methods.Runner(methods.parse(name), config, params, mesh1)
+    change, traces = methods.change(runner, subject, 1.0)
+    assert change.shape == subject.image.data.shape
+    assert change.dtype == np.float32
+    assert (change[subject.image.data == 0] == 0).all()
+    assert np.abs(change).max() > 0
+    restored, expected = join(runner(subject.slices, np.ones(len(subject.slices.index), np.float32)))
+    np.testing.assert_array_equal(change, preprocess.from_slices(subject.slices.y - restored, subject.placement))
+    if name == "intensity":
+        assert traces is None
+    else:
+        np.testing.assert_array_equal(traces.data_term, expected.data_term)
+        assert len(traces.change) == len(subject.slices.index)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axis):
+    """Resampled to 2 mm and back: a smooth scan keeps its z-scores, the right way round on every axis."""
+    brain = images.head() > 0
+    ramp = np.where(brain, 100 + np.indices(brain.shape)[axis], 0).astype(np.float32)
+    slices, placement = preprocess.to_slices(ramp, brain, images.affine(), Grid(16, 16, 2.0))
+    runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
+    change, _ = methods.change(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0)
+    shown = brain & (change != 0)  # slices at the poles have too little brain
+    assert shown.sum() > 0.9 * brain.sum()
+    assert np.corrcoef(change[shown], ramp[shown])[0, 1] > 0.97
+
+
+def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subject):
+    config = settings(config, 4, iterations=40, rate=1e30)
+    runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
+    with pytest.raises(InputError, match=r"made: its restoration diverged in \d+ slices.*learning_rate"):
+        methods.change(runner, subject, 1.0)
+
+
+def test_one_bad_slice_is_counted(config, params, mesh1, subject):
+    runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
+    function = runner.function
+
+    def spoilt(params, y, mask, index, strength):
+        x, trace = function(params, y, mask, index, strength)
+        return np.where(np.asarray(index)[:, None, None, None] == subject.slices.index[2], np.nan, x), trace
+
+    runner.function = spoilt
+    with pytest.raises(InputError, match="diverged in 1 slices"):
+        methods.change(runner, subject, 1.0)
+
+
+def test_background_is_background(slices):
+    """The fixture is what preprocessing makes; else the tests above say little."""
+    assert (slices.y[slices.mask == 0] == BACKGROUND).all()

@@ -1,0 +1,266 @@
+"""Training: the order of slices, the step on one and on eight devices, resuming, divergence and schedules."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import images
+import jax
+import numpy as np
+import optax
+import pytest
+
+from lgjax import checkpoints, train, training, weights
+from lgjax.data import cohort
+from lgjax.data.cohort import Prepared
+
+
+@pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
+def test_epochs_are_permutations(batch_size, n):
+    steps = math.lcm(batch_size, n) // batch_size * 2
+    order = np.concatenate([training.batch_indices(0, step, batch_size, n) for step in range(steps)])
+    epochs = order.reshape(-1, n)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(n), (len(epochs), 1)))
+
+
+def test_batch_indices_depend_on_seed_and_step_alone():
+    forth = [training.batch_indices(1, step, 6, 50) for step in range(20)]
+    back = [training.batch_indices(1, step, 6, 50) for step in reversed(range(20))][::-1]
+    np.testing.assert_array_equal(forth, back)
+    epochs = np.concatenate([training.batch_indices(1, step, 10, 50) for step in range(10)]).reshape(2, 50)
+    assert (epochs[0] != epochs[1]).any()
+    other = np.concatenate([training.batch_indices(2, step, 10, 50) for step in range(5)])
+    assert (other != epochs[0]).any()
+    # One order, whatever the size of the batches that cut it.
+    np.testing.assert_array_equal(np.concatenate([training.batch_indices(1, s, 25, 50) for s in range(2)]), epochs[0])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_learning_rate(config, schedule):
+    config.train.schedule, config.train.steps, config.train.learning_rate = schedule, 8, 0.5
+    transform = training.optimizer(config.train)
+    x = np.float32(0)
+    state, moves = transform.init(x), []
+    for _ in range(10):
+        update, state = transform.update(np.float32(3), state, x)  # Adam moves by the rate under a constant gradient
+        moves.append(-float(update))
+    cosine = [0.25 * (1 + math.cos(math.pi * min(i, 8) / 8)) for i in range(10)]
+    np.testing.assert_allclose(moves, cosine if schedule == "cosine" else [0.5] * 10, rtol=2e-5, atol=1e-7)
+    if schedule == "cosine":
+        assert abs(moves[8]) < 1e-7
+
+
+def batch(slices):
+    return np.concatenate([slices.y, slices.y[:1]]), np.concatenate([slices.mask, slices.mask[:1]])
+
+
+def terms_of(config, params, stats, x, mask):
+    return training.losses(config, params, stats, x, mask, jax.random.key(0))[1][1]
+
+
+def test_neither_network_trains_the_other(config, variables, slices):
+    params, stats = variables
+    x, mask = batch(slices)
+    jacobian = jax.jit(jax.jacrev(lambda p: terms_of(config, p, stats, x, mask)))(params)
+
+    def size(name, part):
+        return float(optax.tree.norm(jacobian[name][part]))
+
+    assert size("variance_nll", "autoencoder") == 0
+    assert size("variance_nll", "variance") > 1e-3
+    assert size("loss", "variance") == 0
+    assert size("loss", "autoencoder") > 1e-3
+
+
+def test_loss_is_the_sum_of_its_terms(config, variables, slices):
+    params, stats = variables
+    config.train.reconstruction_weight = 3.0
+    loss, (_, terms) = jax.jit(lambda p: training.losses(config, p, stats, *batch(slices), jax.random.key(0)))(params)
+    assert float(terms["loss"]) == pytest.approx(3 * float(terms["squared_error"]) + float(terms["kl"]), rel=1e-5)
+    assert float(loss) == pytest.approx(float(terms["loss"]) + float(terms["variance_nll"]), rel=1e-5)
+
+
+def leaves_close(found, expected, **tolerance):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(jax.device_get(found)), jax.tree.leaves(jax.device_get(expected)), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
+    """Batch statistics and gradients are those of the whole batch, wherever its slices lie.
+
+    Gradients are compared through Adam's first moment, 0.1 of the gradient: Adam's own first step is the sign of the
+    gradient times the rate, so parameters whose gradient is nothing but rounding may part by twice the rate."""
+    config.train.learning_rate = 1e-4
+    data, indices = (slices.y, slices.mask), np.array([0, 1, 2, 3, 4, 5, 6, 0])
+    results = []
+    for mesh in (mesh1, mesh8):
+        state = training.initial_state(config)
+        results.append(jax.device_get(train.make_step(config, mesh)(state, data, indices)))
+    (one, one_terms), (eight, eight_terms) = results
+    leaves_close(eight_terms, one_terms, rtol=1e-5)
+    leaves_close(eight.batch_stats, one.batch_stats, rtol=1e-5, atol=1e-6)
+    moments, others = one.optimizer[0].mu, eight.optimizer[0].mu
+    scale = float(optax.tree.norm(moments))
+    leaves_close(others, moments, rtol=1e-4, atol=1e-5 * scale)
+    leaves_close(eight.params, one.params, atol=2.1e-4)
+    assert int(eight.step) == int(one.step) == 1
+    parted = [np.abs(a - b) > 1e-5 for a, b in zip(*map(jax.tree.leaves, (eight.params, one.params)), strict=True)]
+    assert np.mean(np.concatenate([p.ravel() for p in parted])) < 0.05
+
+
+def test_a_sharded_step_is_the_plain_step(config, slices, mesh8):
+    state = training.initial_state(config)
+    indices = training.batch_indices(0, 0, 8, 7)
+    _, expected = jax.jit(training.make_step(config))(state, slices.y[indices], slices.mask[indices])
+    _, found = train.make_step(config, mesh8)(state, (slices.y, slices.mask), indices)
+    leaves_close(found, expected, rtol=1e-5)
+
+
+def test_draws_change_from_step_to_step(config, slices):
+    config.train.learning_rate = 0.0
+    step = jax.jit(training.make_step(config))
+    state = training.initial_state(config)
+    losses = []
+    for _ in range(2):
+        state, terms = step(state, *batch(slices))
+        losses.append(float(terms["squared_error"]))
+    assert int(state.step) == 2
+    assert losses[0] != losses[1]
+
+
+def test_loss_falls(config, slices):
+    config.train.learning_rate, config.train.schedule = 3e-3, "constant"
+    step = jax.jit(training.make_step(config))
+    state, history = training.initial_state(config), []
+    for _ in range(150):
+        state, terms = step(state, *batch(slices))
+        history.append([float(terms["loss"]), float(terms["variance_nll"])])
+    first, last = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
+    assert last[0] < 0.5 * first[0]
+    assert last[1] < first[1]
+
+
+@pytest.fixture
+def data(monkeypatch, slices):
+    """Makes the seven slices the training set, as two subjects; returns them for a test to spoil."""
+    parts = [cohort.Slices(*(part[chosen] for part in slices)) for chosen in (slice(0, 4), slice(4, 7))]
+    prepared = [Prepared(images.volume(np.zeros((2, 2, 2))), 0, part, None) for part in parts]
+    monkeypatch.setattr(cohort, "healthy", lambda config, split: [SimpleNamespace(split=split)] * 2)
+    monkeypatch.setattr(cohort, "load", lambda *_: (prepared, []))
+    return parts
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+def kill_when(monkeypatch, name, at):
+    """Ends train.train after the named function has run for the step `at`."""
+    original = train.sample if name == "sample" else train.Log.write
+
+    def lethal(*args):
+        result = original(*args)
+        if (args[2] if name == "sample" else args[1]) == at:
+            if name == "write":
+                args[0].close()
+            raise Killed
+        return result
+
+    monkeypatch.setattr(train if name == "sample" else train.Log, name, lethal)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def newest(config, workdir):
+    return checkpoints.restore_newest(workdir / "checkpoints", training.initial_state(config))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # TensorBoard's file, left open by the death of the run
+def test_resumed_training_equals_uninterrupted_training(config, data, mesh1, tmp_path, monkeypatch, capsys):
+    train.train(config, tmp_path / "whole", mesh1)
+    expected, step = newest(config, tmp_path / "whole")
+    assert step == int(expected.step) == 6
+    assert [line["step"] for line in metrics(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
+
+    # Once right after the checkpoint of step 3, once two steps later, which are then trained again.
+    for name, at in (("sample", 3), ("write", 5)):
+        workdir = tmp_path / name
+        with monkeypatch.context() as patch:
+            kill_when(patch, name, at)
+            with pytest.raises(Killed):
+                train.train(config, workdir, mesh1)
+        assert newest(config, workdir)[1] == 3
+        with open(workdir / "metrics.jsonl", "a") as file:
+            file.write('{"step": 6, "lo')  # a line cut short
+        train.train(config, workdir, mesh1)
+        found, step = newest(config, workdir)
+        assert step == 6
+        assert metrics(workdir) == metrics(tmp_path / "whole")
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+    capsys.readouterr()
+    before = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    train.train(config, tmp_path / "whole", mesh1)
+    assert "trained already" in capsys.readouterr().out
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_training_leaves(config, data, mesh1, tmp_path):
+    config.train.log_every = 2
+    train.train(config, tmp_path, mesh1)
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert set(lines[0]) == {"step", "loss", "squared_error", "kl", "variance_nll"}
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["0000003.png", "0000006.png"]
+    assert list((tmp_path / "tensorboard").iterdir())
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["TrainedOn"].startswith("2 healthy subjects, 7 slices, 16x16")
+    loaded = weights.load(config, tmp_path)
+    assert loaded.step == 6
+    assert "6 of 6 steps of 8" in loaded.trained_on
+    assert not any("norm" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(loaded.params))
+
+
+def test_logged_values_are_means_of_the_steps(config, data, mesh1, tmp_path):
+    train.train(config, tmp_path / "each", mesh1)
+    config.train.log_every = 6
+    config.train.checkpoint_every = 6
+    train.train(config, tmp_path / "all", mesh1)
+    each, (together,) = metrics(tmp_path / "each"), metrics(tmp_path / "all")
+    for name in ("loss", "kl", "squared_error", "variance_nll"):
+        assert together[name] == pytest.approx(np.mean([line[name] for line in each]), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # TensorBoard's file, left open by the exception
+def test_a_loss_that_is_not_finite_stops_training(config, data, mesh1, tmp_path):
+    """Slice 5 is spoilt and first seen in step 5: the checkpoint of step 4 is the last good one."""
+    config.train.batch_size, config.train.checkpoint_every = 1, 2
+    first = [int(training.batch_indices(config.seed, step, 1, 7)[0]) for step in range(7)]
+    spoilt = first[4]
+    part, position = (data[0], spoilt) if spoilt < 4 else (data[1], spoilt - 4)
+    part.y[position] = np.nan
+    with pytest.raises(train.Diverged, match="not finite.*step 4") as caught:
+        train.train(config, tmp_path, mesh1)
+    assert caught.value.exit_code == 3
+    state, step = newest(config, tmp_path)
+    assert step == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # as above
+def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path):
+    """A step can have a finite loss and leave parameters that have none: that state must not be kept as good."""
+    config.train.learning_rate, config.train.schedule, config.train.checkpoint_every = 1e30, "constant", 1
+    with pytest.raises(train.Diverged):
+        train.train(config, tmp_path, mesh1)
+    kept = newest(config, tmp_path)
+    if kept is not None:
+        state, _ = kept
+        _, (_, terms) = training.losses(
+            config, state.params, state.batch_stats, np.ones((1, 16, 16, 1)), np.ones((1, 16, 16, 1)), jax.random.key(0)
+        )
+        assert all(np.isfinite(value) for value in terms.values())
