@@ -78,11 +78,15 @@ def smoke() -> ml_collections.ConfigDict:
     config.train.reconstruction_weight = 4.0  # a quarter of the pixels
     config.train.log_every = 50
     config.train.checkpoint_every = 300
+    # A blurry prior misses healthy detail everywhere: without this floor the detail outweighs a lesion (see README).
+    config.model.variance_floor = 1.0
     config.restore.samples_est = 4
-    config.restore.learning_rate = 4e-2
-    config.restore.iterations = 60
+    config.restore.learning_rate = 6e-2
+    config.restore.iterations = 40
     config.restore.batch_size = 24
     config.calibrate.slices = 24
+    config.calibrate.smallest_lambda = 0.05
+    config.calibrate.largest_lambda = 50.0
     config.calibrate.lambdas = 6
     config.calibrate.bisections = 3
     return config

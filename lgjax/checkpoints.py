@@ -11,7 +11,6 @@ import shutil
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from lgjax import files
@@ -77,7 +76,8 @@ def restore_newest(folder: pathlib.Path, like: Any) -> tuple[Any, int] | None:
             print(f"warning: {error} Falling back to the one before.", flush=True)
             continue
         with ocp.StandardCheckpointer() as checkpointer:
-            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
             return checkpointer.restore((folder / str(step) / "state").absolute(), target), step
     if found:
         raise InputError(folder, "holds no valid checkpoint", "Restore it from a backup or train again")
@@ -112,7 +112,7 @@ def _verify(path: pathlib.Path, like: Any) -> None:
 def _arrays(state: Any) -> dict[str, list]:
     """Shape and dtype of every array, by its path in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): [list(np.shape(x)), str(x.dtype)] for path, x in leaves}
+    return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,10 +1,15 @@
 """Costs R(Y, X) that keep a restoration X near its observation Y; log P(Y|X) = -lambda R(Y, X).
 
-Both are plain functions of one slice; their gradients come from `jax.grad`, where |t| has the subgradient sign(0) = 0.
+Both are plain functions of one slice; their gradients come from `jax.grad` with the subgradient sign(0) = 0.
 """
 
 import jax
 import jax.numpy as jnp
+
+
+def _absolute(t: jax.Array) -> jax.Array:
+    """|t| with derivative sign(t), 0 at 0: that of `jnp.abs` is 1 there, which would push a pixel off X = Y."""
+    return t * jax.lax.stop_gradient(jnp.sign(t))
 
 
 def tv(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -17,14 +22,14 @@ def tv(x: jax.Array, y: jax.Array) -> jax.Array:
       A scalar. Differences across the last row and column are zero (no wrap-around).
     """
     change = x - y
-    rows = jnp.abs(change[1:] - change[:-1])
-    columns = jnp.abs(change[:, 1:] - change[:, :-1])
+    rows = _absolute(change[1:] - change[:-1])
+    columns = _absolute(change[:, 1:] - change[:, :-1])
     return rows.sum() + columns.sum()
 
 
 def l1(x: jax.Array, y: jax.Array) -> jax.Array:
     """sum |X - Y| of two slices [H, W, 1]; a scalar."""
-    return jnp.abs(x - y).sum()
+    return _absolute(x - y).sum()
 
 
 DATA_TERMS = {"tv": tv, "l1": l1}

@@ -13,12 +13,16 @@ from lgjax.files import atomic_write
 
 RUNS = pathlib.Path("runs")
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
+FREE = ("workers", "calibration_subjects")  # in them, what they do not depend on
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
     """Reads a recorded config.json: lets `--config=lgjax/experiment.py:W/config.json` work as any config file."""
     try:
-        return ml_collections.ConfigDict(json.loads(pathlib.Path(path).read_text()))
+        recorded = json.loads(pathlib.Path(path).read_text())
+        if not isinstance(recorded, dict):
+            raise ValueError("expected an object")
+        return ml_collections.ConfigDict(recorded)
     except (OSError, ValueError) as error:
         raise InputError(
             path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
@@ -46,7 +50,8 @@ def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
     """Raises UsageError where `config` asks for data or networks other than those recorded."""
     for part in BOUND:
         ours, theirs = as_json(config[part]), as_json(recorded[part])
-        differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        keys = (ours.keys() | theirs.keys()) - set(FREE)
+        differing = sorted(key for key in keys if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(f"{part}.{key} ({theirs.get(key)}, now {ours.get(key)})" for key in differing)
             raise UsageError(f"{workdir} was trained with other values of {names}. Use another --workdir.")
@@ -70,14 +75,15 @@ def with_recorded_config(argv: Sequence[str]) -> list[str]:
     Raises:
       UsageError: there is no recorded config.
     """
-    names = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
+    names = [word.lstrip("-").split("=")[0] if word.startswith("-") else "" for word in argv]
     if "config" in names or any(name.startswith("help") for name in names):
         return list(argv)
     if "workdir" in names:
-        position = next(i for i, word in enumerate(argv) if word.lstrip("-").split("=")[0] == "workdir")
-        word = argv[position]
-        workdir = pathlib.Path(word.split("=", 1)[1] if "=" in word else argv[position + 1])
-        added = []
+        position = names.index("workdir")
+        value = argv[position].partition("=")[2] or "".join(argv[position + 1 : position + 2])
+        if not value:
+            raise UsageError("--workdir lacks its value. Name the folder that lgjax.train wrote.")
+        workdir, added = pathlib.Path(value), []
     else:
         workdir = newest()
         added = [f"--workdir={workdir}"]

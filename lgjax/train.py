@@ -32,7 +32,7 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     """Trains to `config.train.steps`, resuming where the work directory left off."""
     experiment.record(config, workdir)
     folder = workdir / "checkpoints"
-    state, start = checkpoints.restore_newest(folder, training.initial_state(config)) or (None, 0)
+    state, start = checkpoints.restore_newest(folder, training.state_shapes(config)) or (None, 0)
     if state is None:
         state = training.initial_state(config)
     if start >= config.train.steps:

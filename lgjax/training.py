@@ -32,6 +32,15 @@ def optimizer(config) -> optax.GradientTransformation:
 
 def initial_state(config) -> TrainState:
     """The state before the first step, from `config.seed`."""
+    return jax.jit(lambda: _initial_state(config))()
+
+
+def state_shapes(config) -> TrainState:
+    """Shapes and dtypes of the state, without computing it."""
+    return jax.eval_shape(lambda: _initial_state(config))
+
+
+def _initial_state(config) -> TrainState:
     autoencoder, variance_net = models.build(config.model)
     image = jnp.zeros((1, config.data.height, config.data.width, 1))
     first, second, draw = jax.random.split(jax.random.key(config.seed), 3)

@@ -24,7 +24,7 @@ def load(config, workdir: pathlib.Path) -> Trained:
       InputError: the work directory holds no trained weights.
     """
     folder = workdir / "checkpoints"
-    restored = checkpoints.restore_newest(folder, training.initial_state(config))
+    restored = checkpoints.restore_newest(folder, training.state_shapes(config))
     if restored is None:
         raise InputError(workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}")
     state, step = restored

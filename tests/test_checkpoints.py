@@ -272,3 +272,25 @@ def test_killed_while_saving(tmp_path, capsys):
     assert_same_bits(restored, state(step))
     assert "warning" not in capsys.readouterr().out
     assert json.loads((tmp_path / "checkpoints" / str(step) / "manifest.json").read_text())["step"] == step
+
+
+CONFINED = """
+import pathlib, resource, sys
+import numpy as np
+import test_checkpoints as t
+folder = pathlib.Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    t.checkpoints.save(folder, 3, {"a": np.random.default_rng(0).normal(size=100_000)})
+except t.EnvironmentFault:
+    print("EnvironmentFault")
+"""
+
+
+def test_a_disk_that_refuses_the_arrays(folder):
+    """Orbax reports a failed write as ValueError: still a fault of the environment, still nothing left behind."""
+    command = [sys.executable, "-c", CONFINED, str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+    assert result.stdout.strip() == "EnvironmentFault", result.stderr[-500:]

@@ -196,7 +196,7 @@ def test_slices_without_a_skull_stripped_scan_ask_for_a_mask(workdir, tmp_path):
     ("binary", "arguments", "code", "words"),
     [
         ("restore", ["--workdir=/nonexistent"], 2, "Train first"),
-        ("restore", ["--nonsense=1"], 2, "nonsense"),
+        ("calibrate", ["--config=configs/vae.py:smoke", "--nonsense=1"], 2, "nonsense"),
         ("train", ["--config=configs/vae.py:nonsense"], 2, "nonsense"),
         ("train", ["--config=configs/vae.py:smoke", "--config.train.nonsense=1"], 2, "nonsense"),
         ("train", ["--config=configs/vae.py:smoke", "--device=gpu"], 4, "gpu"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 
 import ml_collections
 import pytest
@@ -184,12 +185,13 @@ def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch):
 
 # ml_collections 1.1 loads config files by a method that Python 3.12 drops.
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path):
+def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path, monkeypatch):
     config.train.learning_rate = 0.0123
     experiment.record(config, tmp_path)
     argv = experiment.with_recorded_config(
         ["restore", f"--workdir={tmp_path}", "--config.restore.iterations=9", "scan.nii.gz"]
     )
+    monkeypatch.setattr(sys, "argv", argv)  # where config_flags looks for overrides
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)

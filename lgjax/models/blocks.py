@@ -88,7 +88,7 @@ def fold(params: dict, batch_stats: dict) -> dict:
     scale = norm["scale"] * jax.lax.rsqrt(stats["var"] + BATCH_NORM_EPSILON)
     return {
         "conv": {
-            "kernel": conv["kernel"] * scale,
+            "kernel": conv["kernel"] * scale[None, None, None],
             "bias": (conv["bias"] - stats["mean"]) * scale + norm["bias"],
         }
     }
