@@ -1,7 +1,8 @@
 """Checkpoints that are verified before they are believed: Orbax for the arrays, a SHA-256 manifest for the bytes.
 
-A checkpoint is a folder `<step>/` with Orbax's files in `state/` and `manifest.json`, which lists every file's digest
-and every array's shape. It takes its final name last, so a folder with a valid manifest is complete.
+A checkpoint is a folder `<step>/` with Orbax's files in `state/`; `manifest.json`, which lists every file's digest and
+every array's shape; and `manifest.sha256`, the digest of that list. It takes its final name last, so a folder with a
+valid manifest is complete.
 """
 
 import json
@@ -35,12 +36,13 @@ def save(folder: pathlib.Path, step: int, state: Any) -> None:
         contents = {str(p.relative_to(temporary)): files.sha256(p) for p in _files(temporary / "state")}
         manifest = {"format": FORMAT, "step": step, "arrays": _arrays(state), "sha256": contents}
         files.atomic_write(temporary / "manifest.json", json.dumps(manifest, indent=1))
+        files.atomic_write(temporary / "manifest.sha256", files.sha256(temporary / "manifest.json"))
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
         for old in steps(folder)[KEPT:]:
             shutil.rmtree(folder / str(old))
-    except OSError as error:
+    except (OSError, ValueError, EnvironmentFault) as error:  # Orbax reports a failed write as ValueError
         shutil.rmtree(temporary, ignore_errors=True)
         raise EnvironmentFault(
             f"{final}: cannot be written: {error}. Free some space or name another --workdir."
@@ -76,9 +78,7 @@ def restore_newest(folder: pathlib.Path, like: Any) -> tuple[Any, int] | None:
             print(f"warning: {error} Falling back to the one before.", flush=True)
             continue
         with ocp.StandardCheckpointer() as checkpointer:
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
-            return checkpointer.restore((folder / str(step) / "state").absolute(), target), step
+            return checkpointer.restore((folder / str(step) / "state").absolute(), _on_one_device(like)), step
     if found:
         raise InputError(folder, "holds no valid checkpoint", "Restore it from a backup or train again")
     return None
@@ -93,6 +93,8 @@ def _verify(path: pathlib.Path, like: Any) -> None:
     """Raises InputError for damage, UsageError for a checkpoint that is sound but not ours."""
     remedy = "The checkpoint is not used"
     try:
+        if files.sha256(path / "manifest.json") != (path / "manifest.sha256").read_text():
+            raise ValueError("it is damaged")
         manifest = json.loads((path / "manifest.json").read_text())
         listed, arrays, version = manifest["sha256"], manifest["arrays"], manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,6 +109,12 @@ def _verify(path: pathlib.Path, like: Any) -> None:
             raise InputError(path / name, "is damaged: its SHA-256 differs from the manifest's", remedy)
     if arrays != _arrays(like):
         raise UsageError(f"{path}: belongs to another architecture. Use the config it was trained with.")
+
+
+def _on_one_device(like: Any) -> Any:
+    """What Orbax is to restore: the same arrays, on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
 
 
 def _arrays(state: Any) -> dict[str, list]:

@@ -59,7 +59,9 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
             bar.set_postfix_str(f"loss {log.loss:.1f}")
             pending = []
         if last or (i + 1) % config.train.checkpoint_every == 0:
-            checkpoints.save(folder, i + 1, jax.device_get(state))
+            final = jax.device_get(state)
+            check_finite({"a parameter": sum(float(np.abs(p).sum()) for p in jax.tree.leaves(final.params))}, folder)
+            checkpoints.save(folder, i + 1, final)
             sample(config, workdir, i + 1, state, slices)
     log.close()
 

@@ -16,8 +16,7 @@ import pytest
 from lgjax import models, runtime
 from lgjax.data.preprocess import BACKGROUND, Slices
 
-# "raise" once models.blocks.fold multiplies arrays of one rank.
-jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
