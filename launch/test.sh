@@ -4,4 +4,4 @@ source "$(dirname "$0")/setup.sh"
 ruff check lgjax configs tests
 ruff format --check --quiet lgjax configs tests
 mypy
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile "$@"

@@ -27,7 +27,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     0 all done, 2 usage, 3 some inputs failed, 4 environment, 130 and 143 on signals.
     """
     logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
+    # written aside first, so nothing is half done.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 
     def guarded(argv: Sequence[str]) -> int:
         try:

@@ -1,22 +1,16 @@
 """Lesions of the synthetic brains: where they lie, what they displace, and how they look."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-GREY = 1  # rows of the tissue fractions that lesions look at, as in phantom.CLASSES
+from lgjax.data.lattice import Lattice
+
+GREY = 1  # rows of the tissue fractions that lesions look at, as in anatomy.CLASSES
 WHITE = (5, 6)
 EDGE = 0.12  # width of a lesion's border, as a part of its radius
-
-
-class Lattice(Protocol):
-    """What lesions need to know of phantom.Lattice: smooth random fields on coarse nodes."""
-
-    nodes: np.ndarray  # [3, GX, GY, GZ] mm
-
-    def noise(self, rng: np.random.Generator, count: int, scale: float) -> np.ndarray: ...
 
 
 class Survey(NamedTuple):
@@ -48,7 +42,7 @@ def plan(kind: str, rng: np.random.Generator, survey: Survey, lattice: Lattice, 
     Args:
       kind: "glioma", "ms", "dark" or "isointense".
       survey: the healthy brain; lattice: where smooth fields live.
-      means: [8] brightness of the subject's tissues (phantom.CLASSES[:7], then outer CSF).
+      means: [8] brightness of the subject's tissues (anatomy.CLASSES[:7], then outer CSF).
     """
     if kind == "ms":
         centres, radii = _scattered(rng, survey)

@@ -3,11 +3,11 @@
     anatomies = load_anatomies(None)
     scan = make_subject(anatomies, seed=0, index=3, kind="glioma")
 
-Anatomies are tissue maps: the MNI152 templates that nilearn ships, or a folder of FreeSurfer label maps.
-Each subject draws a contrast, a smooth deformation and a scanner from its own stream, keyed by (seed, index):
-the same subject comes out in any order, in any number of workers, and a patient is its own healthy twin
-outside the lesion. Single precision is used only with +, -, *, / and square roots, whose rounding every
-machine shares; the rest is double precision, rounded to whole numbers at the end.
+Anatomies are tissue maps: the MNI152 templates that nilearn ships, or a folder of FreeSurfer label maps
+(lgjax.data.anatomy). Each subject draws a contrast, a smooth deformation and a scanner from its own stream, keyed
+by (seed, index): the same subject comes out in any order, in any number of workers, and a patient is its own
+healthy twin outside the lesion. Single precision is used only with +, -, *, / and square roots, whose rounding
+every machine shares; the rest is double precision, rounded to whole numbers at the end.
 """
 
 import functools
@@ -19,228 +19,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from lgjax.data import lesions, nifti
+from lgjax.data.anatomy import CORTEX, DEEP_WHITE, SURFACE, SURFACE_STEP, VENTRICLE, WHITE, Anatomy
+from lgjax.data.anatomy import load_anatomies as load_anatomies  # callers find it beside make_subject
+from lgjax.data.lattice import FIELD, Lattice
 from lgjax.data.volume import Scan, Volume
-from lgjax.errors import InputError, UsageError
+from lgjax.errors import UsageError
 from lgjax.files import atomic_write
 
 KINDS = ("healthy", "glioma", "ms", "dark", "isointense")
-CLASSES = ("ventricle", "cortex", "striatum", "thalamus", "pallidum", "white", "deep white", "surface")
-VENTRICLE, CORTEX, STRIATUM, THALAMUS, PALLIDUM, WHITE, DEEP_WHITE, SURFACE = range(8)
-CODES = {  # FreeSurfer labels -> class
-    VENTRICLE: (4, 5, 14, 15, 31, 43, 44, 63, 72, 213, 221),
-    CORTEX: (3, 8, 17, 18, 42, 47, 53, 54, *range(1000, 3000)),
-    STRIATUM: (11, 12, 26, 50, 51, 58),
-    THALAMUS: (9, 10, 28, 48, 49, 60),
-    PALLIDUM: (13, 52),
-    WHITE: (2, 7, 16, 25, 41, 46, 57, 77, 78, 79, 85, 192, *range(250, 256), *range(3000, 5003)),
-}
-LANDMARKS = {  # FreeSurfer labels -> MNI centres, mm, of the left half, to which label maps are turned
-    (10, 49): (-11, -19, 7),
-    (11, 50): (-13, 10, 10),
-    (12, 51): (-25, 1, 0),
-    (17, 53): (-26, -23, -14),
-    (18, 54): (-23, -4, -19),
-}
-MNI_DEEP = (  # class, MNI centre and radii in mm of one half, sideways shift per mm to the front
-    (PALLIDUM, (19.5, -4, -1), (5, 9, 7), -0.35),
-    (STRIATUM, (26, 2, 1), (6, 17, 12), -0.25),
-    (STRIATUM, (13, 12, 8), (6, 12, 12), -0.1),
-    (STRIATUM, (17, -8, 21), (5, 16, 6), -0.3),
-    (THALAMUS, (10, -18, 7), (10, 14, 10), -0.4),
-)
-SURFACE_STEP = 16.0  # the surface map stores 128 + 16 times the depth below the brain's surface in mm
-FIELD = ((-93.0, 93.0), (-125.0, 91.0), (-52.0, 60.0))  # mm, x, y and the centres of the outer slices in z
 PLANES = 2  # thin planes averaged over one slice's thickness
-NODE = 10.0  # mm between the nodes of smooth random fields
-
-
-class Anatomy(NamedTuple):
-    """Tissue maps of one head in a frame close to MNI: x to the right, y to the front, z up."""
-
-    maps: np.ndarray  # [8, X, Y, Z] uint8: fractions of CLASSES in 1/255 (the rest is outer CSF), and the surface
-    affine: np.ndarray  # [4, 4] voxel -> mm
-    top: float  # mm, height above which the brain's cross-section is under 50 cm^2
-
-
-def load_anatomies(labels: str | None) -> list[Anatomy]:
-    """Loads the heads that subjects are made from.
-
-    Args:
-      labels: a folder of FreeSurfer-style label maps (*.nii, *.nii.gz, *.mgz, in subfolders too); None: the
-        MNI152 templates inside nilearn.
-
-    Raises:
-      InputError: the folder is missing, holds no label map, or a file is no label map of a brain.
-    """
-    return list(_load(labels))
-
-
-@functools.lru_cache(maxsize=2)
-def _load(labels: str | None) -> tuple[Anatomy, ...]:
-    if labels is None:
-        return (_mni(),)
-    folder = Path(labels)
-    files = sorted(f for f in folder.rglob("*") if f.name.endswith((".nii", ".nii.gz", ".mgz")))
-    if not files:
-        raise InputError(folder, "holds no label map", "Name a folder of *.nii, *.nii.gz or *.mgz label maps")
-    with ThreadPoolExecutor(2) as pool:
-        return tuple(tqdm(pool.map(_from_labels, files), desc="label maps", total=len(files), disable=len(files) < 4))
-
-
-def _from_labels(file: Path) -> Anatomy:
-    """One FreeSurfer-style label map -> tissue maps; the deep grey matter's centre becomes (0, -5, 5) mm."""
-    try:
-        image = nib.as_closest_canonical(nib.load(file))
-        codes = np.asarray(image.dataobj).astype(np.int16).squeeze()
-    except Exception as error:
-        raise InputError(file, f"cannot be read ({error})", "Give 3-D label maps or move the file away") from error
-    table = np.full(max(int(codes.max()), 0) + 1, -1, np.int8)
-    for tissue, members in CODES.items():
-        table[[m for m in members if m < len(table)]] = tissue
-    label = table[np.maximum(codes, 0)]
-    if (label == WHITE).sum() < 1000 or (label == THALAMUS).sum() < 100:
-        raise InputError(file, "has too few voxels with FreeSurfer's brain labels", "Give aseg-like label maps")
-    box = tuple(slice(max(w.min() - 8, 0), w.max() + 9) for w in np.nonzero(label >= 0))
-    label, codes = label[box], codes[box]
-    affine = _align(codes, np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0)))
-    holes = ndimage.binary_fill_holes((label >= 0) | (codes == 24)) & (label < 0) & (codes != 24)
-    label[holes] = WHITE
-    maps = np.zeros((*label.shape, 8), np.uint8)
-    for c in CODES:
-        maps[..., c] = (_binomial((label == c).astype(np.uint8)).astype(np.uint16) * 255) // 64
-    total = maps.sum(axis=-1, dtype=np.float32)
-    total += 0.6 * (255 - total)  # label maps overstate the sulci: a voxel half fluid is called fluid
-    for c in CODES:
-        maps[..., c] = np.minimum(maps[..., c] * np.float32(255) / np.maximum(total, 1), 255)
-    _finish(maps, label >= 0, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
-    return Anatomy(np.moveaxis(maps, -1, 0), affine, _top(maps, affine))
-
-
-def _align(codes: np.ndarray, zooms: np.ndarray) -> np.ndarray:
-    """The rigid voxel -> mm map, [4, 4], that lays deep grey structures on their MNI places (Kabsch)."""
-    pairs = [
-        (np.argwhere(codes == code).mean(axis=0) * zooms, np.array([side * x, y, z], float))
-        for pair, (x, y, z) in LANDMARKS.items()
-        for code, side in zip(pair, (1, -1), strict=True)
-        if (codes == code).any()
-    ]
-    source, target = (np.array(p) for p in zip(*pairs, strict=True))
-    u, _, vt = np.linalg.svd((target - target.mean(axis=0)).T @ (source - source.mean(axis=0)))
-    rotation = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * zooms
-    affine[:3, 3] = target.mean(axis=0) - rotation @ source.mean(axis=0)
-    return affine
-
-
-def _binomial(one_hot: np.ndarray) -> np.ndarray:
-    """Smooths [X, Y, Z] 0/1 with (1, 2, 1) along each axis, sum 64: a Gaussian of 0.71 voxels in integers."""
-    for axis in range(3):
-        padded = np.pad(one_hot, [(1, 1) if a == axis else (0, 0) for a in range(3)])
-        lower, middle, upper = (
-            padded[tuple(slice(s, s + n) if a == axis else slice(None) for a, n in enumerate(one_hot.shape))]
-            for s in range(3)
-        )
-        one_hot = lower + 2 * middle + upper
-    return one_hot
-
-
-def _finish(maps: np.ndarray, tissue: np.ndarray, zooms: np.ndarray) -> None:
-    """Fills in the surface map and splits white matter by depth.
-
-    maps: [X, Y, Z, 8]. tissue: [X, Y, Z] bool. zooms: [3] mm.
-    """
-    step = 2
-    small = np.pad(tissue[::step, ::step, ::step], 6)
-    spacing = step * zooms
-    grown = ndimage.distance_transform_edt(~small, spacing) <= 8.0
-    closed = ndimage.distance_transform_edt(grown, spacing) > 8.0
-    depth = ndimage.distance_transform_edt(closed, spacing) - ndimage.distance_transform_edt(~closed, spacing)
-    white = ndimage.gaussian_filter(np.pad(maps[::step, ::step, ::step, WHITE] / 255.0, 6), 2.0)
-    deep = np.clip((white - 0.72) / 0.25, 0.0, 1.0)
-    at = np.meshgrid(*(np.arange(n) / step + 6 for n in tissue.shape), indexing="ij", sparse=False)
-    depth, deep = (ndimage.map_coordinates(f, at, order=1, mode="nearest") for f in (depth, deep))
-    maps[..., SURFACE] = np.clip(np.rint(128 + SURFACE_STEP * depth), 0, 255)
-    maps[..., DEEP_WHITE] = np.rint(maps[..., WHITE] * deep)
-    maps[..., WHITE] -= maps[..., DEEP_WHITE]
-
-
-def _top(maps: np.ndarray, affine: np.ndarray) -> float:
-    """The height in mm above which the brain, maps [X, Y, Z, 8], is smaller than 50 cm^2 across."""
-    step = 3
-    inside = np.argwhere(maps[::step, ::step, ::step, SURFACE] >= 128) * step
-    heights = np.floor(inside @ affine[2, :3] + affine[2, 3]).astype(int)
-    area = np.bincount(heights - heights.min()) * abs(np.linalg.det(affine[:3, :3])) * step**3  # mm^2 of 1 mm planes
-    area = np.convolve(area, np.full(5, 0.2), "same")
-    return float(heights.min() + np.flatnonzero(area > 5000).max())
-
-
-def _mni() -> Anatomy:
-    """The MNI152 templates, sharpened; deep grey matter and ventricles are told apart by their place."""
-    from nilearn import datasets  # heavy: only who uses the templates pays for it
-
-    names = ("gm_template", "wm_template", "brain_mask")
-    images = [getattr(datasets, f"load_mni152_{name}")(resolution=1) for name in names]
-    brain = images[2].get_fdata(dtype=np.float32) > 0
-    box = tuple(slice(max(w.min() - 8, 0), w.max() + 9) for w in np.nonzero(brain))
-    brain = brain[box]
-    grey, white = (np.clip(image.get_fdata(dtype=np.float32)[box], 0, 1) * brain for image in images[:2])
-    affine = np.array(images[2].affine, float)
-    affine[:3, 3] += [s.start for s in box]
-    x, y, z = np.ogrid[tuple(slice(affine[i, 3], affine[i, 3] + n) for i, n in enumerate(brain.shape))]
-    x, y, z = x.astype(np.float32), y.astype(np.float32), z.astype(np.float32)
-    fraction = np.zeros((*brain.shape, 8), np.float32)
-    for c, (cx, cy, cz), (rx, ry, rz), tilt in MNI_DEEP:
-        dx, dy = np.abs(x) - cx - tilt * (y - cy), y - cy
-        inside = np.clip(3 * (1.15 - (dx / rx) ** 2 - (dy / ry) ** 2 - ((z - cz) / rz) ** 2), 0, 1)
-        part = inside * np.minimum(1.6 * grey, grey + white)
-        fraction[..., c] += part
-        kept = np.maximum(grey + white - part, 0) / np.maximum(grey + white, 1e-6)
-        grey, white = grey * kept, white * kept
-    fluid = np.maximum(1 - fraction.sum(axis=-1) - grey - white, 0)
-    central = (np.abs(x) < 32) & (y > -58) & (y < 36) & (z > -14) & (z < 34) & ((np.abs(x) < 24) | (y < -20))
-    fraction[..., CORTEX], fraction[..., WHITE], fraction[..., VENTRICLE] = grey, white, fluid * central
-    sharp = fraction * fraction  # undoes some of the averaging over people
-    outer = (1.3 * fluid * ~central) ** 2
-    sharp *= (255 * brain / (sharp.sum(axis=-1) + outer + 1e-9))[..., None]
-    maps = np.floor(sharp).astype(np.uint8)
-    _finish(maps, brain, np.ones(3))
-    return Anatomy(np.moveaxis(maps, -1, 0), affine, _top(maps, affine))
-
-
-class Lattice:
-    """Smooth fields over the field of view: cubic B-splines on nodes NODE mm apart, taken slice by slice."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray):
-        """Prepares for pixels at x [NX] and y [NY] in mm."""
-        self.axes = [np.arange(low - 2 * NODE, high + 2.01 * NODE, NODE) for low, high in FIELD]
-        self.nodes = np.array(np.meshgrid(*self.axes, indexing="ij"))  # [3, GX, GY, GZ] mm
-        self._x, self._y = self._basis(0, x), self._basis(1, y).T
-
-    def _basis(self, axis: int, at: np.ndarray) -> np.ndarray:
-        t = np.abs(np.asarray(at)[:, None] - self.axes[axis]) / NODE
-        return np.where(t < 1, 2 / 3 - t * t + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
-
-    def noise(self, rng: np.random.Generator, count: int, scale: float) -> np.ndarray:
-        """Coefficients [count, GX, GY, GZ] of fields of unit variance; scale: smoothness in mm."""
-        white = rng.standard_normal((count, *self.nodes.shape[1:]))
-        smooth = ndimage.gaussian_filter(white, (0, *[scale / NODE] * 3), mode="wrap")
-        spline = smooth
-        for axis in (1, 2, 3):  # the values at the nodes
-            spline = ndimage.convolve1d(spline, [1 / 6, 2 / 3, 1 / 6], axis, mode="wrap")
-        return smooth / spline.std(axis=(1, 2, 3), keepdims=True)
-
-    def plane(self, coefficients: np.ndarray, z: float) -> np.ndarray:
-        """The fields [C, GX, GY, GZ] on the pixels of the plane at z mm, [C, NX, NY] float32."""
-        layer = coefficients @ self._basis(2, np.array([z]))[0]
-        return (self._x @ layer @ self._y).astype(np.float32)
 
 
 class _Subject(NamedTuple):
@@ -374,7 +167,10 @@ class _Grid(NamedTuple):
 
 
 def _grid(slices: int, spacing: float, thickness: float) -> _Grid:
-    """Lays `slices` slices evenly over the brain between the middle of the cerebellum and the vertex."""
+    """Lays `slices` slices evenly over FIELD's heights, from the lower cerebellum to just below the vertex.
+
+    The lowest slices can lie under a small brain, or under a label map that ends early: those are empty.
+    """
     if slices < 1 or not 0.25 <= spacing <= 8 or not 0 < thickness <= 20:
         raise UsageError(
             f"phantom: expected slices >= 1, 0.25 <= spacing <= 8 and 0 < thickness <= 20 mm, "
@@ -461,11 +257,13 @@ def make_subject(
       anatomies: what load_anatomies returned; the subject draws one of them.
       seed, index: name the subject; the same pair is the same brain whatever its kind.
       kind: one of KINDS.
-      slices, spacing, thickness: axial slices evenly over the brain, pixel size in mm, slice thickness in mm.
+      slices, spacing, thickness: axial slices evenly from the lower cerebellum to just below the vertex, pixel size
+        in mm, slice thickness in mm.
 
     Returns:
       The skull-stripped scan, [124, 144, slices] at 1.5 mm: whole numbers, 0 outside the brain, at least 1
-      inside. The lesion mask is all false for a healthy subject.
+      inside. Some heads end above the lowest slices, which are then all 0. The lesion mask is all false for a
+      healthy subject.
     """
     if kind not in KINDS:
         raise UsageError(f"phantom: expected a kind among {', '.join(KINDS)}, got {kind!r}")
