@@ -10,9 +10,7 @@ started=$SECONDS
 list=$(IFS=,; echo "${methods[*]}")
 python -m lgjax.train --config=configs/vae.py:smoke --workdir="$workdir"
 python -m lgjax.calibrate --workdir="$workdir" --method="$list"
-for method in "${methods[@]}"; do
-  python -m lgjax.restore --workdir="$workdir" --method="$method" --input="$input" --output="$workdir/restored/$method"
-done
+python -m lgjax.restore --workdir="$workdir" --method="$list" --input="$input" --output="$workdir/restored"
 predictions=$(printf ",$workdir/restored/%s" "${methods[@]}")
 python -m lgjax.eval --predictions="${predictions:1}" --labels="$input" --output="$workdir/evaluation"
 echo "demo: $((SECONDS - started)) s without installation"

@@ -129,7 +129,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Folder of a trained and calibrated model; default: the newest in runs/.")
     flags.DEFINE_string("input", "phantom:test", "NIfTI file, BIDS, BraTS or plain folder, or phantom:test[:COUNT].")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
-    flags.DEFINE_string("method", None, "Method; default: the config's restore.method.")
+    flags.DEFINE_list("method", None, "Methods, separated by commas; several get a folder each in the output.")
     flags.DEFINE_string("mask", None, "Brain mask of a single scan; default: what is not zero in a stripped scan.")
     flags.DEFINE_integer("max_voxels", nifti.MAX_VOXELS, "Refuse scans that declare more voxels.", lower_bound=1)
     flags.DEFINE_bool("assume_ras", False, "Take a scan that states no orientation as RAS.")
@@ -153,7 +153,10 @@ def main(_) -> int:
         single_slice=arguments.slice,
     )
     mesh = runtime.start()
-    return restore(arguments.method or config.restore.method, config, workdir, subjects, folder, mesh)
+    names = arguments.method or [config.restore.method]
+    folders = [folder / name if len(names) > 1 else folder for name in names]
+    codes = [restore(name, config, workdir, subjects, f, mesh) for name, f in zip(names, folders, strict=True)]
+    return max(codes)
 
 
 if __name__ == "__main__":
