@@ -165,14 +165,14 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         grid = figure.subplots(len(panels), 5, squeeze=False)
         for index, (name, panel) in enumerate(panels.items()):
-            _draw_row(grid[index], name, _crop(panel, rows, columns), first=index == 0)
+            _draw_row(grid[index], name, _crop(panel, rows, columns), _top(panel), first=index == 0)
         titles = ("Input", "Reference", "Restored", "Anomaly, sd", "Detected at 1 % FPR")
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title)
         return _encode(figure, "png")
 
 
-def _draw_row(row: Sequence[Axes], name: str, panel: Panels, *, first: bool) -> None:
+def _draw_row(row: Sequence[Axes], name: str, panel: Panels, top: float, *, first: bool) -> None:
     """Draws input, reference (where there is one), restored, anomaly, detected; the first two only if `first`."""
     source, restored, anomaly, detected = row[0], *row[-3:]
     values = panel.image[panel.brain] if panel.brain.any() else panel.image
@@ -190,8 +190,7 @@ def _draw_row(row: Sequence[Axes], name: str, panel: Panels, *, first: bool) -> 
     restored.set_ylabel(_plain(name), fontsize=8)
     if panel.restored is not None:
         restored.imshow(panel.restored, **grey)
-    top = float(np.percentile(np.abs(panel.anomaly[panel.brain]), 99.5)) if panel.brain.any() else 1.0
-    top, signed = max(top, 1e-3), bool(panel.anomaly.min() < 0)
+    signed = bool(panel.anomaly.min() < 0)
     limits: Any = {"vmin": -top, "vmax": top, "cmap": "RdBu_r"} if signed else {"vmin": 0, "vmax": top}
     shown = anomaly.imshow(panel.anomaly, aspect=panel.aspect, **{"cmap": "magma", **limits})
     anomaly.figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
@@ -203,6 +202,11 @@ def _draw_row(row: Sequence[Axes], name: str, panel: Panels, *, first: bool) -> 
     for axes in row:
         if axes.images:
             _sides(axes, dark=axes is not anomaly or not signed)
+
+
+def _top(panel: Panels) -> float:
+    """The end of the colour scale of an anomaly map, in standard deviations of the brain."""
+    return max(float(np.percentile(np.abs(panel.anomaly[panel.brain]), 99.5)) if panel.brain.any() else 1.0, 1e-3)
 
 
 def _sides(axes: Axes, *, dark: bool) -> None:
@@ -286,10 +290,10 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> bytes:
         figure = Figure(figsize=(9.6, height * len(panels) + 0.7), layout="constrained", facecolor="white")
         grid = figure.subplots(len(panels), 4, squeeze=False)
         for row, (name, panel) in zip(grid, rows.items(), strict=True):
-            _draw_row(row, name, _crop(panel, *box), first=True)
+            _draw_row(row, name, _crop(panel, *box), max(map(_top, panels)), first=True)
         for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", "Detected at 1 % FPR"), strict=True):
             axes.set_title(text)
-        figure.suptitle(_plain(title), fontsize=9)
+        figure.suptitle(title, fontsize=9)
         return _encode(figure, "png")
 
 

@@ -86,13 +86,13 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
 
 
 def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> bytes:
-    """A PNG of the three slices with most anomaly, at least a tenth of the brain apart, in radiological view."""
+    """A PNG of the three slices with most detected anomaly, at least a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
     parts = [
         figures.radiological(part, affine)
         for part in (prepared.image.data, found.restored, found.anomaly, found.masks["0.01"], found.brain)
     ]
-    weight = np.abs(parts[2]).sum(axis=(0, 1))
+    weight = (np.abs(parts[2]) * (parts[3] + 1e-6)).sum(axis=(0, 1))
     apart = max(1, int((weight > 0).sum() / 10))
     chosen: list[int] = []
     for index in np.argsort(-weight):
