@@ -86,7 +86,7 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
 
 
 def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> bytes:
-    """A PNG of the three slices with most detected anomaly, at least a tenth of the brain apart, in radiological view."""
+    """A PNG of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
     parts = [
         figures.radiological(part, affine)
