@@ -93,8 +93,9 @@ def start(device: str | None = None) -> Mesh:
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
+        reason = f" ({error})" if str(error) else ""
         raise EnvironmentFault(
-            f"--device={wanted}: no such device can be used{f' ({error})' if str(error) else ''}. Install lgjax[cuda12], lgjax[cuda13] or "
+            f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
             "lgjax[tpu] on a machine that has one, or use --device=cpu."
         ) from error
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lgjax" / "xla"
