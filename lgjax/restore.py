@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from lgjax import __version__, calibrations, detection, experiment, methods, outputs, runtime, weights
+from lgjax import __version__, calibrate, calibrations, detection, experiment, methods, outputs, runtime, weights
 from lgjax.data import cohort, nifti, sources
 from lgjax.data.cohort import Prepared
 from lgjax.data.sources import Subject
@@ -29,13 +29,16 @@ CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 
 
 def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], folder: pathlib.Path, mesh) -> int:
-    """Restores subjects with one calibrated method.
+    """Restores subjects with one method, which it calibrates first if nobody has.
 
     Returns:
       The exit code: 0, or 3 if some subjects failed.
     """
     method = methods.parse(name)
     trained = weights.load(config, workdir)
+    if not calibrations.path(workdir, method.name).exists():
+        print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
+        calibrate.calibrate([name], config, workdir, mesh)
     calibration = calibrations.load(config, workdir, method.name, trained.digest)
     score = "signed" if method.signed else config.restore.score
     strength = calibration["Lambda"] or 0.0

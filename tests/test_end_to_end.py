@@ -180,6 +180,22 @@ def test_eval_of_the_phantom_writes_what_it_promises(workdir, tmp_path):
     assert len((result / "subjects.tsv").read_text().splitlines()) == 1 + len(phantom.KINDS)
 
 
+def test_restore_calibrates_what_nobody_calibrated(workdir, tmp_path):
+    record = workdir / "calibration" / "vae_reconstruction.json"
+    assert not record.exists()
+    scan = oblique_scan(tmp_path)
+    arguments = (
+        f"--workdir={workdir}",
+        f"--input={scan}",
+        f"--output={tmp_path / 'out'}",
+        "--method=vae_reconstruction",
+    )
+    said = ok(lgjax("restore", *arguments)).stdout
+    assert "calibrating" in said
+    assert json.loads(record.read_text())["Method"] == "vae_reconstruction"
+    assert (tmp_path / "out" / "sub-ascan" / "anat").is_dir()
+
+
 def test_slices_without_a_skull_stripped_scan_ask_for_a_mask(workdir, tmp_path):
     head = nifti.Volume(
         np.random.default_rng(0).uniform(50, 900, (40, 40, 8)).astype(np.float32), np.eye(4), None, "", "head"
