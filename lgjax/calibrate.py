@@ -36,7 +36,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
     if leaked := [p.image.source for p in prepared if p.image.sha256 in seen]:
         raise UsageError(f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart.")
     for method in chosen:
-        runner = methods.Runner(method, config, trained.params, mesh)
+        runner = methods.runner(method, config, trained.params, mesh)
         search = search_strength(method, runner, prepared, config) if method.restores else None
         found = healthy_thresholds(method, runner, prepared, search.strength if search else 0.0)
         record = {
@@ -47,7 +47,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
             "CalibrationSubjects": [p.image.sha256 for p in prepared],
             "ConfigSHA256": calibrations.digest(config),
             "WeightsSHA256": trained.digest,
-            "TrainedOn": trained.trained_on,
+            "TrainedOn": trained.words(method.model),
             "Versions": runtime.versions(),
         }
         path = calibrations.path(workdir, method.name)
@@ -86,7 +86,7 @@ def search_strength(method, runner: methods.Runner, prepared: Sequence[Prepared]
 def healthy_thresholds(method, runner, prepared: Sequence[Prepared], strength: float) -> dict:
     """Thresholds of every score on the brain voxels of healthy subjects, at their own resolution."""
     changes = [
-        methods.change(runner, subject, strength)[0][subject.placement.brain]
+        methods.restore(runner, subject, strength).change[subject.placement.brain]
         for subject in tqdm(prepared, f"thresholds of {method.name}", unit="subject")
     ]
     pooled = np.concatenate(changes)

@@ -10,8 +10,9 @@ from lgjax.errors import InputError, UsageError
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
     "data": ("source", "train_subjects", "calibration_subjects", "workers"),
-    "restore": ("batch_size", "score", "method"),
+    "restore": ("batch_size", "score", "method", "slice_step"),
     "model": (),
+    "gmm": (),
 }
 
 

@@ -4,6 +4,7 @@ vae_lg_neural_tv = the VAE's local Gaussian with the variance network, and TV as
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,16 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgjax import models, priors, restoration, runtime
-from lgjax.baselines import intensity
+from lgjax import priors, restoration, runtime
+from lgjax.baselines import anogan, gmm, intensity
 from lgjax.data import preprocess
 from lgjax.data.cohort import Prepared
 from lgjax.data.preprocess import Slices
 from lgjax.data_terms import DATA_TERMS
 from lgjax.errors import InputError, UsageError
+from lgjax.models import MODELS
+from lgjax.models.networks import Networks
+from lgjax.priors import Prior
 
-PRIORS = ("reconstruction", "lg_est", "lg_neural")
-BASELINES = ("intensity",)
+BASELINES = ("intensity", "gmm")  # nothing is trained for them
 
 
 class Method(NamedTuple):
@@ -29,17 +32,36 @@ class Method(NamedTuple):
     name: str
     model: str  # "" for baselines
     prior: str  # "" for baselines
-    term: str  # "" where nothing is iterated
+    term: str  # "" where no prior is climbed
 
     @property
     def restores(self) -> bool:
-        """Whether the method iterates, and so has a lambda to calibrate."""
+        """Whether it climbs a prior, and so has a lambda to calibrate."""
         return bool(self.term)
 
     @property
     def signed(self) -> bool:
         """Whether the score is Y - X with its sign (plain intensity) rather than a distance."""
         return self.name == "intensity"
+
+    @property
+    def pictures(self) -> bool:
+        """Whether Y - score is a picture of a healthy brain (not for the distance to the tissue classes of gmm)."""
+        return self.name != "gmm"
+
+
+def available() -> dict[str, Method]:
+    """All methods by name. A model that is searched (anogan) gives its own name to the method."""
+    found = [Method(name, "", "", "") for name in BASELINES]
+    for model, module in MODELS.items():
+        for prior in module.PRIORS:
+            if prior == "search":
+                found.append(Method(model, model, prior, ""))
+            elif prior == "reconstruction":
+                found.append(Method(f"{model}_{prior}", model, prior, ""))
+            else:
+                found += [Method(f"{model}_{prior}_{term}", model, prior, term) for term in DATA_TERMS]
+    return {method.name: method for method in found}
 
 
 def parse(name: str) -> Method:
@@ -48,18 +70,24 @@ def parse(name: str) -> Method:
     Raises:
       UsageError: there is no such method; the message lists those that exist.
     """
-    if name in BASELINES:
-        return Method(name, "", "", "")
-    found = [
-        Method(f"{model}_{prior}" + (f"_{term}" if term else ""), model, prior, term)
-        for model in models.MODELS
-        for prior in PRIORS
-        for term in ([""] if prior == "reconstruction" else DATA_TERMS)
-    ]
-    for method in found:
-        if method.name == name:
-            return method
-    raise UsageError(f"there is no method {name!r}. Choose among {', '.join([*BASELINES, *(m.name for m in found)])}.")
+    methods = available()
+    if name in methods:
+        return methods[name]
+    why = ""
+    model, _, rest = name.partition("_")
+    for prior, need in (("elbo", "an evidence lower bound"), ("lg_est", "a posterior to draw from")):
+        if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].PRIORS:
+            why = f": {model} has no {need.split(' ', 1)[1]}"
+    raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
+
+
+def check_model(method: Method, config) -> None:
+    """Raises UsageError where a method needs another model than the one that a config describes."""
+    if method.model not in ("", config.model.name):
+        raise UsageError(
+            f"{method.name} needs the model {method.model}, and the config describes {config.model.name}. "
+            f"Train it: python -m lgjax.train --config=configs/{method.model}.py"
+        )
 
 
 # (params, y, mask, index, strength) -> (x, Trace or None); y, mask: [N, H, W, 1]; index, strength: [N]
@@ -70,43 +98,56 @@ def restorer(method: Method, config) -> Restorer:
     """The pure function that restores a batch of slices with one method; each slice depends on itself alone.
 
     Args:
-      method: from `parse`.
+      method: from `parse`, not gmm, which needs whole volumes.
       config: the whole config.
     """
-    if method.name == "intensity":
-        return lambda params, y, mask, index, strength: (intensity.restore(y, mask), None)
-    if method.prior == "reconstruction":
-        return functools.partial(_reconstruct, config)
-    return functools.partial(_restore, method, config)
+
+    def restore(params, y, mask, index, strength):
+        one = intensity.restore
+        if method.model:
+            one = functools.partial(_restore, method, config, MODELS[method.model].bind(config, params))
+        return jax.vmap(one)(y, mask, restoration.slice_keys(config.seed, index), strength)
+
+    return restore
 
 
-def _reconstruct(config, params, y, mask, index, strength):
-    networks = models.bind(config.model, params)
-    x = jax.vmap(functools.partial(priors.reconstruct, networks))(y)
-    return jnp.where(mask > 0, x, y), None
-
-
-def _restore(method: Method, config, params, y, mask, index, strength):
-    networks = models.bind(config.model, params)
+def _restore(method: Method, config, networks: Networks, y, mask, key, strength):
+    """Restores one slice."""
     settings = config.restore
-    prior = {
-        "lg_est": lambda: priors.local_gaussian_estimated(networks, settings.samples_est, config.model.variance_floor),
-        "lg_neural": lambda: priors.local_gaussian_neural(networks, settings.samples_neural),
-    }[method.prior]()
-
-    def one(y, mask, key, strength):
-        return restoration.restore(
+    if method.prior == "reconstruction":
+        return jnp.where(mask > 0, networks.reconstruct(y), y), None
+    if method.prior == "search":
+        return anogan.search(
+            networks,
             y,
             mask,
             key,
-            prior=prior,
-            data_term=DATA_TERMS[method.term],
-            optimizer=restoration.optimizer(settings.optimizer, settings.learning_rate),
-            strength=strength,
+            latent_size=config.model.latent_size,
             iterations=settings.iterations,
+            learning_rate=settings.learning_rate,
         )
+    return restoration.restore(
+        y,
+        mask,
+        key,
+        prior=_prior(method, config, networks, y),
+        data_term=DATA_TERMS[method.term],
+        optimizer=restoration.optimizer(settings.optimizer, settings.learning_rate),
+        strength=strength,
+        iterations=settings.iterations,
+    )
 
-    return jax.vmap(one)(y, mask, restoration.slice_keys(config.seed, index), strength)
+
+def _prior(method: Method, config, networks: Networks, y: jax.Array) -> Prior:
+    """The gradient that a method's restoration of the slice y climbs."""
+    settings = config.restore
+    if method.prior == "elbo":
+        return priors.elbo(networks)
+    if method.prior == "lg_est":
+        return priors.local_gaussian_estimated(networks, settings.samples_est, config.model.variance_floor)
+    observed = {"restored": None, "observed": y}[settings.variance_at]
+    samples = settings.get("samples_neural", 1)  # an exact code (aae) has nothing to draw
+    return priors.local_gaussian_neural(networks, samples, observed, settings.deviation_limit)
 
 
 class Runner:
@@ -117,11 +158,15 @@ class Runner:
 
     def __init__(self, method: Method, config, params, mesh: jax.sharding.Mesh):
         """Places the parameters on every device of the mesh."""
+        check_model(method, config)
         self.mesh = mesh
         self.devices = mesh.devices.size
         self.batch_size = -(-config.restore.batch_size // self.devices) * self.devices
+        self.iterations = config.restore.iterations if method.prior not in ("", "reconstruction") else None
         self.params = jax.device_put(params, runtime.replicated(mesh))
         self.function = jax.jit(restorer(method, config))
+        self.compiled: Callable | None = None  # for the present batch size
+        self.seconds: list[float] = []  # of every batch since the last call of `seconds_per_iteration`
 
     def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, restoration.Trace | None]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
@@ -137,27 +182,67 @@ class Runner:
             padded = [np.pad(a, [(0, self.batch_size - n)] + [(0, 0)] * (a.ndim - 1)) for a in part]
             try:
                 arrays = jax.device_put(padded, runtime.batch_sharding(self.mesh))
-                x, trace = jax.device_get(self.function(self.params, *arrays))
+                if self.compiled is None:
+                    self.compiled = self.function.lower(self.params, *arrays).compile()
+                began = time.perf_counter()
+                x, trace = jax.device_get(self.compiled(self.params, *arrays))
             except jax.errors.JaxRuntimeError as error:
                 self._halve(error)
                 continue
+            self.seconds.append(time.perf_counter() - began)
             yield x[:n], jax.tree.map(lambda a, n=n: a[:n], trace)
             start += n
+
+    def seconds_per_iteration(self) -> float | None:
+        """Median over the batches since the last call, without compilation; None for methods without a loop."""
+        seconds, self.seconds = self.seconds, []
+        return float(np.median(seconds)) / self.iterations if self.iterations and seconds else None
 
     def _halve(self, error: Exception) -> None:
         """Halves the batch after an out-of-memory error; raises any other error, and this one when it cannot."""
         if not runtime.is_out_of_memory(error) or self.batch_size <= self.devices:
             raise error
         self.batch_size = -(-self.batch_size // (2 * self.devices)) * self.devices
+        self.compiled = None
         print(f"out of device memory: going on with batches of {self.batch_size}", flush=True)
 
 
-def change(runner: Runner, subject: Prepared, strength: float) -> tuple[np.ndarray, restoration.Trace | None]:
-    """Restores one subject.
+class VolumeRunner:
+    """The counterpart of `Runner` for gmm, which looks at all slices of one volume at once."""
 
-    Returns:
-      Y - X on the scan's own grid, [X, Y, Z] float32, in standard deviations of the brain; and the traces of its
-      slices, each [N, iterations] (None for methods without a loop).
+    STEP = 16  # slices: volumes are padded to a multiple of it, so that few programs are compiled
+
+    def __init__(self, config):
+        """Takes the whole config; its batch size is only stated with results, since a volume is never split."""
+        self.batch_size = config.restore.batch_size
+        self.function = jax.jit(functools.partial(gmm.distance_map, **config.gmm))
+
+    def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, None]]:
+        """Yields the slices of one volume minus their score, once; `strength` means nothing here."""
+        n = len(slices.index)
+        pad = [(0, -n % self.STEP), (0, 0), (0, 0), (0, 0)]
+        score = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
+        yield slices.y - score, None
+
+    def seconds_per_iteration(self) -> None:
+        """None: the iterations of EM are not those of a restoration."""
+
+
+def runner(method: Method, config, params, mesh: jax.sharding.Mesh) -> "Runner | VolumeRunner":
+    """What runs a method on slices, batch by batch or volume by volume."""
+    return VolumeRunner(config) if method.name == "gmm" else Runner(method, config, params, mesh)
+
+
+class Restored(NamedTuple):
+    """One subject, restored."""
+
+    change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in standard deviations of the brain
+    traces: restoration.Trace | None  # of its slices, each [N, iterations]; None for methods without a loop
+    seconds_per_iteration: float | None  # of a batch, without compilation
+
+
+def restore(runner: Runner | VolumeRunner, subject: Prepared, strength: float) -> Restored:
+    """Restores one subject with one lambda.
 
     Raises:
       InputError: the restoration diverged.
@@ -173,4 +258,5 @@ def change(runner: Runner, subject: Prepared, strength: float) -> tuple[np.ndarr
             "Lower --config.restore.learning_rate, calibrate and restore again",
         )
     traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
-    return preprocess.from_slices(difference, subject.placement), traces
+    change = preprocess.from_slices(difference, subject.placement)
+    return Restored(change, traces, runner.seconds_per_iteration())

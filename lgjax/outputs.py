@@ -11,22 +11,34 @@ from lgjax.data import nifti
 from lgjax.data.cohort import Prepared
 
 UNITS = {"anomaly": "standard deviations of the brain", "restored": "as the input", "mask": "1 = inside"}
-DONE = ("InputSHA256", "Method", "Score", "ConfigSHA256", "WeightsSHA256", "Lambda", "Thresholds", "Version")
+DONE = (
+    "InputSHA256",
+    "Method",
+    "Score",
+    "ConfigSHA256",
+    "WeightsSHA256",
+    "Lambda",
+    "Thresholds",
+    "SliceStep",
+    "Version",
+)
 
 
 class Detection(NamedTuple):
     """Everything found in one scan, on its own grid, [X, Y, Z]."""
 
-    restored: np.ndarray  # float32, in the input's intensity units
+    restored: np.ndarray | None  # float32, in the input's intensity units; None for methods that draw none
     anomaly: np.ndarray  # float32, in standard deviations of the brain
     masks: dict[str, np.ndarray]  # bool, score above the threshold, by false positive rate ("0.01")
     brain: np.ndarray  # bool
 
 
-def detect(prepared: Prepared, change: np.ndarray, anomaly: np.ndarray, thresholds: dict[str, float]) -> Detection:
-    """Turns a change Y - X and its anomaly map, [X, Y, Z], into what is written."""
+def detect(
+    prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, thresholds: dict[str, float]
+) -> Detection:
+    """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written."""
     brain = prepared.placement.brain
-    restored = prepared.image.data - change * np.float32(prepared.placement.std)
+    restored = None if change is None else prepared.image.data - change * np.float32(prepared.placement.std)
     masks = {rate: (anomaly > threshold) & brain for rate, threshold in thresholds.items()}
     return Detection(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
 
@@ -70,11 +82,12 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
     """
     done = file(folder, subject, "desc-anomaly_T2w", "json")
     done.unlink(missing_ok=True)  # while anything is replaced, the subject counts as unfinished
-    images = {
-        "desc-restored_T2w": (found.restored, np.float32, UNITS["restored"]),
+    images: dict[str, tuple[np.ndarray, type, str]] = {
         "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
         "desc-anomaly_T2w": (found.anomaly, np.float32, UNITS["anomaly"]),
     }
+    if found.restored is not None:
+        images["desc-restored_T2w"] = (found.restored, np.float32, UNITS["restored"])
     for rate, mask in found.masks.items():
         images[f"label-lesion_desc-{rate_name(rate)}_mask"] = (mask, np.uint8, UNITS["mask"])
     for entities, (data, dtype, _) in images.items():
@@ -88,11 +101,10 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
 def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> bytes:
     """A PNG of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
-    parts = [
-        figures.radiological(part, affine)
-        for part in (prepared.image.data, found.restored, found.anomaly, found.masks["0.01"], found.brain)
-    ]
-    weight = (np.abs(parts[2]) * (parts[3] + 1e-6)).sum(axis=(0, 1))
+    volumes = (prepared.image.data, found.restored, found.anomaly, found.masks["0.01"], found.brain)
+    parts = [None if part is None else figures.radiological(part, affine) for part in volumes]
+    anomaly, detected = parts[2:4]
+    weight = (np.abs(anomaly) * (detected + 1e-6)).sum(axis=(0, 1))
     apart = max(1, int((weight > 0).sum() / 10))
     chosen: list[int] = []
     for index in np.argsort(-weight):
@@ -101,7 +113,7 @@ def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) ->
     aspect = figures.pixel_aspect(affine)
     rows = {}
     for index in sorted(chosen, reverse=True):
-        image, restored, anomaly, mask, brain = (part[..., index] for part in parts)
-        rows[f"slice {index}"] = figures.Panels(image, restored, anomaly, mask, None, brain, aspect)
+        image, restored, *rest, brain = (None if part is None else part[..., index] for part in parts)
+        rows[f"slice {index}"] = figures.Panels(image, restored, *rest, None, brain, aspect)
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     return figures.scan_figure(rows, title)

@@ -5,33 +5,13 @@ are constants of the step, so nothing is back-propagated through a network and a
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from lgjax.models.vae import Posterior
+from lgjax.models.networks import Networks
 
 Prior = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class Networks(NamedTuple):
-    """A trained model as pure functions of a batch, parameters bound, normalisation frozen."""
-
-    encode: Callable[[jax.Array], Posterior]  # [N, H, W, 1] -> Q(z|X)
-    decode: Callable[[jax.Array], jax.Array]  # latents -> [N, H, W, 1]
-    variance: Callable[[jax.Array], jax.Array]  # [N, H, W, 1] -> sigma2, [N, H, W, 1], floor included
-
-
-def decoder_samples(networks: Networks, x: jax.Array, key: jax.Array, samples: int) -> jax.Array:
-    """g(z_l) for l = 1..L with z_l ~ Q(z|x), [L, H, W, 1], for one slice x, [H, W, 1]."""
-    posterior = networks.encode(x[None])
-    z = jax.vmap(posterior.sample)(jax.random.split(key, samples))
-    return networks.decode(z[:, 0])
-
-
-def reconstruct(networks: Networks, x: jax.Array) -> jax.Array:
-    """g(mean of Q(z|x)), [H, W, 1]: the auto-encoder's reconstruction of one slice, without noise."""
-    return networks.decode(networks.encode(x[None]).mean)[0]
 
 
 def gaussian_gradient(x: jax.Array, mu: jax.Array, sigma2: jax.Array) -> jax.Array:
@@ -54,17 +34,36 @@ def local_gaussian_estimated(networks: Networks, samples: int, floor: float) -> 
         raise ValueError(f"lg_est needs at least 2 samples for a variance, got {samples}")
 
     def gradient(x, key):
-        draws = decoder_samples(networks, x, key, samples)
+        draws = networks.samples(x, key, samples)
         return gaussian_gradient(x, draws.mean(axis=0), draws.var(axis=0, ddof=1) + floor)
 
     return gradient
 
 
-def local_gaussian_neural(networks: Networks, samples: int) -> Prior:
-    """`lg_neural`: mean from L decoder samples, variance from the variance network at X^i."""
+def local_gaussian_neural(
+    networks: Networks, samples: int, observed: jax.Array | None = None, deviation_limit: float = 0.0
+) -> Prior:
+    """`lg_neural`: mean from L decoder samples, variance from the variance network.
+
+    Args:
+      networks: the trained model.
+      samples: L.
+      observed: the slice at which the variance is evaluated, once (the authors' code); None: at every X^i (the paper).
+      deviation_limit: pixels with |mu - x| / sigma above it feel no prior (the authors' code: 70.7); 0: no limit.
+    """
+    kept = None if observed is None else networks.variance(observed)
 
     def gradient(x, key):
-        mu = decoder_samples(networks, x, key, samples).mean(axis=0)
-        return gaussian_gradient(x, mu, networks.variance(x[None])[0])
+        mu = networks.samples(x, key, samples).mean(axis=0)
+        sigma2 = networks.variance(x) if kept is None else kept
+        pull = gaussian_gradient(x, mu, sigma2)
+        if deviation_limit:
+            pull = jnp.where(jnp.abs(mu - x) <= deviation_limit * jnp.sqrt(sigma2), pull, 0.0)
+        return pull
 
     return gradient
+
+
+def elbo(networks: Networks) -> Prior:
+    """`elbo`: gradient of the evidence lower bound through encoder and decoder, one draw of the latents (MAP rows)."""
+    return jax.grad(networks.elbo)

@@ -35,6 +35,7 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
       The exit code: 0, or 3 if some subjects failed.
     """
     method = methods.parse(name)
+    methods.check_model(method, config)
     trained = weights.load(config, workdir)
     if not calibrations.path(workdir, method.name).exists():
         print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
@@ -47,15 +48,18 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
         "Score": score,
         "Lambda": calibration["Lambda"],
         "Thresholds": calibration["Thresholds"][score],
-        "TrainedOn": trained.trained_on,
+        "TrainedOn": trained.words(method.model),
         "CalibrationSubjects": calibration["CalibrationSubjects"],
         "ConfigSHA256": calibration["ConfigSHA256"],
         "WeightsSHA256": trained.digest,
         "Version": __version__,
+        "Search": calibration["Search"],
+        "SliceStep": config.restore.slice_step,
+        "Grid": [config.data.height, config.data.width],
         "Device": runtime.describe(jax.devices()),
         "Notice": "Research use only. Not a medical device.",
     }
-    runner = methods.Runner(method, config, trained.params, mesh)
+    runner = methods.runner(method, config, trained.params, mesh)
     outputs.describe_dataset(folder)
     failures, skipped = [], 0
     bar = tqdm(prepare_all(subjects, config, folder, common), method.name, len(subjects), unit="scan")
@@ -67,14 +71,16 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
             skipped += 1
         else:
             try:
-                change, traces = methods.change(runner, result, strength)
+                restored = methods.restore(runner, result, strength)
             except InputError as error:
                 failures.append((subject.identifier, error))
                 tqdm.write(f"failed: {error}")
                 continue
-            anomaly = detection.anomaly(change, score)
+            anomaly = detection.anomaly(restored.change, score)
+            change = restored.change if method.pictures else None
             found = outputs.detect(result, change, anomaly, common["Thresholds"])
-            outputs.write(folder, subject.identifier, result, found, provenance(common, result.image, result, traces))
+            about = provenance({**common, "BatchSize": runner.batch_size}, result, restored)
+            outputs.write(folder, subject.identifier, result, found, about)
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
@@ -90,18 +96,18 @@ def prepare_all(
             image = subject.image()
             if outputs.is_done(folder, subject.identifier, {**common, "InputSHA256": image.sha256}):
                 return image
-            return cohort.prepare(dataclasses.replace(subject, image=lambda: image), grid)
+            return cohort.prepare(dataclasses.replace(subject, image=lambda: image), grid, config.restore.slice_step)
         except InputError as error:
             return error
 
     return zip(subjects, cohort.ahead(attempt, subjects, config.data.workers), strict=True)
 
 
-def provenance(common: dict, image: Volume, prepared: Prepared, traces) -> dict:
+def provenance(common: dict, prepared: Prepared, restored: methods.Restored) -> dict:
     """What the sidecars of one subject say."""
-    convergence = None
-    if traces is not None:
-        means = {field: np.mean(values, axis=0) for field, values in traces._asdict().items()}
+    image, convergence = prepared.image, None
+    if restored.traces is not None:
+        means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
         kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
         convergence = {"iteration": kept.tolist()} | {k: [float(f"{v:.6g}") for v in m[kept]] for k, m in means.items()}
     return {
@@ -110,6 +116,7 @@ def provenance(common: dict, image: Volume, prepared: Prepared, traces) -> dict:
         **common,
         "FilledVoxels": prepared.filled,
         "Slices": len(prepared.slices.index),
+        "SecondsPerIteration": restored.seconds_per_iteration,
         "Warnings": list(image.warnings),
         "Convergence": convergence,
     }

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lgjax import checkpoints, experiment, figures, files, models, runtime, training
 from lgjax.data import cohort
 from lgjax.errors import LgjaxError
+from lgjax.models import MODELS
 
 
 class Diverged(LgjaxError):
@@ -60,7 +61,7 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
             pending = []
         if last or (i + 1) % config.train.checkpoint_every == 0:
             final = jax.device_get(state)
-            check_finite({"a parameter": sum(float(np.abs(p).sum()) for p in jax.tree.leaves(final.params))}, folder)
+            check_finite({"a parameter": sum(float(np.abs(p).sum()) for p in jax.tree.leaves(final.variables))}, folder)
             checkpoints.save(folder, i + 1, final)
             sample(config, workdir, i + 1, state, slices)
     log.close()
@@ -84,12 +85,12 @@ class Log:
     def __init__(self, workdir: pathlib.Path, start: int):
         """Keeps what was logged up to step `start`; later lines belong to a part that is now trained again."""
         self.path = workdir / "metrics.jsonl"
-        self.lines = []
+        lines = []
         self.loss = math.nan
         if start and self.path.exists():
             entries = (json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}"))
-            self.lines = [json.dumps(entry) for entry in entries if entry["step"] <= start]
-        files.atomic_write(self.path, "".join(line + "\n" for line in self.lines))
+            lines = [json.dumps(entry) for entry in entries if entry["step"] <= start]
+        files.atomic_write(self.path, "".join(line + "\n" for line in lines))
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
 
     def write(self, step: int, terms: list[dict]) -> dict[str, float]:
@@ -130,11 +131,18 @@ def trained_on(config, prepared: list[cohort.Prepared]) -> dict:
 
 
 def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState, slices) -> None:
-    """Draws eight slices, their reconstructions and predicted deviations into samples/."""
-    networks = models.bind(config.model, models.freeze(state.params, state.batch_stats))
+    """Draws eight slices and what the model makes of them into samples/."""
+    networks = MODELS[config.model.name].bind(config, models.freeze(state.variables))
     x = slices.y[np.linspace(0, len(slices.y) - 1, 10).astype(int)[1:-1]]
-    parts = jax.device_get((networks.decode(networks.encode(x).mean), networks.variance(x) ** 0.5))
-    picture = figures.samples_figure(x[..., 0], parts[0][..., 0], parts[1][..., 0])
+    rows = {"input": x}
+    if networks.reconstruct:
+        rows["reconstruction"] = jax.vmap(networks.reconstruct)(x)
+    if networks.variance:
+        rows["predicted sd"] = jax.vmap(networks.variance)(x) ** 0.5
+    if networks.generate:
+        z = jax.random.normal(jax.random.key(config.seed), (len(x), config.model.latent_size))
+        rows["generated"] = jax.vmap(networks.generate)(z)
+    picture = figures.samples_figure({name: np.asarray(row)[..., 0] for name, row in rows.items()})
     files.atomic_write(workdir / "samples" / f"{step:07d}.png", picture)
 
 

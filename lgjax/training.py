@@ -8,26 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lgjax import models
-from lgjax.models import vae, variance
+from lgjax.models import MODELS
 
 
 class TrainState(NamedTuple):
     """All that a resumed run needs to go on as if it had not stopped."""
 
     step: jax.Array  # number of steps taken
-    params: Any  # {"autoencoder": ..., "variance": ...}
-    batch_stats: Any  # running statistics of the auto-encoder's normalisation
+    variables: Any  # {"params": ..., "batch_stats": running statistics of normalisation}, by network
     optimizer: optax.OptState
 
 
 def optimizer(config) -> optax.GradientTransformation:
-    """Adam with the learning rate and schedule of `config.train`."""
+    """Adam with the learning rate, momentum (its b1) and schedule of `config.train`."""
     schedules = {
         "constant": optax.constant_schedule(config.learning_rate),
         "cosine": optax.cosine_decay_schedule(config.learning_rate, config.steps),
     }
-    return optax.adam(schedules[config.schedule])
+    return optax.adam(schedules[config.schedule], b1=config.momentum)
 
 
 def initial_state(config) -> TrainState:
@@ -41,47 +39,27 @@ def state_shapes(config) -> TrainState:
 
 
 def _initial_state(config) -> TrainState:
-    autoencoder, variance_net = models.build(config.model)
-    image = jnp.zeros((1, config.data.height, config.data.width, 1))
-    first, second, draw = jax.random.split(jax.random.key(config.seed), 3)
-    variables = autoencoder.init(first, image, draw)
-    params = {"autoencoder": variables["params"], "variance": variance_net.init(second, image)["params"]}
-    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer(config.train).init(params))
-
-
-def losses(config, params, batch_stats, x, mask, key) -> tuple[jax.Array, tuple[Any, dict]]:
-    """The sum of both networks' losses for one batch; neither sends gradients into the other.
-
-    Args:
-      params, batch_stats: as in TrainState.
-      x, mask: [N, H, W, 1].
-      key: for the draw of z.
-
-    Returns:
-      The loss, and (new running statistics, the terms by name).
-    """
-    autoencoder, variance_net = models.build(config.model)
-    variables = {"params": params["autoencoder"], "batch_stats": batch_stats}
-    (reconstruction, posterior), updates = autoencoder.apply(variables, x, key, True, mutable=["batch_stats"])
-    elbo_loss, terms = vae.negative_elbo(x, reconstruction, posterior, config.train.reconstruction_weight)
-    log_variance = variance_net.apply({"params": params["variance"]}, x)
-    nll = variance.negative_log_likelihood(x - reconstruction, log_variance, mask, config.model.variance_floor)
-    terms = {"loss": elbo_loss, **terms, "variance_nll": nll}
-    return elbo_loss + nll, (updates["batch_stats"], terms)
+    variables = MODELS[config.model.name].initialise(config, jax.random.key(config.seed))
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer(config.train).init(variables["params"]))
 
 
 def make_step(config) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]:
     """Returns step(state, x, mask) -> (next state, loss terms), pure; its draws depend on the seed and step alone."""
     transform = optimizer(config.train)
+    losses = MODELS[config.model.name].losses
     seed = config.seed
 
     def step(state, x, mask):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient = jax.grad(lambda p: losses(config, p, state.batch_stats, x, mask, key), has_aux=True)
-        gradients, (batch_stats, terms) = gradient(state.params)
-        updates, optimizer_state = transform.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, batch_stats, optimizer_state), terms
+        params, stats = state.variables["params"], state.variables["batch_stats"]
+
+        def loss(params):
+            return losses(config, {"params": params, "batch_stats": stats}, x, mask, key)
+
+        gradients, (stats, terms) = jax.grad(loss, has_aux=True)(params)
+        updates, optimizer_state = transform.update(gradients, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
+        return TrainState(state.step + 1, {"params": params, "batch_stats": stats}, optimizer_state), terms
 
     return step
 

@@ -16,6 +16,10 @@ class Trained(NamedTuple):
     step: int
     trained_on: str  # in words
 
+    def words(self, model: str) -> str:
+        """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
+        return self.trained_on if model else "nothing (the method is not trained)"
+
 
 def load(config, workdir: pathlib.Path) -> Trained:
     """Loads the newest valid checkpoint, normalisation folded away.
@@ -33,6 +37,4 @@ def load(config, workdir: pathlib.Path) -> Trained:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
     words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
-    return Trained(
-        models.freeze(state.params, state.batch_stats), checkpoints.weights_digest(folder, step), step, words
-    )
+    return Trained(models.freeze(state.variables), checkpoints.weights_digest(folder, step), step, words)

@@ -15,6 +15,7 @@ import pytest
 
 from lgjax import models, runtime
 from lgjax.data.preprocess import BACKGROUND, Slices
+from lgjax.models import MODELS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -65,11 +66,8 @@ def config():
 
 
 def random_variables(config, seed: int = 0):
-    """Parameters and running statistics of untrained networks in which normalisation is far from the identity."""
-    autoencoder, variance_net = models.build(config.model)
-    image = jax.ShapeDtypeStruct((1, config.data.height, config.data.width, 1), np.float32)
-    key = jax.random.key(seed)
-    shapes = jax.eval_shape(autoencoder.init, key, image, key)
+    """{"params", "batch_stats"} of untrained networks in which normalisation is far from the identity."""
+    shapes = jax.eval_shape(lambda key: MODELS[config.model.name].initialise(config, key), jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -80,21 +78,19 @@ def random_variables(config, seed: int = 0):
             values = rng.uniform(low, high, leaf.shape)
         return values.astype(np.float32)
 
-    trees = shapes["params"], jax.eval_shape(variance_net.init, key, image)["params"], shapes["batch_stats"]
-    first, second, stats = (jax.tree_util.tree_map_with_path(draw, tree) for tree in trees)
-    return {"autoencoder": first, "variance": second}, stats
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @pytest.fixture
 def variables(config):
-    """({"autoencoder": ..., "variance": ...}, running statistics) of random networks for `config`."""
+    """Variables of random networks for `config`."""
     return random_variables(config)
 
 
 @pytest.fixture
 def params(variables):
     """The same networks frozen for restoration."""
-    return models.freeze(*variables)
+    return models.freeze(variables)
 
 
 @pytest.fixture

@@ -7,13 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from lgjax import methods, models
+from lgjax import methods
+from lgjax.baselines import gmm
 from lgjax.data import preprocess
 from lgjax.data.cohort import Prepared
 from lgjax.data.preprocess import BACKGROUND, Grid, Slices
 from lgjax.errors import InputError, UsageError
+from lgjax.models import MODELS
 
-RESTORING = ["vae_lg_est_l1", "vae_lg_est_tv", "vae_lg_neural_l1", "vae_lg_neural_tv"]
+RESTORING = [f"vae_{prior}_{term}" for prior in ("elbo", "lg_est", "lg_neural") for term in ("l1", "tv")]
 ALL = ["intensity", "vae_reconstruction", *RESTORING]
 
 
@@ -39,6 +41,11 @@ def pick(slices, chosen):
     ("name", "model", "prior", "term"),
     [
         ("intensity", "", "", ""),
+        ("gmm", "", "", ""),
+        ("anogan", "anogan", "search", ""),
+        ("aae_reconstruction", "aae", "reconstruction", ""),
+        ("dae_reconstruction", "dae", "reconstruction", ""),
+        ("vae_elbo_tv", "vae", "elbo", "tv"),
         ("vae_reconstruction", "vae", "reconstruction", ""),
         ("vae_lg_est_tv", "vae", "lg_est", "tv"),
         ("vae_lg_est_l1", "vae", "lg_est", "l1"),
@@ -49,7 +56,7 @@ def pick(slices, chosen):
 def test_parse(name, model, prior, term):
     method = methods.parse(name)
     assert method == (name, model, prior, term)
-    assert method.restores == (name in RESTORING)
+    assert method.restores == bool(term)
     assert method.signed == (name == "intensity")
 
 
@@ -62,8 +69,49 @@ def test_unknown_names_list_the_known(name):
     assert all(methods.parse(other).name == other for other in listed)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("aae_lg_est_tv", "aae has no posterior to draw from"), ("aae_elbo_tv", "aae has no evidence lower bound")],
+)
+def test_what_a_model_cannot_do_is_said(name, why):
+    with pytest.raises(UsageError, match=why):
+        methods.parse(name)
+
+
+def test_a_method_needs_its_own_model(config, params, mesh1):
+    with pytest.raises(UsageError, match=r"gmvae_elbo_tv needs the model gmvae.*configs/gmvae.py"):
+        methods.runner(methods.parse("gmvae_elbo_tv"), config, params, mesh1)
+    methods.runner(methods.parse("intensity"), config, params, mesh1)
+
+
+def test_gmm_sees_a_whole_volume(config, params, mesh1, slices):
+    """In any batch size and order of slices, the score is the distance to the classes of all slices together."""
+    strength = np.zeros(7, np.float32)
+    (x, trace), *rest = methods.runner(methods.parse("gmm"), config, params, mesh1)(slices, strength)
+    assert not rest
+    assert trace is None
+    expected = gmm.distance_map(slices.y, slices.mask, **config.gmm)
+    np.testing.assert_allclose(slices.y - x, expected, rtol=1e-3, atol=1e-4)
+    config.restore.batch_size = 2
+    backwards = pick(slices, slice(None, None, -1))
+    ((other, _),) = methods.runner(methods.parse("gmm"), config, params, mesh1)(backwards, strength)
+    np.testing.assert_allclose(other[::-1], x, rtol=1e-3, atol=1e-4)
+
+
+def test_seconds_per_iteration_leave_compilation_out(config, params, mesh1, slices):
+    runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
+    join(runner(slices, np.ones(7, np.float32)))
+    assert len(runner.seconds) == 2  # batches of four
+    expected = np.median(runner.seconds) / config.restore.iterations
+    assert runner.seconds_per_iteration() == pytest.approx(expected)
+    assert runner.seconds_per_iteration() is None  # counted once
+    other = methods.Runner(methods.parse("vae_reconstruction"), config, params, mesh1)
+    join(other(slices, np.ones(7, np.float32)))
+    assert other.seconds_per_iteration() is None  # no iterations
+
+
 def test_every_default_is_a_method(experiments):
-    for variant in ("paper", "smoke"):
+    for variant in experiments.VARIANTS:
         assert methods.parse(experiments.get_config(variant).restore.method).restores
 
 
@@ -75,8 +123,7 @@ def test_intensity_scores_the_z_score(config, params, mesh1, slices):
 
 def test_reconstruction_has_no_loop(config, params, mesh1, slices):
     x, trace = run("vae_reconstruction", config, params, mesh1, slices)
-    networks = models.bind(config.model, params)
-    expected = networks.decode(networks.encode(slices.y).mean)
+    expected = jax.vmap(MODELS["vae"].bind(config, params).reconstruct)(slices.y)
     np.testing.assert_allclose(x, np.where(slices.mask > 0, expected, slices.y), atol=1e-5)
     assert trace is None
 
@@ -162,6 +209,19 @@ def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
     assert all(np.abs(together[i] - together[i + 1]).max() > 1e-4 for i in range(3))
 
 
+class Uncompiled:
+    """A plain function in the place of a jitted one."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def lower(self, *_):
+        return self
+
+    def compile(self):
+        return self.function
+
+
 def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes."):
     """Makes the runner's function fail, as a device does, on more than `most` slices at once."""
     function = runner.function
@@ -172,7 +232,7 @@ def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory a
             raise jax.errors.JaxRuntimeError(message)
         return function(params, y, *rest)
 
-    runner.function = limited
+    runner.function, runner.compiled = Uncompiled(limited), None
 
 
 @pytest.mark.parametrize(("batch_size", "most", "tried"), [(7, 3, [7, 4, 2, 2, 2, 2]), (4, 1, [4, 2, *[1] * 7])])
@@ -232,7 +292,7 @@ def subject():
 @pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
 def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
     runner = methods.Runner(methods.parse(name), config, params, mesh1)
-    change, traces = methods.change(runner, subject, 1.0)
+    change, traces, _ = methods.restore(runner, subject, 1.0)
     assert change.shape == subject.image.data.shape
     assert change.dtype == np.float32
     assert (change[subject.image.data == 0] == 0).all()
@@ -253,7 +313,7 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
     ramp = np.where(brain, 100 + np.indices(brain.shape)[axis], 0).astype(np.float32)
     slices, placement = preprocess.to_slices(ramp, brain, images.affine(), Grid(16, 16, 2.0))
     runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
-    change, _ = methods.change(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0)
+    change = methods.restore(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0).change
     shown = brain & (change != 0)  # slices at the poles have too little brain
     assert shown.sum() > 0.9 * brain.sum()
     assert np.corrcoef(change[shown], ramp[shown])[0, 1] > 0.97
@@ -263,7 +323,7 @@ def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subjec
     config = settings(config, 4, iterations=40, rate=1e30)
     runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
     with pytest.raises(InputError, match=r"made: its restoration diverged in \d+ slices.*learning_rate"):
-        methods.change(runner, subject, 1.0)
+        methods.restore(runner, subject, 1.0)
 
 
 def test_one_bad_slice_is_counted(config, params, mesh1, subject):
@@ -274,9 +334,9 @@ def test_one_bad_slice_is_counted(config, params, mesh1, subject):
         x, trace = function(params, y, mask, index, strength)
         return np.where(np.asarray(index)[:, None, None, None] == subject.slices.index[2], np.nan, x), trace
 
-    runner.function = spoilt
+    runner.function = Uncompiled(spoilt)
     with pytest.raises(InputError, match="diverged in 1 slices"):
-        methods.change(runner, subject, 1.0)
+        methods.restore(runner, subject, 1.0)
 
 
 def test_background_is_background(slices):

@@ -1,5 +1,6 @@
 """Networks: architecture as method.md states it, folding, independence of the batch, and losses against NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,25 +17,20 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def encode(config, params, stats, x, train=False):
-    autoencoder, _ = models.build(config.model)
-    return autoencoder.apply({"params": params["autoencoder"], "batch_stats": stats}, x, train, method="encode")
+def encode(config, variables, x, normalise=True):
+    tree = {name: part["autoencoder"] for name, part in variables.items()}
+    return vae.network(config, normalise).apply(tree, x, method="encode")
 
 
-def decode(config, params, stats, z, train=False):
-    autoencoder, _ = models.build(config.model)
-    return autoencoder.apply({"params": params["autoencoder"], "batch_stats": stats}, z, train, method="decode")
+def decode(config, variables, z, normalise=True):
+    tree = {name: part["autoencoder"] for name, part in variables.items()}
+    return vae.network(config, normalise).apply(tree, z, method="decode")
 
 
 def kernels(experiments):
     """Kernel shapes of the paper's networks by path, nothing computed."""
     config = experiments.paper()
-    autoencoder, variance_net = models.build(config.model)
-    image, key = jax.ShapeDtypeStruct((1, 128, 128, 1), jnp.float32), jax.random.key(0)
-    trees = {
-        "autoencoder": jax.eval_shape(autoencoder.init, key, image, key)["params"],
-        "variance": jax.eval_shape(variance_net.init, key, image)["params"],
-    }
+    trees = jax.eval_shape(lambda key: vae.initialise(config, key), jax.random.key(0))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(trees)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves if p[-1].key == "kernel"}
 
@@ -70,7 +66,7 @@ def test_architecture_of_the_paper(experiments):
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 192), (192, 256)])
 def test_shapes_of_the_paper(experiments, height, width):
     config = experiments.paper()
-    autoencoder, variance_net = models.build(config.model)
+    autoencoder, variance_net = vae.network(config), variance.network(config)
     x, key = jax.ShapeDtypeStruct((3, height, width, 1), jnp.float32), jax.random.key(0)
     # The same parameters serve every size: they are made at 128.
     made_at = jax.ShapeDtypeStruct((1, 128, 128, 1), jnp.float32)
@@ -86,23 +82,42 @@ def test_shapes_of_the_paper(experiments, height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 24), (20, 4)])
 def test_fold_keeps_the_function(config, variables, height, width):
-    params, stats = variables
-    networks = models.bind(config.model, models.freeze(params, stats))
+    folded = {"params": models.freeze(variables)}
     x, z = normal(3, height, width, 1), normal(3, height // 4, width // 4, 4, seed=1)
-    folded, plain = networks.encode(x), encode(config, params, stats, x)
+    found, plain = encode(config, folded, x, normalise=False), encode(config, variables, x)
     # Sums of at most 72 products in another order: 1e-5 of values near 1.
-    np.testing.assert_allclose(folded.mean, plain.mean, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(folded.log_variance, plain.log_variance, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(networks.decode(z), decode(config, params, stats, z), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.mean, plain.mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.log_variance, plain.log_variance, rtol=1e-5, atol=1e-5)
+    again = decode(config, folded, z, normalise=False)
+    np.testing.assert_allclose(again, decode(config, variables, z), rtol=1e-5, atol=1e-5)
 
 
 def test_fold_has_something_to_fold(config, variables):
-    params, stats = variables
+    stats = variables["batch_stats"]
     standard = jax.tree_util.tree_map_with_path(lambda p, x: np.full_like(x, p[-1].key == "var"), stats)
     x = normal(3, 16, 16, 1)
-    assert np.abs(encode(config, params, stats, x).mean - encode(config, params, standard, x).mean).max() > 0.1
-    folded = models.freeze(params, stats)["autoencoder"]
+    other = encode(config, {**variables, "batch_stats": standard}, x)
+    assert np.abs(encode(config, variables, x).mean - other.mean).max() > 0.1
+    folded = models.freeze(variables)
     assert not any("norm" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(folded))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides"), [(8, 3, 1), (8, 3, 2), (7, 3, 2), (8, 1, 2), (6, 1, 1), (9, 5, 3)]
+)
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_conv_has_the_gradients_of_flax(size, kernel, strides, padding):
+    ours, flax = (conv(5, (kernel, kernel), strides=strides, padding=padding) for conv in (blocks.Conv, nn.Conv))
+    x = normal(2, size, size + 1, 3)
+    variables = flax.init(jax.random.key(0), x)
+    weights = normal(*flax.apply(variables, x).shape, seed=1)
+
+    def gradients(module):
+        return jax.grad(lambda v, x: (module.apply(v, x) * weights).sum(), argnums=(0, 1))(variables, x)
+
+    np.testing.assert_array_equal(ours.apply(variables, x), flax.apply(variables, x))
+    for found, expected in zip(*(jax.tree.leaves(gradients(m)) for m in (ours, flax)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_normalised_conv_by_numpy():
@@ -120,41 +135,79 @@ def test_normalised_conv_by_numpy():
 
 
 def test_a_slice_does_not_know_its_batch(config, params):
-    networks = models.bind(config.model, params)
+    folded = {"params": params}
     x, z = normal(5, 16, 16, 1), normal(5, 4, 4, 4, seed=1)
     x[3:] *= 100  # neighbours of another scale
     z[3:] *= 100
-    for together, alone in [
-        (networks.encode(x).mean, networks.encode(x[1:2]).mean),
-        (networks.encode(x).log_variance, networks.encode(x[1:2]).log_variance),
-        (networks.decode(z), networks.decode(z[1:2])),
-        (networks.variance(x), networks.variance(x[1:2])),
-    ]:
+    together, alone = (encode(config, folded, part, normalise=False) for part in (x, x[1:2]))
+    pairs = [*zip(together, alone, strict=True)]
+    pairs += [tuple(decode(config, folded, part, normalise=False) for part in (z, z[1:2]))]
+    pairs += [tuple(variance.predict(config, params["variance"], part) for part in (x, x[1:2]))]
+    for together, alone in pairs:
         np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_training_mode_does_know_its_batch(config, variables):
     """The counterpart of the test above: what frozen statistics spare us."""
-    params, stats = variables
-    autoencoder, _ = models.build(config.model)
+    tree = {name: part["autoencoder"] for name, part in variables.items()}
     x = normal(5, 16, 16, 1)
     x[3:] *= 100
     together, alone = (
-        autoencoder.apply(
-            {"params": params["autoencoder"], "batch_stats": stats}, batch, True, method="encode", mutable="batch_stats"
-        )[0].mean[1]
+        vae.network(config).apply(tree, batch, True, method="encode", mutable="batch_stats")[0].mean[1]
         for batch in (x, x[:2])
     )
     assert np.abs(together - alone).max() > 0.1
 
 
-def test_variance_is_above_its_floor(config, params):
-    config.model.variance_floor = 0.25
-    sigma2 = models.bind(config.model, params).variance(normal(2, 16, 16, 1))
-    _, net = models.build(config.model)
-    log_variance = net.apply({"params": params["variance"]}, normal(2, 16, 16, 1))
-    np.testing.assert_allclose(sigma2, np.exp(log_variance) + 0.25, rtol=1e-6)
-    assert variance.variance(jnp.float32(-1000.0), 0.25) == 0.25
+def test_networks_of_one_slice(config, params):
+    """`bind` gives the network's own functions, a slice at a time."""
+    networks, folded, key = vae.bind(config, params), {"params": params}, jax.random.key(2)
+    x = normal(16, 16, 1)
+    posterior = encode(config, folded, x[None], normalise=False)
+    expected = decode(config, folded, posterior.mean, normalise=False)[0]
+    np.testing.assert_allclose(networks.reconstruct(x), expected, rtol=1e-5, atol=1e-5)
+    draws = np.asarray(networks.samples(x, key, 3))
+    assert draws.shape == (3, 16, 16, 1)
+    assert len(np.unique(draws[:, 8, 8, 0])) == 3
+    many = np.asarray(networks.samples(x, key, 4000))
+    mean_latent = many.mean(axis=0)
+    assert np.abs(mean_latent - expected).mean() < np.abs(draws[0] - expected).mean()
+    sigma2 = variance.predict(config, params["variance"], x[None])[0]
+    np.testing.assert_allclose(networks.variance(x), sigma2, rtol=1e-6)
+
+
+def test_elbo_of_one_slice_by_numpy(config, params):
+    """Over many draws, the bound is -w E|X - g(z)|^2 - KL by the network's own samples."""
+    config.model.reconstruction_weight = 0.7
+    networks, folded = vae.bind(config, params), {"params": params}
+    x = normal(16, 16, 1)
+    found = jax.vmap(lambda key: networks.elbo(x, key))(jax.random.split(jax.random.key(0), 2000))
+    kl = vae.kl_to_standard_normal(encode(config, folded, x[None], normalise=False))[0]
+    draws = networks.samples(x, jax.random.key(1), 2000)
+    bounds = -0.7 * ((x[None] - draws) ** 2).sum(axis=(1, 2, 3)) - kl
+    error = 4 * np.hypot(found.std(), bounds.std()) / np.sqrt(2000)
+    assert abs(float(found.mean() - bounds.mean())) < error
+    assert found.std() > 0  # one draw each
+
+
+@pytest.mark.parametrize("target", ["likelihood", "absolute"])
+def test_variance_is_above_its_floor(config, params, target):
+    config.model.variance_floor, config.model.variance_target = 0.25, target
+    x = normal(2, 16, 16, 1)
+    output = np.asarray(variance.network(config).apply({"params": params["variance"]}, x))
+    expected = np.exp(output) if target == "likelihood" else output**2
+    np.testing.assert_allclose(variance.predict(config, params["variance"], x), expected + 0.25, rtol=1e-5)
+
+
+def test_absolute_target_by_numpy(config, params):
+    """The authors' loss: mean over the brain of (prediction - |X - g(z)|)^2."""
+    config.model.variance_target = "absolute"
+    x, reconstruction = normal(2, 16, 16, 1), normal(2, 16, 16, 1, seed=1)
+    mask = (normal(2, 16, 16, 1, seed=2) > 0).astype(np.float32)
+    output = np.asarray(variance.network(config).apply({"params": params["variance"]}, x))
+    expected = ((output - np.abs(x - reconstruction)) ** 2)[mask > 0].mean()
+    loss = variance.loss(config, params["variance"], x, reconstruction, mask)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_upsample():
@@ -206,37 +259,42 @@ def test_kl_sums_the_latents_of_each_image():
 def test_negative_elbo_by_numpy():
     x, reconstruction = normal(3, 4, 6, 1), normal(3, 4, 6, 1, seed=1)
     posterior = vae.Posterior(normal(3, 1, 2, 2, seed=2), normal(3, 1, 2, 2, seed=3))
-    loss, terms = vae.negative_elbo(x, reconstruction, posterior, 5.0)
-    squared = sum(float(((x[i] - reconstruction[i]) ** 2).sum()) for i in range(3)) / 3
+    error, divergence = vae.negative_elbo(x, reconstruction, posterior, 5.0)
+    squared = [float(((x[i] - reconstruction[i]) ** 2).sum()) for i in range(3)]
     mean, log_variance = posterior
-    kl = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance)).sum() / 3
-    assert terms["squared_error"] == pytest.approx(squared, rel=1e-5)
-    assert terms["kl"] == pytest.approx(kl, rel=1e-5)
-    assert loss == pytest.approx(5 * squared + kl, rel=1e-5)
+    kl = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(error, 5 * np.array(squared), rtol=1e-5)
+    np.testing.assert_allclose(divergence, kl, rtol=1e-5)
 
 
-def test_variance_likelihood_is_best_at_the_mean_squared_residual():
-    n, floor = 50, 0.02
-    residual = normal(n, 3, 4, 1) * np.linspace(0.3, 2, 12, dtype=np.float32).reshape(1, 3, 4, 1)
-    mask = np.ones_like(residual)
-    mask[:, 0, 0] = 0
-    expected = (residual.astype(np.float64) ** 2).mean(axis=0, keepdims=True)
-    best = np.log(expected - floor).astype(np.float32)
+def test_likelihood_is_best_at_the_mean_squared_residual():
+    residual = normal(50, 3, 4, 1) * np.linspace(0.3, 2, 12, dtype=np.float32).reshape(1, 3, 4, 1)
+    expected = (residual.astype(np.float64) ** 2).mean(axis=0)
+    best = np.log(expected).astype(np.float32)
 
-    def loss(log_variance, residual=residual):
-        spread = jnp.broadcast_to(log_variance, residual.shape)
-        return variance.negative_log_likelihood(residual, spread, mask, floor)
+    def loss(log_variance):
+        sigma2 = jnp.broadcast_to(jnp.exp(log_variance), residual.shape)
+        return variance.negative_log_likelihood(residual, sigma2).mean()
 
     np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-7)
-    assert np.abs(jax.grad(loss)(best + 0.1)[0, 1:]).min() > 1e-4
+    assert np.abs(jax.grad(loss)(best + 0.1)).min() > 1e-4
     assert loss(best) < min(loss(best - 0.2), loss(best + 0.2))
-    np.testing.assert_array_equal(jax.grad(loss)(best + 1)[0, 0, 0], 0)  # outside the brain
-    np.testing.assert_array_equal(jax.grad(loss, argnums=1)(best, jnp.asarray(residual)), np.zeros_like(residual))
-    # Its value: the normal's negative log density without log(2 pi) / 2, a mean over the brain.
+    # Its value: the normal's negative log density without log(2 pi) / 2.
     density = -stats.norm.logpdf(residual, 0, np.sqrt(expected)) - np.log(2 * np.pi) / 2
-    assert loss(best) == pytest.approx((density * mask).sum() / mask.sum(), rel=1e-5)
+    assert loss(best) == pytest.approx(density.mean(), rel=1e-5)
 
 
-def test_variance_likelihood_without_brain_is_finite():
-    zero = jnp.zeros((1, 2, 2, 1))
-    assert variance.negative_log_likelihood(zero + 1, zero, zero, 1e-3) == 0
+@pytest.mark.parametrize("target", ["likelihood", "absolute"])
+def test_variance_loss_counts_the_brain_and_stops_gradients(config, params, target):
+    config.model.variance_target = target
+    x, reconstruction = normal(2, 16, 16, 1), normal(2, 16, 16, 1, seed=1)
+    mask = (normal(2, 16, 16, 1, seed=2) > 0).astype(np.float32)
+
+    def loss(reconstruction, mask=mask):
+        return variance.loss(config, params["variance"], x, reconstruction, mask)
+
+    np.testing.assert_array_equal(jax.grad(loss)(reconstruction), 0)
+    elsewhere = np.where(mask > 0, reconstruction, 99.0)
+    assert float(loss(elsewhere)) == pytest.approx(float(loss(reconstruction)), rel=1e-6)
+    assert float(loss(reconstruction + 1)) != pytest.approx(float(loss(reconstruction)), rel=1e-3)
+    assert float(loss(reconstruction, np.zeros_like(mask))) == 0  # no brain: finite

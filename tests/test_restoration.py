@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax import models, priors, restoration
+from lgjax import priors, restoration
 from lgjax.data_terms import DATA_TERMS, l1, tv
-from lgjax.models.vae import Posterior
-from lgjax.priors import Networks
+from lgjax.models import MODELS
+from lgjax.models.networks import Networks
 
 KEY = jax.random.key(7)
 SHAPE = (4, 4, 1)
@@ -25,16 +25,10 @@ def quadratic(x, y):
     return 0.5 * ((x - y) ** 2).sum()
 
 
-def point(mean):
-    """A posterior without variance: a draw is its mean."""
-    return Posterior(mean, jnp.full_like(mean, -jnp.inf))
-
-
 def fixed(mu, sigma2) -> priors.Prior:
     """The local Gaussian prior of networks that answer mu and sigma2 to everything: log P = log N(mu, sigma2)."""
     networks = Networks(
-        encode=lambda x: point(jnp.zeros((len(x), 1, 1, 1))),
-        decode=lambda z: jnp.broadcast_to(mu, (len(z), *mu.shape)),
+        samples=lambda x, key, count: jnp.broadcast_to(mu, (count, *mu.shape)),
         variance=lambda x: jnp.broadcast_to(sigma2, x.shape),
     )
     return priors.local_gaussian_neural(networks, samples=1)
@@ -46,9 +40,13 @@ MATRIX = 0.9 * np.kron(POOLING, POOLING)  # A of mu = A x, on 4x4 images as vect
 
 def linear(sigma2) -> priors.Prior:
     """Networks with a linear encoder (2x2 means) and decoder (0.9 nearest neighbour), so that mu = A x."""
+
+    def reconstruct(x):
+        z = x.reshape(2, 2, 2, 2, 1).mean(axis=(1, 3))
+        return 0.9 * jnp.repeat(jnp.repeat(z, 2, axis=0), 2, axis=1)
+
     networks = Networks(
-        encode=lambda x: point(x.reshape(len(x), 2, 2, 2, 2, 1).mean(axis=(2, 4))),
-        decode=lambda z: 0.9 * jnp.repeat(jnp.repeat(z, 2, axis=1), 2, axis=2),
+        samples=lambda x, key, count: jnp.stack([reconstruct(x)] * count),
         variance=lambda x: jnp.full_like(x, sigma2),
     )
     return priors.local_gaussian_neural(networks, samples=2)
@@ -244,7 +242,7 @@ def test_adam_bounds_the_move(rate):
 
 @pytest.mark.parametrize("name", ["adam", "gradient"])
 def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
-    networks = models.bind(config.model, params)
+    networks = MODELS["vae"].bind(config, params)
     prior, iterations, rate = priors.local_gaussian_estimated(networks, 3, 0.5), 4, 1e-2
     y, mask = jnp.asarray(slices.y[0]), jnp.asarray(slices.mask[0])
     looped, _ = restore(y, mask, prior=prior, data_term=quadratic, name=name, rate=rate, iterations=iterations)
@@ -258,7 +256,7 @@ def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
 
 
 def test_the_same_program_gives_the_same_bits(slices, config, params):
-    networks = models.bind(config.model, params)
+    networks = MODELS["vae"].bind(config, params)
     run = jax.jit(
         lambda y, mask: restoration.restore(
             y,

@@ -13,6 +13,7 @@ import pytest
 from lgjax import checkpoints, train, training, weights
 from lgjax.data import cohort
 from lgjax.data.cohort import Prepared
+from lgjax.models import vae
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
@@ -54,30 +55,36 @@ def batch(slices):
     return np.concatenate([slices.y, slices.y[:1]]), np.concatenate([slices.mask, slices.mask[:1]])
 
 
+def losses(config, params, stats, x, mask):
+    return vae.losses(config, {"params": params, "batch_stats": stats}, x, mask, jax.random.key(0))
+
+
 def terms_of(config, params, stats, x, mask):
-    return training.losses(config, params, stats, x, mask, jax.random.key(0))[1][1]
+    return losses(config, params, stats, x, mask)[1][1]
 
 
 def test_neither_network_trains_the_other(config, variables, slices):
-    params, stats = variables
+    params, stats = variables["params"], variables["batch_stats"]
     x, mask = batch(slices)
     jacobian = jax.jit(jax.jacrev(lambda p: terms_of(config, p, stats, x, mask)))(params)
 
     def size(name, part):
         return float(optax.tree.norm(jacobian[name][part]))
 
-    assert size("variance_nll", "autoencoder") == 0
-    assert size("variance_nll", "variance") > 1e-3
+    assert size("variance", "autoencoder") == 0
+    assert size("variance", "variance") > 1e-3
     assert size("loss", "variance") == 0
     assert size("loss", "autoencoder") > 1e-3
 
 
 def test_loss_is_the_sum_of_its_terms(config, variables, slices):
-    params, stats = variables
-    config.train.reconstruction_weight = 3.0
-    loss, (_, terms) = jax.jit(lambda p: training.losses(config, p, stats, *batch(slices), jax.random.key(0)))(params)
-    assert float(terms["loss"]) == pytest.approx(3 * float(terms["squared_error"]) + float(terms["kl"]), rel=1e-5)
-    assert float(loss) == pytest.approx(float(terms["loss"]) + float(terms["variance_nll"]), rel=1e-5)
+    params, stats = variables["params"], variables["batch_stats"]
+    loss, (_, terms) = jax.jit(lambda p: losses(config, p, stats, *batch(slices)))(params)
+    assert float(terms["loss"]) == pytest.approx(float(terms["reconstruction"]) + float(terms["kl"]), rel=1e-5)
+    assert float(loss) == pytest.approx(float(terms["loss"]) + float(terms["variance"]), rel=1e-5)
+    config.model.reconstruction_weight *= 3
+    thrice = terms_of(config, params, stats, *batch(slices))["reconstruction"]
+    assert float(thrice) == pytest.approx(3 * float(terms["reconstruction"]), rel=1e-5)
 
 
 def leaves_close(found, expected, **tolerance):
@@ -99,14 +106,26 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
         results.append(jax.device_get(train.make_step(config, mesh)(state, data, indices)))
     (one, one_terms), (eight, eight_terms) = results
     leaves_close(eight_terms, one_terms, rtol=1e-5)
-    leaves_close(eight.batch_stats, one.batch_stats, rtol=1e-5, atol=1e-6)
+    leaves_close(eight.variables["batch_stats"], one.variables["batch_stats"], rtol=1e-5, atol=1e-6)
     moments, others = one.optimizer[0].mu, eight.optimizer[0].mu
     scale = float(optax.tree.norm(moments))
     leaves_close(others, moments, rtol=1e-4, atol=1e-5 * scale)
-    leaves_close(eight.params, one.params, atol=2.1e-4)
+    leaves_close(eight.variables["params"], one.variables["params"], atol=2.1e-4)
     assert int(eight.step) == int(one.step) == 1
-    parted = [np.abs(a - b) > 1e-5 for a, b in zip(*map(jax.tree.leaves, (eight.params, one.params)), strict=True)]
+    trees = eight.variables["params"], one.variables["params"]
+    parted = [np.abs(a - b) > 1e-5 for a, b in zip(*map(jax.tree.leaves, trees), strict=True)]
     assert np.mean(np.concatenate([p.ravel() for p in parted])) < 0.05
+
+
+def test_momentum_is_adam_s_b1(config):
+    """After one gradient of 1 and one of 0, Adam's first moment is (1 - b1) b1."""
+    for momentum in (0.9, 0.5):
+        config.train.momentum = momentum
+        transform, x = training.optimizer(config.train), np.float32(0)
+        state = transform.init(x)
+        for gradient in (1.0, 0.0):
+            _, state = transform.update(np.float32(gradient), state, x)
+        assert float(state[0].mu) == pytest.approx((1 - momentum) * momentum)
 
 
 def test_draws_change_from_step_to_step(config, slices):
@@ -116,7 +135,7 @@ def test_draws_change_from_step_to_step(config, slices):
     losses = []
     for _ in range(2):
         state, terms = step(state, *batch(slices))
-        losses.append(float(terms["squared_error"]))
+        losses.append(float(terms["reconstruction"]))
     assert int(state.step) == 2
     assert losses[0] != losses[1]
 
@@ -127,7 +146,7 @@ def test_loss_falls(config, slices):
     state, history = training.initial_state(config), []
     for _ in range(150):
         state, terms = step(state, *batch(slices))
-        history.append([float(terms["loss"]), float(terms["variance_nll"])])
+        history.append([float(terms["loss"]), float(terms["variance"])])
     first, last = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
     assert last[0] < 0.5 * first[0]
     assert last[1] < first[1]
@@ -206,7 +225,7 @@ def test_what_training_leaves(config, data, mesh1, tmp_path):
     train.train(config, tmp_path, mesh1)
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
-    assert set(lines[0]) == {"step", "loss", "squared_error", "kl", "variance_nll"}
+    assert set(lines[0]) == {"step", "loss", "reconstruction", "kl", "variance"}
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["0000003.png", "0000006.png"]
     assert list((tmp_path / "tensorboard").iterdir())
     record = json.loads((tmp_path / "training.json").read_text())
@@ -223,7 +242,7 @@ def test_logged_values_are_means_of_the_steps(config, data, mesh1, tmp_path):
     config.train.checkpoint_every = 6
     train.train(config, tmp_path / "all", mesh1)
     each, (together,) = metrics(tmp_path / "each"), metrics(tmp_path / "all")
-    for name in ("loss", "kl", "squared_error", "variance_nll"):
+    for name in ("loss", "kl", "reconstruction", "variance"):
         assert together[name] == pytest.approx(np.mean([line[name] for line in each]), rel=1e-5)
 
 
@@ -255,7 +274,7 @@ def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeyp
         def result(state, *rest):
             state, terms = step(state, *rest)
             spoil = np.float32(np.nan if int(state.step) == 2 else 0)
-            return state._replace(params=jax.tree.map(lambda p: p + spoil, state.params)), terms
+            return state._replace(variables=jax.tree.map(lambda p: p + spoil, state.variables)), terms
 
         return result
 

@@ -176,6 +176,16 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     return slices, Placement(brain, orientation, rows, columns, slices.mask, slices.index, mean, std)
 
 
+def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:
+    """Keeps the axial slices whose number is a multiple of `step`; the others leave the brain mask too."""
+    inside = nib.orientations.apply_orientation(placement.brain, placement.orientation).T.copy()
+    inside[np.arange(len(inside)) % step != 0] = False
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), placement.orientation)
+    brain = np.ascontiguousarray(nib.orientations.apply_orientation(inside.T, back))
+    kept = Slices(*(part[slices.index % step == 0] for part in slices))
+    return kept, placement._replace(brain=brain, mask=kept.mask, index=kept.index)
+
+
 def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     """Brings values on the slice grid back to the scan's own grid and axis order.
 

@@ -1,37 +1,23 @@
-"""Networks as Linen modules with their losses, and the way from a config to functions. `MODELS` names them."""
+"""Generative models of healthy slices. `MODELS` names them; each is a module with the same four parts:
 
+PRIORS                                      what a method can do with it, see `methods`
+initialise(config, key)                     -> {"params": ..., "batch_stats": ...}, by network
+losses(config, variables, x, mask, key)     -> (loss, (new batch_stats, terms by name)); x, mask: [N, H, W, 1]
+bind(config, params)                        -> `Networks`, from frozen parameters
+"""
+
+from types import ModuleType
 from typing import Any
 
-from lgjax.models import blocks, vae, variance
-from lgjax.priors import Networks
+from lgjax.models import aae, blocks, dae, gan, gmvae, vae
 
-MODELS = {"vae": vae.VAE}
-
-
-def build(config, normalise: bool = True):
-    """The modules that `config.model` describes: the auto-encoder and the variance network."""
-    autoencoder = MODELS[config.name](tuple(config.channels), config.latent_channels, normalise)
-    return autoencoder, variance.VarianceNet(tuple(config.variance_channels))
+MODELS: dict[str, ModuleType] = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": gan, "dae": dae}
 
 
-def freeze(params: dict[str, Any], batch_stats: dict[str, Any]) -> dict[str, Any]:
+def freeze(variables: dict[str, Any]) -> dict[str, Any]:
     """The parameters for restoration: normalisation is folded into the convolutions.
 
     Args:
-      params: {"autoencoder": ..., "variance": ...} as trained.
-      batch_stats: running statistics of the auto-encoder.
+      variables: {"params", "batch_stats"} as trained.
     """
-    return {"autoencoder": blocks.fold(params["autoencoder"], batch_stats), "variance": params["variance"]}
-
-
-def bind(config, params: dict[str, Any]) -> Networks:
-    """The networks as pure functions with frozen parameters bound (see `freeze`)."""
-    autoencoder, variance_net = build(config, normalise=False)
-    weights = {"params": params["autoencoder"]}
-    return Networks(
-        encode=lambda x: autoencoder.apply(weights, x, method="encode"),
-        decode=lambda z: autoencoder.apply(weights, z, method="decode"),
-        variance=lambda x: variance.variance(
-            variance_net.apply({"params": params["variance"]}, x), config.variance_floor
-        ),
-    )
+    return blocks.fold(variables["params"], variables["batch_stats"])

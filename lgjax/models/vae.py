@@ -7,7 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks
+from lgjax.models import blocks, variance
+from lgjax.models.networks import Networks
+
+PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
 
 
 class Posterior(NamedTuple):
@@ -36,11 +39,11 @@ class VAE(nn.Module):
         conv, down, up = blocks.NormalisedConv, blocks.ResidualDown, blocks.ResidualUp
         self.first = conv(self.channels[0], normalise=self.normalise)
         self.down = [down(features, self.normalise) for features in self.channels]
-        self.mean_head = nn.Conv(self.latent_channels, (3, 3))
-        self.log_variance_head = nn.Conv(self.latent_channels, (3, 3))
+        self.mean_head = blocks.Conv(self.latent_channels, (3, 3))
+        self.log_variance_head = blocks.Conv(self.latent_channels, (3, 3))
         self.from_latent = conv(self.channels[-1], normalise=self.normalise)
         self.up = [up(features, self.normalise) for features in reversed(self.channels)]
-        self.last = nn.Conv(1, (3, 3))
+        self.last = blocks.Conv(1, (3, 3))
 
     def encode(self, x: jax.Array, train: bool = False) -> Posterior:
         """Q(z|X) of images x, [N, H, W, 1], z-scored."""
@@ -69,17 +72,67 @@ def kl_to_standard_normal(posterior: Posterior) -> jax.Array:
     return terms.sum(axis=(1, 2, 3))
 
 
-def negative_elbo(x, reconstruction, posterior: Posterior, reconstruction_weight: float) -> tuple[jax.Array, dict]:
-    """The VAE's loss: batch mean of w * sum_pixels (X - g(z))^2 + KL(Q(z|X) || N(0, I)).
+def negative_elbo(x, reconstruction, posterior: Posterior, reconstruction_weight: float) -> tuple[jax.Array, jax.Array]:
+    """The two terms of the VAE's loss w * sum_pixels (X - g(z))^2 + KL(Q(z|X) || N(0, I)), each [N], in nats.
 
     Args:
       x, reconstruction: [N, H, W, 1], z-scored.
       posterior: Q(z|X) of x.
       reconstruction_weight: w, that is 1 / (2 sigma^2) of a decoder with constant noise sigma.
-
-    Returns:
-      The loss, a scalar, and its two terms as batch means, by name.
     """
-    squared_error = ((x - reconstruction) ** 2).sum(axis=(1, 2, 3)).mean()
-    kl = kl_to_standard_normal(posterior).mean()
-    return reconstruction_weight * squared_error + kl, {"squared_error": squared_error, "kl": kl}
+    squared_error = ((x - reconstruction) ** 2).sum(axis=(1, 2, 3))
+    return reconstruction_weight * squared_error, kl_to_standard_normal(posterior)
+
+
+def initialise(config, key: jax.Array) -> dict:
+    """Untrained variables of the auto-encoder and of the variance network (see `models`)."""
+    first, second, draw = jax.random.split(key, 3)
+    variables = network(config).init(first, jnp.zeros((1, config.data.height, config.data.width, 1)), draw)
+    return {
+        "params": {"autoencoder": variables["params"], "variance": variance.initialise(config, second)},
+        "batch_stats": {"autoencoder": variables["batch_stats"]},
+    }
+
+
+def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
+    """The sum of both networks' losses for one batch; neither sends gradients into the other (see `models`)."""
+    params, stats = variables["params"], variables["batch_stats"]
+    (reconstruction, posterior), updates = network(config).apply(
+        {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}, x, key, True, mutable=["batch_stats"]
+    )
+    error, kl = negative_elbo(x, reconstruction, posterior, config.model.reconstruction_weight)
+    spread = variance.loss(config, params["variance"], x, reconstruction, mask)
+    terms = {"loss": (error + kl).mean(), "reconstruction": error.mean(), "kl": kl.mean(), "variance": spread}
+    return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"]}, terms)
+
+
+def bind(config, params: dict) -> Networks:
+    """The trained model as functions of one slice (see `models`)."""
+    autoencoder = network(config, normalise=False)
+    weights = {"params": params["autoencoder"]}
+
+    def encode(x):
+        return autoencoder.apply(weights, x[None], method="encode")
+
+    def decode(z):
+        return autoencoder.apply(weights, z, method="decode")
+
+    def samples(x, key, count):
+        return decode(jax.vmap(encode(x).sample)(jax.random.split(key, count))[:, 0])
+
+    def elbo(x, key):
+        posterior = encode(x)
+        parts = negative_elbo(x[None], decode(posterior.sample(key)), posterior, config.model.reconstruction_weight)
+        return -sum(parts)[0]
+
+    return Networks(
+        reconstruct=lambda x: decode(encode(x).mean)[0],
+        samples=samples,
+        variance=lambda x: variance.predict(config, params["variance"], x[None])[0],
+        elbo=elbo,
+    )
+
+
+def network(config, normalise: bool = True) -> VAE:
+    """The auto-encoder that `config.model` describes; without normalisation for folded parameters."""
+    return VAE(tuple(config.model.channels), config.model.latent_channels, normalise)

@@ -17,26 +17,52 @@ class VarianceNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for features in self.channels:
-            x = blocks.activation(nn.Conv(features, (3, 3))(x))
-        return nn.Conv(1, (3, 3))(x)
+            x = blocks.activation(blocks.Conv(features, (3, 3))(x))
+        return blocks.Conv(1, (3, 3))(x)
 
 
-def variance(log_variance: jax.Array, floor: float) -> jax.Array:
-    """The variance that a predicted log variance stands for; the floor keeps 1 / variance bounded."""
-    return jnp.exp(log_variance) + floor
+def initialise(config, key: jax.Array):
+    """Untrained parameters of the network that `config.model` describes."""
+    return network(config).init(key, jnp.zeros((1, 8, 8, 1)))["params"]
 
 
-def negative_log_likelihood(residual, log_variance, mask, floor: float) -> jax.Array:
-    """Gaussian negative log-likelihood of the residual, a mean over the brain, without its constant.
+def predict(config, params, x: jax.Array) -> jax.Array:
+    """sigma2 at images x, [N, H, W, 1], floor included.
 
-    Its optimum in the variance is E_z[(g(z) - X)^2], the target that the paper names.
+    The network's output means log variance (target `likelihood`) or the absolute residual (target `absolute`, what
+    the authors' code did), whose square is the variance.
+    """
+    output = network(config).apply({"params": params}, x)
+    spread = {"likelihood": jnp.exp, "absolute": jnp.square}[config.model.variance_target](output)
+    return spread + config.model.variance_floor
+
+
+def loss(config, params, x: jax.Array, reconstruction: jax.Array, mask: jax.Array) -> jax.Array:
+    """The network's loss on a batch, a mean over the brain; no gradient flows into the reconstruction.
 
     Args:
-      residual: X - g(z), [N, H, W, 1]; no gradient flows into it.
-      log_variance: the network's output at X, [N, H, W, 1].
+      config: the whole config; `model.variance_target` chooses the loss.
+      params: of the network.
+      x: images, [N, H, W, 1].
+      reconstruction: g(z), [N, H, W, 1].
       mask: 1 inside the brain, [N, H, W, 1].
-      floor: least variance, in squared intensity units.
     """
-    sigma2 = variance(log_variance, floor)
-    terms = 0.5 * (jnp.log(sigma2) + jax.lax.stop_gradient(residual) ** 2 / sigma2)
+    residual = x - jax.lax.stop_gradient(reconstruction)
+    if config.model.variance_target == "likelihood":
+        terms = negative_log_likelihood(residual, predict(config, params, x))
+    else:
+        terms = (network(config).apply({"params": params}, x) - jnp.abs(residual)) ** 2
     return (terms * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def negative_log_likelihood(residual: jax.Array, sigma2: jax.Array) -> jax.Array:
+    """Gaussian negative log-likelihood of a residual at every pixel, without its constant.
+
+    Its optimum in the variance is E_z[(g(z) - X)^2], the target that the paper names.
+    """
+    return 0.5 * (jnp.log(sigma2) + residual**2 / sigma2)
+
+
+def network(config) -> VarianceNet:
+    """The network that `config.model` describes."""
+    return VarianceNet(tuple(config.model.variance_channels))

@@ -1,0 +1,18 @@
+"""The adversarial auto-encoder: the paper's networks without a posterior (AAE rows of its Table 1).
+
+    python -m lgjax.train --config=configs/aae.py             # or :smoke
+"""
+
+from configs import vae
+
+
+def get_config(variant: str = "paper"):
+    """Returns the config of a variant: paper (default) or smoke, as in configs/vae.py where nothing else is said."""
+    config = {"paper": vae.paper, "smoke": vae.smoke}[variant]()
+    config.name = config.name.replace("vae", "aae")
+    config.model.name = "aae"
+    config.model.discriminator_features = (256, 256)
+    config.model.adversarial_weight = 1.0  # per latent, see lgjax/models/aae.py
+    config.restore.method = "aae_lg_neural_tv"
+    del config.restore.samples_est, config.restore.samples_neural  # a code is exact: there is nothing to draw
+    return config

@@ -1,0 +1,88 @@
+"""A denoising auto-encoder: a U-Net that removes coarse noise, and with it lesions (Kascenas et al. 2022, MIDL)."""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lgjax.models import blocks
+from lgjax.models.networks import Networks
+
+PRIORS = ("reconstruction",)
+
+
+class ConvPair(nn.Module):
+    """Two convolutions 3x3, the first with strides s: [N, H, W, C] -> [N, H / s, W / s, features]."""
+
+    features: int
+    strides: int = 1
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for strides in (self.strides, 1):
+            x = blocks.activation(blocks.NormalisedConv(self.features, 3, strides, self.normalise)(x, train))
+        return x
+
+
+class UNet(nn.Module):
+    """U-Net with a level per entry of `channels`, each at half the resolution of the one before it.
+
+    Any height and width divisible by 2 ** (len(channels) - 1) works.
+    """
+
+    channels: Sequence[int]
+    normalise: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """[N, H, W, 1] -> [N, H, W, 1], both z-scored."""
+        skips = []
+        for level, features in enumerate(self.channels):
+            x = ConvPair(features, 2 if level else 1, self.normalise)(x, train)
+            skips.append(x)
+        for skip in reversed(skips[:-1]):
+            x = jnp.concatenate([blocks.upsample(x), skip], axis=-1)
+            x = ConvPair(skip.shape[-1], 1, self.normalise)(x, train)
+        return blocks.Conv(1, (1, 1))(x)
+
+
+def coarse_noise(key: jax.Array, mask: jax.Array, cells: int, std: float) -> jax.Array:
+    """Smooth noise inside one slice's brain, [H, W, 1], z-scored units (Kascenas et al. 2022, Sec. 2).
+
+    Args:
+      key: of the draw.
+      mask: 1 inside the brain, [H, W, 1].
+      cells: independent values along each side; they are interpolated bilinearly and shifted at random, cyclically.
+      std: standard deviation (root mean square over the whole slice) after the interpolation.
+    """
+    draw, shift = jax.random.split(key)
+    noise = jax.image.resize(jax.random.normal(draw, (cells, cells, 1)), mask.shape, "bilinear")
+    noise = jnp.roll(noise, jax.random.randint(shift, (2,), 0, jnp.array(mask.shape[:2])), axis=(0, 1))
+    return mask * noise * (std / jnp.sqrt((noise**2).mean()))
+
+
+def initialise(config, key: jax.Array) -> dict:
+    """Untrained variables of the U-Net (see `models`)."""
+    return dict(_network(config).init(key, jnp.zeros((1, config.data.height, config.data.width, 1))))
+
+
+def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
+    """Mean squared error inside the brains between the clean slices and the denoised ones (see `models`)."""
+    draw = functools.partial(coarse_noise, cells=config.train.noise_cells, std=config.train.noise_std)
+    noise = jax.vmap(draw)(jax.random.split(key, len(x)), mask)
+    denoised, updates = _network(config).apply(variables, x + noise, True, mutable=["batch_stats"])
+    loss = ((denoised - x) ** 2 * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+    return loss, (updates["batch_stats"], {"loss": loss})
+
+
+def bind(config, params: dict) -> Networks:
+    """The trained U-Net as a function of one slice (see `models`)."""
+    network = _network(config, normalise=False)
+    return Networks(reconstruct=lambda x: network.apply({"params": params}, x[None])[0])
+
+
+def _network(config, normalise: bool = True) -> UNet:
+    return UNet(tuple(config.model.channels), normalise)

@@ -1,0 +1,197 @@
+"""The Gaussian mixture VAE: Dilokthanakul et al. 2016, for brain MRI You et al. 2019 (MIDL).
+
+Generative model, at every latent position of a slice: w ~ N(0, I), c uniform over K clusters,
+z ~ N(mean_c(w), variance_c(w)); the slice is g(z) with noise. Approximate posterior: Q(z|X) Q(w|X) P(c|z, w).
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lgjax.models import blocks, vae, variance
+from lgjax.models.networks import Networks
+from lgjax.models.vae import Posterior
+
+PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
+
+LOG_VARIANCE_BOUND = 6.0
+
+
+class Clusters(NamedTuple):
+    """P(z|w, c) = N(mean, exp(log_variance)), both [N, h, w, K, latent_channels]."""
+
+    mean: jax.Array
+    log_variance: jax.Array
+
+
+class Prior(nn.Module):
+    """The K components of P(z|w, c) from w, [N, h, w, w_channels], each latent position by itself.
+
+    Log variances are bounded smoothly to +-`LOG_VARIANCE_BOUND`: a cluster can neither shrink onto one slice nor
+    overflow the ratio of variances in the KL, and its gradient never vanishes altogether.
+    """
+
+    clusters: int
+    latent_channels: int
+    hidden_channels: int
+
+    @nn.compact
+    def __call__(self, w: jax.Array) -> Clusters:
+        hidden = blocks.activation(blocks.Conv(self.hidden_channels, (1, 1))(w))
+        outputs = blocks.Conv(2 * self.clusters * self.latent_channels, (1, 1))(hidden)
+        mean, raw = jnp.split(outputs.reshape(*w.shape[:3], self.clusters, -1), 2, axis=-1)
+        return Clusters(mean, LOG_VARIANCE_BOUND * jnp.tanh(raw / LOG_VARIANCE_BOUND))
+
+
+class GMVAE(nn.Module):
+    """The paper's encoder with heads for z and w, its decoder of z, and the mixture prior."""
+
+    autoencoder: vae.VAE  # its latent channels are those of z, then those of w
+    prior: Prior
+
+    def encode(self, x: jax.Array, train: bool = False) -> tuple[Posterior, Posterior]:
+        """Q(z|X) and Q(w|X) of images x, [N, H, W, 1], z-scored."""
+        mean, log_variance = self.autoencoder.encode(x, train)
+        split = self.prior.latent_channels
+        return (
+            Posterior(mean[..., :split], log_variance[..., :split]),
+            Posterior(mean[..., split:], log_variance[..., split:]),
+        )
+
+    def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
+        """g(z), [N, H, W, 1], of latents z, [N, h, w, latent_channels]."""
+        return self.autoencoder.decode(z, train)
+
+    def negative_elbo(
+        self, x: jax.Array, key: jax.Array, reconstruction_weight: float, free_nats: float, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """One reconstruction g(z), [N, H, W, 1], and the terms whose sum is the loss, each [N], in nats.
+
+        Args:
+          x: images, [N, H, W, 1], z-scored.
+          key: of the one draw of z and of w.
+          reconstruction_weight: w of the squared error, that is 1 / (2 sigma^2) of the noise.
+          free_nats: see `kl_clusters`.
+          train: whether to normalise by the batch's statistics.
+        """
+        key_z, key_w = jax.random.split(key)
+        posterior_z, posterior_w = self.encode(x, train)
+        z = posterior_z.sample(key_z)
+        clusters = self.prior(posterior_w.sample(key_w))
+        log_c = log_responsibilities(z, clusters)
+        reconstruction = self.decode(z, train)
+        return reconstruction, {
+            "reconstruction": reconstruction_weight * ((x - reconstruction) ** 2).sum(axis=(1, 2, 3)),
+            "kl_z": kl_to_clusters(posterior_z, clusters, log_c),
+            "kl_w": vae.kl_to_standard_normal(posterior_w),
+            "kl_c": kl_clusters(log_c, free_nats),
+        }
+
+
+def log_responsibilities(z: jax.Array, clusters: Clusters) -> jax.Array:
+    """log P(c|z, w), [N, h, w, K]: Bayes' rule with a uniform P(c), exact at each latent position.
+
+    Args:
+      z: latents, [N, h, w, latent_channels].
+      clusters: P(z|w, c) at the w that was drawn.
+    """
+    squared = (z[:, :, :, None] - clusters.mean) ** 2 * jnp.exp(-clusters.log_variance)
+    return jax.nn.log_softmax(-0.5 * (squared + clusters.log_variance).sum(axis=-1), axis=-1)
+
+
+def kl_to_clusters(posterior: Posterior, clusters: Clusters, log_c: jax.Array) -> jax.Array:
+    """E_P(c|z, w)[KL(Q(z|X) || P(z|w, c))] of each image, [N], in nats.
+
+    Args:
+      posterior: Q(z|X).
+      clusters: P(z|w, c) at the w that was drawn.
+      log_c: log P(c|z, w) at the z and w that were drawn, [N, h, w, K].
+    """
+    mean, log_variance = (part[:, :, :, None] for part in posterior)
+    log_ratio = log_variance - clusters.log_variance
+    squared = (mean - clusters.mean) ** 2 * jnp.exp(-clusters.log_variance)
+    kl = 0.5 * (jnp.exp(log_ratio) + squared - 1.0 - log_ratio).sum(axis=-1)
+    return (jnp.exp(log_c) * kl).sum(axis=(1, 2, 3))
+
+
+def kl_clusters(log_c: jax.Array, free_nats: float) -> jax.Array:
+    """KL(P(c|z, w) || uniform) of each image, [N], in nats, counted as at least `free_nats` at each latent position.
+
+    method.md writes max(KL(c), 0.5) for the single latent position of a slice's ELBO. The latents here are a grid, and
+    the floor (the free bits that keep clusters from collapsing) is taken to hold for each position's own KL.
+
+    Args:
+      log_c: log P(c|z, w), [N, h, w, K].
+      free_nats: the floor.
+    """
+    kl = (jnp.exp(log_c) * log_c).sum(axis=-1) + jnp.log(log_c.shape[-1])
+    return jnp.maximum(kl, free_nats).sum(axis=(1, 2))
+
+
+def initialise(config, key: jax.Array) -> dict:
+    """Untrained variables of the auto-encoder with its prior and of the variance network (see `models`)."""
+    first, second, draw = jax.random.split(key, 3)
+    x = jnp.zeros((1, config.data.height, config.data.width, 1))
+    variables = _network(config).init(first, x, draw, *_weights(config), method="negative_elbo")
+    return {
+        "params": {"gmvae": variables["params"], "variance": variance.initialise(config, second)},
+        "batch_stats": {"gmvae": variables["batch_stats"]},
+    }
+
+
+def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
+    """The sum of both networks' losses for one batch; neither sends gradients into the other (see `models`)."""
+    params, stats = variables["params"], variables["batch_stats"]
+    (reconstruction, parts), updates = _network(config).apply(
+        {"params": params["gmvae"], "batch_stats": stats["gmvae"]},
+        x,
+        key,
+        *_weights(config),
+        True,
+        method="negative_elbo",
+        mutable=["batch_stats"],
+    )
+    parts = {name: part.mean() for name, part in parts.items()}
+    loss = sum(parts.values())
+    spread = variance.loss(config, params["variance"], x, reconstruction, mask)
+    return loss + spread, ({"gmvae": updates["batch_stats"]}, {"loss": loss, **parts, "variance": spread})
+
+
+def bind(config, params: dict) -> Networks:
+    """The trained model as functions of one slice (see `models`)."""
+    network = _network(config, normalise=False)
+    weights = {"params": params["gmvae"]}
+
+    def encode(x):
+        return network.apply(weights, x[None], method="encode")[0]
+
+    def decode(z):
+        return network.apply(weights, z, method="decode")
+
+    def samples(x, key, count):
+        return decode(jax.vmap(encode(x).sample)(jax.random.split(key, count))[:, 0])
+
+    def elbo(x, key):
+        _, parts = network.apply(weights, x[None], key, *_weights(config), method="negative_elbo")
+        return -sum(parts.values())[0]
+
+    return Networks(
+        reconstruct=lambda x: decode(encode(x).mean)[0],
+        samples=samples,
+        variance=lambda x: variance.predict(config, params["variance"], x[None])[0],
+        elbo=elbo,
+    )
+
+
+def _network(config, normalise: bool = True) -> GMVAE:
+    model = config.model
+    return GMVAE(
+        vae.VAE(tuple(model.channels), model.latent_channels + model.w_channels, normalise),
+        Prior(model.clusters, model.latent_channels, model.prior_channels),
+    )
+
+
+def _weights(config) -> tuple[float, float]:
+    return config.model.reconstruction_weight, config.model.cluster_free_nats
