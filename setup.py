@@ -44,6 +44,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "scikit-learn>=1.5",
+            "surface-distance>=0.1",  # oracle of HD95
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
         ],

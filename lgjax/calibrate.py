@@ -42,7 +42,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
         record = {
             "Method": method.name,
             "Lambda": search.strength if search else None,
-            "Search": search._asdict() if search else None,
+            "Search": {**search._asdict(), "target": config.calibrate.ssim} if search else None,
             **found,
             "CalibrationSubjects": [p.image.sha256 for p in prepared],
             "ConfigSHA256": calibrations.digest(config),
@@ -55,7 +55,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
         print(summary(method, search, found, path), flush=True)
 
 
-def search_strength(method, runner: methods.Runner, prepared: Sequence[Prepared], config) -> detection.Search:
+def search_strength(method, runner, prepared: Sequence[Prepared], config) -> detection.Search:
     """Finds lambda on a fixed, evenly spaced choice of healthy slices; a vector of lambdas is one batched program."""
     settings = config.calibrate
     everything = cohort.pool(prepared)

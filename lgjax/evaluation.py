@@ -1,28 +1,44 @@
-"""From finished restorations and references to metrics: one subject, a set of subjects, a folder."""
+"""From finished restorations and references to metrics: one subject, a set of subjects, a folder.
+
+One subject is in memory at a time: what stays of it is its line of the table, its part of a bounded tally of all
+voxels, and a coarse histogram for the bootstrap.
+"""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
 import lgjax
-from lgjax import figures, metrics, report
+from lgjax import charts, metrics, resampling, tally
 from lgjax.data import sources
 from lgjax.data.volume import Volume
 from lgjax.errors import InputError, LgjaxError, UsageError
 from lgjax.predictions import Prediction, read_predictions
 
-LESION_WISE_RATE = "0.01"  # lesions are counted in the mask at 1 % FPR
+MASK_RATE = "0.01"  # lesions, distances and volumes are counted in the mask at 1 % FPR
+COARSE = 16  # bits of a score that the bootstrap does without: bins less than 1 % wide
+FEW = "fewer than two subjects"
 
 
 class Case(NamedTuple):
     """One measured subject."""
 
     row: dict[str, Any]  # its line of subjects.tsv; None where undefined
-    scores: np.ndarray  # [N] float32, inside the brain
-    lesion: np.ndarray  # [N] bool, inside the brain
+    scores: tally.Tally  # of its brain voxels
+
+
+class Result(NamedTuple):
+    """One evaluated method."""
+
+    name: str
+    metrics: dict[str, Any]  # metrics.json
+    rows: list[dict[str, Any]]  # subjects.tsv, evaluated subjects only
+    curves: charts.Curves | None  # None where AUC is undefined
+    histograms: dict[str, tally.Tally]  # coarse tallies of these subjects by participant_id
 
 
 def measure(prediction: Prediction, subject: sources.Subject) -> Case:
@@ -33,31 +49,47 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
     """
     scan, anomaly = subject.image(), prediction.read("desc-anomaly_T2w")
     brain = prediction.mask("desc-brain_mask", anomaly)
+    if not brain.any() or not np.isfinite(anomaly.data[brain]).all():
+        raise InputError(anomaly.source, "has no brain voxel or values that are not finite", "Restore it again")
     whole = reference_mask(subject, anomaly)
+    axis, looked = _looked_at(brain, anomaly.affine, prediction.sidecar["SliceStep"])
     reference = whole & brain
     scores, lesion = anomaly.data[brain], reference[brain]
-    if not scores.size or not np.isfinite(scores).all():
-        raise InputError(anomaly.source, "has no brain voxel or values that are not finite", "Restore it again")
+    millilitres = abs(float(np.linalg.det(anomaly.affine[:3, :3]))) / 1000  # of one voxel
+    outside = int(np.compress(looked, whole, axis).sum() - lesion.sum())
     row: dict[str, Any] = {
         "participant_id": subject.identifier,
         "kind": subject.kind,
         "brain_voxels": int(brain.sum()),
         "lesion_voxels": int(lesion.sum()),
-        "lesion_ml": float(lesion.sum() * abs(np.linalg.det(anomaly.affine[:3, :3])) / 1000),
-        "lesion_outside_brain_voxels": int(whole.sum() - lesion.sum()),
+        "lesion_ml": float(lesion.sum() * millilitres),
+        "lesion_outside_brain_voxels": outside,
     }
-    counted = metrics.LesionWise(None, None, None, 0, 0)
+    counted, distance, false_positive = metrics.LesionWise(None, None, None, 0, 0), None, None
     for rate in prediction.sidecar["Thresholds"]:
         detected = prediction.detected(rate, anomaly) & brain
         row[f"dice_{rate}"] = metrics.dice(detected, reference) if lesion.any() else None
         row[f"fpr_{rate}"] = metrics.fpr(detected[brain], lesion)
-        if rate == LESION_WISE_RATE and lesion.any():
-            counted = metrics.lesion_wise(detected, reference)
+        if rate == MASK_RATE:
+            false_positive = float((detected & ~reference).sum() * millilitres)
+            distance = metrics.hd95(detected, reference, anomaly.affine)
+            if lesion.any():  # without the slices in between, which were not looked at and would cut a lesion in many
+                counted = metrics.lesion_wise(*(np.compress(looked, mask, axis) for mask in (detected, reference)))
     row |= {"sensitivity": counted.sensitivity, "ppv": counted.ppv, "f1": counted.f1}
     row |= {"reference_lesions": counted.n_reference, "predicted_components": counted.n_predicted}
+    row |= {"hd95": distance, "false_positive_ml": false_positive}
+    row |= {"seconds_per_iteration": prediction.sidecar.get("SecondsPerIteration")}
     row["input_sha256"] = prediction.sidecar["InputSHA256"]
     row["same_scan"] = scan.sha256 == row["input_sha256"]  # else the reference may belong to another image
-    return Case(row, scores, lesion)
+    return Case(row, tally.count(scores, lesion))
+
+
+def _looked_at(brain: np.ndarray, affine: np.ndarray, step: int) -> tuple[int, np.ndarray]:
+    """Returns the axis closest to the body's and which slices along it were restored, [S] bool."""
+    axis = int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == 2)[0])
+    if step == 1:
+        return axis, np.ones(brain.shape[axis], bool)
+    return axis, np.moveaxis(brain, axis, 0).reshape(brain.shape[axis], -1).sum(axis=1) > 0
 
 
 def reference_mask(subject: sources.Subject, like: Volume) -> np.ndarray:
@@ -71,49 +103,44 @@ def reference_mask(subject: sources.Subject, like: Volume) -> np.ndarray:
     return reference
 
 
-def aggregate(cases: Sequence[Case], rates: Sequence[str], seed: int = 0):
-    """Returns the metrics of a set of subjects as in metrics.json, and the curves (None: undefined)."""
-    rows = [case.row for case in cases]
-    scores = np.concatenate([case.scores for case in cases])
-    labels = np.concatenate([case.lesion for case in cases])
-    ranking = metrics.rank(scores, labels)
-    why, reasons = metrics.undefined_ranking(ranking), {}
-    intervals: tuple = (None, None)
-    oracle = metrics.oracle_dice(ranking)
-    if why:
-        reasons = {key: why for key in ("auc", "auprc", "dice_oracle", "oracle_threshold", "ci95/auc", "ci95/auprc")}
-    elif len(cases) < 2:
-        reasons = {f"ci95/{key}": "fewer than two subjects" for key in ("auc", "auprc")}
-    else:
-        edges = metrics.bin_edges(ranking)
-        counts = np.stack([metrics.histogram(case.scores, case.lesion, edges) for case in cases])
-        intervals = metrics.bootstrap_pooled(counts, seed=seed)
+def aggregate(
+    rows: Sequence[Mapping[str, Any]],
+    histograms: Sequence[tally.Tally],
+    pooled: tally.Tally,
+    rates: Sequence[str],
+    seed: int = 0,
+) -> tuple[dict[str, Any], charts.Curves | None]:
+    """Returns the metrics of a set of subjects as in metrics.json, and the curves (None: undefined).
+
+    Args:
+      rows: lines of subjects.tsv.
+      histograms: coarse tallies of the same subjects, for the intervals of AUC and AUPRC.
+      pooled: tally of all their voxels.
+      rates: asked false positive rates, as in the names of columns.
+      seed: of the bootstrap.
+    """
+    ranking = tally.ranking(pooled)
+    prevalence = ranking.positives / (ranking.positives + ranking.negatives)
+    reasons: dict[str, str] = {}
     result: dict[str, Any] = {
-        "n_subjects": len(cases),
+        "n_subjects": len(rows),
         "n_with_lesion": sum(row["lesion_voxels"] > 0 for row in rows),
         "negatives": "brain",
-        "auc": metrics.auc(ranking),
-        "auprc": metrics.auprc(ranking),
-        "ci95": {"auc": intervals[0], "auprc": intervals[1]},
-        "prevalence": float(labels.mean()),
+        **_pooled_entries(ranking, pooled, histograms, reasons, seed),
+        "prevalence": prevalence,
         "dice": {rate: _dice_entry(rows, rate, reasons, seed) for rate in rates},
-        "dice_oracle": oracle and oracle[0],
-        "oracle_threshold": oracle and oracle[1],
-        "lesion_wise": _lesion_wise_entry(rows, rates, reasons),
+        **_mask_entries(rows, rates, reasons, seed),
         "lesion_outside_brain_voxels": sum(row["lesion_outside_brain_voxels"] for row in rows),
         "other_scans": sum(not row["same_scan"] for row in rows),
-        "subjects": len(cases),
+        "subjects": len(rows),
         "reasons": reasons,
     }
-    if why:
+    if result["auc"] is None:
         return result, None
-    curves = figures.Curves(metrics.roc_curve(ranking), metrics.precision_recall_curve(ranking), result["prevalence"])
-    return result, curves
+    return result, charts.Curves(metrics.roc_curve(ranking), metrics.precision_recall_curve(ranking), prevalence)
 
 
-def evaluate(
-    folder: pathlib.Path, subjects: Sequence[sources.Subject], labels: str, progress: bool = True
-) -> report.Result:
+def evaluate(folder: pathlib.Path, subjects: Sequence[sources.Subject], labels: str, progress: bool = True) -> Result:
     """Evaluates one folder of predictions against references.
 
     Args:
@@ -133,26 +160,35 @@ def evaluate(
     failed = missing | failed
     matched = {name: item for name, item in predictions.items() if name in references}
     _check_no_leak(folder, matched.values())
-    cases = []
+    rows: list[dict[str, Any]] = []
+    histograms: dict[str, tally.Tally] = {}
+    pools: dict[str, tally.Tally] = {}  # by kind
     for name, prediction in tqdm(matched.items(), desc=folder.name, unit="subject", disable=not progress or None):
         try:
-            cases.append(measure(prediction, references[name]))
+            row, scores = measure(prediction, references[name])
         except LgjaxError as error:
             failed[name] = str(error)
-    if not cases:
+            continue
+        rows.append(row)
+        histograms[name] = tally.coarsen(scores, COARSE)
+        pools[row["kind"]] = tally.merge([pools[row["kind"]], scores] if row["kind"] in pools else [scores])
+    if not rows:
         reasons = "; ".join(f"{name}: {text}" for name, text in sorted(failed.items())[:3])
         raise InputError(folder, f"no subject could be evaluated ({reasons})", "Check --predictions and --labels")
     first = next(iter(matched.values())).sidecar
     rates = list(first["Thresholds"])
-    found, curves = aggregate(cases, rates)
-    kinds = sorted({case.row["kind"] for case in cases} - {""})
-    found["groups"] = {
-        kind: aggregate([case for case in cases if case.row["kind"] == kind], rates)[0] for kind in kinds
-    }
+    found, curves = aggregate(rows, list(histograms.values()), tally.merge(list(pools.values())), rates)
+    found["groups"] = {}
+    for kind in sorted(pools.keys() - {""}):
+        members = [row for row in rows if row["kind"] == kind]
+        coarse = [histograms[row["participant_id"]] for row in members]
+        found["groups"][kind] = aggregate(members, coarse, pools[kind], rates)[0]
+    used = [matched[name].sidecar for name in histograms]
     head = {"method": first["Method"], "score": first["Score"], **found, "thresholds": first["Thresholds"]}
+    head |= _restoration(used, head["reasons"])
     head["failed"] = dict(sorted(failed.items()))
-    head["provenance"] = _provenance(folder, labels, [item.sidecar for item in matched.values()])
-    return report.Result(first["Method"], head, [case.row for case in cases], curves)
+    head["provenance"] = _provenance(folder, labels, used)
+    return Result(first["Method"], head, rows, curves, histograms)
 
 
 def _by_identifier(subjects: Sequence[sources.Subject], labels: str) -> dict[str, sources.Subject]:
@@ -174,29 +210,100 @@ def _check_no_leak(folder: pathlib.Path, predictions: Iterable[Prediction]) -> N
         raise UsageError(f"{problem}. Evaluate other subjects, or calibrate on others.")
 
 
+def _pooled_entries(ranking, pooled, histograms, reasons: dict[str, str], seed: int) -> dict[str, Any]:
+    """AUC, AUPRC and oracle Dice, their intervals and how exact they are."""
+    why, oracle = metrics.undefined_ranking(ranking), metrics.oracle_dice(ranking)
+    intervals: dict[str, resampling.Interval] = {"auc": None, "auprc": None}
+    resolution: tuple[float | None, float | None] = (None, None)
+    if why:
+        names = ("auc", "auprc", "dice_oracle", "oracle_threshold", "auc_resolution", "auprc_resolution")
+        reasons |= {key: why for key in (*names, "ci95/auc", "ci95/auprc")}
+    else:
+        resolution = tally.resolution(pooled)
+        if len(histograms) > 1:
+            samples = resampling.pooled(tally.stack(histograms), resampling.weights(len(histograms), seed=seed))
+            intervals = dict(zip(intervals, map(resampling.interval, samples), strict=True))
+        reasons |= {f"ci95/{key}": FEW for key, value in intervals.items() if value is None}
+    return {
+        "auc": metrics.auc(ranking),
+        "auprc": metrics.auprc(ranking),
+        "auc_resolution": resolution[0],  # largest possible distance to the exact value
+        "auprc_resolution": resolution[1],
+        "score_bits": 32 - pooled.shift,  # of float32 that the pooled metrics tell apart; 32: exact
+        "ci95": intervals,
+        "dice_oracle": oracle and oracle[0],
+        "oracle_threshold": oracle and oracle[1],
+    }
+
+
 def _dice_entry(rows: Sequence[Mapping], rate: str, reasons: dict[str, str], seed: int) -> dict[str, Any]:
-    summary = metrics.summarise([row[f"dice_{rate}"] for row in rows], seed=seed)
-    for key in ("mean", "std", "ci95"):
-        if getattr(summary, key) is None:
-            few = "fewer than two subjects with a lesion" if summary.n else "no subject with a lesion"
-            reasons[f"dice/{rate}/{key}"] = few
+    entry = _summary(rows, f"dice_{rate}", f"dice/{rate}", "no subject with a lesion", reasons, seed)
     healthy = [row["brain_voxels"] - row["lesion_voxels"] for row in rows]
     found = sum((row[f"fpr_{rate}"] or 0) * count for row, count in zip(rows, healthy, strict=True))
     achieved = round(found) / sum(healthy) if sum(healthy) else None  # pooled: counts are whole numbers
     if achieved is None:
         reasons[f"dice/{rate}/achieved_fpr"] = "no healthy voxel"
-    return {**summary._asdict(), "achieved_fpr": achieved}
+    return {**entry, "achieved_fpr": achieved}
 
 
-def _lesion_wise_entry(rows: Sequence[Mapping], rates: Sequence[str], reasons: dict[str, str]) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
+def _mask_entries(rows: Sequence[Mapping], rates: Sequence[str], reasons: dict[str, str], seed: int) -> dict[str, Any]:
+    """What is counted in the mask at 1 % FPR: lesions, distances, false positive volume of healthy subjects."""
+    no_mask = None if MASK_RATE in rates else "no detection mask at 1 % FPR"
+    lesion_wise: dict[str, Any] = {"fpr": float(MASK_RATE), "ci95": {}}
     for key in ("sensitivity", "ppv", "f1"):
-        entry[key] = metrics.summarise([row[key] for row in rows]).mean
-        if entry[key] is None:
-            no_mask = LESION_WISE_RATE not in rates
-            why = "no detection mask at 1 % FPR" if no_mask else "no subject with a lesion, or nothing detected"
+        why = no_mask or "no subject with a lesion, or nothing detected"
+        found = resampling.summarise([row[key] for row in rows], seed=seed)
+        lesion_wise[key], lesion_wise["ci95"][key] = found.mean, found.ci95
+        if found.mean is None:
             reasons[f"lesion_wise/{key}"] = why
-    return {**entry, "fpr": float(LESION_WISE_RATE)}
+        if found.ci95 is None:
+            reasons[f"lesion_wise/ci95/{key}"] = FEW if found.n else why
+    healthy = [row for row in rows if not row["lesion_voxels"]]
+    why_hd95 = no_mask or "no subject with both a lesion and a detection"
+    why_healthy = no_mask or "no subject without a lesion"
+    return {
+        "lesion_wise": lesion_wise,
+        "hd95": _summary(rows, "hd95", "hd95", why_hd95, reasons, seed),  # mm
+        "healthy_fp_ml": _summary(healthy, "false_positive_ml", "healthy_fp_ml", why_healthy, reasons, seed),
+    }
+
+
+def _summary(
+    rows: Sequence[Mapping], column: str, key: str, why: str, reasons: dict[str, str], seed: int
+) -> dict[str, Any]:
+    """Summarises a column over subjects; where that is undefined, `why` goes to `reasons` under `key`."""
+    entry = resampling.summarise([row[column] for row in rows], seed=seed)._asdict()
+    undefined = [part for part in ("mean", "std", "ci95") if entry[part] is None]
+    reasons |= {f"{key}/{part}": FEW if entry["n"] else why for part in undefined}
+    return entry
+
+
+def _restoration(sidecars: Sequence[Mapping[str, Any]], reasons: dict[str, str]) -> dict[str, Any]:
+    """What the sidecars say of the restoration itself: its time, its search for lambda, its convergence."""
+    times = [item["SecondsPerIteration"] for item in sidecars if item.get("SecondsPerIteration")]
+    shapes = {(item.get("BatchSize"), *(item.get("Grid") or (None, None))) for item in sidecars}
+    batch, *grid = shapes.pop() if len(shapes) == 1 else (None, None, None)
+    traces = [item["Convergence"] for item in sidecars if item.get("Convergence")]
+    traces = [item for item in traces if item["iteration"] == traces[0]["iteration"]]
+    convergence = None
+    if traces:
+        means = np.mean([item["change"] for item in traces], axis=0)
+        convergence = {"iteration": traces[0]["iteration"], "change": [float(f"{value:.6g}") for value in means]}
+    timing = {
+        "median": float(np.median(times)) if times else None,
+        "n": len(times),
+        "batch_size": batch,
+        "grid": None if None in grid else grid,
+    }
+    found = {"seconds_per_iteration": timing, "search": sidecars[0].get("Search"), "convergence": convergence}
+    nothing = "nothing is iterated, or it was not recorded"
+    reasons |= {key: nothing for key in ("search", "convergence") if found[key] is None}
+    reasons |= {
+        f"seconds_per_iteration/{key}": nothing if key == "median" else "not recorded, or not the same for all subjects"
+        for key, value in timing.items()
+        if value is None
+    }
+    return {"slice_step": sidecars[0]["SliceStep"], **found}
 
 
 def _provenance(folder: pathlib.Path, labels: str, sidecars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -90,8 +90,9 @@ def check_model(method: Method, config) -> None:
         )
 
 
-# (params, y, mask, index, strength) -> (x, Trace or None); y, mask: [N, H, W, 1]; index, strength: [N]
-Restorer = Callable[..., tuple[jax.Array, restoration.Trace | None]]
+Traces = restoration.Trace | anogan.Trace | None  # None where nothing is iterated
+# (params, y, mask, index, strength) -> (x, Traces); y, mask: [N, H, W, 1]; index, strength: [N]
+Restorer = Callable[..., tuple[jax.Array, Traces]]
 
 
 def restorer(method: Method, config) -> Restorer:
@@ -168,7 +169,7 @@ class Runner:
         self.compiled: Callable | None = None  # for the present batch size
         self.seconds: list[float] = []  # of every batch since the last call of `seconds_per_iteration`
 
-    def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, restoration.Trace | None]]:
+    def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
 
         Args:
@@ -237,7 +238,7 @@ class Restored(NamedTuple):
     """One subject, restored."""
 
     change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in standard deviations of the brain
-    traces: restoration.Trace | None  # of its slices, each [N, iterations]; None for methods without a loop
+    traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
     seconds_per_iteration: float | None  # of a batch, without compilation
 
 

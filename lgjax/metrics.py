@@ -1,14 +1,13 @@
 """How well an anomaly score finds lesions: pure NumPy functions on voxels and on subjects.
 
 A metric that is undefined is None, never 0 and never NaN; who calls states the reason. Pooled metrics start
-from one `Ranking`, one sort of all voxels: AUC, AUPRC, oracle Dice and both curves come from the same counts.
+from one `Ranking` of all voxels (see `tally`): AUC, AUPRC, oracle Dice and both curves come from the same counts.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, spatial
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours: voxels that share a corner are one lesion
 
@@ -39,15 +38,6 @@ class LesionWise(NamedTuple):
     f1: float | None  # harmonic mean of the two
     n_reference: int
     n_predicted: int
-
-
-class Summary(NamedTuple):
-    """One metric over subjects; subjects whose value is None are left out and not counted."""
-
-    mean: float | None
-    std: float | None  # sample standard deviation (n - 1)
-    ci95: tuple[float, float] | None
-    n: int
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float | None:
@@ -81,25 +71,20 @@ def lesion_wise(prediction: np.ndarray, reference: np.ndarray) -> LesionWise:
     return LesionWise(sensitivity, ppv, f1, n_reference, n_predicted)
 
 
-def rank(scores: np.ndarray, labels: np.ndarray) -> Ranking:
-    """Sorts all voxels once.
+def hd95(prediction: np.ndarray, reference: np.ndarray, affine: np.ndarray) -> float | None:
+    """Returns the symmetric 95 % Hausdorff distance of two masks [X, Y, Z] in mm; None when either is empty.
+
+    The larger of the two directed 95th percentiles of the distance from each border voxel of one mask to the
+    nearest border voxel of the other. A border voxel has one of its six neighbours outside the mask or the image.
 
     Args:
-      scores: [N] floats, higher means more anomalous; finite.
-      labels: [N] bool, True inside a lesion.
-
-    Returns:
-      The counts from which every pooled metric follows; ties share one row.
+      affine: [4, 4], voxel indices -> mm.
     """
-    if scores.shape != labels.shape or scores.ndim != 1:
-        raise ValueError(f"expected scores and labels [N], got {scores.shape} and {labels.shape}")
-    if not np.isfinite(scores).all():
-        raise ValueError("expected finite scores, got NaN or infinity")
-    order = np.argsort(scores)[::-1]
-    scores = scores[order]
-    last = np.append(scores[1:] != scores[:-1], scores.size > 0)[: scores.size]  # last voxel of every run of ties
-    true_positives = np.cumsum(labels[order], dtype=np.int64)[last]
-    return Ranking(scores[last], true_positives, np.flatnonzero(last) + 1)
+    if not (prediction.any() and reference.any()):
+        return None
+    ours, theirs = (_border(mask) @ affine[:3, :3].T for mask in (prediction, reference))
+    directed = [spatial.cKDTree(end).query(start)[0] for start, end in ((ours, theirs), (theirs, ours))]
+    return float(max(np.percentile(distances, 95) for distances in directed))
 
 
 def undefined_ranking(ranking: Ranking) -> str | None:
@@ -156,71 +141,6 @@ def precision_recall_curve(ranking: Ranking, points: int = 500) -> tuple[np.ndar
     return true_positives / ranking.positives, true_positives / ranking.predicted[kept]
 
 
-def bootstrap_mean(values: Sequence[float | None], n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-    """Returns the 95 % percentile interval of the mean over `n` resamples of subjects.
-
-    None values are left out; the interval of fewer than two subjects is None.
-    """
-    known = np.array([value for value in values if value is not None])
-    if known.size < 2:
-        return None
-    means = known[np.random.default_rng(seed).integers(known.size, size=(n, known.size))].mean(axis=1)
-    return _interval(means)
-
-
-def summarise(values: Sequence[float | None], n: int = 1000, seed: int = 0) -> Summary:
-    """Returns mean, sample standard deviation, bootstrap interval and count of the known values."""
-    known = np.array([value for value in values if value is not None])
-    mean = float(known.mean()) if known.size else None
-    std = float(known.std(ddof=1)) if known.size > 1 else None
-    return Summary(mean, std, bootstrap_mean(values, n, seed), known.size)
-
-
-def bin_edges(ranking: Ranking, bins: int = 4096) -> np.ndarray:
-    """Returns at most `bins` - 1 ascending scores: half quantiles of all voxels, half of lesion voxels.
-
-    Lesions are rare, so quantiles of all voxels alone would leave AUPRC only a few bins.
-    """
-    half = np.linspace(0, 1, bins // 2, endpoint=False)[1:]
-    rows = np.append(
-        np.searchsorted(ranking.predicted, half * ranking.predicted[-1]),
-        np.searchsorted(ranking.true_positives, half * ranking.positives),
-    )
-    return ranking.thresholds[np.unique(rows)[::-1]]
-
-
-def histogram(scores: np.ndarray, labels: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Returns healthy and lesion voxel counts, [2, B + 1] int64, highest scores first."""
-    bins = edges.size - np.searchsorted(edges, scores, side="right")
-    return np.stack([np.bincount(bins[labels == kind], minlength=edges.size + 1) for kind in (False, True)])
-
-
-def bootstrap_pooled(histograms: np.ndarray, n: int = 1000, seed: int = 0):
-    """Returns the 95 % intervals of pooled AUC and AUPRC over resamples of subjects, each (lo, hi) or None.
-
-    Args:
-      histograms: [S, 2, B], one `histogram` a subject over the same edges. Scores inside one bin count as
-        ties, so the intervals are those of binned scores.
-      n: number of resamples; those that draw no lesion or no healthy voxel are left out.
-      seed: of the resampling.
-    """
-    subjects = histograms.shape[0]
-    if subjects < 2:
-        return None, None
-    weights = np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=n)
-    healthy, lesion = np.tensordot(weights.astype(np.float64), histograms, axes=(1, 0)).swapaxes(0, 1)  # [n, B] each
-    usable = (healthy.sum(axis=1) > 0) & (lesion.sum(axis=1) > 0)
-    if not usable.any():
-        return None, None
-    healthy, lesion = healthy[usable], lesion[usable]
-    true_positives = lesion.cumsum(axis=1)
-    predicted = true_positives + healthy.cumsum(axis=1)
-    positives = true_positives[:, -1]
-    areas = (healthy * (2 * true_positives - lesion)).sum(axis=1) / (2 * positives * healthy.sum(axis=1))
-    precision = (lesion * true_positives / np.maximum(predicted, 1)).sum(axis=1) / positives
-    return _interval(areas), _interval(precision)
-
-
 def _false_positives(ranking: Ranking) -> np.ndarray:
     """Returns healthy voxels gained at each row, [D] int64."""
     return np.diff(ranking.predicted, prepend=0) - np.diff(ranking.true_positives, prepend=0)
@@ -238,7 +158,6 @@ def _thin(ranking: Ranking, points: int) -> np.ndarray:
     return np.unique(rows)
 
 
-def _interval(samples: np.ndarray) -> tuple[float, float]:
-    """Returns the 2.5 and 97.5 percentiles."""
-    low, high = np.percentile(samples, [2.5, 97.5])
-    return float(low), float(high)
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Returns the indices of the border voxels of a mask, [B, 3]."""
+    return np.argwhere(mask & ~ndimage.binary_erosion(mask))

@@ -101,9 +101,13 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
 def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> bytes:
     """A PNG of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
-    volumes = (prepared.image.data, found.restored, found.anomaly, found.masks["0.01"], found.brain)
-    parts = [None if part is None else figures.radiological(part, affine) for part in volumes]
-    anomaly, detected = parts[2:4]
+
+    def seen(volume: np.ndarray) -> np.ndarray:
+        return figures.radiological(volume, affine)
+
+    image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks["0.01"])
+    brain = seen(found.brain)
+    restored = None if found.restored is None else seen(found.restored)
     weight = (np.abs(anomaly) * (detected + 1e-6)).sum(axis=(0, 1))
     apart = max(1, int((weight > 0).sum() / 10))
     chosen: list[int] = []
@@ -112,8 +116,10 @@ def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) ->
             chosen.append(int(index))
     aspect = figures.pixel_aspect(affine)
     rows = {}
-    for index in sorted(chosen, reverse=True):
-        image, restored, *rest, brain = (None if part is None else part[..., index] for part in parts)
-        rows[f"slice {index}"] = figures.Panels(image, restored, *rest, None, brain, aspect)
+    for k in sorted(chosen, reverse=True):
+        drawn = None if restored is None else restored[..., k]
+        rows[f"slice {k}"] = figures.Panels(
+            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect
+        )
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     return figures.scan_figure(rows, title)

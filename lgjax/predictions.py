@@ -1,10 +1,9 @@
 """What lgjax.restore wrote, read back: one finished subject at a time, all of one experiment."""
 
 import json
-import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from lgjax.errors import InputError, UsageError
 
 SUFFIX = "_space-orig_desc-anomaly_T2w.nii.gz"
 SCORES = ("absolute", "positive", "signed")
-SAME = ("Method", "Score", "ConfigSHA256", "WeightsSHA256", "Lambda", "Thresholds")  # within one folder
+SAME = ("Method", "Score", "ConfigSHA256", "WeightsSHA256", "Lambda", "Thresholds", "SliceStep")  # within one folder
 UNFINISHED = "Run lgjax.restore again, or remove this subject's folder"
 
 
@@ -75,6 +74,7 @@ def _read_sidecar(image: pathlib.Path) -> dict[str, Any]:
     path = image.with_name(image.name.removesuffix(".nii.gz") + ".json")
     try:
         sidecar = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(sidecar, allow_nan=False)  # numbers that are not finite cannot stand in metrics.json either
     except FileNotFoundError as error:
         raise InputError(path, "is missing: the subject is unfinished", UNFINISHED) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -95,14 +95,56 @@ def _sidecar_problem(sidecar) -> str | None:
         return f"has the score {sidecar.get('Score')!r}; expected one of {', '.join(SCORES)}"
     if not isinstance(sidecar.get("InputSHA256"), str):
         return "has no InputSHA256"
-    if not isinstance(sidecar.get("CalibrationSubjects", []), list):
-        return "has CalibrationSubjects that are no list"
+    for key, (expected, holds) in OPTIONAL.items():
+        if sidecar.get(key) is not None and not holds(sidecar[key]):
+            return f"has {key} {str(sidecar[key])[:60]!r}; expected {expected}"
+    sidecar["SliceStep"] = sidecar.get("SliceStep") or 1
+    sidecar["CalibrationSubjects"] = sidecar.get("CalibrationSubjects") or []
     thresholds = sidecar.setdefault("Thresholds", {})
     rates_are_numbers = isinstance(thresholds, dict) and all(
-        re.fullmatch(r"0\.[0-9]{1,9}", rate) and isinstance(value, int | float) and math.isfinite(value)
-        for rate, value in thresholds.items()
+        re.fullmatch(r"0\.[0-9]{1,9}", rate) and _is_number(value) for rate, value in thresholds.items()
     )
     return None if rates_are_numbers else f"has the thresholds {thresholds!r}; expected numbers by rate"
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _are(check: Callable[[Any], bool], values, size: int | None = None) -> bool:
+    """Whether `values` is a list, of that many, that all pass."""
+    return isinstance(values, list) and size in (None, len(values)) and all(map(check, values))
+
+
+def _is_search(value) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_number(value.get(key)) for key in ("strength", "ssim"))
+        and all(isinstance(value.get(key), bool) for key in ("monotone", "reached"))
+        and _are(lambda point: _are(_is_number, point, 2), value.get("curve"))
+    )
+
+
+def _is_convergence(value) -> bool:
+    if not isinstance(value, dict) or not (isinstance(value.get("iteration"), list) and value["iteration"]):
+        return False
+    return all(_are(_is_number, value.get(key), len(value["iteration"])) for key in ("iteration", "change"))
+
+
+# What a sidecar may say, null or left out where it does not apply: what is expected, and whether a value is that.
+OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "CalibrationSubjects": ("a list of hashes", lambda value: _are(lambda item: isinstance(item, str), value)),
+    "SecondsPerIteration": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "BatchSize": ("a number of slices", _is_count),
+    "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),
+    "SliceStep": ("a whole number above 0", _is_count),
+    "Search": ("strength, ssim, curve, monotone and reached", _is_search),
+    "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),
+}
 
 
 def _check_one_experiment(folder: pathlib.Path, predictions: Sequence[Prediction]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 
 import images
 import numpy as np
@@ -10,10 +11,12 @@ from absl import flags
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from lgjax import eval as evaluation_binary
-from lgjax import figures
+from lgjax import evaluation as evaluation_module
+from lgjax import figures, metrics, paper, tally
 from lgjax.data import sources
-from lgjax.errors import InputError, UsageError
-from lgjax.eval import evaluate, run_evaluation
+from lgjax.errors import EnvironmentFault, InputError, UsageError
+from lgjax.eval import run_evaluation
+from lgjax.evaluation import evaluate
 
 SHAPE = (7, 12, 10)
 PIL = np.array([[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]])  # x of the array runs to posterior
@@ -116,6 +119,16 @@ def test_one_method_end_to_end(folders, capsys):
     assert found["lesion_outside_brain_voxels"] == 3
     assert found["other_scans"] == 0
     assert found["provenance"]["trained_on"] == "phantom:train"
+    assert (found["auc_resolution"], found["auprc_resolution"], found["score_bits"]) == (0, 0, 32)  # exact
+    detections = [score > THRESHOLDS["0.01"] for _, _, score in cases]
+    masks = [((label > 0) & brain, found & brain) for (brain, label, _), found in zip(cases, detections, strict=True)]
+    spread = [metrics.hd95(detected, reference, PIL) for reference, detected in masks[:3]]
+    assert found["hd95"]["mean"] == pytest.approx(np.mean(spread))
+    assert (found["hd95"]["n"], found["healthy_fp_ml"]["n"]) == (3, 1)
+    assert found["healthy_fp_ml"]["mean"] == pytest.approx(masks[3][1].sum() * 3 / 1000)  # voxels of 3 mm3
+    assert found["reasons"]["healthy_fp_ml/std"] == "fewer than two subjects"
+    assert found["reasons"]["seconds_per_iteration/median"].startswith("nothing is iterated")
+    assert found["seconds_per_iteration"]["median"] is None
     printed = capsys.readouterr().out
     assert "Measured on 4 subjects" in printed
     assert "Trained on phantom:train" in printed
@@ -160,6 +173,119 @@ def test_subjects_table(folders):
     assert float(table["sub-01"]["lesion_ml"]) == pytest.approx((label[brain] > 0).sum() * 3 / 1000)
     assert float(table["sub-01"]["dice_0.01"]) == pytest.approx(f1_score(label[brain] > 0, score[brain] > 2), abs=1e-5)
     assert table["sub-01"]["status"] == "ok"
+
+
+def test_volumes_and_distances_in_the_subjects_table(folders):
+    predictions, labels, output = folders
+    run_evaluation([predictions], str(labels), output)
+    head, *rows = [line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines()]
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    for index, (name, kind) in enumerate(KINDS.items()):
+        brain, label, score = subject(index, kind)
+        wrong = (score > 2) & brain & ~(label > 0)
+        assert float(table[name]["false_positive_ml"]) == pytest.approx(wrong.sum() * 3 / 1000, rel=1e-5)
+    assert table["sub-04"]["hd95"] == "n/a"
+    assert float(table["sub-01"]["hd95"]) > 0
+
+
+RESTORATION = {
+    "SecondsPerIteration": 0.25,
+    "BatchSize": 24,
+    "Grid": [64, 48],
+    "SliceStep": 1,
+    "Search": {"strength": 3.0, "ssim": 0.95, "curve": [[1, 0.8], [3, 0.95]], "monotone": True, "reached": True},
+    "Convergence": {"iteration": [0, 9], "prior_gradient": [1, 2], "data_term": [3, 4], "change": [0.2, 0.1]},
+}
+
+
+def test_what_the_sidecars_say_of_the_restoration(folders):
+    predictions, labels, output = folders
+    write_predictions(predictions, labels, **RESTORATION)
+    edit(sidecar_of(predictions, "sub-01"), SecondsPerIteration=0.75, Convergence=None)
+    edit(sidecar_of(predictions, "sub-02"), SecondsPerIteration=None)
+    assert run_evaluation([predictions], str(labels), output) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    time = {"median": 0.25, "n": 3, "batch_size": 24, "grid": [64, 48]}
+    assert found["seconds_per_iteration"] == time
+    assert found["convergence"] == {"iteration": [0, 9], "change": [0.2, 0.1]}
+    assert found["search"]["strength"] == 3
+    table = (output / "table.md").read_text()
+    assert "batches of 24 slices of 64x48 on cpu" in table
+    assert "0.250" in table
+    page = (output / "report.html").read_text()
+    assert "How lambda was chosen" in page
+    assert "Did the restoration settle?" in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SecondsPerIteration": "fast"},
+        {"SecondsPerIteration": -1},
+        {"BatchSize": 0},
+        {"BatchSize": True},
+        {"Grid": [64]},
+        {"Grid": [64, "x"]},
+        {"SliceStep": 1.5},
+        {"SliceStep": 10**400},
+        {"Search": {"strength": 1}},
+        {"Search": RESTORATION["Search"] | {"curve": [[1]]}},
+        {"Convergence": {"iteration": [1, 2], "change": [1]}},
+        {"Convergence": {"iteration": [], "change": []}},
+        {"CalibrationSubjects": [["e0"]]},
+        {"Lambda": math.nan},
+        {"TrainedOn": {"x": math.inf}},
+    ],
+)
+def test_a_damaged_sidecar_fails_its_subject_alone(folders, change):
+    predictions, labels, _ = folders
+    write_predictions(predictions, labels, **RESTORATION)
+    edit(sidecar_of(predictions, "sub-02"), **change)
+    if change == {"SliceStep": 10**400}:  # a whole number: another experiment
+        with pytest.raises(UsageError, match="mixes experiments"):
+            evaluate(predictions, sources.find(str(labels)), "labels")
+        return
+    failed = evaluate(predictions, sources.find(str(labels)), "labels").metrics["failed"]
+    assert list(failed) == ["sub-02"]
+    (key,) = change
+    assert (key in failed["sub-02"]) or "not JSON compliant" in failed["sub-02"]
+
+
+def test_every_third_slice_of_a_lesion_is_one_lesion(folders, tmp_path):
+    _, labels, _ = folders
+    sparse = write_predictions(tmp_path / "sparse", labels, SliceStep=3)
+    # The second array axis runs along the body: brain at 1, 4, 7 and 10 of it.
+    _, label, _ = subject(0, "glioma")
+    brain, detected = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    brain[1:6, 1:11:3, 1:9] = 1
+    detected[3, :, 4] = 1
+    start = sparse / "sub-01" / "anat"
+    images.save(start / "sub-01_space-orig_desc-brain_mask.nii.gz", brain, PIL)
+    images.save(start / "sub-01_space-orig_label-lesion_desc-fpr1_mask.nii.gz", detected * brain, PIL)
+    result = evaluate(sparse, sources.find(str(labels)), "labels")
+    row = result.rows[0]
+    inside = (label > 0) & (brain == 1)
+    assert row["lesion_ml"] == pytest.approx(inside.sum() * 3 / 1000)
+    assert row["predicted_components"] == 1  # in slices 3 apart, without the slices in between
+    assert row["reference_lesions"] == 1
+    assert row["lesion_outside_brain_voxels"] == 0  # slices that were not looked at are not said to miss lesions
+    assert result.metrics["slice_step"] == 3
+
+
+def test_no_more_than_the_tally_and_a_coarse_histogram_stays_of_a_subject(folders, monkeypatch):
+    predictions, labels, _ = folders
+    subjects = sources.find(str(labels))
+    exact = evaluate(predictions, subjects, "labels").metrics["auc"]
+    original, seen, alive = tally.count, [], []
+
+    def count(scores, lesion):
+        alive.append(sum(earlier() is not None for earlier in seen))
+        seen.append(weakref.ref(scores))
+        return original(scores, lesion)
+
+    monkeypatch.setattr(evaluation_module.tally, "count", count)
+    assert evaluate(predictions, subjects, "labels").metrics["auc"] == exact
+    assert alive == [0, 0, 0, 0]  # the scores of earlier subjects are gone when the next one is counted
 
 
 def test_missing_unfinished_and_broken_subjects_are_said_and_the_rest_is_written(folders, capsys):
@@ -215,7 +341,7 @@ def test_a_calibration_subject_among_the_test_subjects_is_an_error(folders):
         edit(sidecar_of(predictions, name), CalibrationSubjects=["e0", leaked])
     with pytest.raises(UsageError, match=r"sub-03 .*calibrate"):
         run_evaluation([predictions], str(labels), output)
-    assert not output.exists()
+    assert not list(output.iterdir())
 
 
 def test_duplicates_are_errors(folders):
@@ -233,7 +359,9 @@ def test_duplicates_are_errors(folders):
         evaluate(predictions, subjects, "labels")
 
 
-@pytest.mark.parametrize("change", [{"Method": "gmm"}, {"ConfigSHA256": "c1"}, {"Thresholds": {"0.01": 9}}])
+@pytest.mark.parametrize(
+    "change", [{"Method": "gmm"}, {"ConfigSHA256": "c1"}, {"Thresholds": {"0.01": 9}}, {"SliceStep": 2}]
+)
 def test_mixed_experiments_are_an_error(folders, change):
     predictions, labels, _ = folders
     edit(sidecar_of(predictions, "sub-02"), **change)
@@ -267,6 +395,64 @@ def test_several_methods_share_one_report(folders, tmp_path):
     for text in (page, table):
         assert "not stated (intensity)" in text
         assert "vae_lg_neural_tv" in text
+
+
+def write_methods(tmp_path, labels, *names):
+    folders = []
+    for index, name in enumerate(names):
+        folders.append(write_predictions(tmp_path / f"m{index}", labels, Method=name, **RESTORATION))
+    return folders
+
+
+def test_methods_stand_in_the_papers_order_and_are_compared(folders, tmp_path):
+    _, labels, output = folders
+    names = ("intensity", "vae_lg_neural_tv", "gmm", "dae_reconstruction")
+    assert run_evaluation(write_methods(tmp_path, labels, *names), str(labels), output, command="as typed") == 0
+    record = json.loads((output / "table.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["gmm", "vae_lg_neural_tv", "intensity", "dae_reconstruction"]
+    assert record["rows"][0]["dice"]["0.01"]["mean"] > 0
+    assert record["provenance"]["command"] == "as typed"
+    assert record["device"] == ["cpu"]
+    assert "paper" not in record
+    comparison = record["comparison"]
+    assert comparison["method"] == "vae_lg_neural_tv"
+    assert [row["against"] for row in comparison["rows"]] == ["gmm", "intensity", "dae_reconstruction"]
+    same = {"difference": 0.0, "ci95": [0.0, 0.0], "excludes_zero": False}
+    for row in comparison["rows"]:  # the same images under other names
+        assert row["auc"] == row["auprc"] == row["dice"]["0.01"] == same
+    assert "vae_lg_neural_tv minus each other method" in (output / "table.md").read_text()
+
+
+def test_another_method_can_be_compared(folders, tmp_path):
+    _, labels, output = folders
+    pair = write_methods(tmp_path, labels, "gmm", "vae_lg_neural_tv")
+    run_evaluation(pair, str(labels), output, against="gmm")
+    assert json.loads((output / "table.json").read_text())["comparison"]["method"] == "gmm"
+    with pytest.raises(UsageError, match=r"--against=anogan .* gmm, vae_lg_neural_tv"):
+        run_evaluation(pair, str(labels), output, against="anogan")
+    run_evaluation(pair[:1], str(labels), output)
+    assert json.loads((output / "table.json").read_text())["comparison"] is None
+
+
+def test_the_papers_table_is_appended_under_names_of_its_own(folders):
+    predictions, labels, output = folders
+    assert run_evaluation([predictions], str(labels), output, with_paper=True) == 0
+    names = {path.name for path in output.iterdir()}
+    assert names == {"metrics.json", "subjects.tsv", "table1.md", "table1.json", "table1.html"}
+    assert paper.HEADING in (output / "table1.md").read_text()
+    record = json.loads((output / "table1.json").read_text())
+    assert len(record["rows"]) == 1
+    assert len(record["paper"]["rows"]) == 11
+    assert record["paper"]["rows"][9]["dice"]["0.01"] == [0.448, 0.209]
+    assert 'class="foreign"' in (output / "table1.html").read_text()
+
+
+def test_an_output_that_cannot_be_written_is_noticed_before_the_work(folders, monkeypatch):
+    predictions, labels, output = folders
+    output.write_text("a file where the folder should be")
+    monkeypatch.setattr(evaluation_binary, "evaluate", lambda *_: pytest.fail("computed first"))
+    with pytest.raises(EnvironmentFault, match="cannot be written"):
+        run_evaluation([predictions], str(labels), output)
 
 
 def test_one_method_twice_is_told_apart_by_folder(folders, tmp_path):

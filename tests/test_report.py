@@ -8,36 +8,51 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax import figures, report
-from lgjax.evaluation import Case, aggregate
+from lgjax import charts, comparison, figures, paper, report, tables, tally
+from lgjax.evaluation import COARSE, Result, aggregate
 
 EVIL = "<script>alert('x')</script>"
 RATES = {"0.01": 2.0, "0.05": 1.0}
+SEARCH = {
+    "strength": 2.0,
+    "ssim": 0.953,
+    "curve": [[0.0, 0.2], [0.1, 0.5], [1.0, 0.9], [2.0, 0.953], [9.0, 0.99]],
+    "monotone": True,
+    "reached": True,
+}
 
 
-def case(seed: int, kind: str, name: str, lift: float) -> Case:
+def case(seed: int, kind: str, name: str, lift: float):
+    """Returns the line of subjects.tsv and the tally of one made-up subject."""
     rng = np.random.default_rng(seed)
     lesion = rng.random(400) < (0 if kind == "healthy" else 0.1)
     row = {"participant_id": name, "kind": kind, "brain_voxels": 400, "lesion_voxels": int(lesion.sum())}
-    row |= {"lesion_ml": 1.0, "lesion_outside_brain_voxels": 0, "same_scan": True}
+    row |= {"lesion_ml": 1.0, "lesion_outside_brain_voxels": 0, "same_scan": True, "false_positive_ml": 0.25 * lift}
     for rate in RATES:
         row[f"dice_{rate}"] = None if kind == "healthy" else float(rng.random()) * lift / 3
         row[f"fpr_{rate}"] = float(rng.random()) / 10
-    row |= {"sensitivity": 0.5, "ppv": 0.5, "f1": 0.5}
-    return Case(row, (rng.normal(size=400) + lift * lesion).astype(np.float32), lesion)
+    row |= dict.fromkeys(("sensitivity", "ppv", "f1", "hd95"), None if kind == "healthy" else 0.5)
+    return row, tally.count((rng.normal(size=400) + lift * lesion).astype(np.float32), lesion)
 
 
-def result(name: str, lift: float, kinds=("glioma", "glioma", "ms", "healthy"), **changes) -> report.Result:
+def result(name: str, lift: float, kinds=("glioma", "glioma", "ms", "healthy"), step: int = 1, **changes) -> Result:
     cases = [case(index, kind, f"sub-{index}{EVIL}", lift) for index, kind in enumerate(kinds)]
-    found, curves = aggregate(cases, list(RATES))
-    found["groups"] = {
-        kind: aggregate([item for item in cases if item.row["kind"] == kind], list(RATES))[0]
-        for kind in sorted(set(kinds))
-    }
+
+    def measured(some):
+        coarse = [tally.coarsen(scores, COARSE) for _, scores in some]
+        return aggregate([row for row, _ in some], coarse, tally.merge([scores for _, scores in some]), list(RATES))
+
+    found, curves = measured(cases)
+    found["groups"] = {kind: measured([item for item in cases if item[0]["kind"] == kind])[0] for kind in set(kinds)}
     provenance = {"labels": f"data {EVIL}", "trained_on": "phantom:train", "device": "cpu"} | changes
     found |= {"method": name, "score": "absolute", "thresholds": RATES, "provenance": provenance}
+    found |= {"slice_step": step, "search": SEARCH if lift > 1 else None}
+    time = {"median": 0.125 if lift > 1 else None, "n": 4, "batch_size": 24, "grid": [64, 48]}
+    found |= {"seconds_per_iteration": time}
+    found["convergence"] = {"iteration": [0, 50, 99], "change": [0.1, 0.01, 0.0]} if lift > 1 else None
     found["failed"] = {f"sub-9{EVIL}": f"broken {EVIL}"}
-    return report.Result(name, found, [item.row for item in cases], curves)
+    histograms = {row["participant_id"]: tally.coarsen(scores, COARSE) for row, scores in cases}
+    return Result(name, found, [row for row, _ in cases], curves, histograms)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +73,8 @@ def panels(shape=(30, 24)) -> figures.Panels:
 @pytest.fixture(scope="module")
 def page(results):
     png = figures.subject_figure({item.name: panels() for item in results})
-    return report.render(results, [report.Picture(f"sub-0{EVIL}", f"glioma {EVIL}", png)])
+    pictures = [report.Picture(f"sub-0{EVIL}", f"glioma {EVIL}", png)]
+    return report.render(results, pictures, comparison.compare(results, results[0].name), with_paper=True)
 
 
 class Tags(html.parser.HTMLParser):
@@ -88,7 +104,7 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
     assert not tags.open
     assert not {tag for tag, _ in tags.seen} & {"script", "link", "iframe", "object"}
     sources = [attrs["src"] for tag, attrs in tags.seen if tag == "img"]
-    assert len(sources) == 4
+    assert len(sources) == 6
     for source in sources:
         kind, _, data = source.partition(";base64,")
         start = base64.b64decode(data)[:5]
@@ -100,43 +116,122 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
 
 
 def test_the_page_says_what_a_reader_must_know(page):
-    assert report.NOTICE in page
-    for text in ("phantom:train", "at most 4096 bins", "radiological", "Not evaluated"):
+    assert tables.NOTICE in page
+    for text in (
+        "phantom:train",
+        "less than 1 % of a score wide",
+        "batches of 24 slices of 64x48 on cpu",
+        paper.HEADING.replace("'", "&#39;"),
+        "radiological",
+        "Not evaluated",
+    ):
         assert text in page
     assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"base64,[^\"]*", "", page))
 
 
 def test_the_best_of_every_column_is_marked(results):
-    strong, weak = report.table(results)
-    assert strong.cells[0].best
-    assert not weak.cells[0].best
-    assert not any(cell.best for cell in report.table(results[:1])[0].cells)
-    assert report.table(results, "healthy") == []
+    columns = tables.paper_columns(list(RATES))
+    strong, weak = tables.table(results, columns)
+    assert [cell.best for cell in strong.cells] == [True, True, True, False]  # of the times, there is only one
+    assert not any(cell.best for cell in weak.cells)
+    assert not any(cell.best for cell in tables.table(results[:1], columns)[0].cells)
+    assert tables.table(results, columns[:3], "unknown kind") == []
+
+
+def test_less_is_better_in_distances_times_and_false_volumes(results):
+    places = {column.heading: place for place, column in enumerate(tables.our_columns())}
+    more, less = tables.table(results, tables.our_columns())
+    volume = places["healthy FP, mL"]
+    assert (more.cells[volume].text, less.cells[volume].text) == ("0.50", "0.25")
+    assert (more.cells[volume].best, less.cells[volume].best) == (False, True)
+    achieved = places["FPR at 1 %"]
+    assert not any(row.cells[achieved].best for row in (more, less))
+    # As numbers, not as text: 9.5 mm is nearer than 10.5 mm.
+    column = tables.Column("HD95, mm", lambda found: tables.cell(found, digits=1), min)
+    near, far = (item._replace(metrics=value) for item, value in zip(results, (9.5, 10.5), strict=True))
+    rows = [tables.Row(item.name, 1, [column.read(item.metrics)]) for item in (near, far)]
+    assert tables.mark(rows, [column])[0].cells[0].best
 
 
 def test_equal_prints_are_equally_good(results):
-    first = report.table([results[0], results[0]._replace(name="copy")])
-    assert all(cell.best for row in first for cell in row.cells)
+    columns = tables.paper_columns(list(RATES))
+    first, second, _ = tables.table([results[0], results[0]._replace(name="copy"), results[1]], columns)
+    assert all(cell.best for row in (first, second) for cell in row.cells[:3])
+    same = tables.table([results[0], results[0]._replace(name="copy")], columns)
+    assert not any(cell.best for row in same for cell in row.cells)  # nothing to choose between
 
 
-def test_the_markdown_table(results):
-    text = report.markdown_table(results)
-    lines = text.splitlines()
-    assert lines[0].startswith("Measured on 4 subjects of data")
-    assert "1 healthy" in lines[0]
-    assert "Trained on phantom:train" in lines[0]
-    head, rule, *rows = [line for line in lines if line.startswith("|")]
-    names = ["method", "n", "AUC", "AUPRC", "Dice 1 %", "Dice 5 %", "oracle Dice"]
-    assert [cell.strip() for cell in head.split("|")[1:-1]] == names
-    assert set(rule) <= set("|- ")
-    assert [row.split("|")[1].strip() for row in rows[:3]] == ["vae_lg_neural_tv", "- glioma", "- ms"]
-    assert f"{results[0].metrics['dice']['0.01']['mean']:.3f} ± " in rows[0]
-    assert any(row.startswith("| - healthy") and row.count("%") == 2 for row in rows)
+def grids(text: str) -> list[list[list[str]]]:
+    """Returns the Markdown tables of a text as cells; all rows of one are equally wide."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = block.splitlines()
+        if lines and lines[0].startswith("|"):
+            assert len({len(line) for line in lines}) == 1
+            assert set(lines[1]) <= set("|- ")
+            found.append([[cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[0], *lines[2:])])
+    return found
+
+
+def test_the_markdown_tables(results):
+    text = tables.markdown(results, comparison.compare(results, "vae_lg_neural_tv"))
+    assert text.startswith("Measured on 4 subjects of data")
+    first = text.splitlines()[0]
+    for part in ("1 healthy", "Trained on phantom:train", "batches of 24 slices of 64x48 on cpu"):
+        assert part in first
+    theirs, ours, intervals, differences, kinds = grids(text)
+    assert theirs[0] == ["method", "n", "Dice 1 %", "Dice 5 %", "AUC", "s/iteration"]
+    assert ours[0][2:] == [
+        *("AUPRC", "oracle Dice", "FPR at 1 %", "sensitivity", "PPV", "F1", "HD95, mm", "healthy FP, mL"),
+    ]
+    for table in (theirs, ours, intervals):
+        assert [row[0] for row in table[1:]] == ["vae_lg_neural_tv", "intensity"]  # a line for each method
+    assert f"{results[0].metrics['dice']['0.01']['mean']:.3f} ± " in theirs[1][2]
+    assert theirs[1][-1] == "0.125"
+    assert theirs[2][-1] == "–"
+    assert intervals[1][2].startswith("[0.")
+    assert [row[0] for row in kinds[1:5]] == ["vae_lg_neural_tv", "- glioma", "- healthy", "- ms"]
+    assert kinds[3][-1].endswith("%")
+    assert kinds[3][2] == "–"
+    assert [row[0] for row in differences] == ["minus", "intensity"]
+    assert tables.NOTICE in text
+    assert paper.HEADING not in text
+
+
+def test_the_papers_numbers_stand_apart(results):
+    text = tables.markdown(results, with_paper=True)
+    ours, theirs = text.split(paper.HEADING)
+    assert "0.828" not in ours
+    assert "Titan X, batch size not stated" in theirs
+    (table,) = grids(theirs)
+    assert len(table) == 12
+    assert table[10] == [
+        "VAE-LG(neural) TV (vae_lg_neural_tv)",
+        *("0.259 ± 0.246", "0.407 ± 0.252", "0.448 ± 0.209", "0.303 ± 0.123", "0.828", "0.098"),
+    ]
+    assert table[1][1:] == ["–"] * 4 + ["0.800", "–"]
+    assert paper.place("vae_lg_est_l1") < paper.place("vae_lg_neural_tv") < paper.place("intensity")
 
 
 def test_models_trained_on_different_data_are_told_apart():
-    text = report.title([result("a", 2.0), result("b", 1.0, trained_on={"set": "IXI"})])
+    text = tables.title([result("a", 2.0), result("b", 1.0, trained_on={"set": "IXI"})])
     assert 'Trained on phantom:train (a); {"set": "IXI"} (b).' in text
+
+
+def test_subsampled_slices_are_said(results):
+    some = [results[0], result("sparse", 2.0, step=4)]
+    for text in (tables.markdown(some), report.render(some, [])):
+        assert "Subsampled: 1 of 4 axial slices was restored" in text
+        assert "(sparse)" in text
+    assert "Subsampled" not in tables.markdown(results)
+
+
+def test_rounded_scores_are_said(results):
+    found = results[0].metrics | {"auc_resolution": 0.0004, "auprc_resolution": 0.002, "score_bits": 24}
+    page = report.render([results[0]._replace(metrics=found)], [])
+    assert "24 of 32 bits" in page
+    assert "0.0004" in page
+    assert "of 32 bits" not in report.render(results, [])
 
 
 def test_a_page_without_any_lesion(page):
@@ -187,11 +282,29 @@ def test_figures_survive_extremes():
     ):
         assert figures.subject_figure({"$x_1$ müll": panel}).startswith(b"\x89PNG")
     entries = {"0.01": {"achieved_fpr": 0.0}, "0.05": {"achieved_fpr": None}}
-    assert b"<svg" in figures.rates_figure({"$a$": entries})
-    line = figures.Curves((np.array([0, 1]), np.array([0, 1])), (np.array([1.0]), np.array([0.5])), 0.5)
-    assert b"<svg" in figures.curves_figure({f"method_{index}": line for index in range(12)})
+    assert b"<svg" in charts.rates_figure({"$a$": entries}, charts.styles(["$a$"]))
+    line = charts.Curves((np.array([0, 1]), np.array([0, 1])), (np.array([1.0]), np.array([0.5])), 0.5)
+    many = {f"method_{index}": line for index in range(13)}
+    style = charts.styles(list(many))
+    assert len({str(item) for item in style.values()}) == 13  # all told apart
+    assert b"<svg" in charts.curves_figure(many, style)
+    flat = {"$a$": {"iteration": [0], "change": [0.0]}}
+    assert b"<svg" in charts.convergence_figure(flat, charts.styles(["$a$"]))
+    lost = SEARCH | {"curve": [[0.0, 0.9]], "strength": 0.0, "reached": False}
+    assert b"<svg" in charts.strengths_figure({"$a$": lost}, charts.styles(["$a$"]))
+
+
+@pytest.mark.parametrize(("methods", "blocks"), [(1, 1), (6, 1), (7, 2), (13, 2), (14, 3)])
+def test_methods_stand_side_by_side_in_blocks_of_at_most_seven(methods, blocks):
+    png = figures.subject_figure({f"m{index}": panels() for index in range(methods)})
+    width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
+    columns = -(-(methods + 1) // blocks)
+    assert columns <= 7
+    assert width / columns >= 1.45 * 120  # dots: nothing gets tiny
+    assert height / blocks >= 3 * 1.45 * 120
 
 
 def test_figures_are_reproducible(results):
-    draw = [figures.curves_figure({item.name: item.curves for item in results}) for _ in range(2)]
+    style = charts.styles([item.name for item in results])
+    draw = [charts.curves_figure({item.name: item.curves for item in results}, style) for _ in range(2)]
     assert draw[0] == draw[1]

@@ -54,8 +54,6 @@ def search(
     Returns:
       x, [H, W, 1], and the trace of all iterations.
     """
-    assert networks.generate is not None
-    assert networks.features is not None
     generate, features = networks.generate, networks.features
     optimizer = optax.adam(learning_rate)
     observed = features(y)

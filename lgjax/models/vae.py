@@ -122,8 +122,9 @@ def bind(config, params: dict) -> Networks:
 
     def elbo(x, key):
         posterior = encode(x)
-        parts = negative_elbo(x[None], decode(posterior.sample(key)), posterior, config.model.reconstruction_weight)
-        return -sum(parts)[0]
+        reconstruction = decode(posterior.sample(key))
+        error, kl = negative_elbo(x[None], reconstruction, posterior, config.model.reconstruction_weight)
+        return -(error + kl)[0]
 
     return Networks(
         reconstruct=lambda x: decode(encode(x).mean)[0],

@@ -1,6 +1,7 @@
 """The variance network: from an image, how far its reconstruction will miss at every pixel (paper, Sec. 2.1)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,7 +33,7 @@ def predict(config, params, x: jax.Array) -> jax.Array:
     The network's output means log variance (target `likelihood`) or the absolute residual (target `absolute`, what
     the authors' code did), whose square is the variance.
     """
-    output = network(config).apply({"params": params}, x)
+    output: Any = network(config).apply({"params": params}, x)
     spread = {"likelihood": jnp.exp, "absolute": jnp.square}[config.model.variance_target](output)
     return spread + config.model.variance_floor
 
@@ -51,7 +52,8 @@ def loss(config, params, x: jax.Array, reconstruction: jax.Array, mask: jax.Arra
     if config.model.variance_target == "likelihood":
         terms = negative_log_likelihood(residual, predict(config, params, x))
     else:
-        terms = (network(config).apply({"params": params}, x) - jnp.abs(residual)) ** 2
+        predicted: Any = network(config).apply({"params": params}, x)
+        terms = (predicted - jnp.abs(residual)) ** 2
     return (terms * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 

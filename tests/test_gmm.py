@@ -1,0 +1,160 @@
+"""The Gaussian mixture against scikit-learn, NumPy and closed forms, and its promises on padding and outliers."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.mixture import GaussianMixture
+
+from lgjax.baselines import gmm
+from lgjax.baselines.gmm import Mixture
+
+TISSUES = Mixture(np.array([0.5, 0.3, 0.2]), np.array([-1.0, 0.2, 2.0]), np.array([0.09, 0.04, 0.25]))
+
+
+def draw(n, seed=0):
+    """Values of a known mixture and their classes, both [n]."""
+    rng = np.random.default_rng(seed)
+    label = rng.choice(3, n, p=TISSUES.weights)
+    return rng.normal(TISSUES.means[label], np.sqrt(TISSUES.variances[label])).astype(np.float32), label
+
+
+def fit(values, mask=None, **settings):
+    mask = np.ones_like(values) if mask is None else mask
+    return jax.device_get(jax.jit(functools.partial(gmm.fit, **settings))(values, mask))
+
+
+def check(actual, desired, **tolerance):
+    for a, b in zip(actual, desired, strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("iterations", [1, 100])
+def test_plain_em_is_that_of_scikit_learn(iterations):
+    values, _ = draw(3000)
+    start = jax.device_get(gmm.initial(values, np.ones_like(values), 3))
+    oracle = GaussianMixture(
+        3,
+        tol=0,
+        reg_covar=0,
+        max_iter=iterations,
+        weights_init=np.full(3, 1 / 3),
+        means_init=start.means[:, None].astype(float),
+        precisions_init=1 / start.variances[:, None, None].astype(float),
+    )
+    oracle.fit(values[:, None].astype(float))
+    expected = oracle.weights_, oracle.means_[:, 0], oracle.covariances_[:, 0, 0]
+    check(fit(values, kappa=math.inf, iterations=iterations), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_start_is_a_cut_into_equal_parts():
+    values = np.random.default_rng(0).permutation(np.arange(9, dtype=np.float32))
+    mixture = gmm.initial(np.append(values, [50, -50]), np.append(np.ones(9, np.float32), [0, 0]), 3)
+    check(mixture, ([1 / 3] * 3, [1, 4, 7], [np.var(values) / 9] * 3), rtol=1e-6)
+
+
+def test_padding_and_background_count_nowhere():
+    values, _ = draw(1000)
+    rng = np.random.default_rng(1)
+    where = np.sort(rng.choice(1700, 1000, replace=False))
+    padded, mask = rng.normal(-3.5, 50, 1700).astype(np.float32), np.zeros(1700, np.float32)
+    padded[where], mask[where] = values, 1
+    # Sums of other lengths round differently.
+    check(fit(padded, mask, iterations=50), fit(values, iterations=50), rtol=1e-4, atol=1e-5)
+
+
+def test_vmap_over_volumes():
+    values = np.stack([draw(800, seed)[0] for seed in range(3)])
+    mask = (np.arange(800)[None] < np.array([[800], [500], [0]])).astype(np.float32)
+    together = jax.jit(jax.vmap(functools.partial(gmm.fit, iterations=30)))(values, mask)
+    for i in range(3):
+        check((part[i] for part in together), fit(values[i], mask[i], iterations=30), rtol=1e-4, atol=1e-5)
+
+
+def test_outliers_do_not_move_robust_classes():
+    values, _ = draw(20_000)
+    values[:1000] = np.random.default_rng(1).uniform(5, 12, 1000)  # 5 %, brighter than any tissue
+    robust, plain = fit(values, iterations=200), fit(values, kappa=math.inf, iterations=200)
+    np.testing.assert_allclose(robust.means, TISSUES.means, atol=0.05)
+    np.testing.assert_allclose(robust.weights, TISSUES.weights, atol=0.05)
+    np.testing.assert_allclose(np.sqrt(robust.variances), np.sqrt(TISSUES.variances), rtol=0.1)
+    assert np.abs(plain.means - TISSUES.means).max() > 0.5
+
+
+def test_typicality_narrows_a_normal_class_by_what_the_docstring_says():
+    quantiles = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000).astype(np.float32)
+    mixture = fit(quantiles, classes=1)
+    np.testing.assert_allclose(np.sqrt(mixture.variances), 0.964, atol=2e-3)
+    np.testing.assert_allclose(mixture.means, 0, atol=1e-4)
+
+
+def em_in_numpy(values, priors, kappa, mixture, iterations):
+    """Van Leemput's EM voxel by voxel and class by class, float64."""
+    _, means, variances = (np.array(part, float) for part in mixture)
+    classes = range(len(means))
+    for _ in range(iterations):
+        counts = np.zeros((len(values), len(means)))
+        for i, y in enumerate(values.astype(float)):
+            density = [stats.norm.pdf(y, means[k], np.sqrt(variances[k])) for k in classes]
+            evidence = sum(priors[i, k] * density[k] for k in classes)
+            for k in classes:
+                limit = np.exp(-(kappa**2) / 2) / np.sqrt(2 * np.pi * variances[k])
+                counts[i, k] = priors[i, k] * density[k] / evidence * density[k] / (density[k] + limit)
+        means = (counts * values[:, None]).sum(0) / counts.sum(0)
+        variances = (counts * (values[:, None] - means) ** 2).sum(0) / counts.sum(0)
+    return counts.sum(0) / counts.sum(), means, variances
+
+
+def test_priors_take_the_place_of_the_weights():
+    kappa = 2.5
+    values, label = draw(120)
+    priors = np.random.default_rng(2).dirichlet([1, 1, 1], len(values)) + 2 * np.eye(3)[label]
+    priors = (priors / priors.sum(axis=1, keepdims=True)).astype(np.float32)
+    start = gmm.initial(values, np.ones_like(values), 3)
+    expected = em_in_numpy(values, priors, kappa, start, 4)
+    check(fit(values, kappa=kappa, iterations=4, priors=priors), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(fit(values, kappa=kappa, iterations=4).means - expected[1]).max() > 1e-3
+
+
+def test_priors_of_zero():
+    values, label = draw(300)
+    sure = np.eye(3, dtype=np.float32)[label]
+    mixture = fit(values, kappa=math.inf, iterations=1, priors=sure)
+    np.testing.assert_allclose(mixture.means, [values[label == k].mean() for k in range(3)], rtol=1e-5)
+    nowhere = fit(values, iterations=5, priors=np.zeros_like(sure))
+    check(nowhere, fit(values, iterations=5, priors=np.full_like(sure, 1 / 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("values", [np.zeros(50), np.repeat([-1.0, 1.0], 25), np.zeros(0)])
+def test_degenerate_volumes(values):
+    """One intensity, fewer intensities than classes, no brain."""
+    padded, mask = np.full(60, -3.5, np.float32), np.zeros(60, np.float32)
+    padded[: len(values)], mask[: len(values)] = values, 1
+    mixture = fit(padded, mask)
+    assert all(np.isfinite(part).all() for part in mixture)
+    assert (mixture.variances >= np.float32(gmm.VARIANCE_FLOOR)).all()
+    np.testing.assert_allclose(gmm.distance(padded, mixture)[: len(values)], 0, atol=0.1)
+
+
+def test_distance_to_the_nearest_class():
+    mixture = Mixture(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.0, 4.0, 9.0]), jnp.array([1.0, 0.25, 1.0]))
+    values = jnp.array([-2.0, 0.5, 2.5, 3.5, 4.0, 9.0])  # nobody is of the third class
+    np.testing.assert_allclose(gmm.distance(values, mixture), [-2, 0.5, 2.5, -1, 0, 9], rtol=1e-6)
+
+
+def test_map_of_one_volume(slices):
+    found = jax.jit(functools.partial(gmm.distance_map, classes=3, kappa=3.0, iterations=20))
+    whole = np.asarray(found(slices.y, slices.mask))
+    assert whole.shape == slices.y.shape
+    assert (whole[slices.mask == 0] == 0).all()
+    inside = slices.y[slices.mask == 1]
+    np.testing.assert_allclose(
+        whole[slices.mask == 1], gmm.distance(inside, fit(inside, iterations=20)), rtol=1e-3, atol=1e-4
+    )
+    padded = found(*(np.pad(a, [(0, 3), (0, 0), (0, 0), (0, 0)]) for a in (slices.y, slices.mask)))
+    np.testing.assert_allclose(padded[:-3], whole, rtol=1e-3, atol=1e-4)
