@@ -1,6 +1,6 @@
 """The adversarial auto-encoder: the paper's networks without a posterior (AAE rows of its Table 1).
 
-    python -m lgjax.train --config=configs/aae.py             # or :smoke
+python -m lgjax.train --config=configs/aae.py             # or :smoke
 """
 
 from configs import vae

@@ -6,12 +6,11 @@
 from configs import vae
 
 
-def paper():
-    """128x128 slices, as all other methods."""
+def get_config(variant: str = "paper"):
+    """Returns the config of a variant: paper (default; its size, it states no schedule for AnoGAN) or smoke."""
     config = vae.paper()
-    config.name = "anogan"
     vae.without_autoencoder(config)
-    config.model.name = "anogan"
+    config.name = config.model.name = "anogan"
     config.model.channels = (16, 32, 64, 128, 256)
     config.model.latent_size = 128
     config.train.learning_rate = 2e-4
@@ -19,21 +18,13 @@ def paper():
     config.restore.method = "anogan"
     config.restore.iterations = 500  # of the search
     config.restore.learning_rate = 1e-2
+    if variant == "smoke":
+        vae.shorten(config)
+        config.model.channels = (16, 32, 64, 128)
+        config.model.latent_size = 64
+        config.train.learning_rate = 5e-4
+        config.restore.iterations = 100
+        config.restore.learning_rate = 5e-2
+    elif variant != "paper":
+        raise KeyError(variant)
     return config
-
-
-def smoke():
-    """Half the resolution, a short schedule."""
-    config = paper()
-    vae.shorten(config)
-    config.model.channels = (16, 32, 64, 128)
-    config.model.latent_size = 64
-    config.train.learning_rate = 5e-4
-    config.restore.iterations = 100
-    config.restore.learning_rate = 5e-2
-    return config
-
-
-def get_config(variant: str = "paper"):
-    """Returns the config of a variant: paper (default; its size, it has no schedule for AnoGAN) or smoke."""
-    return {"paper": paper, "smoke": smoke}[variant]()

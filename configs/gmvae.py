@@ -1,6 +1,6 @@
 """The Gaussian mixture VAE of You et al. 2019 (row GMVAE-MAP of the paper's Table 1).
 
-    python -m lgjax.train --config=configs/gmvae.py             # or :smoke
+python -m lgjax.train --config=configs/gmvae.py             # or :smoke
 """
 
 from configs import vae

@@ -18,7 +18,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 GUIDE: Any = {"color": "#8a8f94", "lw": 1, "ls": (0, (4, 3)), "zorder": 0}
 GRID: Any = {"color": "#e6e8ea", "lw": 0.7}
-SSIM = 0.95  # of restored healthy slices: the paper's rule for lambda
 Styles = Mapping[str, Mapping[str, Any]]
 
 
@@ -135,7 +134,8 @@ def strengths_figure(searches: Mapping[str, Mapping[str, Any]], style: Styles) -
                 colour = style[name]["color"]
                 face = colour if search["reached"] else "white"
                 axes.plot(search["strength"], search["ssim"], "o", ms=6, mec=colour, mfc=face, zorder=3)
-        axes.axhline(SSIM, label=f"{SSIM:g}", **GUIDE)
+        for target in sorted({search["target"] for search in searches.values()}):
+            axes.axhline(target, label=f"{target:g} wanted", **GUIDE)
         axes.set_xscale(_log(point[0] for search in searches.values() for point in search["curve"]))
         _write_plainly(axes.xaxis)
         axes.set(xlabel="lambda, weight of the data term", ylabel="SSIM of restored healthy slices")

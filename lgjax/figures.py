@@ -251,13 +251,13 @@ def encode(figure: Figure, kind: str) -> bytes:
 
 
 def samples_figure(rows: Mapping[str, np.ndarray]) -> bytes:
-    """Returns a PNG of slices, [N, H, W] z-scored, a row for each name; "... sd" on a scale from 0 to 1."""
+    """Returns a PNG of slices, [N, H, W] z-scored, a row for each name; "... sd" on its own scale."""
     with mpl.rc_context(STYLE):
         count = len(next(iter(rows.values())))
         figure = Figure(figsize=(1.3 * count, 1.4 * len(rows)), layout="constrained", facecolor="white")
         grid = figure.subplots(len(rows), count, squeeze=False)
         for axes, (name, images) in zip(grid, rows.items(), strict=True):
-            low, high = (0, 1) if name.endswith(" sd") else (-2, 3.5)
+            low, high = (images.min(), images.max()) if name.endswith(" sd") else (-2, 3.5)
             axes[0].set_ylabel(name)
             for axis, image in zip(axes, images, strict=True):
                 axis.imshow(image, cmap="gray", vmin=low, vmax=high)

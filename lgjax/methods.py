@@ -216,7 +216,12 @@ class VolumeRunner:
     def __init__(self, config):
         """Takes the whole config; its batch size is only stated with results, since a volume is never split."""
         self.batch_size = config.restore.batch_size
-        self.function = jax.jit(functools.partial(gmm.distance_map, **config.gmm))
+        settings = config.gmm
+        self.function = jax.jit(
+            functools.partial(
+                gmm.distance_map, classes=settings.classes, kappa=settings.kappa, iterations=settings.iterations
+            )
+        )
 
     def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, None]]:
         """Yields the slices of one volume minus their score, once; `strength` means nothing here."""

@@ -11,6 +11,7 @@ import numpy as np
 from lgjax.data import nifti
 from lgjax.data.volume import Volume
 from lgjax.errors import InputError, UsageError
+from lgjax.outputs import rate_name
 
 SUFFIX = "_space-orig_desc-anomaly_T2w.nii.gz"
 SCORES = ("absolute", "positive", "signed")
@@ -43,7 +44,7 @@ class Prediction(NamedTuple):
 
     def detected(self, rate: str, like: Volume) -> np.ndarray:
         """Reads the detection mask at one calibrated false positive rate, [X, Y, Z] bool."""
-        return self.mask(f"label-lesion_desc-fpr{100 * float(rate):g}_mask".replace(".", "p"), like)
+        return self.mask(f"label-lesion_desc-{rate_name(rate)}_mask", like)
 
 
 def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[str, str]]:
@@ -123,7 +124,7 @@ def _are(check: Callable[[Any], bool], values, size: int | None = None) -> bool:
 def _is_search(value) -> bool:
     return (
         isinstance(value, dict)
-        and all(_is_number(value.get(key)) for key in ("strength", "ssim"))
+        and all(_is_number(value.get(key)) for key in ("strength", "ssim", "target"))
         and all(isinstance(value.get(key), bool) for key in ("monotone", "reached"))
         and _are(lambda point: _are(_is_number, point, 2), value.get("curve"))
     )
@@ -142,7 +143,7 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "BatchSize": ("a number of slices", _is_count),
     "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),
     "SliceStep": ("a whole number above 0", _is_count),
-    "Search": ("strength, ssim, curve, monotone and reached", _is_search),
+    "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
     "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),
 }
 

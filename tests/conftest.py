@@ -6,13 +6,13 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
-import importlib.util
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from configs import vae
 from lgjax import models, runtime
 from lgjax.data.preprocess import BACKGROUND, Slices
 from lgjax.models import MODELS
@@ -20,13 +20,6 @@ from lgjax.models import MODELS
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-def _experiment():
-    spec = importlib.util.spec_from_file_location("vae_experiment", ROOT / "configs" / "vae.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,13 +33,13 @@ def compile_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def experiments():
     """The module configs/vae.py."""
-    return _experiment()
+    return vae
 
 
 @pytest.fixture
 def config():
     """The smoke experiment, shrunk to 16x16 slices and two residual blocks."""
-    config = _experiment().smoke()
+    config = vae.smoke()
     config.name = "tiny"
     config.seed = 3
     config.data.height = config.data.width = 16

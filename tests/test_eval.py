@@ -193,7 +193,14 @@ RESTORATION = {
     "BatchSize": 24,
     "Grid": [64, 48],
     "SliceStep": 1,
-    "Search": {"strength": 3.0, "ssim": 0.95, "curve": [[1, 0.8], [3, 0.95]], "monotone": True, "reached": True},
+    "Search": {
+        "strength": 3.0,
+        "ssim": 0.95,
+        "target": 0.95,
+        "curve": [[1, 0.8], [3, 0.95]],
+        "monotone": True,
+        "reached": True,
+    },
     "Convergence": {"iteration": [0, 9], "prior_gradient": [1, 2], "data_term": [3, 4], "change": [0.2, 0.1]},
 }
 

@@ -1,18 +1,21 @@
 """Configs: recorded, compared, found again from a command line, and read by the code down to the last value."""
 
+import importlib
 import json
 import os
 import re
 import sys
 
+import jax
 import ml_collections
 import pytest
 from absl import flags
 from conftest import ROOT
 from ml_collections import config_flags
 
-from lgjax import calibrations, experiment
+from lgjax import calibrations, experiment, methods, training
 from lgjax.errors import InputError, UsageError
+from lgjax.models import MODELS
 
 
 def leaves(config, prefix=()):
@@ -27,30 +30,83 @@ def source() -> str:
     return "\n".join(path.read_text() for path in sorted((ROOT / "lgjax").rglob("*.py")))
 
 
-def test_every_value_is_read_somewhere(experiments):
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+def variants(name):
+    """All configs of one file by variant."""
+    module = importlib.import_module(f"configs.{name}")
+    names = getattr(module, "VARIANTS", ("paper", "smoke"))
+    return {variant: module.get_config(variant) for variant in names}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_value_is_read_somewhere(name):
     code = source()
-    unread = [".".join(path) for path in leaves(experiments.paper()) if not re.search(rf"\.{path[-1]}\b", code)]
-    assert not unread
+    for config in variants(name).values():
+        unread = [".".join(path) for path in leaves(config) if not re.search(rf"[.\"]{path[-1]}\b", code)]
+        assert not unread
 
 
-def test_every_value_that_is_read_exists(experiments):
-    """`config.part.name` in the source names a value of configs/vae.py."""
-    known = {".".join(path) for path in leaves(experiments.paper())}
+def test_every_value_that_is_read_exists():
+    """`config.part.name` in the source names a value of some file in configs/."""
+    known = {".".join(path) for name in CONFIGS for config in variants(name).values() for path in leaves(config)}
     parts = {path.split(".")[0] for path in known if "." in path}
     read = set(re.findall(rf"\bconfig\.({'|'.join(parts)})\.([a-z_]+)", source()))
     assert read
     assert {f"{part}.{name}" for part, name in read} <= known
 
 
-def test_variants_have_the_same_values(experiments):
-    paper, smoke = experiments.get_config(), experiments.get_config("smoke")
-    assert list(leaves(paper)) == list(leaves(smoke))
-    assert paper.name != smoke.name
-    for config in (paper, smoke):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_variants_have_the_same_values(name):
+    first, *others = found = list(variants(name).values())
+    assert len({config.name for config in found}) == len(found)
+    for config in others:
+        assert list(leaves(config)) == list(leaves(first))
+    for config in found:
+        assert config.name.startswith(config.model.name)
         halved = 2 ** len(config.model.channels)
         assert config.data.height % halved == config.data.width % halved == 0
+        assert methods.parse(config.restore.method).model == config.model.name
     with pytest.raises(KeyError):
-        experiments.get_config("smaller")
+        importlib.import_module(f"configs.{name}").get_config("smaller")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_networks_of_every_config_can_be_made(name):
+    """Shapes only: nothing is computed at the paper's size."""
+    for config in variants(name).values():
+        state = training.state_shapes(config)
+        assert jax.tree.leaves(state.variables["params"])
+
+
+def test_there_is_a_config_for_every_model():
+    assert {config.model.name for name in CONFIGS for config in variants(name).values()} == set(MODELS)
+
+
+def test_presets_differ_in_values_alone(experiments):
+    """What method.md says that the authors' code did, and nothing else."""
+    for ours, theirs in (("paper", "authors"), ("smoke", "smoke_authors")):
+        paper, authors = (experiments.get_config(name) for name in (ours, theirs))
+        pairs = zip(leaves(paper), leaves(authors), strict=True)
+        assert all(a == b for a, b in pairs)
+        differing = {
+            ".".join(path) for path in leaves(paper) if value(paper, path) != value(authors, path) and path != ("name",)
+        }
+        assert differing == {
+            "model.reconstruction_weight",
+            "model.variance_target",
+            "restore.variance_at",
+            "restore.deviation_limit",
+        }
+    assert authors.restore.deviation_limit == 70.7
+    assert experiments.get_config("authors").model.reconstruction_weight == 5
+
+
+def value(config, path):
+    for name in path:
+        config = config[name]
+    return config
 
 
 def test_paper_values(experiments):

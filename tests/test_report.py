@@ -19,6 +19,7 @@ SEARCH = {
     "curve": [[0.0, 0.2], [0.1, 0.5], [1.0, 0.9], [2.0, 0.953], [9.0, 0.99]],
     "monotone": True,
     "reached": True,
+    "target": 0.95,
 }
 
 
