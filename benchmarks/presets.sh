@@ -6,7 +6,9 @@ workdir="$(realpath -m "${1:?usage: presets.sh WORKDIR [DATA]}")" data="${2:-pha
 source "$(dirname "$0")/../launch/setup.sh"
 config=configs/vae.py:smoke predictions=
 training=(--config.train.steps=700 --config.data.train_subjects=120)
-slices=(--config.restore.slice_step=4)
+step=8
+[ "${data#phantom}" = "$data" ] || step=3
+slices=(--config.restore.slice_step=$step --config.restore.batch_size=8)
 output="$workdir/results-$(basename "${data//:/-}")"
 weight=$(python -c "from configs import vae; print(5 * vae.smoke().model.reconstruction_weight)")
 

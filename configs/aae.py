@@ -13,6 +13,8 @@ def get_config(variant: str = "paper"):
     config.model.name = "aae"
     config.model.discriminator_features = (256, 256)
     config.model.adversarial_weight = 1.0  # per latent, see lgjax/models/aae.py
+    config.model.gradient_penalty = 1.0  # R1 of the discriminator
+    config.train.momentum = 0.5  # usual where networks play against each other
     config.restore.method = "aae_lg_neural_tv"
     del config.restore.samples_est, config.restore.samples_neural  # a code is exact: there is nothing to draw
     return config

@@ -308,16 +308,18 @@ def _restoration(sidecars: Sequence[Mapping[str, Any]], reasons: dict[str, str])
 
 def _provenance(folder: pathlib.Path, labels: str, sidecars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = sidecars[0]
-    several = {key: sorted({str(item.get(key)) for item in sidecars}) for key in ("Version", "Device")}
+    several = {key: sorted({str(item.get(key)) for item in sidecars}) for key in ("Version", "Device", "JaxVersion")}
     return {
         "predictions": str(folder),
         "labels": labels,
         "trained_on": first.get("TrainedOn"),
         "lambda": first.get("Lambda"),
+        "seed": first.get("Seed"),
         "config_sha256": first.get("ConfigSHA256"),
         "weights_sha256": first.get("WeightsSHA256"),
         "calibration_subjects": len(first.get("CalibrationSubjects", [])),
         "restored_by_version": ", ".join(several["Version"]),
+        "jax_version": ", ".join(several["JaxVersion"]),
         "device": ", ".join(several["Device"]),
         "evaluated_by_version": lgjax.__version__,
     }

@@ -56,7 +56,9 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
         "Search": calibration["Search"],
         "SliceStep": config.restore.slice_step,
         "Grid": [config.data.height, config.data.width],
+        "Seed": config.seed,
         "Device": runtime.describe(jax.devices()),
+        "JaxVersion": jax.__version__,
         "Notice": "Research use only. Not a medical device.",
     }
     runner = methods.runner(method, config, trained.params, mesh)

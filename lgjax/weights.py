@@ -18,7 +18,7 @@ class Trained(NamedTuple):
 
     def words(self, model: str) -> str:
         """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
-        return self.trained_on if model else "nothing (the method is not trained)"
+        return self.trained_on if model else "nothing"
 
 
 def load(config, workdir: pathlib.Path) -> Trained:

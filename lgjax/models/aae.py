@@ -3,7 +3,7 @@
 There is no posterior: a discriminator makes the codes of all slices together look like draws of N(0, I).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -32,13 +32,17 @@ class AAE(vae.VAE):
 
 
 class Discriminator(nn.Module):
-    """The logit that flattened codes are draws of N(0, I): [N, ...] -> [N]."""
+    """The logit that whole codes are draws of N(0, I): [N, ...] -> [N].
+
+    It is given z and z^2, in which the log ratio of two Gaussians is linear: it sees a wrong mean or spread at once.
+    """
 
     features: Sequence[int]  # widths of the hidden layers
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         z = z.reshape(len(z), -1)
+        z = jnp.concatenate([z, z**2], axis=-1)
         for features in self.features:
             z = blocks.activation(nn.Dense(features)(z))
         return nn.Dense(1)(z)[:, 0]
@@ -56,6 +60,16 @@ def discriminator_loss(drawn: jax.Array, coded: jax.Array) -> jax.Array:
 def adversarial_loss(coded: jax.Array) -> jax.Array:
     """The encoder's non-saturating logistic loss, in nats, of the logits of its codes, [N]."""
     return jax.nn.softplus(-coded).mean()
+
+
+def gradient_penalty(judge: Callable[[jax.Array], jax.Array], drawn: jax.Array) -> jax.Array:
+    """Mean squared gradient of the logits at the draws: R1 of Mescheder et al. 2018, without which the game circles.
+
+    Args:
+      judge: logits [N] of latents [N, ...], each of its own latents alone.
+      drawn: draws from N(0, I), [N, ...].
+    """
+    return (jax.grad(lambda z: judge(z).sum())(drawn) ** 2).sum() / len(drawn)
 
 
 def initialise(config, key: jax.Array) -> dict:
@@ -78,7 +92,8 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
 
     The auto-encoder's is w * sum_pixels (X - g(f(X)))^2 + adversarial_weight * dim(z) * adversarial loss. One logit
     judges a whole code, whereas the squared error is a sum over pixels: dim(z), the number of latents of a slice, makes
-    the pull on each of them independent of their number.
+    the pull on each of them independent of their number. The discriminator's is its logistic loss plus half the
+    gradient penalty.
     """
     params, stats = variables["params"], variables["batch_stats"]
     (reconstruction, z), updates = _network(config).apply(
@@ -88,15 +103,16 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
         method="autoencode",
         mutable=["batch_stats"],
     )
+    stop = jax.lax.stop_gradient
+    drawn = jax.random.normal(key, z.shape)
 
-    def logits(weights, z):
+    def judge(z, weights=params["discriminator"]):
         return _discriminator(config).apply({"params": weights}, z)
 
-    stop = jax.lax.stop_gradient
-    judge = params["discriminator"]
-    adversarial = adversarial_loss(logits(stop(judge), z))
-    discriminator = discriminator_loss(logits(judge, jax.random.normal(key, z.shape)), logits(judge, stop(z)))
     error = config.model.reconstruction_weight * ((x - reconstruction) ** 2).sum(axis=(1, 2, 3)).mean()
+    adversarial = adversarial_loss(judge(z, stop(params["discriminator"])))
+    discriminator = discriminator_loss(judge(drawn), judge(stop(z)))
+    penalty = 0.5 * config.model.gradient_penalty * gradient_penalty(judge, drawn)
     spread = variance.loss(config, params["variance"], x, reconstruction, mask)
     terms = {
         "loss": error + config.model.adversarial_weight * z[0].size * adversarial,
@@ -105,7 +121,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
         "discriminator": discriminator,
         "variance": spread,
     }
-    return terms["loss"] + discriminator + spread, ({"autoencoder": updates["batch_stats"]}, terms)
+    return terms["loss"] + discriminator + penalty + spread, ({"autoencoder": updates["batch_stats"]}, terms)
 
 
 def bind(config, params: dict) -> Networks:

@@ -119,8 +119,8 @@ def kl_to_clusters(posterior: Posterior, clusters: Clusters, log_c: jax.Array) -
 def kl_clusters(log_c: jax.Array, free_nats: float) -> jax.Array:
     """KL(P(c|z, w) || uniform) of each image, [N], in nats, counted as at least `free_nats` at each latent position.
 
-    method.md writes max(KL(c), 0.5) for the single latent position of a slice's ELBO. The latents here are a grid, and
-    the floor (the free bits that keep clusters from collapsing) is taken to hold for each position's own KL.
+    You et al. write max(KL(c), 0.5), free bits that keep the clusters from collapsing into one. Here each position of
+    the latent grid has its own c, and the floor is read as that of each position's KL, before their sum.
 
     Args:
       log_c: log P(c|z, w), [N, h, w, K].
