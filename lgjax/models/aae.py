@@ -20,10 +20,7 @@ class AAE(vae.VAE):
 
     def code(self, x: jax.Array, train: bool = False) -> jax.Array:
         """z = f(x), [N, H / 2^B, W / 2^B, latent_channels], of images x, [N, H, W, 1], z-scored."""
-        x = blocks.activation(self.first(x, train))
-        for block in self.down:
-            x = block(x, train)
-        return self.mean_head(x)
+        return self.mean_head(self.trunk(x, train))
 
     def autoencode(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """g(f(x)), [N, H, W, 1], and f(x)."""

@@ -45,11 +45,16 @@ class VAE(nn.Module):
         self.up = [up(features, self.normalise) for features in reversed(self.channels)]
         self.last = blocks.Conv(1, (3, 3))
 
-    def encode(self, x: jax.Array, train: bool = False) -> Posterior:
-        """Q(z|X) of images x, [N, H, W, 1], z-scored."""
+    def trunk(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """What the heads see of images x: [N, H, W, 1] -> [N, H / 2^B, W / 2^B, channels[-1]]."""
         x = blocks.activation(self.first(x, train))
         for block in self.down:
             x = block(x, train)
+        return x
+
+    def encode(self, x: jax.Array, train: bool = False) -> Posterior:
+        """Q(z|X) of images x, [N, H, W, 1], z-scored."""
+        x = self.trunk(x, train)
         return Posterior(self.mean_head(x), self.log_variance_head(x))
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
