@@ -196,6 +196,40 @@ def test_restore_calibrates_what_nobody_calibrated(workdir, tmp_path):
     assert (tmp_path / "out" / "sub-ascan" / "anat").is_dir()
 
 
+def test_every_second_slice_of_a_method_that_restores_no_image(workdir, tmp_path):
+    path = oblique_scan(tmp_path)
+    arguments = ("--method=gmm", "--config.restore.slice_step=2", f"--output={tmp_path / 'out'}")
+    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", *arguments))
+    anat = tmp_path / "out" / "sub-ascan" / "anat"
+    assert not list(anat.glob("*desc-restored*"))
+    anomaly, brain = (
+        nib.as_closest_canonical(nib.load(anat / f"sub-ascan_space-orig_{name}.nii.gz")).get_fdata()
+        for name in ("desc-anomaly_T2w", "desc-brain_mask")
+    )
+    whole = nib.as_closest_canonical(nib.load(path)).get_fdata() > 0
+    np.testing.assert_array_equal(brain[..., ::2] > 0, whole[..., ::2])
+    assert not brain[..., 1::2].any()
+    assert not anomaly[..., 1::2].any()
+    assert (anomaly[..., ::2].max(axis=(0, 1)) > 0).any()
+    sidecar = json.loads((anat / "sub-ascan_space-orig_desc-anomaly_T2w.json").read_text())
+    assert sidecar["SliceStep"] == 2
+    assert sidecar["TrainedOn"] == "nothing"
+    assert sidecar["Lambda"] is None
+
+
+def test_a_method_of_another_model_is_refused(workdir, tmp_path):
+    result = lgjax("restore", f"--workdir={workdir}", "--method=dae_reconstruction", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 2
+    assert "configs/dae.py" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_table1_explains_itself():
+    result = subprocess.run(["bash", ROOT / "launch" / "table1.sh", "--help"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "--data=FOLDER" in result.stderr
+
+
 def test_slices_without_a_skull_stripped_scan_ask_for_a_mask(workdir, tmp_path):
     head = nifti.Volume(
         np.random.default_rng(0).uniform(50, 900, (40, 40, 8)).astype(np.float32), np.eye(4), None, "", "head"

@@ -41,6 +41,27 @@ def test_all_axis_orders_and_flips_give_the_same_slices_and_maps(permutation):
         np.testing.assert_array_equal(result, nib.orientations.apply_orientation(expected, orientation))
 
 
+@pytest.mark.parametrize("flips", [(1, 1, 1), (1, 1, -1), (-1, 1, 1)])
+@pytest.mark.parametrize("permutation", [(0, 1, 2), (2, 0, 1)])
+def test_every_third_slice_is_what_it_is_among_all(permutation, flips):
+    data, step = images.head((20, 23, 14)), 3
+    moved, affine, orientation = _oriented(data, images.affine((1.1, 0.9, 2.5)), permutation, flips)
+    slices, placement = preprocess.to_slices(moved, moved > 0, affine, Grid(18, 16, 1.7))
+    values = np.random.default_rng(0).normal(size=slices.y.shape).astype(np.float32)
+    whole = preprocess.from_slices(values, placement)
+    kept, thin = preprocess.every(slices, placement, step)
+    chosen = slices.index % step == 0
+    np.testing.assert_array_equal(kept.index, [i for i in slices.index if i % 3 == 0])
+    np.testing.assert_array_equal(kept.y, slices.y[chosen])
+    result = preprocess.from_slices(values[chosen], thin)
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
+    axial = [nib.orientations.apply_orientation(part, back) for part in (result, whole, thin.brain, moved > 0)]
+    for k in range(data.shape[2]):
+        found, expected, brain, everywhere = (part[..., k] for part in axial)
+        np.testing.assert_array_equal(found, expected if k % step == 0 else 0)
+        np.testing.assert_array_equal(brain, everywhere if k % step == 0 else False)
+
+
 def test_the_view_is_radiological():
     data = images.head()
     data[12:, :, :][data[12:, :, :] > 0] += 500  # in RAS, x grows towards the right
