@@ -7,7 +7,7 @@ source "$(dirname "$0")/../launch/setup.sh"
 config=configs/vae.py:smoke predictions=
 training=(--config.train.steps=700 --config.data.train_subjects=120)
 step=8
-[ "${data#phantom}" = "$data" ] || step=3
+[ "${data#phantom:}" = "$data" ] || step=3
 slices=(--config.restore.slice_step=$step --config.restore.batch_size=8)
 output="$workdir/results-$(basename "${data//:/-}")"
 weight=$(python -c "from configs import vae; print(5 * vae.smoke().model.reconstruction_weight)")
@@ -17,8 +17,9 @@ measure() {
   local name=$1 weights=$2
   shift 2
   if [ "$weights" != "$name" ] && [ ! -e "$workdir/$name" ]; then  # other settings of restore: a calibration of their own
-    mkdir -p "$workdir/$name"
-    cp -r "$workdir/$weights"/{config.json,training.json,checkpoints} "$workdir/$name/"
+    rm -rf "$workdir/.$name" && mkdir -p "$workdir/.$name"
+    cp -r "$workdir/$weights"/{config.json,training.json,checkpoints} "$workdir/.$name/"
+    mv "$workdir/.$name" "$workdir/$name"
   fi
   python -m lgjax.restore --workdir="$workdir/$name" --method=vae_lg_neural_tv --input="$data" \
     --output="$output/$name" "${slices[@]}" "$@"
@@ -37,4 +38,4 @@ python -m lgjax.train --config=$config --workdir="$workdir/variance_target" "${t
 measure variance_target variance_target
 python -m lgjax.train --config=configs/vae.py:smoke_authors --workdir="$workdir/authors" "${training[@]}"
 measure authors authors
-python -m lgjax.eval --predictions="${predictions:1}" --labels="$data" --output="$output"
+python -m lgjax.eval --against=vae_lg_neural_tv-paper --predictions="${predictions:1}" --labels="$data" --output="$output"

@@ -19,7 +19,7 @@ for argument in "$@"; do
 done
 for path in data workdir; do  # given from where the user stands
   value="${!path}"
-  if [ -n "$value" ] && [ "${value#/}" = "$value" ] && [ "${value#phantom}" = "$value" ]; then
+  if [ -n "$value" ] && [ "${value#/}" = "$value" ] && [ "$value" != phantom ] && [ "${value#phantom:}" = "$value" ]; then
     printf -v "$path" '%s' "$PWD/$value"
   fi
 done
@@ -30,7 +30,7 @@ if [ $smoke = yes ]; then
   training=(--config.train.steps=700 --config.data.train_subjects=120)
   # A stated choice of axial slices, the same for every row: every 3rd of a synthetic scan, every 8th of a real one.
   step=8
-  [ "${input#phantom}" = "$input" ] || step=3
+  [ "${input#phantom:}" = "$input" ] || step=3
   slices=(--config.restore.slice_step=$step --config.restore.batch_size=8)
 else
   variant=paper input="${data:-phantom:test:20}" workdir="${workdir:-runs/table1}"
@@ -46,7 +46,7 @@ declare -A methods=(
 )
 started=$SECONDS failed=0 predictions=
 
-# Goes on where some scans failed (exit code 3): the others count, and eval names those that are missing.
+# Goes on where something failed for good (exit code 3): the others count, and eval names what is missing.
 try() {
   local code=0
   "$@" || code=$?
@@ -55,7 +55,7 @@ try() {
 
 for model in vae aae gmvae anogan dae; do
   echo "== $model, $((SECONDS - started)) s after the start"
-  python -m lgjax.train --config="configs/$model.py:$variant" --workdir="$workdir/$model" "${training[@]}"
+  try python -m lgjax.train --config="configs/$model.py:$variant" --workdir="$workdir/$model" "${training[@]}"
   list="${methods[$model]}"
   folder="$output"
   [ "${list/,/}" != "$list" ] || folder+="/$list"  # several methods get a folder each by themselves

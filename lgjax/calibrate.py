@@ -32,8 +32,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
     trained = weights.load(config, workdir)
     subjects = cohort.healthy(config.data, "calibration")
     prepared, _ = cohort.load(subjects, cohort.grid(config.data), config.data.workers, "preparing")
-    seen = set(json.loads((workdir / "training.json").read_text())["Subjects"])
-    if leaked := [p.image.source for p in prepared if p.image.sha256 in seen]:
+    if leaked := [p.image.source for p in prepared if p.image.sha256 in trained.subjects]:
         raise UsageError(f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart.")
     for method in chosen:
         runner = methods.runner(method, config, trained.params, mesh)

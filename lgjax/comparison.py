@@ -32,11 +32,12 @@ def compare(results: Sequence[Result], name: str, n: int = resampling.RESAMPLES,
 
 def _row(ours: Result, other: Result, n: int, seed: int) -> dict[str, Any]:
     """Compares two methods."""
-    ids = [name for name in ours.histograms if name in other.histograms]
+    ids = _same_voxels(ours, other)
     rates = [rate for rate in ours.metrics["thresholds"] if rate in other.metrics["thresholds"]]
     row: dict[str, Any] = {"against": other.name, "n_subjects": len(ids)}
     if not ids:
-        nothing = {"difference": None, "ci95": None, "excludes_zero": None, "reason": "no subject that both have"}
+        why = "no subject of which both judged the same voxels"
+        nothing = {"difference": None, "ci95": None, "excludes_zero": None, "reason": why}
         return row | {"dice": dict.fromkeys(rates, nothing), "auc": nothing, "auprc": nothing}
     drawn = np.vstack([np.ones(len(ids)), resampling.weights(len(ids), n, seed)])  # first the subjects themselves
     ours_areas, areas = (
@@ -45,6 +46,13 @@ def _row(ours: Result, other: Result, n: int, seed: int) -> dict[str, Any]:
     dice = {rate: _dice(ours, other, ids, rate, drawn) for rate in rates}
     auc, auprc = (_entry(first - second, len(ids)) for first, second in zip(ours_areas, areas, strict=True))
     return row | {"dice": dice, "auc": auc, "auprc": auprc}
+
+
+def _same_voxels(ours: Result, other: Result) -> list[str]:
+    """Returns the subjects of which both methods judged the same voxels of the same scan."""
+    keys = ("input_sha256", "brain_voxels", "lesion_voxels")
+    first, second = ({row["participant_id"]: [row[key] for key in keys] for row in item.rows} for item in (ours, other))
+    return [name for name in ours.histograms if name in other.histograms and first[name] == second[name]]
 
 
 def _dice(ours: Result, other: Result, ids: Sequence[str], rate: str, drawn: np.ndarray) -> dict[str, Any]:

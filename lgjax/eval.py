@@ -83,12 +83,14 @@ def run_evaluation(
       UsageError: nothing of what was asked makes sense; before anything is computed where that can be known.
       EnvironmentFault: `output` cannot be written.
     """
-    named = _names(folders)
+    present = [folder for folder in folders if any(folder.glob("sub-*/anat"))] or folders[:1]
+    named = _names(present)
     against = _compared(against, list(named.values()))
     subjects = sources.find(labels, assume_ras=assume_ras)
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
-    faults: list[InputError] = []
+    remedy = "Run lgjax.restore again, or name another folder"
+    faults = [InputError(path, "holds no sub-*/anat folder", remedy) for path in folders if path not in present]
     for folder, name in named.items():
         try:
             found[folder] = evaluate(folder, subjects, labels)._replace(name=name)
@@ -236,9 +238,8 @@ def main(argv: Sequence[str]) -> int:
     if not chosen:
         raise UsageError("there are no predictions in runs/. Run lgjax.restore, or give --predictions=FOLDER.")
     folders = [pathlib.Path(name) for name in dict.fromkeys(chosen)]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"{folder} is no folder. Give the output folder of lgjax.restore.")
+    if not any(folder.is_dir() for folder in folders):
+        raise UsageError(f"{folders[0]} is no folder. Give the output folder of lgjax.restore.")
     output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")
     command = shlex.join(["python", "-m", "lgjax.eval", *sys.argv[1:]])
     values = flags.FLAGS

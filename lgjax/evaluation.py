@@ -52,7 +52,9 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
     if not brain.any() or not np.isfinite(anomaly.data[brain]).all():
         raise InputError(anomaly.source, "has no brain voxel or values that are not finite", "Restore it again")
     whole = reference_mask(subject, anomaly)
-    axis, looked = _looked_at(brain, anomaly.affine, prediction.sidecar["SliceStep"])
+    step = prediction.sidecar["SliceStep"]
+    axis, looked = _looked_at(brain, anomaly.affine, step)
+    spaced = anomaly.affine @ np.diag([step if i == axis else 1 for i in range(4)])  # of the slices looked at alone
     reference = whole & brain
     scores, lesion = anomaly.data[brain], reference[brain]
     millilitres = abs(float(np.linalg.det(anomaly.affine[:3, :3]))) / 1000  # of one voxel
@@ -64,6 +66,7 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
         "lesion_voxels": int(lesion.sum()),
         "lesion_ml": float(lesion.sum() * millilitres),
         "lesion_outside_brain_voxels": outside,
+        "reference_voxels": int(whole.sum()),
     }
     counted, distance, false_positive = metrics.LesionWise(None, None, None, 0, 0), None, None
     for rate in prediction.sidecar["Thresholds"]:
@@ -72,9 +75,11 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
         row[f"fpr_{rate}"] = metrics.fpr(detected[brain], lesion)
         if rate == MASK_RATE:
             false_positive = float((detected & ~reference).sum() * millilitres)
-            distance = metrics.hd95(detected, reference, anomaly.affine)
-            if lesion.any():  # without the slices in between, which were not looked at and would cut a lesion in many
-                counted = metrics.lesion_wise(*(np.compress(looked, mask, axis) for mask in (detected, reference)))
+            # Without the slices in between, which were not looked at and would cut a lesion in many.
+            ours, theirs = (np.compress(looked, mask, axis) for mask in (detected, reference))
+            distance = metrics.hd95(ours, theirs, spaced)
+            if lesion.any():
+                counted = metrics.lesion_wise(ours, theirs)
     row |= {"sensitivity": counted.sensitivity, "ppv": counted.ppv, "f1": counted.f1}
     row |= {"reference_lesions": counted.n_reference, "predicted_components": counted.n_predicted}
     row |= {"hd95": distance, "false_positive_ml": false_positive}
@@ -201,13 +206,15 @@ def _by_identifier(subjects: Sequence[sources.Subject], labels: str) -> dict[str
 
 
 def _check_no_leak(folder: pathlib.Path, predictions: Iterable[Prediction]) -> None:
-    """Thresholds and lambda were chosen on the calibration subjects: they cannot be test subjects."""
+    """Networks, thresholds and lambda come from the training and calibration subjects: they cannot be test subjects."""
     sidecars = {prediction.identifier: prediction.sidecar for prediction in predictions}
     calibration = {sha256 for item in sidecars.values() for sha256 in item.get("CalibrationSubjects", [])}
     leaked = [name for name, item in sidecars.items() if item["InputSHA256"] in calibration]
     if leaked:
         problem = f"{', '.join(leaked)} in {folder} served to calibrate lambda and the thresholds"
         raise UsageError(f"{problem}. Evaluate other subjects, or calibrate on others.")
+    if seen := [name for name, item in sidecars.items() if item.get("UsedInTraining")]:
+        raise UsageError(f"{', '.join(seen)} in {folder} served to train the model. Evaluate other subjects.")
 
 
 def _pooled_entries(ranking, pooled, histograms, reasons: dict[str, str], seed: int) -> dict[str, Any]:
@@ -258,7 +265,7 @@ def _mask_entries(rows: Sequence[Mapping], rates: Sequence[str], reasons: dict[s
             reasons[f"lesion_wise/{key}"] = why
         if found.ci95 is None:
             reasons[f"lesion_wise/ci95/{key}"] = FEW if found.n else why
-    healthy = [row for row in rows if not row["lesion_voxels"]]
+    healthy = [row for row in rows if not row["reference_voxels"]]
     why_hd95 = no_mask or "no subject with both a lesion and a detection"
     why_healthy = no_mask or "no subject without a lesion"
     return {

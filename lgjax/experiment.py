@@ -14,19 +14,36 @@ from lgjax.files import atomic_write
 RUNS = pathlib.Path("runs")
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects")  # in them, what they do not depend on
+CHOICES = {
+    "model.variance_target": ("likelihood", "absolute"),
+    "train.schedule": ("constant", "cosine"),
+    "restore.variance_at": ("restored", "observed"),
+    "restore.optimizer": ("adam", "gradient"),
+    "restore.score": ("absolute", "positive"),
+}
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
     """Reads a recorded config.json: lets `--config=lgjax/experiment.py:W/config.json` work as any config file."""
     try:
         recorded = json.loads(pathlib.Path(path).read_text())
-        if not isinstance(recorded, dict):
-            raise ValueError("expected an object")
+        if not isinstance(recorded, dict) or "gmm" not in recorded:
+            raise ValueError("expected the config of an experiment of this version")
         return ml_collections.ConfigDict(recorded)
     except (OSError, ValueError) as error:
         raise InputError(
             path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
         ) from error
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises UsageError for a value that no code knows, before hours are spent on it."""
+    for name, choices in CHOICES.items():
+        part, field = name.split(".")
+        if field in config[part] and config[part][field] not in choices:
+            raise UsageError(f"--config.{name}={config[part][field]}: expected one of {', '.join(choices)}.")
+    if config.restore.slice_step < 1:
+        raise UsageError(f"--config.restore.slice_step={config.restore.slice_step}: expected 1 or more.")
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -38,8 +55,9 @@ def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes workdir/config.json, or checks that the one there describes the same experiment.
 
     Raises:
-      UsageError: the work directory belongs to another experiment.
+      UsageError: the work directory belongs to another experiment, or the config has an unknown value.
     """
+    check(config)
     path = workdir / "config.json"
     if path.exists():
         check_same_networks(config, get_config(str(path)), workdir)
@@ -47,7 +65,8 @@ def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
-    """Raises UsageError where `config` asks for data or networks other than those recorded."""
+    """Raises UsageError where `config` asks for data or networks other than those recorded, or for unknown values."""
+    check(config)
     for part in BOUND:
         ours, theirs = as_json(config[part]), as_json(recorded[part])
         keys = (ours.keys() | theirs.keys()) - set(FREE)

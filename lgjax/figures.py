@@ -257,7 +257,7 @@ def samples_figure(rows: Mapping[str, np.ndarray]) -> bytes:
         figure = Figure(figsize=(1.3 * count, 1.4 * len(rows)), layout="constrained", facecolor="white")
         grid = figure.subplots(len(rows), count, squeeze=False)
         for axes, (name, images) in zip(grid, rows.items(), strict=True):
-            low, high = (images.min(), images.max()) if name.endswith(" sd") else (-2, 3.5)
+            low, high = np.percentile(images, (1, 99)) if name.endswith(" sd") else (-2, 3.5)
             axes[0].set_ylabel(name)
             for axis, image in zip(axes, images, strict=True):
                 axis.imshow(image, cmap="gray", vmin=low, vmax=high)

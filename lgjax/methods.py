@@ -45,6 +45,11 @@ class Method(NamedTuple):
         return self.name == "intensity"
 
     @property
+    def unit(self) -> str:
+        """Of the score."""
+        return "standard deviations of the nearest tissue" if self.name == "gmm" else "standard deviations of the brain"
+
+    @property
     def pictures(self) -> bool:
         """Whether Y - score is a picture of a healthy brain (not for the distance to the tissue classes of gmm)."""
         return self.name != "gmm"
@@ -75,9 +80,9 @@ def parse(name: str) -> Method:
         return methods[name]
     why = ""
     model, _, rest = name.partition("_")
-    for prior, need in (("elbo", "an evidence lower bound"), ("lg_est", "a posterior to draw from")):
+    for prior, need in (("elbo", "evidence lower bound"), ("lg_est", "posterior to draw from")):
         if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].PRIORS:
-            why = f": {model} has no {need.split(' ', 1)[1]}"
+            why = f": {model} has no {need}"
     raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
 
 
@@ -157,6 +162,8 @@ class Runner:
     The last batch is padded with empty slices. Out of device memory, the batch is halved, which changes no result.
     """
 
+    whole = False  # any slices will do, each is restored by itself
+
     def __init__(self, method: Method, config, params, mesh: jax.sharding.Mesh):
         """Places the parameters on every device of the mesh."""
         check_model(method, config)
@@ -204,18 +211,20 @@ class Runner:
         if not runtime.is_out_of_memory(error) or self.batch_size <= self.devices:
             raise error
         self.batch_size = -(-self.batch_size // (2 * self.devices)) * self.devices
-        self.compiled = None
+        self.compiled, self.seconds = None, []
         print(f"out of device memory: going on with batches of {self.batch_size}", flush=True)
 
 
 class VolumeRunner:
-    """The counterpart of `Runner` for gmm, which looks at all slices of one volume at once."""
+    """The counterpart of `Runner` for gmm, which fits all slices of one volume at once."""
+
+    whole = True  # needs all slices of a volume
+    batch_size = None
 
     STEP = 16  # slices: volumes are padded to a multiple of it, so that few programs are compiled
 
     def __init__(self, config):
-        """Takes the whole config; its batch size is only stated with results, since a volume is never split."""
-        self.batch_size = config.restore.batch_size
+        """Takes the whole config."""
         settings = config.gmm
         self.function = jax.jit(
             functools.partial(
@@ -224,11 +233,14 @@ class VolumeRunner:
         )
 
     def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, None]]:
-        """Yields the slices of one volume minus their score, once; `strength` means nothing here."""
+        """Yields the slices of one volume minus their distance to the nearest tissue, once; `strength` has no say.
+
+        The distance has no sign: where the nearest class changes, an interpolation between +2 and -2 would say 0.
+        """
         n = len(slices.index)
         pad = [(0, -n % self.STEP), (0, 0), (0, 0), (0, 0)]
-        score = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
-        yield slices.y - score, None
+        distance = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
+        yield slices.y - np.abs(distance), None
 
     def seconds_per_iteration(self) -> None:
         """None: the iterations of EM are not those of a restoration."""
@@ -242,18 +254,20 @@ def runner(method: Method, config, params, mesh: jax.sharding.Mesh) -> "Runner |
 class Restored(NamedTuple):
     """One subject, restored."""
 
-    change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in standard deviations of the brain
+    subject: Prepared  # with the slices that were looked at, and the brain mask in those
+    change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in the method's unit
     traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
     seconds_per_iteration: float | None  # of a batch, without compilation
 
 
-def restore(runner: Runner | VolumeRunner, subject: Prepared, strength: float) -> Restored:
-    """Restores one subject with one lambda.
+def restore(runner: Runner | VolumeRunner, subject: Prepared, strength: float, step: int = 1) -> Restored:
+    """Restores every `step`-th slice of one subject with one lambda.
 
     Raises:
       InputError: the restoration diverged.
     """
-    slices = subject.slices
+    kept, placement = preprocess.every(subject.slices, subject.placement, step)
+    slices = subject.slices if runner.whole else kept
     batches = list(runner(slices, np.full(len(slices.index), strength, np.float32)))
     difference = slices.y - np.concatenate([x for x, _ in batches])
     if not np.isfinite(difference).all():
@@ -264,5 +278,6 @@ def restore(runner: Runner | VolumeRunner, subject: Prepared, strength: float) -
             "Lower --config.restore.learning_rate, calibrate and restore again",
         )
     traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
-    change = preprocess.from_slices(difference, subject.placement)
-    return Restored(change, traces, runner.seconds_per_iteration())
+    change = preprocess.from_slices(difference[slices.index % step == 0], placement)
+    looked_at = subject._replace(slices=kept, placement=placement)
+    return Restored(looked_at, change, traces, runner.seconds_per_iteration())

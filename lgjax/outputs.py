@@ -10,7 +10,7 @@ from lgjax import __version__, figures, files
 from lgjax.data import nifti
 from lgjax.data.cohort import Prepared
 
-UNITS = {"anomaly": "standard deviations of the brain", "restored": "as the input", "mask": "1 = inside"}
+UNITS = {"restored": "as the input", "mask": "1 = inside"}
 DONE = (
     "InputSHA256",
     "Method",
@@ -28,7 +28,7 @@ class Detection(NamedTuple):
     """Everything found in one scan, on its own grid, [X, Y, Z]."""
 
     restored: np.ndarray | None  # float32, in the input's intensity units; None for methods that draw none
-    anomaly: np.ndarray  # float32, in standard deviations of the brain
+    anomaly: np.ndarray  # float32, in the unit of the method
     masks: dict[str, np.ndarray]  # bool, score above the threshold, by false positive rate ("0.01")
     brain: np.ndarray  # bool
 
@@ -84,9 +84,12 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
     done.unlink(missing_ok=True)  # while anything is replaced, the subject counts as unfinished
     images: dict[str, tuple[np.ndarray, type, str]] = {
         "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
-        "desc-anomaly_T2w": (found.anomaly, np.float32, UNITS["anomaly"]),
+        "desc-anomaly_T2w": (found.anomaly, np.float32, provenance["AnomalyUnits"]),
     }
-    if found.restored is not None:
+    if found.restored is None:  # another method may have left one
+        for extension in ("json", "nii.gz"):
+            file(folder, subject, "desc-restored_T2w", extension).unlink(missing_ok=True)
+    else:
         images["desc-restored_T2w"] = (found.restored, np.float32, UNITS["restored"])
     for rate, mask in found.masks.items():
         images[f"label-lesion_desc-{rate_name(rate)}_mask"] = (mask, np.uint8, UNITS["mask"])

@@ -143,6 +143,7 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "BatchSize": ("a number of slices", _is_count),
     "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),
     "SliceStep": ("a whole number above 0", _is_count),
+    "UsedInTraining": ("true or false", lambda value: isinstance(value, bool)),
     "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
     "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),
 }

@@ -27,6 +27,8 @@ NOTES = (
     "HD95, in the mask at 1 % FPR: the larger of the two directed 95th percentiles of distances between border "
     "voxels, in mm, over subjects with both a lesion and a detection.",
     "Healthy FP: volume detected at 1 % FPR in subjects whose reference is empty.",
+    "Differences of AUC and AUPRC are taken from those histograms too: their last digit may differ from that of two "
+    "numbers of the tables.",
 )
 
 

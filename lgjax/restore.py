@@ -35,7 +35,6 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
       The exit code: 0, or 3 if some subjects failed.
     """
     method = methods.parse(name)
-    methods.check_model(method, config)
     trained = weights.load(config, workdir)
     if not calibrations.path(workdir, method.name).exists():
         print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
@@ -55,6 +54,7 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
         "Version": __version__,
         "Search": calibration["Search"],
         "SliceStep": config.restore.slice_step,
+        "AnomalyUnits": method.unit,
         "Grid": [config.data.height, config.data.width],
         "Seed": config.seed,
         "Device": runtime.describe(jax.devices()),
@@ -73,16 +73,17 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
             skipped += 1
         else:
             try:
-                restored = methods.restore(runner, result, strength)
+                restored = methods.restore(runner, result, strength, config.restore.slice_step)
             except InputError as error:
                 failures.append((subject.identifier, error))
                 tqdm.write(f"failed: {error}")
                 continue
             anomaly = detection.anomaly(restored.change, score)
             change = restored.change if method.pictures else None
-            found = outputs.detect(result, change, anomaly, common["Thresholds"])
-            about = provenance({**common, "BatchSize": runner.batch_size}, result, restored)
-            outputs.write(folder, subject.identifier, result, found, about)
+            found = outputs.detect(restored.subject, change, anomaly, common["Thresholds"])
+            used = bool(method.model) and result.image.sha256 in trained.subjects
+            about = provenance({**common, "BatchSize": runner.batch_size, "UsedInTraining": used}, restored)
+            outputs.write(folder, subject.identifier, restored.subject, found, about)
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
@@ -98,15 +99,16 @@ def prepare_all(
             image = subject.image()
             if outputs.is_done(folder, subject.identifier, {**common, "InputSHA256": image.sha256}):
                 return image
-            return cohort.prepare(dataclasses.replace(subject, image=lambda: image), grid, config.restore.slice_step)
+            return cohort.prepare(dataclasses.replace(subject, image=lambda: image), grid)
         except InputError as error:
             return error
 
     return zip(subjects, cohort.ahead(attempt, subjects, config.data.workers), strict=True)
 
 
-def provenance(common: dict, prepared: Prepared, restored: methods.Restored) -> dict:
+def provenance(common: dict, restored: methods.Restored) -> dict:
     """What the sidecars of one subject say."""
+    prepared = restored.subject
     image, convergence = prepared.image, None
     if restored.traces is not None:
         means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
@@ -167,8 +169,16 @@ def main(_) -> int:
     mesh = runtime.start()
     names = arguments.method or [config.restore.method]
     folders = [folder / name if len(names) > 1 else folder for name in names]
-    codes = [restore(name, config, workdir, subjects, f, mesh) for name, f in zip(names, folders, strict=True)]
-    return max(codes)
+    for name in names:  # a mistyped one is found before the others are done
+        methods.check_model(methods.parse(name), config)
+    code = 0
+    for name, place in zip(names, folders, strict=True):
+        try:
+            code = max(code, restore(name, config, workdir, subjects, place, mesh))
+        except InputError as error:  # the other methods go on
+            print(f"failed: {name}: {error}", file=sys.stderr)
+            code = max(code, error.exit_code)
+    return code
 
 
 if __name__ == "__main__":

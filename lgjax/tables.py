@@ -176,7 +176,8 @@ def conditions(results: Sequence[Result]) -> list[str]:
             grid = " of {}x{}".format(*time["grid"]) if time["grid"] else ""
             timed[result.name] = f"batches {size}{grid} on {result.metrics['provenance']['device']}"
     skipped = {
-        result.name: f"1 of {step} axial slices was restored and measured; volumes in mL count these slices only"
+        result.name: f"1 of {step} axial slices was restored and measured; volumes in mL count these slices only, and "
+        "lesion-wise metrics and HD95 know nothing of those between"
         for result in results
         if (step := result.metrics["slice_step"]) > 1
     }

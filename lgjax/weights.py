@@ -15,6 +15,7 @@ class Trained(NamedTuple):
     digest: str  # SHA-256
     step: int
     trained_on: str  # in words
+    subjects: frozenset[str]  # SHA-256 of the scans it was trained on
 
     def words(self, model: str) -> str:
         """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
@@ -33,8 +34,10 @@ def load(config, workdir: pathlib.Path) -> Trained:
         raise InputError(workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}")
     state, step = restored
     try:
-        trained_on = json.loads((workdir / "training.json").read_text())["TrainedOn"]
+        record = json.loads((workdir / "training.json").read_text())
+        trained_on, subjects = record["TrainedOn"], frozenset(record["Subjects"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
     words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
-    return Trained(models.freeze(state.variables), checkpoints.weights_digest(folder, step), step, words)
+    digest = checkpoints.weights_digest(folder, step)
+    return Trained(models.freeze(state.variables), digest, step, words, subjects)

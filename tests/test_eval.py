@@ -276,6 +276,12 @@ def test_every_third_slice_of_a_lesion_is_one_lesion(folders, tmp_path):
     assert row["predicted_components"] == 1  # in slices 3 apart, without the slices in between
     assert row["reference_lesions"] == 1
     assert row["lesion_outside_brain_voxels"] == 0  # slices that were not looked at are not said to miss lesions
+    # HD95 as of an image that holds those slices alone, three voxels apart.
+    spaced = PIL @ np.diag([1, 3, 1, 1])
+    assert row["hd95"] == pytest.approx(
+        metrics.hd95(detected[:, 1::3], (label > 0)[:, 1::3] & (brain == 1)[:, 1::3], spaced)
+    )
+    assert row["reference_voxels"] == (label > 0).sum()
     assert result.metrics["slice_step"] == 3
 
 

@@ -103,6 +103,33 @@ def test_presets_differ_in_values_alone(experiments):
     assert experiments.get_config("authors").model.reconstruction_weight == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("model.variance_target", "absolut"),
+        ("restore.variance_at", "y"),
+        ("restore.score", "signed"),
+        ("restore.slice_step", 0),
+        ("train.schedule", "linear"),
+        ("restore.optimizer", "sgd"),
+    ],
+)
+def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, name, wrong):
+    part, field = name.split(".")
+    config[part][field] = wrong
+    with pytest.raises(UsageError, match=f"{name}={wrong}"):
+        experiment.record(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_every_choice_is_known(config):
+    for name, choices in experiment.CHOICES.items():
+        part, field = name.split(".")
+        for choice in choices:
+            config[part][field] = choice
+            experiment.check(config)
+
+
 def value(config, path):
     for name in path:
         config = config[name]

@@ -110,13 +110,14 @@ def test_kl_of_w_against_monte_carlo():
     assert np.isclose(vae.kl_to_standard_normal(Posterior(*map(jnp.asarray, posterior)))[0], expected, rtol=0.02)
 
 
-def test_kl_of_c_is_the_entropy_that_is_missing_with_a_floor_at_each_position():
+def test_kl_of_c_is_the_entropy_that_is_missing_with_a_floor():
     p = np.array([[0.98, 0.01, 0.01], [1 / 3, 1 / 3, 1 / 3], [0.6, 0.3, 0.1]])
     kl = stats.entropy(p, np.full(3, 1 / 3), axis=-1)
     assert kl[0] > 0.5 > kl[2] > kl[1]
     log_c = jnp.log(p)[None, None]
-    assert np.isclose(gmvae.kl_clusters(log_c, 0.5)[0], np.maximum(kl, 0.5).sum(), rtol=1e-5)
+    assert np.isclose(gmvae.kl_clusters(log_c, 0.5)[0], kl.sum(), rtol=1e-5)  # of all positions together
     assert np.isclose(gmvae.kl_clusters(log_c, 0.0)[0], kl.sum(), rtol=1e-5)
+    assert gmvae.kl_clusters(log_c[:, :, 1:], 0.5)[0] == 0.5
 
 
 def test_one_standard_normal_cluster_is_the_vae():
@@ -156,7 +157,7 @@ def test_elbo_is_minus_the_loss_of_one_slice(config, params):
     clusters = network.apply(weights, posterior_w.sample(key_w), method=lambda module, w: module.prior(w))
     squared = ((x - np.asarray(network.apply(weights, z, method="decode"))[0]) ** 2).sum()
     weight = bayes(np.asarray(z), Clusters(*map(np.asarray, clusters)))
-    kl_c = np.maximum(stats.entropy(weight, np.full_like(weight, 1 / K), axis=-1), 0.5).sum()
+    kl_c = max(stats.entropy(weight, np.full_like(weight, 1 / K), axis=-1).sum(), 0.5)
     kl_z = gmvae.kl_to_clusters(posterior_z, clusters, jnp.log(weight))[0]
     kl_w = vae.kl_to_standard_normal(posterior_w)[0]
     found = jax.jit(gmvae.bind(config, params).elbo)(x, key)

@@ -14,13 +14,14 @@ class Trace(NamedTuple):
 
     residual: jax.Array  # sum |y - G(z)| inside the mask, before the step
     features: jax.Array  # sum |d(y) - d(G(z))|, before the step
-    change: jax.Array  # root mean square of the step of z
+    change: jax.Array  # mean |x - x of the iteration before| inside the mask, in standard deviations of the brain
 
 
 class State(NamedTuple):
     """The carry of the search."""
 
     z: jax.Array  # [D]
+    x: jax.Array  # [H, W, 1], of the z before; at first y
     optimizer: optax.OptState
     trace: Trace
 
@@ -64,19 +65,19 @@ def search(
     def cost(z):
         x = compose(z)
         residual, mismatch = jnp.abs(y - x).sum(), jnp.abs(observed - features(x)).sum()
-        return (1 - feature_weight) * residual + feature_weight * mismatch, (residual, mismatch)
+        return (1 - feature_weight) * residual + feature_weight * mismatch, (residual, mismatch, x)
 
     def step(i, state: State) -> State:
-        gradient, (residual, mismatch) = jax.grad(cost, has_aux=True)(state.z)
+        gradient, (residual, mismatch, x) = jax.grad(cost, has_aux=True)(state.z)
         update, optimizer_state = optimizer.update(gradient, state.optimizer, state.z)
         trace = Trace(
             state.trace.residual.at[i].set(residual),
             state.trace.features.at[i].set(mismatch),
-            state.trace.change.at[i].set(jnp.sqrt((update**2).mean())),
+            state.trace.change.at[i].set(jnp.abs(x - state.x).sum() / jnp.maximum(mask.sum(), 1.0)),
         )
-        return State(state.z + update, optimizer_state, trace)
+        return State(state.z + update, x, optimizer_state, trace)
 
     z = jax.random.normal(key, (latent_size,), y.dtype)
     empty = jnp.zeros(iterations, y.dtype)
-    final = jax.lax.fori_loop(0, iterations, step, State(z, optimizer.init(z), Trace(empty, empty, empty)))
+    final = jax.lax.fori_loop(0, iterations, step, State(z, y, optimizer.init(z), Trace(empty, empty, empty)))
     return compose(final.z), final.trace

@@ -37,8 +37,8 @@ def grid(config) -> Grid:
     return Grid(config.height, config.width, config.spacing)
 
 
-def prepare(subject: Subject, grid: Grid, step: int = 1) -> Prepared:
-    """Reads one subject, finds its brain, z-scores it and cuts it into slices, of which it keeps every `step`-th.
+def prepare(subject: Subject, grid: Grid) -> Prepared:
+    """Reads one subject, finds its brain, z-scores it and cuts it into slices.
 
     Raises:
       InputError: the scan or its mask cannot be used.
@@ -47,8 +47,6 @@ def prepare(subject: Subject, grid: Grid, step: int = 1) -> Prepared:
     brain = preprocess.brain_mask(image, subject.mask() if subject.mask else None)
     data, filled = preprocess.clean(image, brain)
     slices, placement = preprocess.to_slices(data, brain, image.affine, grid)
-    if step > 1:
-        slices, placement = preprocess.every(slices, placement, step)
     if not len(slices.index):
         raise InputError(image.source, "has no axial slice with enough brain in it", "Check the scan and its mask")
     return Prepared(dataclasses.replace(image, data=data), filled, slices, placement)

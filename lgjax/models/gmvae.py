@@ -117,17 +117,16 @@ def kl_to_clusters(posterior: Posterior, clusters: Clusters, log_c: jax.Array) -
 
 
 def kl_clusters(log_c: jax.Array, free_nats: float) -> jax.Array:
-    """KL(P(c|z, w) || uniform) of each image, [N], in nats, counted as at least `free_nats` at each latent position.
+    """max(KL(P(c|z, w) || uniform), free_nats) of each image, [N], in nats, the KL summed over latent positions.
 
-    You et al. write max(KL(c), 0.5), free bits that keep the clusters from collapsing into one. Here each position of
-    the latent grid has its own c, and the floor is read as that of each position's KL, before their sum.
+    Below the floor the term has no gradient: free bits that keep the clusters from collapsing.
 
     Args:
       log_c: log P(c|z, w), [N, h, w, K].
       free_nats: the floor.
     """
     kl = (jnp.exp(log_c) * log_c).sum(axis=-1) + jnp.log(log_c.shape[-1])
-    return jnp.maximum(kl, free_nats).sum(axis=(1, 2))
+    return jnp.maximum(kl.sum(axis=(1, 2)), free_nats)
 
 
 def initialise(config, key: jax.Array) -> dict:
