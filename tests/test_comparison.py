@@ -13,7 +13,8 @@ def method(name: str, dice: dict, scores: dict | None = None) -> Result:
     """Returns a method with a Dice at 1 % and, where given, (scores, lesion) of every subject."""
     rng = np.random.default_rng(0)
     scores = scores or {key: (rng.random(50), np.arange(50) % 9 == 0) for key in dice}
-    rows = [{"participant_id": key, "dice_0.01": value} for key, value in dice.items()]
+    same = {"input_sha256": "1f", "brain_voxels": 50, "lesion_voxels": 6}
+    rows = [{"participant_id": key, "dice_0.01": value, **same} for key, value in dice.items()]
     histograms = {key: tally.coarsen(tally.count(*value), COARSE) for key, value in scores.items()}
     return Result(name, {"thresholds": {"0.01": 2.0}}, rows, None, histograms)
 
@@ -89,6 +90,14 @@ def test_only_subjects_that_both_have_are_compared():
     assert row["n_subjects"] == 10
     expected = np.mean([first[name] - second[name] for name in common])
     assert row["dice"]["0.01"]["difference"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("key", ["input_sha256", "brain_voxels", "lesion_voxels"])
+def test_subjects_of_whom_other_voxels_were_judged_are_left_out(key):
+    first, second = method("a", values(0)), method("b", values(1))
+    second.rows[3][key] = 7
+    (row,) = comparison.compare([first, second], "a")["rows"]
+    assert row["n_subjects"] == 11
 
 
 def test_what_cannot_be_compared_is_null_with_a_reason():

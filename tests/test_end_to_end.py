@@ -198,9 +198,12 @@ def test_restore_calibrates_what_nobody_calibrated(workdir, tmp_path):
 
 def test_every_second_slice_of_a_method_that_restores_no_image(workdir, tmp_path):
     path = oblique_scan(tmp_path)
+    anat = tmp_path / "out" / "sub-ascan" / "anat"
+    anat.mkdir(parents=True)
+    left = anat / "sub-ascan_space-orig_desc-restored_T2w.nii.gz"  # by another method
+    left.write_bytes(b"left")
     arguments = ("--method=gmm", "--config.restore.slice_step=2", f"--output={tmp_path / 'out'}")
     ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", *arguments))
-    anat = tmp_path / "out" / "sub-ascan" / "anat"
     assert not list(anat.glob("*desc-restored*"))
     anomaly, brain = (
         nib.as_closest_canonical(nib.load(anat / f"sub-ascan_space-orig_{name}.nii.gz")).get_fdata()

@@ -520,3 +520,20 @@ def test_main_finds_the_newest_predictions(folders, tmp_path, monkeypatch):
     values(["eval", f"--labels={labels}"])
     assert evaluation_binary.main(["eval"]) == 0
     assert (tmp_path / "runs" / "vae" / "evaluation" / "report.html").exists()
+
+
+def test_a_training_subject_among_the_tested_is_an_error(folders):
+    predictions, labels, output = folders
+    edit(sidecar_of(predictions, "sub-01"), UsedInTraining=True)
+    with pytest.raises(UsageError, match=r"sub-01 .*served to train"):
+        run_evaluation([predictions], str(labels), output)
+
+
+def test_a_method_that_left_nothing_does_not_cost_the_table(folders, tmp_path, capsys):
+    predictions, labels, output = folders
+    missing, empty = tmp_path / "missing", tmp_path / "empty"
+    empty.mkdir()
+    assert run_evaluation([missing, predictions, empty], str(labels), output) == 3
+    assert (output / "table.md").exists()
+    said = capsys.readouterr().err
+    assert all(f"{path} holds no sub-*/anat" in said.replace(":", "") for path in (missing, empty))

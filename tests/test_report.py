@@ -28,6 +28,7 @@ def case(seed: int, kind: str, name: str, lift: float):
     rng = np.random.default_rng(seed)
     lesion = rng.random(400) < (0 if kind == "healthy" else 0.1)
     row = {"participant_id": name, "kind": kind, "brain_voxels": 400, "lesion_voxels": int(lesion.sum())}
+    row |= {"reference_voxels": int(lesion.sum()), "input_sha256": name}
     row |= {"lesion_ml": 1.0, "lesion_outside_brain_voxels": 0, "same_scan": True, "false_positive_ml": 0.25 * lift}
     for rate in RATES:
         row[f"dice_{rate}"] = None if kind == "healthy" else float(rng.random()) * lift / 3
