@@ -1,6 +1,8 @@
 """AnoGAN (Schlegl et al. 2017): a generative adversarial network whose latents are searched for each slice.
 
     python -m lgjax.train --config=configs/anogan.py             # or :smoke
+
+What is not said here is as in configs/vae.py.
 """
 
 from configs import vae

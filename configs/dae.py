@@ -1,6 +1,8 @@
 """The denoising auto-encoder of Kascenas et al. 2022: a U-Net that removes coarse noise.
 
     python -m lgjax.train --config=configs/dae.py             # or :smoke
+
+What is not said here is as in configs/vae.py.
 """
 
 from configs import vae
