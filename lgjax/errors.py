@@ -1,6 +1,11 @@
 """What can go wrong for a user, and the exit code each fault ends with."""
 
 
+def printable(text: str, kept: str = "") -> str:
+    """Returns a text with everything escaped that a terminal would obey or cannot show, but for `kept` characters."""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 class LgjaxError(Exception):
     """A fault that a user can mend: shown as one message, without a traceback unless --debug is given."""
 
@@ -25,10 +30,14 @@ class InputError(LgjaxError):
     exit_code = 3
 
     def __init__(self, path, problem: str, remedy: str):
-        super().__init__(f"{path}: {problem}. {remedy}.")
+        shown = printable(problem, kept="\n")  # affines take several lines
+        super().__init__(f"{printable(str(path))}: {shown}. {remedy}.")
         self.path = str(path)
         self.problem = problem
         self.remedy = remedy
+
+    def __reduce__(self):
+        return type(self), (self.path, self.problem, self.remedy)  # comes whole out of another process
 
 
 class EnvironmentFault(LgjaxError):

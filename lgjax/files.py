@@ -8,6 +8,7 @@ import pathlib
 import secrets
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from lgjax.errors import EnvironmentFault, InputError
 
@@ -18,14 +19,28 @@ _COPY_AGAIN = "Copy or download the file again"
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file so that a reader sees all of it or none of it, whatever interrupts the writing.
+    """Writes a whole file as `atomic_file` does.
+
+    Args:
+      path: the final name.
+      data: the content; text is written as UTF-8.
+
+    Raises:
+      EnvironmentFault: disk full, no permission, read-only file system; the temporary file is gone.
+    """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file for writing so that a reader sees all of it or none of it, whatever interrupts the writing.
 
     The bytes go to a temporary file in the same folder (made if absent), reach the disk, and then take the
     final name. A link of that name is replaced, never followed.
 
     Args:
       path: the final name.
-      data: the content; text is written as UTF-8.
 
     Raises:
       EnvironmentFault: disk full, no permission, read-only file system; the temporary file is gone.
@@ -36,7 +51,7 @@ def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -51,6 +66,19 @@ def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
         raise EnvironmentFault(f"{path}: cannot be written: {reason}. {remedy}.") from error
 
 
+def check_contained(folder: pathlib.Path, place: pathlib.Path) -> None:
+    """Raises InputError if links lead `place`, where a subject's files go, out of the output folder."""
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise InputError(place, "leads out of the output folder by a link", "Remove it, or name another --output")
+
+
+def check_regular(path: pathlib.Path) -> None:
+    """Raises InputError for a folder, and for a pipe, whose opening would block."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise InputError(path, f"is {kind}", "Give the path of a file")
+
+
 def sha256(*paths: str | os.PathLike) -> str:
     """Returns the hex SHA-256 digest of the bytes of one file, or of several one after the other.
 
@@ -59,6 +87,7 @@ def sha256(*paths: str | os.PathLike) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
+        check_regular(pathlib.Path(path))
         with open(path, "rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
@@ -75,9 +104,7 @@ class Stream:
     """
 
     def __init__(self, path: pathlib.Path):
-        if path.exists() and not path.is_file():  # looked at before opening: a pipe would block
-            kind = "a folder" if path.is_dir() else "not a regular file"
-            raise InputError(path, f"is {kind}", "Give the path of a file")
+        check_regular(path)
         self._path = path
         self._file = open(path, "rb")  # noqa: SIM115, closed by close()
         self._size = os.fstat(self._file.fileno()).st_size

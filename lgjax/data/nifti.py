@@ -100,9 +100,11 @@ def write(path: str | os.PathLike, data: np.ndarray, like: Volume, dtype: type) 
     header.set_data_dtype(dtype)
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
-    voxels = np.asarray(data, dtype=np.dtype(dtype).newbyteorder("<"))
-    content = header.binaryblock + bytes(4) + voxels.tobytes(order="F")  # four zeros: no extension follows
-    files.atomic_write(path, gzip.compress(content, compresslevel=6, mtime=0))
+    stored = np.dtype(dtype).newbyteorder("<")
+    with files.atomic_file(path) as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as stream:
+        stream.write(header.binaryblock + bytes(4))  # four zeros: no extension follows
+        for k in range(data.shape[2]):  # a slice at a time: big volumes are not copied
+            stream.write(data[:, :, k].astype(stored).tobytes(order="F"))
 
 
 def check_same_grid(image: Volume, other: Volume, tolerance: float = 0.01) -> None:

@@ -13,9 +13,7 @@ every machine shares; the rest is double precision, rounded to whole numbers at 
 import functools
 import hashlib
 import json
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
+from lgjax import parallel
 from lgjax.data import lesions, nifti
 from lgjax.data.anatomy import CORTEX, DEEP_WHITE, SURFACE, SURFACE_STEP, VENTRICLE, WHITE, Anatomy
 from lgjax.data.anatomy import load_anatomies as load_anatomies  # callers find it beside make_subject
@@ -363,16 +362,8 @@ def make_cohort(
     """
     jobs = list(zip(indices, kinds, strict=True))
     make = functools.partial(make_subject, anatomies, seed, **image_settings)
-    bar = tqdm(total=len(jobs), desc="phantom", unit="subject", disable=not progress)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Scan]] = deque()
-        for job in jobs + [None] * (2 * workers):
-            if job is not None:
-                ahead.append(pool.submit(make, *job))
-            if ahead and (job is None or len(ahead) > 2 * workers):
-                scan = ahead.popleft().result()
-                bar.update()
-                yield scan
+    scans = parallel.ahead(lambda job: make(*job), jobs, workers)
+    yield from tqdm(scans, "phantom", len(jobs), unit="subject", disable=not progress)
 
 
 def write_bids(

@@ -1,0 +1,52 @@
+"""One order of axes for all that computes: whatever the order on disk, equal scans give equal arrays."""
+
+import nibabel as nib
+import numpy as np
+
+_IDENTITY = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+def to_lps(affine: np.ndarray) -> np.ndarray:
+    """nibabel's orientation transform from a volume's axes to left, posterior, superior, [3, 2]."""
+    lps = nib.orientations.axcodes2ornt(("L", "P", "S"))
+    return nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), lps)
+
+
+def axial(data: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """A view of a native array [X, Y, Z] as axial slices [S, H, W] in radiological view, from inferior to superior.
+
+    Row 0 is anterior, column 0 the patient's right.
+
+    Args:
+      data: [X, Y, Z].
+      orientation: from `to_lps`.
+    """
+    return nib.orientations.apply_orientation(data, orientation).T
+
+
+def native(slices: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """The inverse of `axial`: a view of [S, H, W] in the volume's own order of axes, [X, Y, Z]."""
+    back = nib.orientations.ornt_transform(_IDENTITY, orientation)
+    return nib.orientations.apply_orientation(slices.T, back)
+
+
+def zooms(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel sizes of the axial view in mm: between slices, rows and columns."""
+    axes = np.argsort(to_lps(affine)[:, 0])
+    sizes = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0))[axes]
+    return float(sizes[2]), float(sizes[1]), float(sizes[0])
+
+
+def codes(affine: np.ndarray) -> str:
+    """Where the voxel axes point, such as "LPS"."""
+    return "".join(nib.orientations.aff2axcodes(affine))
+
+
+def slice_affine(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The affine of the axial view: (column, row, slice) -> mm (RAS+), [4, 4].
+
+    Args:
+      affine: of the native volume.
+      shape: of the native volume.
+    """
+    return np.asarray(affine) @ nib.orientations.inv_ornt_aff(to_lps(affine), shape)
