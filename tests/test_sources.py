@@ -1,5 +1,8 @@
 """What a user may have on disk, and which subjects it becomes."""
 
+import hashlib
+import json
+
 import hypothesis
 import images
 import nibabel as nib
@@ -19,8 +22,13 @@ def make(root, *names, data=SCAN):
         images.save(root / name, data)
 
 
-def identifiers(spec) -> list[str]:
-    return [subject.identifier for subject in sources.find(str(spec))]
+def identifiers(spec, layout="auto") -> list[str]:
+    return [subject.identifier for subject in sources.find(str(spec), layout=layout)]
+
+
+def mask_names(spec, layout="auto") -> dict[str, str | None]:
+    found = sources.find(str(spec), layout=layout)
+    return {subject.paths[0].name: subject.paths[-1].name if subject.mask else None for subject in found}
 
 
 def test_a_single_file_with_and_without_a_mask(tmp_path):
@@ -89,6 +97,7 @@ def test_bids(tmp_path):
     (tmp_path / "participants.tsv").write_text("participant_id\tage\tlesion_kind\nsub-01\t30\tglioma\n02\t40\tms\n")
     found = {subject.identifier: subject for subject in sources.find(str(tmp_path))}
     assert list(found) == ["sub-01", "sub-02sesa", "sub-02sesbrun1", "sub-03"]
+    assert [subject.participant for subject in found.values()] == ["sub-01", "sub-02", "sub-02", "sub-03"]
     assert [subject.kind for subject in found.values()] == ["glioma", "ms", "ms", ""]
     assert [bool(subject.mask) for subject in found.values()] == [True, False, False, False]
     assert [bool(subject.lesion) for subject in found.values()] == [True, True, False, True]
@@ -119,6 +128,7 @@ def test_a_plain_folder_skips_masks_and_pairs_them(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     assert identifiers(tmp_path) == ["sub-a", "sub-b", "sub-masked"]
     a, b, _ = sources.find(str(tmp_path))
+    assert a.participant == "sub-a"
     np.testing.assert_array_equal(a.mask().data, LABEL)
     np.testing.assert_array_equal(sources.reference(a, a.image()), LABEL > 0)
     assert b.mask is None
@@ -129,6 +139,207 @@ def test_pairs_of_files_are_one_subject(tmp_path):
     images.save(tmp_path / "scan.hdr", SCAN, cls=nib.Nifti1Pair)
     (subject,) = sources.find(str(tmp_path))
     np.testing.assert_array_equal(subject.image().data, SCAN)
+    assert subject.paths == (tmp_path / "scan.hdr", tmp_path / "scan.img")
+    (subject,) = sources.find(str(tmp_path / "scan.img"), mask=str(tmp_path / "mask.nii"))
+    assert subject.paths == (tmp_path / "scan.hdr", tmp_path / "scan.img", tmp_path / "mask.nii")
+
+
+@pytest.mark.parametrize("suffix", ["_mask", "_desc-brain_mask", "_brain_mask", "_bet_mask", "_bet"])
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("folder", "a"),
+        ("ixi", "IXI002-Guys-0828-T2"),
+        ("brats", "Brats18_2013_1_1/Brats18_2013_1_1_t2"),
+        ("bids", "sub-01/anat/sub-01_T2w"),
+        ("camcan", "anat/sub-CC110033/anat/sub-CC110033_T2w"),
+    ],
+)
+def test_a_mask_beside_the_scan(tmp_path, layout, name, suffix):
+    make(tmp_path, f"{name}.nii.gz")
+    make(tmp_path, f"{name}{suffix}.nii", data=LABEL)
+    for asked in ("auto", layout):
+        (subject,) = sources.find(str(tmp_path), layout=asked)
+        assert subject.paths == (tmp_path / f"{name}.nii.gz", tmp_path / f"{name}{suffix}.nii")
+        np.testing.assert_array_equal(subject.image().data, SCAN)
+        np.testing.assert_array_equal(subject.mask().data, LABEL)
+
+
+def test_a_stripped_scan_is_no_second_subject_and_no_mask_where_there_is_one(tmp_path):
+    make(
+        tmp_path, "a.nii", "a_bet.nii", "a_bet_mask.nii", "b.nii", "b_bet.nii", "b_bet_bet.nii", "c.nii", "c_brain.nii"
+    )
+    make(tmp_path, "d_bet.nii", "d_bet_mask.nii", "e_brain.nii", "e_brain_mask.nii", "f_brain.nii", "f_brain_bet.nii")
+    assert mask_names(tmp_path) == {
+        "a.nii": "a_bet_mask.nii",  # HD-BET 1: a_bet is a without its skull
+        "b.nii": "b_bet_bet.nii",  # HD-BET 2, told to write b_bet
+        "c.nii": None,
+        "d_bet.nii": "d_bet_mask.nii",
+        "e_brain.nii": "e_brain_mask.nii",
+        "f_brain.nii": "f_brain_bet.nii",
+    }
+
+
+def test_ixi(tmp_path):
+    names = ("IXI002-Guys-0828", "IXI012-HH-1211", "IXI035-IOP-0873")
+    make(tmp_path, *(f"{name}-{kind}.nii.gz" for name in names for kind in ("T1", "T2", "PD", "MRA")))
+    make(tmp_path, "IXI050-Guys-0711-T1.nii.gz", "IXI051-HH-1328-T2_brain.nii.gz", "other.nii.gz")
+    make(tmp_path, "IXI002-Guys-0828-T2_bet.nii.gz", "IXI012-HH-1211-T1_mask.nii.gz", data=LABEL)
+    expected = ["sub-IXI002", "sub-IXI012", "sub-IXI035", "sub-IXI051"]
+    assert identifiers(tmp_path) == identifiers(tmp_path, "ixi") == expected
+    assert mask_names(tmp_path) == {
+        "IXI002-Guys-0828-T2.nii.gz": "IXI002-Guys-0828-T2_bet.nii.gz",
+        "IXI012-HH-1211-T2.nii.gz": None,
+        "IXI035-IOP-0873-T2.nii.gz": None,
+        "IXI051-HH-1328-T2_brain.nii.gz": None,
+    }
+    make(tmp_path, "IXI012-Guys-0900-T2.nii.gz")  # scanned twice
+    with pytest.raises(InputError, match=r"(?s)IXI012-Guys-0900-T2.*IXI012-HH-1211-T2.*Keep one"):
+        sources.find(str(tmp_path))
+
+
+@pytest.mark.parametrize("table", ["anat", "."])
+@pytest.mark.parametrize("above", [".", "anat", "..", "../.."])
+def test_camcan(tmp_path, above, table):
+    release = tmp_path / "pipeline/release004/BIDS_20190411"
+    for subject in ("CC110033", "CC110037"):
+        for part in ("anat/sub-{0}/anat/sub-{0}_T2w", "anat/sub-{0}/anat/sub-{0}_T1w", "dwi/sub-{0}/dwi/sub-{0}_dwi"):
+            make(release, part.format(subject) + ".nii.gz")
+    make(release, "anat/sub-CC110033/anat/sub-CC110033_desc-brain_mask.nii.gz", data=LABEL)
+    (release / table / "participants.tsv").write_text("participant_id\tlesion_kind\nsub-CC110037\thealthy\n")
+    root = release / above
+    assert identifiers(root) == identifiers(root, "camcan") == ["sub-CC110033", "sub-CC110037"]
+    first, second = sources.find(str(root), layout="camcan")
+    assert (first.kind, second.kind) == ("", "healthy")
+    np.testing.assert_array_equal(first.mask().data, LABEL)
+    assert second.mask is None
+
+
+def test_two_releases_of_camcan_are_not_mixed(tmp_path):
+    make(tmp_path, *(f"{release}/anat/sub-CC1/anat/sub-CC1_T2w.nii.gz" for release in ("BIDSsep", "BIDS_20190411")))
+    with pytest.raises(InputError, match=r"(?s)BIDS_20190411/anat.*BIDSsep/anat"):
+        sources.find(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("bids", "sub-01/anat/sub-01_T2w.nii"),
+        ("camcan", "anat/sub-CC1/anat/sub-CC1_T2w.nii"),
+        ("brats", "x/BraTS-GLI-1-t2w.nii"),
+        ("ixi", "IXI002-Guys-0828-T2.nii"),
+        ("folder", "scan.nii"),
+    ],
+)
+def test_a_named_layout_finds_its_own_files_only(tmp_path, layout, name):
+    make(tmp_path, name)
+    assert len(sources.find(str(tmp_path), layout=layout)) == 1
+    others = {"bids", "camcan", "brats", "ixi", "folder"} - {layout, "folder" if layout == "ixi" else layout}
+    for other in others:
+        with pytest.raises(UsageError, match=rf"(?s)layout {other}\. Looked for .*(nii|NIfTI)"):
+            sources.find(str(tmp_path), layout=other)
+
+
+def test_layouts_that_do_not_fit(tmp_path):
+    make(tmp_path, "scan.nii")
+    with pytest.raises(UsageError, match=r"(?s)no layout camcam.*bids, camcan"):
+        sources.find(str(tmp_path), layout="camcam")
+    with pytest.raises(UsageError, match="goes with a folder"):
+        sources.find(str(tmp_path / "scan.nii"), layout="folder")
+    with pytest.raises(UsageError, match="phantom:SPLIT"):
+        sources.find(str(tmp_path), layout="phantom")
+
+
+def test_the_phantom():
+    for layout in ("auto", "phantom"):
+        found = sources.find("phantom:calibration:2", layout=layout)
+        assert [subject.identifier for subject in found] == ["sub-calibrationhealthy000", "sub-calibrationhealthy001"]
+        assert all(subject.paths == () and subject.bias_field is None for subject in found)
+
+
+PREPARED = "sub-01/anat/sub-01_desc-preproc_T2w.nii.gz"
+RAW = "ab" * 32
+FIELD = {"spacing": 4.0, "iterations": [50, 50], "threshold": 0.001}
+
+
+def prepare(root, **changes):
+    """Writes a data set of one subject as lgjax.preprocess does; a change to ... leaves that entry out."""
+    scan = images.save(root / PREPARED, SCAN)
+    images.save(root / "sub-01/anat/sub-01_desc-brain_mask.nii.gz", LABEL)
+    digest = hashlib.sha256(scan.read_bytes()).hexdigest()
+    record = {"InputSHA256": RAW, "SHA256": digest, "BiasField": FIELD, "Warnings": ["two of these"], **changes}
+    text = json.dumps({key: value for key, value in record.items() if value is not ...})
+    (root / PREPARED.replace(".nii.gz", ".json")).write_text(text)
+    return scan
+
+
+@pytest.mark.parametrize("field", [FIELD, None])
+def test_a_prepared_scan_keeps_the_identity_of_the_raw_one(tmp_path, field):
+    scan = prepare(tmp_path, BiasField=field)
+    for spec in (tmp_path, scan):
+        (subject,) = sources.find(str(spec))
+        assert subject.bias_field == json.dumps(field, sort_keys=True)
+        image = subject.image()
+        np.testing.assert_array_equal(image.data, SCAN)
+        assert image.sha256 == RAW
+        assert image.warnings == ("two of these",)
+    assert mask_names(tmp_path) == {scan.name: "sub-01_desc-brain_mask.nii.gz"}
+    assert identifiers(tmp_path) == ["sub-01"]
+
+
+def test_settings_of_the_bias_field_compare_as_text(tmp_path):
+    prepare(tmp_path / "a")
+    prepare(tmp_path / "b", BiasField=dict(reversed(FIELD.items())))
+    prepare(tmp_path / "c", BiasField={**FIELD, "spacing": 3.0})
+    a, b, c = (sources.find(str(tmp_path / name))[0].bias_field for name in "abc")
+    assert a == b != c
+
+
+def test_a_prepared_scan_that_was_changed_is_refused(tmp_path):
+    scan = prepare(tmp_path)
+    (subject,) = sources.find(str(tmp_path))
+    images.save(scan, SCAN + 1)
+    with pytest.raises(InputError, match=r"desc-preproc_T2w\.nii\.gz: was changed since it was prepared"):
+        subject.image()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"InputSHA256": ...},
+        {"SHA256": ...},
+        {"SHA256": 5},
+        {"InputSHA256": "../x"},
+        {"BiasField": ...},
+        {"BiasField": "yes"},
+        {"Warnings": "one"},
+        {"Warnings": [1]},
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_sidecar_stops_that_subject_only(tmp_path, damage):
+    make(tmp_path, "sub-02/anat/sub-02_T2w.nii.gz")
+    scan = prepare(tmp_path, **(damage if isinstance(damage, dict) else {}))
+    if isinstance(damage, bytes):
+        scan.with_name("sub-01_desc-preproc_T2w.json").write_bytes(damage)
+    first, second = sources.find(str(tmp_path))
+    np.testing.assert_array_equal(second.image().data, SCAN)
+    assert first.bias_field is None
+    with pytest.raises(InputError, match=r"desc-preproc_T2w\.json.*again"):
+        first.image()
+
+
+@pytest.mark.parametrize("record", [None, {"SkullStripped": True}, []])
+def test_scans_that_other_programs_preprocessed_are_raw(tmp_path, record):
+    scan = images.save(tmp_path / PREPARED, SCAN)
+    if record is not None:
+        scan.with_name("sub-01_desc-preproc_T2w.json").write_text(json.dumps(record))
+    (subject,) = sources.find(str(tmp_path))
+    assert subject.bias_field is None
+    assert subject.image().sha256 == hashlib.sha256(scan.read_bytes()).hexdigest()
 
 
 def test_a_broken_reference_does_not_touch_the_scan(tmp_path):
@@ -164,7 +375,7 @@ def test_a_label_on_another_grid(tmp_path):
 
 def test_nothing_found_says_what_was_looked_for(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UsageError, match=r"(?s)BIDS.*BraTS.*NIfTI"):
+    with pytest.raises(UsageError, match=r"(?s)BIDS.*Cam-CAN.*BraTS.*IXI.*NIfTI"):
         sources.find(str(tmp_path))
     with pytest.raises(UsageError, match="does not exist"):
         sources.find(str(tmp_path / "absent"))
@@ -204,6 +415,25 @@ def test_names_without_letters_get_a_hash():
     assert sources.identifier("患者") != sources.identifier("...") != sources.identifier("")
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-01/ses-2/anat/sub-01_ses-2_run-1_T2w.nii", "sub-01"),
+        ("sub-01/anat/sub-01_acq-fast_T2w.nii", "sub-01"),
+        ("sub-01_T2w.nii", "sub-01"),
+        ("ward_7_ses-2.nii", "sub-ward7"),
+        ("BraTS-GLI-00005-101-t2w.nii", "sub-BraTSGLI00005"),
+        ("Brats18_2013_11_1_t2.nii", "sub-Brats182013111"),
+        ("IXI002-Guys-0828-T2.nii", "sub-IXI002"),
+        ("scan-12345-678-x.nii", "sub-scan12345678x"),
+    ],
+)
+def test_participants(tmp_path, name, expected):
+    make(tmp_path, name)
+    (subject,) = sources.find(str(tmp_path))
+    assert subject.participant == expected
+
+
 def test_links(tmp_path):
     outside, root = tmp_path / "outside", tmp_path / "root"
     make(outside, "scan.nii.gz")
@@ -227,3 +457,6 @@ def test_the_real_brats_folder():
     assert found[0].original == "Brats18_2013_11_1"
     assert 1000 < sources.reference(found[0], found[0].image()).sum() < 500_000
     assert all(subject.lesion for subject in found)
+    assert [subject.paths for subject in found] == [
+        (path,) for path in sorted(images.REAL.glob("brats18/*/*_t2.nii.gz"))
+    ]

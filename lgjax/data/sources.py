@@ -1,34 +1,26 @@
 """What a user has, one file or a folder in a common layout, as a list of subjects to load one at a time."""
 
-import csv
 import dataclasses
 import functools
 import hashlib
+import json
+import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from lgjax.data import nifti, phantom
+from lgjax import __version__, files
+from lgjax.data import layouts, nifti, phantom
+from lgjax.data.layouts import Files
 from lgjax.data.volume import Scan, Volume
 from lgjax.errors import InputError, UsageError
 
-_NIFTI = r"\.(nii|nii\.gz|hdr)$"
-# BraTS 2012 to 2021: Brats18_2013_11_1_t2.nii.gz; from 2023: BraTS-GLI-00000-000-t2w.nii.gz
-_BRATS = re.compile(r"(?P<case>brats.*)(?P<mark>[_-])t2w?" + _NIFTI, re.IGNORECASE)
-_BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z]+-[^_]+)*_T2w" + _NIFTI)
-_NOT_A_SCAN = re.compile(
-    r"(^|[_.-])(brain)?(mask|d?seg|segmentation|labels?|lesions?|roi|gold_?standard|consensus)(?=[_.-])",
-    re.IGNORECASE,
-)
-_OUTPUTS = re.compile(r"_desc-(restored|anomaly)_")  # what lgjax.restore writes
 _LABELS = (0, 1, 2, 3, 4)  # BraTS 2018 uses 0, 1, 2 and 4, from 2023 on 0 to 3; others 0 and 1
-_LOOKED_FOR = (
-    "a BIDS folder (sub-*/[ses-*/]anat/sub-*_T2w.nii.gz), a BraTS folder (BraTS*_t2.nii.gz, 3 levels down "
-    "at most) and NIfTI files directly inside"
-)
+_PREPARED = "_desc-preproc_T2w.nii.gz"  # how lgjax.preprocess names a scan whose bias field it has seen to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +34,10 @@ class Subject:
       mask: reads the brain mask, where there is one.
       lesion: reads the reference segmentation, where there is one (`reference` checks it).
       kind: group shown in tables, for example "glioma"; "" if unknown.
+      paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
+      reading: the options that the files are read with, as JSON.
+      bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
+        the bias field that it removed ("null": none).
     """
 
     identifier: str
@@ -50,23 +46,34 @@ class Subject:
     mask: Callable[[], Volume] | None = None
     lesion: Callable[[], Volume] | None = None
     kind: str = ""
+    paths: tuple[pathlib.Path, ...] = ()
+    reading: str = ""
+    bias_field: str | None = None
+
+    @property
+    def participant(self) -> str:
+        """Who was scanned: sub-01 of sub-01_ses-2_run-1, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
+        if self.original.startswith("sub-"):
+            return identifier(self.original.split("_")[0])
+        return identifier(re.sub(r"_ses-.*|(?<=-\d{5})-\d{3}$", "", self.original))
 
 
 def find(
     spec: str,
     *,
+    layout: str = "auto",
     mask: str | None = None,
     max_voxels: int = nifti.MAX_VOXELS,
     assume_ras: bool = False,
     volume: int | None = None,
     single_slice: bool = False,
 ) -> list[Subject]:
-    """Lists the subjects in one NIfTI file, a BIDS folder, a BraTS folder, a plain folder or the phantom.
+    """Lists the subjects in one NIfTI file, a folder or the phantom.
 
     Args:
-      spec: path of the file or folder, whose layout is recognised; or phantom:SPLIT[:COUNT[:LABELS]] with SPLIT
-        train, calibration (both healthy) or test (COUNT subjects of every kind), made from a folder of label maps
-        where one is named.
+      spec: path of the file or folder; or phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration (both
+        healthy) or test (COUNT subjects of every kind), made from a folder of label maps where one is named.
+      layout: of a folder: bids, camcan, brats, ixi or folder; auto recognises it (and the phantom by its name).
       mask: path of the brain mask, with a single file only.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
 
@@ -74,37 +81,48 @@ def find(
       The subjects, by identifier.
 
     Raises:
-      UsageError: there is no subject, or a mask is given for a folder.
+      UsageError: there is no subject, no such layout, or a mask is given for a folder.
       InputError: two subjects would get one identifier, or participants.tsv cannot be read.
     """
-    read_label = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
-    read_image = functools.partial(read_label, volume=volume)
-    if spec == "phantom" or spec.startswith("phantom:"):
+    if layout not in layouts.NAMES:
+        raise UsageError(f"There is no layout {layout}. Choose one of {', '.join(layouts.NAMES)}.")
+    if layout == "phantom" or (layout == "auto" and spec.split(":")[0] == "phantom"):
         return _phantom(spec)
+    found = _found(spec, layout, mask)
+    _check_unique(spec, found)
+    read = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
+    reading = json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice})
+    subjects = [_subject(entry, functools.partial(read, volume=volume), read, reading) for entry in found]
+    return sorted(subjects, key=lambda subject: subject.identifier)
+
+
+def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
     root = pathlib.Path(spec)
     if root.is_dir():
         if mask is not None:
             raise UsageError(f"--mask goes with a single file, and {spec} is a folder: name the masks X_mask.nii.gz")
-        found = _bids(root) or _brats(root) or _plain(root)
-    elif root.exists() or root.is_symlink():
-        found = [_Found(_stem(root), root, pathlib.Path(mask) if mask else None)]
-    else:
+        return layouts.find(root, layout)
+    if not (root.exists() or root.is_symlink()):
         raise UsageError(f"{spec} does not exist. Give a NIfTI file or a folder of scans.")
-    if not found:
-        raise UsageError(f"{spec} holds no scan. Looked for {_LOOKED_FOR}.")
-    _check_unique(spec, found)
-    subjects = [
-        Subject(
-            identifier=identifier(entry.name),
-            original=entry.name,
-            image=functools.partial(read_image, entry.image),
-            mask=functools.partial(read_label, entry.mask) if entry.mask else None,
-            lesion=functools.partial(read_label, entry.lesion) if entry.lesion else None,
-            kind=entry.kind,
-        )
-        for entry in found
-    ]
-    return sorted(subjects, key=lambda subject: subject.identifier)
+    if layout != "auto":
+        raise UsageError(f"--layout={layout} goes with a folder, and {spec} is a file.")
+    return [Files(layouts.stem(root), root, pathlib.Path(mask) if mask else layouts.mask_beside(root))]
+
+
+def _subject(
+    entry: Files, read: Callable[[pathlib.Path], Volume], read_label: Callable[..., Volume], reading: str
+) -> Subject:
+    return Subject(
+        identifier=identifier(entry.name),
+        original=entry.name,
+        image=functools.partial(_image, read, entry.image),
+        mask=functools.partial(read_label, entry.mask) if entry.mask else None,
+        lesion=functools.partial(read_label, entry.lesion) if entry.lesion else None,
+        kind=entry.kind,
+        paths=tuple(part for path in (entry.image, entry.mask) if path for part in layouts.parts(path)),
+        reading=reading,
+        bias_field=_bias_field(entry.image),
+    )
 
 
 def identifier(name: str) -> str:
@@ -114,6 +132,19 @@ def identifier(name: str) -> str:
     if len(plain) > 64:  # keeps file names within what file systems take
         plain = plain[:56] + _short_hash(name)
     return "sub-" + (plain or _short_hash(name))
+
+
+def digest(subject: Subject) -> str:
+    """SHA-256 of all that a subject's preparation starts from: the bytes of its files and how they are read.
+
+    Raises:
+      InputError: a file cannot be read.
+    """
+    found = [subject.original, __version__]  # the phantom is made by this version
+    if subject.paths:
+        with files.faults(subject.paths[0]):
+            found = [files.sha256(path) for path in subject.paths]
+    return hashlib.sha256(json.dumps([found, subject.reading]).encode()).hexdigest()
 
 
 def reference(subject: Subject, image: Volume) -> np.ndarray | None:
@@ -190,110 +221,71 @@ def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: st
     return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """The files of one subject."""
+class _Preparation(NamedTuple):
+    """What the sidecar of a prepared scan says."""
 
-    name: str
-    image: pathlib.Path
-    mask: pathlib.Path | None = None
-    lesion: pathlib.Path | None = None
-    kind: str = ""
+    input_sha256: str  # of the raw scan
+    sha256: str  # of the prepared one
+    bias_field: str  # canonical JSON of the settings of the bias field removed, "null" if none was
+    warnings: tuple[str, ...]
 
 
-def _bids(root: pathlib.Path) -> list[_Found]:
-    layouts = ("sub-*/anat/*", "sub-*/ses-*/anat/*")
-    images = [path for path in _files(root, layouts) if _BIDS.fullmatch(path.name)]
-    if not images:
-        return []
-    kinds = _kinds(root)
-    derivatives = [f"derivatives/{inner}{layout}" for inner in ("", "*/") for layout in layouts]
-    index = _index(_files(root, (*layouts, *derivatives)))
-    found = []
-    for image in images:
-        if _OUTPUTS.search(image.name):
-            continue
-        stem = _stem(image).removesuffix("_T2w")
-        # The name is every entity but those that tell how the image was processed: sub-01_ses-2 -> 01ses2.
-        name = re.sub(r"_(desc|space|res)-[^_]+", "", stem)
-        folder = image.parent.relative_to(root)
-        folders = [image.parent, root / "derivatives" / folder]
-        folders += [inner / folder for inner in sorted((root / "derivatives").glob("*"))]
-        starts = (stem, name, f"{name}_space-orig")
-        mask = _first(index, folders, [f"{start}_desc-brain_mask" for start in starts])
-        lesion = _first(index, folders, [f"{start}_label-lesion_mask" for start in starts])
-        found.append(_Found(name, image, mask, lesion, kinds.get(name.split("_")[0], "")))
-    return found
+def _image(read: Callable[[pathlib.Path], Volume], path: pathlib.Path) -> Volume:
+    """Reads a scan; a prepared one keeps the identity and the warnings of the scan that it was made from."""
+    preparation = _preparation(path)
+    image = read(path)
+    if preparation is None:
+        return image
+    if image.sha256 != preparation.sha256:
+        raise InputError(path, "was changed since it was prepared", "Prepare the scan again with lgjax.preprocess")
+    warnings = tuple(dict.fromkeys((*preparation.warnings, *image.warnings)))
+    return dataclasses.replace(image, sha256=preparation.input_sha256, warnings=warnings)
 
 
-def _brats(root: pathlib.Path) -> list[_Found]:
-    paths = list(_files(root, ("*", "*/*", "*/*/*", "*/*/*/*")))
-    index = _index(paths)
-    found = []
-    for image in paths:
-        if match := _BRATS.fullmatch(image.name):
-            start, folder = match["case"] + match["mark"], [image.parent]
-            mask, lesion = _first(index, folder, [f"{start}mask"]), _first(index, folder, [f"{start}seg"])
-            found.append(_Found(match["case"], image, mask, lesion))
-    return found
-
-
-def _plain(root: pathlib.Path) -> list[_Found]:
-    paths = list(_files(root, ("*",)))
-    index = _index(paths)
-    found = []
-    for image in paths:
-        if not (_NOT_A_SCAN.search(image.name) or _OUTPUTS.search(image.name)):
-            stem = _stem(image)
-            mask, lesion = _first(index, [root], [f"{stem}_mask"]), _first(index, [root], [f"{stem}_seg"])
-            found.append(_Found(stem, image, mask, lesion))
-    return found
-
-
-def _files(root: pathlib.Path, patterns: Iterable[str]) -> Iterator[pathlib.Path]:
-    """Yields NIfTI files (by their names; a broken link is listed too, and reported when it is read)."""
-    for pattern in patterns:  # of fixed depth: a link to a parent folder cannot send us round
-        for path in sorted(root.glob(pattern)):
-            if re.search(_NIFTI, path.name, re.IGNORECASE) and not path.name.startswith("."):
-                yield path
-
-
-def _index(paths: Iterable[pathlib.Path]) -> dict[tuple[pathlib.Path, str], pathlib.Path]:
-    """Returns the files by folder and name without extension, in lower case."""
-    return {(path.parent, _stem(path).lower()): path for path in paths}
-
-
-def _first(index: dict, folders: list[pathlib.Path], stems: list[str]) -> pathlib.Path | None:
-    keys = ((folder, stem.lower()) for folder in folders for stem in stems)
-    return next((index[key] for key in keys if key in index), None)
-
-
-def _kinds(root: pathlib.Path) -> dict[str, str]:
-    """Returns the column lesion_kind of participants.tsv, where there is one."""
-    path = root / "participants.tsv"
-    if not path.is_file():
-        return {}
+def _bias_field(path: pathlib.Path) -> str | None:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, f"cannot be read: {error}", "Save it as tab-separated UTF-8 text") from error
-    return {
-        f"sub-{(row.get('participant_id') or '').removeprefix('sub-')}": row.get("lesion_kind") or "" for row in rows
-    }
+        preparation = _preparation(path)
+    except InputError:  # said when the scan is read
+        return None
+    return preparation.bias_field if preparation else None
 
 
-def _check_unique(spec: str, found: list[_Found]) -> None:
-    seen: dict[str, _Found] = {}
+def _preparation(path: pathlib.Path) -> _Preparation | None:
+    """Reads what lgjax.preprocess noted beside a scan; None where it did not make the scan.
+
+    Raises:
+      InputError: the sidecar is damaged.
+    """
+    sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    if not path.name.endswith(_PREPARED) or not os.path.lexists(sidecar):
+        return None
+    remedy = "Prepare the scan again with lgjax.preprocess"
+    with files.faults(sidecar):
+        content = sidecar.read_bytes()
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(sidecar, f"is no JSON: {error}", remedy) from error
+    if not isinstance(record, dict) or not {"InputSHA256", "SHA256"} & record.keys():
+        return None  # another program's
+    identity, digest = (record.get(name, "") for name in ("InputSHA256", "SHA256"))
+    warnings = record.get("Warnings", [])
+    if (
+        not all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (identity, digest))
+        or not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings))
+        or not isinstance(record.get("BiasField", ""), dict | None)
+    ):
+        raise InputError(sidecar, "is damaged: InputSHA256, SHA256, BiasField or Warnings is not as written", remedy)
+    return _Preparation(identity, digest, json.dumps(record["BiasField"], sort_keys=True), tuple(warnings))
+
+
+def _check_unique(spec: str, found: list[Files]) -> None:
+    seen: dict[str, Files] = {}
     for entry in found:
         other = seen.setdefault(identifier(entry.name).lower(), entry)  # some file systems ignore case
         if other is not entry:
             problem = f"has two scans that would both be {identifier(entry.name)}: {other.image} and {entry.image}"
-            raise InputError(spec, problem, "Rename one of them, by more than punctuation")
-
-
-def _stem(path: pathlib.Path) -> str:
-    return re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name, flags=re.IGNORECASE)
+            raise InputError(spec, problem, "Keep one of them, or rename one by more than punctuation")
 
 
 def _short_hash(name: str) -> str:

@@ -1,0 +1,32 @@
+"""The flags that say which scans a binary takes and how they are read."""
+
+from absl import flags
+
+from lgjax.data import layouts, nifti, sources
+from lgjax.data.sources import Subject
+
+
+def define_flags(default: str) -> None:
+    """Defines --input, whose default is given, and what goes with it."""
+    kinds = "NIfTI file; BIDS, Cam-CAN, IXI, BraTS or plain folder; prepared data set; or phantom:SPLIT[:COUNT]."
+    flags.DEFINE_string("input", default, kinds)
+    flags.DEFINE_enum("layout", "auto", list(layouts.NAMES), "Layout of an input folder; auto recognises it.")
+    flags.DEFINE_string("mask", None, "Brain mask of a single scan; default: X_mask.nii.gz beside X.nii.gz.")
+    flags.DEFINE_integer("max_voxels", nifti.MAX_VOXELS, "Refuse scans that declare more voxels.", lower_bound=1)
+    flags.DEFINE_bool("assume_ras", False, "Take a scan that states no orientation as RAS.")
+    flags.DEFINE_integer("volume", None, "Which volume of a 4-D scan, from 0.", lower_bound=0)
+    flags.DEFINE_bool("slice", False, "Accept 2-D scans: one axial slice.")
+
+
+def subjects() -> list[Subject]:
+    """The subjects that the flags name; errors as in `sources.find`."""
+    given = flags.FLAGS
+    return sources.find(
+        given.input,
+        layout=given.layout,
+        mask=given.mask,
+        max_voxels=given.max_voxels,
+        assume_ras=given.assume_ras,
+        volume=given.volume,
+        single_slice=given.slice,
+    )
