@@ -30,15 +30,17 @@ setup(
         "ml_collections>=1.0",
         "nilearn>=0.11",  # ships the MNI152 tissue maps that the phantom is made of
         "matplotlib>=3.9",
+        "pillow>=10.1",  # the pictures of quality control are drawn as arrays
         "Jinja2>=3.1",
         "tensorboardX>=2.6",
         "tqdm>=4.66",
+        "SimpleITK>=2.4",  # N4 bias field correction
+        "grain>=0.2.10",  # streams prepared slices that do not fit the device
     ],
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
-        "prep": ["SimpleITK>=2.4"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -1,55 +1,24 @@
 """Cohorts: which healthy subjects train, calibrate and test, and their slices in one array."""
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from lgjax.data import preprocess, sources
-from lgjax.data.preprocess import Grid, Placement, Slices
+from lgjax import parallel
+from lgjax.data import pipeline, sources
+from lgjax.data.pipeline import Prepared
+from lgjax.data.prepared import is_prepared, read_index
+from lgjax.data.preprocess import Slices
+from lgjax.data.recipe import Recipe
 from lgjax.data.sources import Subject
-from lgjax.data.volume import Volume
 from lgjax.errors import InputError, UsageError
 
-SHARES = {
-    "train": 0.8,
-    "calibration": 0.1,
-    "test": 0.1,
-}  # of a folder's subjects, by a hash of their identifiers
+SHARES = {"train": 0.8, "calibration": 0.1, "test": 0.1}  # of a folder's participants, by a hash of their names
+
 T = TypeVar("T")
-
-
-class Prepared(NamedTuple):
-    """A scan ready to be restored, and the way back."""
-
-    image: Volume  # finite everywhere
-    filled: int  # voxels of the brain that were NaN or infinite
-    slices: Slices
-    placement: Placement
-
-
-def grid(config) -> Grid:
-    """The slice grid that `config.data` asks for."""
-    return Grid(config.height, config.width, config.spacing)
-
-
-def prepare(subject: Subject, grid: Grid) -> Prepared:
-    """Reads one subject, finds its brain, z-scores it and cuts it into slices.
-
-    Raises:
-      InputError: the scan or its mask cannot be used.
-    """
-    image = subject.image()
-    brain = preprocess.brain_mask(image, subject.mask() if subject.mask else None)
-    data, filled = preprocess.clean(image, brain)
-    slices, placement = preprocess.to_slices(data, brain, image.affine, grid)
-    if not len(slices.index):
-        raise InputError(image.source, "has no axial slice with enough brain in it", "Check the scan and its mask")
-    return Prepared(dataclasses.replace(image, data=data), filled, slices, placement)
 
 
 def healthy(config, split: str) -> list[Subject]:
@@ -57,7 +26,7 @@ def healthy(config, split: str) -> list[Subject]:
 
     Args:
       config: the part `data` of a config.
-      split: train, calibration or test.
+      split: train, calibration (at most `calibration_subjects`) or test.
 
     Raises:
       UsageError: the split is empty.
@@ -66,15 +35,23 @@ def healthy(config, split: str) -> list[Subject]:
         count = {"train": config.train_subjects, "calibration": config.calibration_subjects}[split]
         _, _, labels = config.source.partition(":")
         return sources.find(f"phantom:{split}:{count}" + (f":{labels}" if labels else ""))
-    chosen = [s for s in sources.find(config.source) if split_of(s.identifier) == split]
+    found = sources.find(config.source)
+    if is_prepared(config.source):
+        splits = {entry.identifier: entry.split for entry in read_index(config.source).subjects}
+        chosen = [subject for subject in found if splits.get(subject.identifier) == split]
+    else:
+        chosen = [subject for subject in found if split_of(subject) == split]
     if not chosen:
         raise UsageError(f"{config.source} is too small: no subject of it falls into the {split} split.")
-    return chosen
+    return chosen[: config.calibration_subjects] if split == "calibration" else chosen
 
 
-def split_of(identifier: str) -> str:
-    """The split of a subject: from a hash of its identifier, so adding subjects moves none."""
-    position = int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8]) / 2**64
+def split_of(subject: Subject) -> str:
+    """The split of a subject: from a hash of the participant's name, so adding subjects moves none.
+
+    All sessions of one participant are in one split.
+    """
+    position = int.from_bytes(hashlib.sha256(subject.participant.encode()).digest()[:8]) / 2**64
     for split, share in SHARES.items():
         position -= share
         if position < 0:
@@ -82,38 +59,35 @@ def split_of(identifier: str) -> str:
     return "test"
 
 
-def load(subjects: Sequence[Subject], grid: Grid, workers: int, label: str) -> tuple[list[Prepared], list[InputError]]:
+def load(
+    subjects: Sequence[Subject], recipe: Recipe, workers: int, label: str, keep: Callable[[Prepared], T]
+) -> tuple[list[T], list[InputError]]:
     """Prepares subjects in parallel, with a progress bar; one that cannot be used does not stop the others.
 
+    Args:
+      keep: what to keep of each, since whole scans of a cohort do not fit in memory.
+
     Returns:
-      The prepared subjects in order, and what was wrong with the others.
+      What was kept, in order, and what was wrong with the others.
     """
 
     def attempt(subject):
         try:
-            return prepare(subject, grid)
+            return keep(pipeline.prepare(subject, recipe))
         except InputError as error:
             return error
 
-    results = list(tqdm(ahead(attempt, subjects, workers), label, len(subjects), unit="subject"))
-    faults = [result for result in results if isinstance(result, InputError)]
-    for fault in faults:
-        tqdm.write(f"left out: {fault}")
-    return [result for result in results if isinstance(result, Prepared)], faults
+    kept: list[T] = []
+    faults: list[InputError] = []
+    for result in tqdm(parallel.ahead(attempt, subjects, workers), label, len(subjects), unit="subject"):
+        if isinstance(result, InputError):
+            faults.append(result)
+            tqdm.write(f"left out: {result}")
+        else:
+            kept.append(result)
+    return kept, faults
 
 
-def ahead(function: Callable[[Any], T], items: Iterable, workers: int) -> Iterator[T]:
-    """Applies a function in threads, in order, never more than a few items ahead of the reader."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending = []
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
-
-
-def pool(prepared: Sequence[Prepared]) -> Slices:
+def pool(slices: Sequence[Slices]) -> Slices:
     """All slices of several subjects in one array."""
-    return Slices(*(np.concatenate(parts) for parts in zip(*(p.slices for p in prepared), strict=True)))
+    return Slices(*(np.concatenate(parts) for parts in zip(*slices, strict=True)))

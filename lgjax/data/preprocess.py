@@ -6,24 +6,16 @@ and slices are resized in-plane by two small matrices. Nothing is ever interpola
 
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from lgjax.data import nifti
+from lgjax.data import orientation
 from lgjax.data.volume import Volume
 from lgjax.errors import InputError
 
 BACKGROUND = -3.5  # z-score of everything outside the brain
-_MIN_BRAIN = 1.0  # ml
-_MAX_BRAIN = 2500.0  # ml; the largest heads hold about 2000 ml inside the skull
-_MAX_COVERAGE = 0.95  # of the volume, by a mask
-_MIN_BACKGROUND = 0.15  # of the volume, in a scan without its skull; a slab cropped to the brain has 0.21
-_MIN_COMPONENT = 0.01  # of the largest one
-_MAX_OVERSHOOT = 0.01  # of the brain: values below background that spline resampling leaves around it
 _MAX_NONFINITE = 0.01  # of the brain
 _MIN_PIXELS = 16  # a slice with less brain than this is left out
-_GIVE_MASK = "Give a brain mask with --mask, or strip the skull first with hd-bet or mri_synthstrip"
 
 
 class Grid(NamedTuple):
@@ -58,44 +50,13 @@ class Placement(NamedTuple):
     """What `from_slices` needs to know to go back."""
 
     brain: np.ndarray  # [X, Y, Z] bool, on the native grid
-    orientation: np.ndarray  # [3, 2], nibabel's, native -> LPS
+    orientation: np.ndarray  # [3, 2], from `orientation.to_lps`
     rows: Axis
     columns: Axis
     mask: np.ndarray  # [N, H, W, 1] float32, as in Slices
     index: np.ndarray  # type: ignore[assignment]  # [N] int32, as in Slices
     mean: float  # of the brain, in intensity units
     std: float  # of the brain, in intensity units
-
-
-def brain_mask(image: Volume, mask: Volume | None = None) -> np.ndarray:
-    """Returns where the brain is: the given mask, or what is not background in a skull-stripped scan.
-
-    Args:
-      image: the scan.
-      mask: 0 outside the brain and one positive value inside, on the grid of the scan; None: derive it.
-
-    Returns:
-      [X, Y, Z] bool.
-
-    Raises:
-      InputError: the mask is empty, tiny, covers nearly everything, is not binary or on another grid; or
-        there is no mask and the scan is constant or still has its skull.
-    """
-    if mask is None:
-        brain, source = _without_background(image), image.source
-    else:
-        nifti.check_same_grid(image, mask)
-        brain, source = mask.data != 0, mask.source
-        values = mask.data[brain]
-        if values.size and not (values[0] > 0 and (values == values[0]).all()):
-            raise InputError(source, "is not a binary mask", "Give a mask that is 0 outside and 1 inside the brain")
-    volume = brain.sum() * _voxel_ml(image)
-    remedy = _GIVE_MASK if mask is None else "Check that it is the brain mask of this scan"
-    if volume < _MIN_BRAIN:
-        raise InputError(source, f"has a brain of {volume:.2g} ml", remedy)
-    if brain.mean() > _MAX_COVERAGE:
-        raise InputError(source, f"is a mask that covers {brain.mean():.1%} of the volume", remedy)
-    return brain
 
 
 def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
@@ -123,6 +84,8 @@ def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
     values = image.data[brain & finite]
     if not values.size or values.min() == values.max():
         raise InputError(image.source, "is constant inside the brain", "Check that this is the right file")
+    if finite.all():
+        return image.data, 0
     data = np.where(finite, image.data, np.float32(0))
     for voxel in np.argwhere(bad):
         near = tuple(slice(max(i - 1, 0), i + 2) for i in voxel)
@@ -146,42 +109,42 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     Returns:
       The slices with enough brain in them (possibly none), and the way back.
     """
-    orientation = nib.orientations.io_orientation(affine)
-    lps = nib.orientations.axcodes2ornt(("L", "P", "S"))
-    orientation = nib.orientations.ornt_transform(orientation, lps)
-    # [Z, Y, X] in C order whatever the order on disk: equal inputs to equal arithmetic.
-    inside = np.ascontiguousarray(nib.orientations.apply_orientation(brain, orientation).T)
-    values = np.ascontiguousarray(nib.orientations.apply_orientation(data, orientation).T, np.float64)
-    source_axis = np.argsort(orientation[:, 0])
-    zooms = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0))[source_axis]
-    mean, std = float(values[inside].mean()), float(values[inside].std())
+    order = orientation.to_lps(affine)
+    inside, values = orientation.axial(brain, order), orientation.axial(data, order)
+    found = values[inside].astype(np.float64)  # in the order of the axial slices, so that sums are equal too
+    mean, std = float(found.mean()), float(found.std())
+    del found
 
-    box = tuple(slice(found.min(), found.max() + 1) for found in np.nonzero(inside))
-    rows, columns = _place(box[1], box[2], zooms[1], zooms[0], grid)
+    box = _box(inside)
+    _, row_zoom, column_zoom = orientation.zooms(affine)
+    rows, columns = _place(box[1], box[2], row_zoom, column_zoom, grid)
     shrink_rows = _area_weights(rows, box[1])
     shrink_columns = _area_weights(columns, box[2]).T
-    m = inside[box].astype(np.float64)
-    z = (values[box] - mean) / std * m
-    weight = shrink_rows @ m @ shrink_columns
-    total = shrink_rows @ z @ shrink_columns
-    mask = weight >= 0.5 - 1e-9  # a pixel half covered is inside, whatever the rounding
-    y = np.where(mask, total / np.where(mask, weight, 1), BACKGROUND)
-
-    keep = np.flatnonzero(mask.sum(axis=(1, 2)) >= _MIN_PIXELS)
+    kept, y, mask = [], [], []
+    for k in range(box[0].start, box[0].stop):  # one at a time: big volumes are not copied
+        m = inside[k, box[1], box[2]].astype(np.float64, order="C")
+        z = (values[k, box[1], box[2]].astype(np.float64, order="C") - mean) / std * m
+        weight = shrink_rows @ m @ shrink_columns
+        total = shrink_rows @ z @ shrink_columns
+        covered = weight >= 0.5 - 1e-9  # a pixel half covered is inside, whatever the rounding
+        if covered.sum() >= _MIN_PIXELS:
+            kept.append(k)
+            mask.append(covered)
+            y.append(np.where(covered, total / np.where(covered, weight, 1), BACKGROUND).astype(np.float32))
+    shape = (len(kept), grid.height, grid.width, 1)
     slices = Slices(
-        y=y[keep, :, :, None].astype(np.float32),
-        mask=mask[keep, :, :, None].astype(np.float32),
-        index=(keep + box[0].start).astype(np.int32),
+        y=np.array(y, np.float32).reshape(shape),
+        mask=np.array(mask, np.float32).reshape(shape),
+        index=np.array(kept, np.int32),
     )
-    return slices, Placement(brain, orientation, rows, columns, slices.mask, slices.index, mean, std)
+    return slices, Placement(brain, order, rows, columns, slices.mask, slices.index, mean, std)
 
 
 def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:
     """Keeps the axial slices whose number is a multiple of `step`; the others leave the brain mask too."""
-    inside = nib.orientations.apply_orientation(placement.brain, placement.orientation).T.copy()
+    brain = placement.brain.copy()
+    inside = orientation.axial(brain, placement.orientation)
     inside[np.arange(len(inside)) % step != 0] = False
-    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), placement.orientation)
-    brain = np.ascontiguousarray(nib.orientations.apply_orientation(inside.T, back))
     kept = Slices(*(part[slices.index % step == 0] for part in slices))
     return kept, placement._replace(brain=brain, mask=kept.mask, index=kept.index)
 
@@ -201,8 +164,9 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     """
     if values.shape != placement.mask.shape:
         raise ValueError(f"expected values of shape {placement.mask.shape}, got {values.shape}")
-    inside = nib.orientations.apply_orientation(placement.brain, placement.orientation).T
-    result = np.zeros(inside.shape, np.float32)
+    inside = orientation.axial(placement.brain, placement.orientation)
+    result = np.zeros(placement.brain.shape, np.float32)
+    planes = orientation.axial(result, placement.orientation)
     mask = placement.mask[..., 0].astype(np.float64)
     rows = _linear_weights(placement.rows, inside.shape[1])
     columns = _linear_weights(placement.columns, inside.shape[2]).T
@@ -217,37 +181,22 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
                 ~known, sampling=sampling, return_distances=False, return_indices=True
             )
             plane = plane[tuple(nearest)]
-        result[k] = np.where(inside[k], plane, 0)
-    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), placement.orientation)
-    return np.ascontiguousarray(nib.orientations.apply_orientation(result.T, back))
+        planes[k] = np.where(inside[k], plane, 0)
+    return result
 
 
-def _voxel_ml(image: Volume) -> float:
-    return abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+def pixel_affine(placement: Placement) -> np.ndarray:
+    """(column, row, slice number) of the slice grid -> that of the axial view's voxels, [4, 4]."""
+    result = np.diag([placement.columns.step, placement.rows.step, 1.0, 1.0])
+    result[:2, 3] = placement.columns.first, placement.rows.first
+    return result
 
 
-def _without_background(image: Volume) -> np.ndarray:
-    """Returns the voxels that differ from a flat background; its value is that of the sides."""
-    data = image.data
-    axial = int(np.argmax(nib.orientations.io_orientation(image.affine)[:, 0] == 2))
-    planes = np.moveaxis(data, axial, 2)  # slices may end inside the brain, so the border is the in-plane one
-    border = np.concatenate([side.ravel() for side in (planes[0], planes[-1], planes[:, 0], planes[:, -1])])
-    background = np.partition(border, border.size // 2)[border.size // 2]  # the median; NaN sorts last
-    flat = np.isnan(data) if np.isnan(background) else data == background  # SPM writes NaN around the brain
-    brain = ~flat
-    if not brain.any():
-        raise InputError(image.source, "has the same value in every voxel", "Check that this is the right file")
-    below = data < background
-    if below.sum() <= _MAX_OVERSHOOT * brain.sum():
-        brain &= ~below
-    volume = brain.sum() * _voxel_ml(image)
-    if flat.mean() < _MIN_BACKGROUND or volume > _MAX_BRAIN:
-        problem = f"still has its skull, it seems: {volume:.0f} ml differ from the background"
-        raise InputError(image.source, problem, _GIVE_MASK)
-    labels, _ = ndimage.label(brain)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= _MIN_COMPONENT * sizes.max())[labels] & brain
+def _box(inside: np.ndarray) -> tuple[slice, ...]:
+    """The bounding box of what is True."""
+    others = [tuple(a for a in range(inside.ndim) if a != axis) for axis in range(inside.ndim)]
+    found = [np.flatnonzero(inside.any(axis=axes)) for axes in others]
+    return tuple(slice(int(i[0]), int(i[-1]) + 1) for i in found)
 
 
 def _place(row_box: slice, column_box: slice, row_zoom: float, column_zoom: float, grid: Grid) -> tuple[Axis, Axis]:

@@ -1,0 +1,83 @@
+"""N4 against known fields, and where it must hold back."""
+
+import images
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lgjax.data import bias, orientation
+from lgjax.data.bias import BiasField
+
+SETTINGS = BiasField(4.0, 3, 50, 1e-3)
+
+
+def bent_head(strength=0.4):
+    """Two tissues under a smooth field: the scan, the field and the brain, [S, H, W]."""
+    data = images.head((40, 48, 36)).T
+    inside = data > 0
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in data.shape), indexing="ij")
+    tissue = np.where(np.hypot(x, y) < 0.4, 100.0, 140.0) + np.random.default_rng(0).normal(0, 2, data.shape)
+    field = np.exp(strength * (x + 0.5 * y * z))
+    return np.where(inside, tissue * field, 0).astype(np.float32), field, inside
+
+
+def test_a_known_field_is_found():
+    values, field, inside = bent_head()
+    found, why = bias.estimate(values, inside, (1.0, 1.0, 1.0), BiasField(2.0, 3, 50, 1e-3))
+    assert not why
+    assert found[inside].mean(dtype=np.float64) == pytest.approx(1, abs=1e-5)
+    assert found.min() == found[inside].min()
+    assert found.max() == found[inside].max()
+    ratio = (found / field)[inside]
+    assert ratio.std() / ratio.mean() < 0.5 * field[inside].std() / field[inside].mean()
+    flat = values / found
+    tissue = inside & (values > 0)
+    assert flat[tissue].std() < values[tissue].std()
+
+
+def test_units_do_not_matter_and_one_scan_gives_one_field():
+    values, _, inside = bent_head()
+    first, _ = bias.estimate(values, inside, (1.0, 1.0, 1.0), SETTINGS)
+    again, _ = bias.estimate(values, inside, (1.0, 1.0, 1.0), SETTINGS)
+    np.testing.assert_array_equal(first, again)
+    for scale in (1e-6, 1e6):
+        scaled, _ = bias.estimate(values * np.float32(scale), inside, (1.0, 1.0, 1.0), SETTINGS)
+        np.testing.assert_allclose(scaled[inside], first[inside], rtol=2e-2)  # rounding, amplified by N4
+
+
+def test_the_order_of_axes_does_not_matter():
+    values, _, _ = bent_head()
+    plain = nib.Nifti1Image(values.T, np.diag([1.0, -1.0, 1.0, 1.0]))
+    fields = []
+    for image in (plain, plain.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))):
+        data = np.asarray(image.dataobj)
+        scan = orientation.axial(data, orientation.to_lps(image.affine))
+        fields.append(bias.estimate(scan, scan > 0, orientation.zooms(image.affine), SETTINGS)[0])
+    np.testing.assert_array_equal(*fields)
+
+
+@pytest.mark.parametrize("change", ["z-score", "inverted", "mostly zero", "one slice"])
+def test_where_no_field_can_be_known_there_is_none(change):
+    values, _, inside = bent_head()
+    if change == "z-score":
+        values = (values - 100) / 20
+    elif change == "inverted":
+        values = -values
+    elif change == "mostly zero":
+        values = np.where(np.random.default_rng(0).uniform(size=values.shape) < 0.6, 0, values)
+    else:
+        values, inside = values[18:19], inside[18:19]
+    found, why = bias.estimate(values, inside, (1.0, 1.0, 1.0), SETTINGS)
+    assert found is None
+    assert "no bias field was estimated" in why
+
+
+@pytest.mark.parametrize(
+    ("shape", "zooms"), [((5, 48, 40), (5.0, 0.9, 0.9)), ((36, 5, 40), (1, 8, 1)), ((4, 4, 4), (30, 40, 40))]
+)
+def test_thick_slices_and_few_voxels(shape, zooms):
+    values = np.random.default_rng(0).normal(100, 5, shape).astype(np.float32)
+    found, why = bias.estimate(values, np.ones(shape, bool), zooms, SETTINGS)
+    assert not why
+    assert np.isfinite(found).all()
+    assert found.min() > 0

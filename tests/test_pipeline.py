@@ -1,0 +1,163 @@
+"""One path from a raw scan to slices and back to its own intensities, whatever the preparation."""
+
+import dataclasses
+import itertools
+
+import images
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lgjax.data import cohort, histogram, orientation, pipeline, preprocess, recipe, sources
+from lgjax.data.bias import BiasField
+from lgjax.data.histogram import Histogram
+from lgjax.data.preprocess import Grid
+from lgjax.data.recipe import Recipe
+from lgjax.errors import InputError
+
+MARKS = Histogram((1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 30.0, 55.0, 80.0, 100.0))
+FULL = Recipe(Grid(16, 16, 2.0), BiasField(4.0, 3, 10, 1e-3), MARKS, "none")
+BARE = Recipe(Grid(16, 16, 2.0), None, None, "none")
+PARTS = [BARE, FULL, FULL._replace(histogram=None), FULL._replace(bias_field=None)]
+
+
+def bent() -> np.ndarray:
+    """A head of whole numbers under a smooth field, [X, Y, Z]."""
+    data = images.head()
+    ramp = np.linspace(0.7, 1.3, data.shape[0])[:, None, None]
+    return np.where(data > 0, (3 * data * ramp).round() + 50, 0).astype(np.float32)
+
+
+def one(tmp_path, data, matrix=None, name="x.nii.gz") -> sources.Subject:
+    (subject,) = sources.find(str(images.save(tmp_path / name, data, matrix)))
+    return subject
+
+
+def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
+    """With everything on: N4, matching, z-score, resampling. Bit for bit."""
+    data = bent()
+    first = pipeline.prepare(one(tmp_path, data), FULL)
+    assert first.field is not None
+    assert first.transfer is not None
+    change = np.where(first.slices.mask > 0, first.slices.y**2, 0).astype(np.float32)
+    expected = preprocess.from_slices(change, first.placement)
+    for number, (permutation, flips) in enumerate(
+        itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
+    ):
+        order = np.array(list(zip(permutation, flips, strict=True)))
+        matrix = images.affine() @ nib.orientations.inv_ornt_aff(order, data.shape)
+        moved = nib.orientations.apply_orientation(data, order)
+        again = pipeline.prepare(one(tmp_path, moved, matrix, f"{number}.nii"), FULL)
+        np.testing.assert_array_equal(again.slices.y, first.slices.y)
+        np.testing.assert_array_equal(again.slices.index, first.slices.index)
+        back = preprocess.from_slices(change, again.placement)
+        np.testing.assert_array_equal(back, nib.orientations.apply_orientation(expected, order))
+        restored = pipeline.restored(again, back)
+        np.testing.assert_array_equal(
+            restored, nib.orientations.apply_orientation(pipeline.restored(first, expected), order)
+        )
+
+
+@pytest.mark.parametrize("settings", PARTS)
+def test_no_change_restores_the_scan_to_the_bit(tmp_path, settings):
+    prepared = pipeline.prepare(one(tmp_path, bent()), settings)
+    assert (prepared.field is not None) == (settings.bias_field is not None)
+    assert (prepared.transfer is not None) == (settings.histogram is not None)
+    still = np.zeros(prepared.image.data.shape, np.float32)
+    np.testing.assert_array_equal(pipeline.restored(prepared, still), bent())
+
+
+@pytest.mark.parametrize("settings", PARTS)
+def test_a_restored_scan_prepared_again_is_the_restoration(tmp_path, settings):
+    """In the scan's own intensities, the restoration is what the same field and matching turn into X = Y - change."""
+    prepared = pipeline.prepare(one(tmp_path, bent()), settings)
+    brain, placement = prepared.placement.brain, prepared.placement
+    change = np.where(brain, 0.3, 0).astype(np.float32)
+    change[:, ::3] *= -1
+
+    def z(data):
+        values = data if prepared.field is None else data / prepared.field
+        if prepared.transfer is not None:
+            values = histogram.apply(prepared.transfer, values)
+        return (values.astype(np.float64) - placement.mean) / placement.std
+
+    result = z(pipeline.restored(prepared, change))
+    expected = z(prepared.image.data) - change
+    if prepared.transfer is not None:  # the map is constant beyond its last knots
+        ends = (prepared.transfer.target[[0, -1]] - placement.mean) / placement.std
+        expected = np.clip(expected, *ends)
+    np.testing.assert_allclose(result[brain], expected[brain], atol=2e-3)
+    outside = ~brain
+    np.testing.assert_array_equal(pipeline.restored(prepared, change)[outside], bent()[outside])
+
+
+def test_the_prepared_brain_has_the_histogram_of_the_reference(tmp_path):
+    prepared = pipeline.prepare(one(tmp_path, bent()), FULL._replace(bias_field=None))
+    matched = histogram.apply(prepared.transfer, prepared.image.data[prepared.placement.brain])
+    np.testing.assert_allclose(histogram.landmarks(matched, MARKS.percentiles), MARKS.values, atol=1)
+    assert prepared.placement.mean == pytest.approx(matched.mean(dtype=np.float64), rel=1e-6)
+
+
+def test_a_scan_of_nearly_one_intensity_cannot_be_matched(tmp_path):
+    data = np.where(images.head() > 0, 100, 0).astype(np.float32)
+    data[10, 12, 8] = 90
+    with pytest.raises(InputError, match="one intensity"):
+        pipeline.prepare(one(tmp_path, data), FULL)
+
+
+def test_negative_intensities_are_prepared_without_a_field_and_it_is_said(tmp_path):
+    data = np.where(bent() > 0, (bent() - 350) / 50 + 0.001, 0).astype(np.float32)
+    prepared = pipeline.prepare(one(tmp_path, data), FULL)
+    assert prepared.field is None
+    assert any("no bias field" in warning for warning in prepared.image.warnings)
+
+
+def test_a_corrected_scan_is_not_corrected_twice(tmp_path):
+    raw = one(tmp_path, bent())
+    done = dataclasses.replace(raw, bias_field=recipe.bias_json(FULL))
+    assert pipeline.prepare(done, FULL).field is None
+    other = FULL._replace(bias_field=BiasField(8.0, 3, 10, 1e-3))
+    with pytest.raises(InputError, match="bias field settings"):
+        pipeline.prepare(done, other)
+
+
+def test_recipes_round_trip_and_tell_settings_apart(tmp_path):
+    for settings in PARTS:
+        recipe.write(tmp_path / "r.json", settings)
+        again = recipe.read(tmp_path / "r.json")
+        assert again == settings
+        assert again.digest == settings.digest
+    assert len({settings.digest for settings in PARTS}) == len(PARTS)
+    for damage in ("", "[]", "{}", (tmp_path / "r.json").read_text().replace('"format": 1', '"format": 2')):
+        (tmp_path / "r.json").write_text(damage)
+        with pytest.raises(InputError, match=r"r\.json: cannot be read"):
+            recipe.read(tmp_path / "r.json")
+    with pytest.raises(InputError, match="is not there"):
+        recipe.read(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_slice_affine_says_where_pixels_lie(seed):
+    """Against nibabel: a random oblique affine and axis order."""
+    rng = np.random.default_rng(seed)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0] @ np.diag(rng.uniform(0.5, 3, 3))
+    matrix[:3, 3] = rng.normal(size=3) * 50
+    shape = (5, 6, 7)
+    points = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    world = nib.affines.apply_affine(matrix, points)
+    order = orientation.to_lps(matrix)
+    seen = np.stack([orientation.axial(world[..., k], order) for k in range(3)], axis=-1)
+    found = orientation.slice_affine(matrix, shape)
+    columns = np.stack(np.meshgrid(*map(np.arange, seen.shape[:3]), indexing="ij"), axis=-1)[..., ::-1]
+    np.testing.assert_allclose(nib.affines.apply_affine(found, columns), seen, atol=1e-9)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(found)[::-1], orientation.zooms(matrix), atol=1e-9)
+
+
+def test_sessions_of_one_participant_are_in_one_split(tmp_path):
+    for session in range(8):
+        folder = tmp_path / "sub-7" / f"ses-{session}" / "anat"
+        images.save(folder / f"sub-7_ses-{session}_T2w.nii.gz", images.head())
+    found = sources.find(str(tmp_path))
+    assert len({subject.identifier for subject in found}) == 8
+    assert len({cohort.split_of(subject) for subject in found}) == 1
