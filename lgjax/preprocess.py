@@ -1,0 +1,140 @@
+"""Prepares raw scans for training: bias field, brain, histogram, z-score, slices.
+
+    python -m lgjax.preprocess --config=configs/data.py --input=COHORT --output=prepared/cohort
+    python -m lgjax.preprocess --recipe=prepared/cohort --input=PATIENTS --output=prepared/patients
+
+Input is a BIDS, Cam-CAN, IXI, BraTS or plain folder, one NIfTI file, or phantom:train. The output is a BIDS
+derivative with corrected scans, memory-mapped slices, a split by subject, a summary table and a page to look at,
+qc.html. Train on it with --config.data.source=prepared/cohort. Finished subjects are skipped when the command is run
+again. Patients need no preparation, since lgjax.restore does the same to raw scans; prepared once, they spare it the
+bias field. Research use only.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from lgjax import __version__, files, inputs, outputs, parallel, preparation, quality, runtime
+from lgjax.data import cohort, prepared, sources
+from lgjax.data import recipe as recipes
+from lgjax.data.brain import find_tool
+from lgjax.data.recipe import Recipe
+from lgjax.data.sources import Subject
+from lgjax.errors import InputError, UsageError
+from lgjax.preparation import Job
+
+
+def preprocess(
+    subjects: Sequence[Subject], recipe: Recipe, config, folder: pathlib.Path, *, given: bool, source: str
+) -> int:
+    """Prepares subjects into `folder`.
+
+    Args:
+      recipe: how; its histogram is learnt from the training subjects unless the recipe is `given`.
+      config: of configs/data.py.
+      given: whether the recipe is another cohort's: then nobody here is for training.
+      source: where the subjects come from, for people.
+
+    Returns:
+      The exit code: 0, or 3 if some subjects failed.
+    """
+    splits = {subject.identifier: "test" if given else cohort.split_of(subject) for subject in subjects}
+    percentiles = recipe.histogram.percentiles if recipe.histogram else tuple(config.histogram.percentiles)
+    find_tool(recipe.stripper)  # before anything is written
+    check_output(folder, recipe, given)
+    describe(folder, splits, subjects)
+    key = f"{__version__} {recipes.bias_json(recipe)} {recipe.stripper} {percentiles}"
+    jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
+    with parallel.processes(config.workers) as pool:
+        scans = preparation.correct_all(jobs, config.workers, pool)
+        if config.histogram.match and not given and scans.records:
+            recipe = recipe._replace(histogram=preparation.learn(scans.records, splits))
+        recipes.write(folder / prepared.RECIPE, recipe)
+        slices = preparation.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)
+    prepared.write_index(folder, preparation.index(recipe, splits, scans.records, slices.records))
+    failures = {**scans.failures, **slices.failures}
+    rows = [preparation.row(name, splits[name], scans.records[name], found) for name, found in slices.records.items()]
+    about = {"Source": source, "Preparation": recipe.words(), "Version": f"lgjax {__version__}"}
+    report(folder, rows, failures, about)
+    before = f"before: {scans.before} corrected, {slices.before} sliced"
+    print(f"{len(rows)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
+    for name, error in failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return 3 if failures else 0
+
+
+def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list[Job]:
+    """The jobs of the second pass: those whose scan was corrected."""
+    kept = [job for job in jobs if job.subject.identifier in scans]
+    found = sources.find(str(kept[0].folder), layout="bids", assume_ras=True, single_slice=True) if kept else []
+    corrected = {subject.identifier: subject for subject in found}
+    return [
+        job._replace(
+            recipe=recipe,
+            key=preparation.slices_key(recipe, scans[job.subject.identifier]),
+            corrected=corrected[job.subject.identifier],
+        )
+        for job in kept
+    ]
+
+
+def check_output(folder: pathlib.Path, recipe: Recipe, given: bool) -> None:
+    """Refuses to mix two preparations in one folder.
+
+    Raises:
+      UsageError: the folder holds scans that were prepared otherwise.
+    """
+    path = folder / prepared.RECIPE
+    if not path.exists():
+        return
+    before = recipes.read(path)
+    if before != (recipe if given else recipe._replace(histogram=before.histogram)):
+        raise UsageError(f"{folder} was prepared otherwise ({before.words()}). Use another --output.")
+
+
+def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Subject]) -> None:
+    """Writes what makes the folder a BIDS derivative; until the index is written again, it counts as incomplete."""
+    (folder / "index.json").unlink(missing_ok=True)
+    outputs.describe_dataset(folder, "prepared scans")
+    lines = [f"{subject.identifier}\t{splits[subject.identifier]}\t{subject.kind}" for subject in subjects]
+    files.atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tsplit\tlesion_kind", *lines]) + "\n")
+
+
+def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputError], about: dict[str, str]) -> None:
+    """Writes summary.tsv and qc.html and prints the short table."""
+    failed = [quality.Failure(name, error.problem, error.remedy) for name, error in failures.items()]
+    files.atomic_write(folder / "summary.tsv", quality.summary_tsv(rows))
+    files.atomic_write(folder / "qc.html", quality.page(f"Prepared scans: {folder.name}", rows, failed, about))
+    print(quality.summary_text(rows, failed))
+    print(f"look at {folder / 'qc.html'}", flush=True)
+
+
+def define_flags() -> None:
+    """The command line of this binary."""
+    config_flags.DEFINE_config_file("config", "configs/data.py", "Preparation: FILE[:variant].")
+    inputs.define_flags("phantom:train:8")
+    flags.DEFINE_string("output", None, "Folder for the prepared data set; default: prepared/<config name>.")
+    flags.DEFINE_string("recipe", None, "Prepare as this prepared data set, work directory or preprocessing.json says.")
+
+
+def main(_) -> int:
+    """Runs the command line."""
+    arguments = flags.FLAGS
+    config = arguments.config
+    folder = pathlib.Path(arguments.output or pathlib.Path("prepared") / config.name)
+    if pathlib.Path(arguments.input).resolve() == folder.resolve():
+        raise UsageError(f"--output={folder} is the input. Name another folder.")
+    subjects = inputs.subjects()
+    recipe = recipes.from_config(config)
+    if arguments.recipe:
+        path = pathlib.Path(arguments.recipe)
+        recipe = recipes.read(path / prepared.RECIPE if path.is_dir() else path)
+    return preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input)
+
+
+if __name__ == "__main__":
+    define_flags()
+    runtime.run(main)
