@@ -25,7 +25,9 @@ def paper() -> ml_collections.ConfigDict:
     config.data.height = 128  # pixels
     config.data.width = 128  # pixels
     config.data.spacing = 1.5  # mm
-    config.data.workers = 2  # threads that prepare scans
+    config.data.workers = 2  # threads that prepare scans and read slices
+    config.data.resident = "auto"  # keep all training slices on the device: if they fit, always or never (stream them)
+    config.data.read_processes = 0  # that read streamed slices of a prepared data set; 0: the threads of this one
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "vae"

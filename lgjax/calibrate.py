@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lgjax import calibrations, detection, experiment, files, methods, runtime, weights
 from lgjax.data import cohort
-from lgjax.data.cohort import Prepared
+from lgjax.data.pipeline import Prepared
 from lgjax.data.preprocess import Slices
 from lgjax.errors import UsageError
 
@@ -31,7 +31,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
     chosen = [methods.parse(name) for name in names]
     trained = weights.load(config, workdir)
     subjects = cohort.healthy(config.data, "calibration")
-    prepared, _ = cohort.load(subjects, cohort.grid(config.data), config.data.workers, "preparing")
+    prepared, _ = cohort.load(subjects, trained.recipe, config.data.workers, "preparing", lambda subject: subject)
     if leaked := [p.image.source for p in prepared if p.image.sha256 in trained.subjects]:
         raise UsageError(f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart.")
     for method in chosen:
@@ -46,6 +46,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
             "CalibrationSubjects": [p.image.sha256 for p in prepared],
             "ConfigSHA256": calibrations.digest(config),
             "WeightsSHA256": trained.digest,
+            "RecipeSHA256": trained.recipe.digest,
             "TrainedOn": trained.words(method.model),
             "Versions": runtime.versions(),
         }
@@ -57,7 +58,7 @@ def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sha
 def search_strength(method, runner, prepared: Sequence[Prepared], config) -> detection.Search:
     """Finds lambda on a fixed, evenly spaced choice of healthy slices; a vector of lambdas is one batched program."""
     settings = config.calibrate
-    everything = cohort.pool(prepared)
+    everything = cohort.pool([subject.slices for subject in prepared])
     chosen = np.unique(np.linspace(0, len(everything.index) - 1, settings.slices).round().astype(int))
     slices = Slices(*(part[chosen] for part in everything))
     span = detection.data_range(everything.y[everything.mask > 0])

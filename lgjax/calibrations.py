@@ -9,7 +9,7 @@ from lgjax.errors import InputError, UsageError
 
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
-    "data": ("source", "train_subjects", "calibration_subjects", "workers"),
+    "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes"),
     "restore": ("batch_size", "score", "method", "slice_step"),
     "model": (),
     "gmm": (),
@@ -28,12 +28,12 @@ def digest(config) -> str:
     return experiment.digest({**kept, "seed": config.seed})
 
 
-def load(config, workdir: pathlib.Path, method: str, weights_digest: str) -> dict[str, Any]:
+def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe_digest: str) -> dict[str, Any]:
     """Reads a method's calibration.
 
     Raises:
       InputError: there is none, or it is damaged.
-      UsageError: it was made for other weights or other settings.
+      UsageError: it was made for other weights, another preparation of scans or other settings.
     """
     file = path(workdir, method)
     again = f"python -m lgjax.calibrate --workdir={workdir} --method={method}"
@@ -45,6 +45,8 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str) -> dic
         raise InputError(file, f"cannot be read ({error})", f"Run {again}") from error
     if record["WeightsSHA256"] != weights_digest:
         raise UsageError(f"{file}: was made for other weights. Run {again}")
+    if record.get("RecipeSHA256") != recipe_digest:
+        raise UsageError(f"{file}: was made from scans that were prepared otherwise. Run {again}")
     if record["ConfigSHA256"] != digest(config):
         raise UsageError(f"{file}: was made with other settings of data, model or restore. Run {again} with the same.")
     return record

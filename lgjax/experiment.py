@@ -13,8 +13,9 @@ from lgjax.files import atomic_write
 
 RUNS = pathlib.Path("runs")
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
-FREE = ("workers", "calibration_subjects")  # in them, what they do not depend on
+FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
 CHOICES = {
+    "data.resident": ("auto", "always", "never"),
     "model.variance_target": ("likelihood", "absolute"),
     "train.schedule": ("constant", "cosine"),
     "restore.variance_at": ("restored", "observed"),
@@ -57,11 +58,16 @@ def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UsageError: the work directory belongs to another experiment, or the config has an unknown value.
     """
+    check_workdir(config, workdir)
+    atomic_write(workdir / "config.json", json.dumps(as_json(config), indent=2) + "\n")
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """What `record` checks, with the same errors; writes nothing."""
     check(config)
     path = workdir / "config.json"
     if path.exists():
         check_same_networks(config, get_config(str(path)), workdir)
-    atomic_write(path, json.dumps(as_json(config), indent=2) + "\n")
 
 
 def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:

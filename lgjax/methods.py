@@ -15,7 +15,7 @@ import numpy as np
 from lgjax import priors, restoration, runtime
 from lgjax.baselines import anogan, gmm, intensity
 from lgjax.data import preprocess
-from lgjax.data.cohort import Prepared
+from lgjax.data.pipeline import Prepared
 from lgjax.data.preprocess import Slices
 from lgjax.data_terms import DATA_TERMS
 from lgjax.errors import InputError, UsageError

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lgjax import __version__, figures, files
-from lgjax.data import nifti
-from lgjax.data.cohort import Prepared
+from lgjax.data import nifti, pipeline
+from lgjax.data.pipeline import Prepared
 
 UNITS = {"restored": "as the input", "mask": "1 = inside"}
 DONE = (
-    "InputSHA256",
+    "SourceSHA256",
     "Method",
     "Score",
     "ConfigSHA256",
     "WeightsSHA256",
+    "RecipeSHA256",
     "Lambda",
     "Thresholds",
     "SliceStep",
@@ -38,7 +39,7 @@ def detect(
 ) -> Detection:
     """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written."""
     brain = prepared.placement.brain
-    restored = None if change is None else prepared.image.data - change * np.float32(prepared.placement.std)
+    restored = None if change is None else pipeline.restored(prepared, change)
     masks = {rate: (anomaly > threshold) & brain for rate, threshold in thresholds.items()}
     return Detection(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
 
@@ -63,10 +64,10 @@ def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> b
     return all(found.get(name) == provenance[name] for name in DONE)
 
 
-def describe_dataset(folder: pathlib.Path) -> None:
+def describe_dataset(folder: pathlib.Path, name: str) -> None:
     """Writes dataset_description.json."""
     description = {
-        "Name": "lgjax restorations (research use only)",
+        "Name": f"lgjax {name} (research use only)",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "lgjax", "Version": __version__}],

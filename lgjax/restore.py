@@ -7,7 +7,6 @@ Input is one NIfTI file, a BIDS or BraTS folder, a plain folder of NIfTI files, 
 scan's own grid. Finished subjects are skipped when the command is run again. Research use only.
 """
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -18,11 +17,24 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from lgjax import __version__, calibrate, calibrations, detection, experiment, methods, outputs, runtime, weights
-from lgjax.data import cohort, nifti, sources
-from lgjax.data.cohort import Prepared
+from lgjax import (
+    __version__,
+    calibrate,
+    calibrations,
+    detection,
+    experiment,
+    files,
+    inputs,
+    methods,
+    outputs,
+    parallel,
+    runtime,
+    weights,
+)
+from lgjax.data import pipeline, sources
+from lgjax.data.pipeline import Prepared
+from lgjax.data.recipe import Recipe
 from lgjax.data.sources import Subject
-from lgjax.data.volume import Volume
 from lgjax.errors import InputError
 
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
@@ -39,37 +51,19 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
     if not calibrations.path(workdir, method.name).exists():
         print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
         calibrate.calibrate([name], config, workdir, mesh)
-    calibration = calibrations.load(config, workdir, method.name, trained.digest)
+    calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
     score = "signed" if method.signed else config.restore.score
     strength = calibration["Lambda"] or 0.0
-    common = {
-        "Method": method.name,
-        "Score": score,
-        "Lambda": calibration["Lambda"],
-        "Thresholds": calibration["Thresholds"][score],
-        "TrainedOn": trained.words(method.model),
-        "CalibrationSubjects": calibration["CalibrationSubjects"],
-        "ConfigSHA256": calibration["ConfigSHA256"],
-        "WeightsSHA256": trained.digest,
-        "Version": __version__,
-        "Search": calibration["Search"],
-        "SliceStep": config.restore.slice_step,
-        "AnomalyUnits": method.unit,
-        "Grid": [config.data.height, config.data.width],
-        "Seed": config.seed,
-        "Device": runtime.describe(jax.devices()),
-        "JaxVersion": jax.__version__,
-        "Notice": "Research use only. Not a medical device.",
-    }
+    common = provenance_of_method(method, config, trained, calibration, score)
     runner = methods.runner(method, config, trained.params, mesh)
-    outputs.describe_dataset(folder)
+    outputs.describe_dataset(folder, "restorations")
     failures, skipped = [], 0
-    bar = tqdm(prepare_all(subjects, config, folder, common), method.name, len(subjects), unit="scan")
-    for subject, result in bar:
+    prepared = prepare_all(subjects, trained.recipe, config.data.workers, folder, common)
+    for subject, digest, result in tqdm(prepared, method.name, len(subjects), unit="scan"):
         if isinstance(result, InputError):
             failures.append((subject.identifier, result))
             tqdm.write(f"failed: {result}")
-        elif isinstance(result, Volume):
+        elif result is None:
             skipped += 1
         else:
             try:
@@ -82,28 +76,56 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
             change = restored.change if method.pictures else None
             found = outputs.detect(restored.subject, change, anomaly, common["Thresholds"])
             used = bool(method.model) and result.image.sha256 in trained.subjects
-            about = provenance({**common, "BatchSize": runner.batch_size, "UsedInTraining": used}, restored)
+            about = provenance(
+                {**common, "SourceSHA256": digest, "BatchSize": runner.batch_size, "UsedInTraining": used}, restored
+            )
             outputs.write(folder, subject.identifier, restored.subject, found, about)
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
 
+def provenance_of_method(method, config, trained: weights.Trained, calibration: dict, score: str) -> dict:
+    """What the sidecars of all subjects say."""
+    return {
+        "Method": method.name,
+        "Score": score,
+        "Lambda": calibration["Lambda"],
+        "Thresholds": calibration["Thresholds"][score],
+        "TrainedOn": trained.words(method.model),
+        "CalibrationSubjects": calibration["CalibrationSubjects"],
+        "ConfigSHA256": calibration["ConfigSHA256"],
+        "WeightsSHA256": trained.digest,
+        "RecipeSHA256": trained.recipe.digest,
+        "Preparation": trained.recipe.words(),
+        "Version": __version__,
+        "Search": calibration["Search"],
+        "SliceStep": config.restore.slice_step,
+        "AnomalyUnits": method.unit,
+        "Grid": [config.data.height, config.data.width],
+        "Seed": config.seed,
+        "Device": runtime.describe(jax.devices()),
+        "JaxVersion": jax.__version__,
+        "Notice": "Research use only. Not a medical device.",
+    }
+
+
 def prepare_all(
-    subjects: list[Subject], config, folder: pathlib.Path, common: dict
-) -> Iterator[tuple[Subject, Prepared | Volume | InputError]]:
-    """Prepares subjects in the background, a few ahead: the bare volume where the subject is finished already."""
-    grid = cohort.grid(config.data)
+    subjects: list[Subject], recipe: Recipe, workers: int, folder: pathlib.Path, common: dict
+) -> Iterator[tuple[Subject, str, Prepared | InputError | None]]:
+    """Prepares subjects in the background, a few ahead; yields each with its digest, None where it is finished."""
 
     def attempt(subject: Subject):
+        digest = ""
         try:
-            image = subject.image()
-            if outputs.is_done(folder, subject.identifier, {**common, "InputSHA256": image.sha256}):
-                return image
-            return cohort.prepare(dataclasses.replace(subject, image=lambda: image), grid)
+            files.check_contained(folder, outputs.file(folder, subject.identifier, "").parent)
+            digest = sources.digest(subject)
+            if outputs.is_done(folder, subject.identifier, {**common, "SourceSHA256": digest}):
+                return subject, digest, None
+            return subject, digest, pipeline.prepare(subject, recipe, folder)
         except InputError as error:
-            return error
+            return subject, digest, error
 
-    return zip(subjects, cohort.ahead(attempt, subjects, config.data.workers), strict=True)
+    return parallel.ahead(attempt, subjects, workers)
 
 
 def provenance(common: dict, restored: methods.Restored) -> dict:
@@ -118,6 +140,9 @@ def provenance(common: dict, restored: methods.Restored) -> dict:
         "Sources": [image.source],
         "InputSHA256": image.sha256,
         **common,
+        "BrainFrom": prepared.brain_from,
+        "BiasFieldRemoved": prepared.field is not None,
+        "HistogramMatched": prepared.transfer is not None,
         "FilledVoxels": prepared.filled,
         "Slices": len(prepared.slices.index),
         "SecondsPerIteration": restored.seconds_per_iteration,
@@ -141,14 +166,9 @@ def define_flags() -> None:
     """The command line of this binary."""
     config_flags.DEFINE_config_file("config", None, "Default: the config recorded in the work directory.")
     flags.DEFINE_string("workdir", None, "Folder of a trained and calibrated model; default: the newest in runs/.")
-    flags.DEFINE_string("input", "phantom:test", "NIfTI file, BIDS, BraTS or plain folder, or phantom:test[:COUNT].")
+    inputs.define_flags("phantom:test")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
     flags.DEFINE_list("method", None, "Methods, separated by commas; several get a folder each in the output.")
-    flags.DEFINE_string("mask", None, "Brain mask of a single scan; default: what is not zero in a stripped scan.")
-    flags.DEFINE_integer("max_voxels", nifti.MAX_VOXELS, "Refuse scans that declare more voxels.", lower_bound=1)
-    flags.DEFINE_bool("assume_ras", False, "Take a scan that states no orientation as RAS.")
-    flags.DEFINE_integer("volume", None, "Which volume of a 4-D scan, from 0.", lower_bound=0)
-    flags.DEFINE_bool("slice", False, "Accept 2-D scans: one axial slice.")
 
 
 def main(_) -> int:
@@ -158,14 +178,7 @@ def main(_) -> int:
     workdir = pathlib.Path(arguments.workdir or experiment.default_workdir(config))
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
     folder = pathlib.Path(arguments.output or workdir / "restored")
-    subjects = sources.find(
-        arguments.input,
-        mask=arguments.mask,
-        max_voxels=arguments.max_voxels,
-        assume_ras=arguments.assume_ras,
-        volume=arguments.volume,
-        single_slice=arguments.slice,
-    )
+    subjects = inputs.subjects()
     mesh = runtime.start()
     names = arguments.method or [config.restore.method]
     folders = [folder / name if len(names) > 1 else folder for name in names]

@@ -5,6 +5,9 @@ import pathlib
 from typing import Any, NamedTuple
 
 from lgjax import checkpoints, models, training
+from lgjax.data import recipe as recipes
+from lgjax.data.prepared import RECIPE
+from lgjax.data.recipe import Recipe
 from lgjax.errors import InputError
 
 
@@ -16,6 +19,7 @@ class Trained(NamedTuple):
     step: int
     trained_on: str  # in words
     subjects: frozenset[str]  # SHA-256 of the scans it was trained on
+    recipe: Recipe  # how those were prepared, and how others must be
 
     def words(self, model: str) -> str:
         """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
@@ -26,7 +30,7 @@ def load(config, workdir: pathlib.Path) -> Trained:
     """Loads the newest valid checkpoint, normalisation folded away.
 
     Raises:
-      InputError: the work directory holds no trained weights.
+      InputError: the work directory holds no trained weights, or does not say how scans are prepared.
     """
     folder = workdir / "checkpoints"
     restored = checkpoints.restore_newest(folder, training.state_shapes(config))
@@ -40,4 +44,4 @@ def load(config, workdir: pathlib.Path) -> Trained:
         raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
     words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
     digest = checkpoints.weights_digest(folder, step)
-    return Trained(models.freeze(state.variables), digest, step, words, subjects)
+    return Trained(models.freeze(state.variables), digest, step, words, subjects, recipes.read(workdir / RECIPE))

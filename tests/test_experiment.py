@@ -31,6 +31,7 @@ def source() -> str:
 
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+EXPERIMENTS = [name for name in CONFIGS if name != "data"]  # of models
 
 
 def variants(name):
@@ -63,16 +64,20 @@ def test_variants_have_the_same_values(name):
     assert len({config.name for config in found}) == len(found)
     for config in others:
         assert list(leaves(config)) == list(leaves(first))
-    for config in found:
-        assert config.name.startswith(config.model.name)
-        halved = 2 ** len(config.model.channels)
-        assert config.data.height % halved == config.data.width % halved == 0
-        assert methods.parse(config.restore.method).model == config.model.name
     with pytest.raises(KeyError):
         importlib.import_module(f"configs.{name}").get_config("smaller")
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_variants_fit_their_models(name):
+    for config in variants(name).values():
+        assert config.name.startswith(config.model.name)
+        halved = 2 ** len(config.model.channels)
+        assert config.data.height % halved == config.data.width % halved == 0
+        assert methods.parse(config.restore.method).model == config.model.name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_networks_of_every_config_can_be_made(name):
     """Shapes only: nothing is computed at the paper's size."""
     for config in variants(name).values():
@@ -81,7 +86,13 @@ def test_the_networks_of_every_config_can_be_made(name):
 
 
 def test_there_is_a_config_for_every_model():
-    assert {config.model.name for name in CONFIGS for config in variants(name).values()} == set(MODELS)
+    assert {config.model.name for name in EXPERIMENTS for config in variants(name).values()} == set(MODELS)
+
+
+def test_scans_are_prepared_for_the_models_of_the_same_variant(experiments):
+    for variant, config in variants("data").items():
+        data = experiments.get_config(variant).data
+        assert (config.height, config.width, config.spacing) == (data.height, data.width, data.spacing)
 
 
 def test_presets_differ_in_values_alone(experiments):
@@ -296,21 +307,27 @@ def test_digest():
 def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
     path = calibrations.path(tmp_path, "intensity")
     with pytest.raises(InputError, match="not calibrated"):
-        calibrations.load(config, tmp_path, "intensity", "w")
+        calibrations.load(config, tmp_path, "intensity", "w", "r")
     path.parent.mkdir()
-    path.write_text(json.dumps({"WeightsSHA256": "w", "ConfigSHA256": calibrations.digest(config)}))
-    calibrations.load(config, tmp_path, "intensity", "w")
+    path.write_text(
+        json.dumps({"WeightsSHA256": "w", "RecipeSHA256": "r", "ConfigSHA256": calibrations.digest(config)})
+    )
+    calibrations.load(config, tmp_path, "intensity", "w", "r")
+    with pytest.raises(UsageError, match="prepared otherwise"):
+        calibrations.load(config, tmp_path, "intensity", "w", "q")
     with pytest.raises(UsageError, match="other weights"):
-        calibrations.load(config, tmp_path, "intensity", "v")
+        calibrations.load(config, tmp_path, "intensity", "v", "r")
     for name, value in (
         ("restore.batch_size", 1),
         ("data.workers", 9),
+        ("data.resident", "never"),
+        ("data.read_processes", 3),
         ("restore.score", "positive"),
         ("train.steps", 1),
     ):
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict({name: value})
-        calibrations.load(other, tmp_path, "intensity", "w")
+        calibrations.load(other, tmp_path, "intensity", "w", "r")
     for name, value in (
         ("restore.iterations", 5),
         ("restore.learning_rate", 1.0),
@@ -322,7 +339,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict({name: value})
         with pytest.raises(UsageError, match="other settings"):
-            calibrations.load(other, tmp_path, "intensity", "w")
+            calibrations.load(other, tmp_path, "intensity", "w", "r")
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
-        calibrations.load(config, tmp_path, "intensity", "w")
+        calibrations.load(config, tmp_path, "intensity", "w", "r")

@@ -10,7 +10,7 @@ import pytest
 from lgjax import methods
 from lgjax.baselines import gmm
 from lgjax.data import preprocess
-from lgjax.data.cohort import Prepared
+from lgjax.data.pipeline import Prepared
 from lgjax.data.preprocess import BACKGROUND, Grid, Slices
 from lgjax.errors import InputError, UsageError
 from lgjax.models import MODELS
