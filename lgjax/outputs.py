@@ -112,7 +112,8 @@ def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) ->
     image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks["0.01"])
     brain = seen(found.brain)
     restored = None if found.restored is None else seen(found.restored)
-    weight = (np.abs(anomaly) * (detected + 1e-6)).sum(axis=(0, 1))
+    depth = range(anomaly.shape[2])
+    weight = np.array([(np.abs(anomaly[..., k]) * (detected[..., k] + 1e-6)).sum() for k in depth])
     apart = max(1, int((weight > 0).sum() / 10))
     chosen: list[int] = []
     for index in np.argsort(-weight):

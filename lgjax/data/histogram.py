@@ -71,9 +71,18 @@ def transfer(marks: Sequence[float] | np.ndarray, reference: Histogram) -> Trans
 
 def apply(change: Transfer, values: np.ndarray) -> np.ndarray:
     """Matched intensities, of the shape of `values`, float32."""
-    return np.interp(values, change.source, change.target).astype(np.float32)
+    return _interpolate(values, change.source, change.target)
 
 
 def invert(change: Transfer, values: np.ndarray) -> np.ndarray:
     """Intensities of the scan for matched ones, of the shape of `values`, float32."""
-    return np.interp(values, change.target, change.source).astype(np.float32)
+    return _interpolate(values, change.target, change.source)
+
+
+def _interpolate(values: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    if np.ndim(values) < 3:
+        return np.interp(values, source, target).astype(np.float32)
+    result = np.empty_like(values, np.float32)
+    for k in range(values.shape[2]):  # a plane at a time: big volumes are not held in float64
+        result[..., k] = np.interp(values[..., k], source, target)
+    return result

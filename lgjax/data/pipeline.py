@@ -107,14 +107,14 @@ def restored(prepared: Prepared, change: np.ndarray) -> np.ndarray:
       [X, Y, Z] float32.
     """
     result = prepared.image.data.copy()
-    inside = change != 0
-    data = result[inside]
-    factor = 1 if prepared.field is None else prepared.field[inside]
-    difference = change[inside] * np.float32(prepared.placement.std)
-    if prepared.transfer is None:
-        result[inside] = data - difference * factor
-        return result
-    matched = histogram.apply(prepared.transfer, data / factor)
-    before, after = (histogram.invert(prepared.transfer, values) for values in (matched, matched - difference))
-    result[inside] = data - (before - after) * factor
+    for k in range(result.shape[2]):  # a plane at a time: big volumes are not copied
+        inside = change[..., k] != 0
+        data = result[..., k][inside]
+        factor = 1 if prepared.field is None else prepared.field[..., k][inside]
+        difference = change[..., k][inside] * np.float32(prepared.placement.std)
+        if prepared.transfer is not None:
+            matched = histogram.apply(prepared.transfer, data / factor)
+            before, after = (histogram.invert(prepared.transfer, values) for values in (matched, matched - difference))
+            difference = before - after
+        result[..., k][inside] = data - difference * factor
     return result
