@@ -22,7 +22,12 @@ KEPT = 2  # newest checkpoints that are kept: one to use, one to fall back on
 
 
 def save(folder: pathlib.Path, step: int, state: Any) -> None:
-    """Writes `folder/<step>`, all of it or nothing, and removes all but the newest KEPT.
+    """Writes `folder/<step>`, all of it or nothing, and removes all but the newest KEPT; for one host of several.
+
+    Args:
+      folder: of checkpoints.
+      step: whose state it is.
+      state: arrays in this host's reach.
 
     Raises:
       EnvironmentFault: the disk is full or refuses.
@@ -31,7 +36,7 @@ def save(folder: pathlib.Path, step: int, state: Any) -> None:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(temporary.absolute() / "state", state)
         contents = {str(p.relative_to(temporary)): files.sha256(p) for p in _files(temporary / "state")}
         manifest = {"format": FORMAT, "step": step, "arrays": _arrays(state), "sha256": contents}
@@ -77,7 +82,7 @@ def restore_newest(folder: pathlib.Path, like: Any) -> tuple[Any, int] | None:
         except InputError as error:
             print(f"warning: {error} Falling back to the one before.", flush=True)
             continue
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             return checkpointer.restore((folder / str(step) / "state").absolute(), _on_one_device(like)), step
     if found:
         raise InputError(folder, "holds no valid checkpoint", "Restore it from a backup or train again")
@@ -111,9 +116,18 @@ def _verify(path: pathlib.Path, like: Any) -> None:
         raise UsageError(f"{path}: belongs to another architecture. Use the config it was trained with.")
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax for this host alone: one host saves while the others do something else, and each restores by itself."""
+    host = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def _on_one_device(like: Any) -> Any:
-    """What Orbax is to restore: the same arrays, on the first device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """What Orbax is to restore: the same arrays, on this host's first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
 
 

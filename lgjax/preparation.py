@@ -59,9 +59,10 @@ def slice_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) -> O
 
 
 def _run(step: Callable[[Job], Any], jobs: Sequence[Job], workers: int, pool, label: str) -> Outcome:
-    records, failures, before = {}, {}, 0
+    outcome = Outcome({}, {}, 0)
     if not jobs:
-        return Outcome(records, failures, before)
+        return outcome
+    records, failures, before = outcome
     results = parallel.ahead(functools.partial(_attempt, step), jobs, workers, pool)
     for job, result in tqdm(zip(jobs, results, strict=True), label, len(jobs), unit="scan"):
         name = job.subject.identifier

@@ -1,23 +1,29 @@
-"""What every binary needs around its work: flags, devices, signals, exit codes."""
+"""What every binary needs around its work: flags, devices, hosts, signals, exit codes."""
 
+import collections
+import contextlib
 import errno
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags, logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lgjax import __version__
-from lgjax.errors import EnvironmentFault, LgjaxError
+from lgjax.errors import EnvironmentFault, LgjaxError, UsageError
 
 flags.DEFINE_bool("debug", False, "Show tracebacks.")
+_LOST = "Another host was lost. Run the same command on all of them again to go on."
 flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest.")
 
 
@@ -41,14 +47,24 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             code = _exit_code(error)
             if code is None or flags.FLAGS.debug:
                 traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
+            remedy = f" {_LOST}" if _is_lost_host(error) else ""
+            print(f"error: {error}{remedy}", file=sys.stderr)
             return 1 if code is None else code
 
     try:
-        app.run(lambda argv: sys.exit(guarded(argv)), flags_parser=_parse)
+        app.run(lambda argv: _leave(guarded(argv)), flags_parser=_parse)
     except LgjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _leave(code: int) -> None:
+    """Ends the process; among several hosts a fault ends it at once, since a farewell would wait for the others."""
+    if code and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -66,7 +82,7 @@ def _exit_code(error: Exception) -> int | None:
     """The exit code of a fault that a user can mend; None for a bug."""
     if isinstance(error, LgjaxError):
         return error.exit_code
-    if isinstance(error, MemoryError) or is_out_of_memory(error):
+    if isinstance(error, MemoryError) or is_out_of_memory(error) or _is_lost_host(error):
         return EnvironmentFault.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFault.exit_code
@@ -78,14 +94,50 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
+def _is_lost_host(error: Exception) -> bool:
+    """Whether JAX said that another host cannot be reached."""
+    raised = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and jax.distributed.is_initialized()
+    return raised and re.search("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED", str(error)) is not None
+
+
+def join(coordinator: str | None, hosts: str | None, host: int | None) -> None:
+    """Joins this process to those of other hosts, so that all their devices are one mesh; to be called before `start`.
+
+    Args:
+      coordinator: HOST:PORT where host 0 listens.
+      hosts: how many there are; auto: JAX finds all three (TPU pods, SLURM, Open MPI); None: this process is alone.
+      host: which one this is, from 0.
+
+    Raises:
+      UsageError: the arguments do not say which host this is.
+      EnvironmentFault: the hosts cannot be joined; JAX itself ends a process whose others do not come in five minutes.
+    """
+    if (coordinator, hosts, host) == (None, None, None):
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    arguments = {} if (coordinator, hosts, host) == (None, "auto", None) else _place(coordinator, hosts, host)
+    if host == 0:
+        print(f"waiting for {hosts} hosts at {coordinator}", flush=True)
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        problem = f"the hosts cannot be joined: {error}".rstrip(".")
+        raise EnvironmentFault(
+            f"{problem}. Check --coordinator, --hosts and --host, and that the port is free."
+        ) from error
+
+
 def start(device: str | None = None) -> Mesh:
     """Chooses the device, says so, turns on the compilation cache and returns a 1-D mesh over all devices.
+
+    Of several hosts, each holds as many devices as the others, one after the other.
 
     Args:
       device: auto, cpu, gpu or tpu; None: the flag's value.
 
     Raises:
-      EnvironmentFault: the wanted device is not there.
+      EnvironmentFault: the wanted device is not there, or not on every host.
     """
     wanted = device or flags.FLAGS.device
     if wanted != "auto":
@@ -100,9 +152,53 @@ def start(device: str | None = None) -> Mesh:
         ) from error
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lgjax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
+    counts = collections.Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        raise EnvironmentFault(
+            f"the hosts have {list(counts.values())} devices. Give each of them as many as the others."
+        )
     note = " (no accelerator in use)" if wanted == "auto" and devices[0].platform == "cpu" else ""
-    print(f"lgjax {__version__} on {describe(devices)}{note}", flush=True)
-    return mesh(devices)
+    if is_first_host():
+        print(f"lgjax {__version__} on {describe(devices)}{note}", flush=True)
+    return mesh(sorted(devices, key=lambda device: (device.process_index, device.id)))
+
+
+def is_first_host() -> bool:
+    """Whether this is the host that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Silences print and progress bars on all hosts but the first; what they raise is told all the same."""
+    with contextlib.ExitStack() as stack:
+        if not is_first_host():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
+def differing(digests: dict[str, str]) -> list[str]:
+    """Names of the digests, hex SHA-256, that are not the same on all hosts; each host waits here for the others."""
+    mine = np.array([list(bytes.fromhex(digest)) for digest in digests.values()], np.uint8)
+    found = multihost_utils.process_allgather(mine)  # [hosts, names, 32]
+    return [name for name, same in zip(digests, (found == found[0]).all((0, 2)), strict=True) if not same]
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when all hosts have called it."""
+    multihost_utils.sync_global_devices(name)
+
+
+def _place(coordinator: str | None, hosts: str | None, host: int | None) -> dict[str, Any]:
+    """What JAX is told of a host's place; raises UsageError where the flags do not say it."""
+    named = re.fullmatch(r".+:\d+", coordinator or "") and re.fullmatch(r"\d+", hosts or "")
+    if not named or host is None or not 0 <= host < int(hosts or 0):
+        expected = "--coordinator=HOST:PORT --hosts=N --host=I, with I from 0 to N - 1, or --hosts=auto alone"
+        raise UsageError(f"the flags do not say which host this is: expected {expected}.")
+    place = {"coordinator_address": coordinator, "num_processes": int(hosts or 0), "process_id": host}
+    return {**place, "cluster_detection_method": "deactivate"}  # which under SLURM would hide all GPUs but one
 
 
 def describe(devices: Sequence[jax.Device]) -> str:
@@ -127,6 +223,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every host has, the same on each, on every device of the mesh."""
+    sharding = replicated(mesh)
+    arrays = jax.device_get(tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda _: x), arrays)
 
 
 def versions() -> dict[str, str]:

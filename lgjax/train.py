@@ -1,11 +1,19 @@
 """Trains the prior on healthy scans.
 
     python -m lgjax.train --config=configs/vae.py:smoke --workdir=runs/mine
+    python -m lgjax.train --config=configs/vae.py --config.data.source=prepared/cohort     # from lgjax.preprocess
 
-Writes config.json, checkpoints/, metrics.jsonl, TensorBoard scalars and sample reconstructions into the work
-directory. Run again, it goes on from the last valid checkpoint, to the same end as without the interruption.
+Writes config.json, preprocessing.json, checkpoints/, metrics.jsonl, TensorBoard scalars and sample reconstructions into
+the work directory. Run again, it goes on from the last valid checkpoint, to the same end as without the interruption.
+
+On several hosts, start the same command on each; batches are split over all their devices, and the folders of --workdir
+and --config.data.source are shared by the hosts, of which the first one writes:
+
+    python -m lgjax.train ... --coordinator=ADDRESS_OF_HOST_0:1234 --hosts=2 --host=0    # and --host=1 on the other
+    python -m lgjax.train ... --hosts=auto    # on TPU pods, and under SLURM with one task a GPU
 """
 
+import contextlib
 import json
 import math
 import pathlib
@@ -17,9 +25,11 @@ from ml_collections import config_flags
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from lgjax import checkpoints, experiment, figures, files, models, runtime, training
-from lgjax.data import cohort
-from lgjax.errors import LgjaxError
+from lgjax import checkpoints, experiment, feeding, figures, files, models, runtime, training
+from lgjax.data import prepared, recipe
+from lgjax.data.prepared import Index
+from lgjax.data.recipe import Recipe
+from lgjax.errors import InputError, LgjaxError, UsageError
 from lgjax.models import MODELS
 
 
@@ -30,63 +40,149 @@ class Diverged(LgjaxError):
 
 
 def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
-    """Trains to `config.train.steps`, resuming where the work directory left off."""
-    experiment.record(config, workdir)
-    folder = workdir / "checkpoints"
-    state, start = checkpoints.restore_newest(folder, training.state_shapes(config)) or (None, 0)
-    if state is None:
-        state = training.initial_state(config)
+    """Trains to `config.train.steps`, resuming where the work directory left off.
+
+    Of several hosts, each calls this; the first one writes.
+
+    Raises:
+      UsageError: the work directory, the source and the config do not belong together, or hosts differ in them.
+      Diverged: the loss is not finite any more.
+    """
+    settings, index = check(config, workdir)
+    state, start = checkpoints.restore_newest(workdir / "checkpoints", training.state_shapes(config)) or (None, 0)
     if start >= config.train.steps:
+        record(config, workdir, settings)
         print(f"{workdir} is trained already: {start} steps", flush=True)
         return
-    prepared, _ = cohort.load(
-        cohort.healthy(config.data, "train"), cohort.grid(config.data), config.data.workers, "preparing"
-    )
-    slices = cohort.pool(prepared)
-    state = jax.device_put(state, runtime.replicated(mesh))
-    data = jax.device_put((slices.y, slices.mask), runtime.replicated(mesh))
+    source, subjects = feeding.find_slices(config, settings, index)
+    about = trained_on(config, settings, subjects, len(source))
+    if start:
+        check_subjects(workdir, subjects)
+    check_hosts(config, workdir, start, about)
+    record(config, workdir, settings, about)
+    if state is None:
+        state = training.initial_state(config)
+    run(config, workdir, mesh, source, runtime.replicate(state, mesh), start)
+
+
+def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: training.TrainState, start: int) -> None:
+    """Takes the steps that are left, from `start`; logs, and keeps checkpoints."""
+    examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
     step = make_step(config, mesh)
     log = Log(workdir, start)
-    files.atomic_write(workdir / "training.json", json.dumps(trained_on(config, prepared), indent=2) + "\n")
     bar = tqdm(range(start, config.train.steps), "training", config.train.steps, initial=start, unit="step")
     pending = []
-    for i in bar:
-        indices = training.batch_indices(config.seed, i, config.train.batch_size, len(slices.y))
-        state, terms = step(state, data, indices)
-        pending.append(terms)
-        last = i + 1 == config.train.steps
-        if last or (i + 1) % config.train.log_every == 0 or (i + 1) % config.train.checkpoint_every == 0:
-            check_finite(log.write(i + 1, pending), folder)
-            bar.set_postfix_str(f"loss {log.loss:.1f}")
-            pending = []
-        if last or (i + 1) % config.train.checkpoint_every == 0:
-            final = jax.device_get(state)
-            check_finite({"a parameter": sum(float(np.abs(p).sum()) for p in jax.tree.leaves(final.variables))}, folder)
-            checkpoints.save(folder, i + 1, final)
-            sample(config, workdir, i + 1, state, slices)
-    log.close()
+    with contextlib.closing(log), contextlib.closing(feeding.batches(config, source, mesh, start)) as stream:
+        for i, batch in zip(bar, stream, strict=True):
+            state, terms = step(state, *batch)
+            pending.append(terms)
+            last = i + 1 == config.train.steps
+            if last or (i + 1) % config.train.log_every == 0 or (i + 1) % config.train.checkpoint_every == 0:
+                check_finite(log.write(i + 1, pending), workdir)
+                bar.set_postfix_str(f"loss {log.loss:.1f}")
+                pending = []
+            if last or (i + 1) % config.train.checkpoint_every == 0:
+                keep(config, workdir, i + 1, jax.device_get(state), examples)
+
+
+def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
+    """Checks that work directory, source and config belong together; writes nothing.
+
+    Returns:
+      How the slices are prepared, and the index of the prepared data set if the source is one.
+
+    Raises:
+      UsageError: they do not.
+    """
+    experiment.check_workdir(config, workdir)
+    settings, index, folder = recipe.bare(config.data), None, config.data.source
+    if prepared.is_prepared(folder):
+        grid = settings.grid
+        index = prepared.read_index(folder)
+        settings = index.recipe
+        if settings.grid != grid:
+            values = " ".join(f"--config.data.{name}={value}" for name, value in settings.grid._asdict().items())
+            raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
+    path = workdir / prepared.RECIPE
+    if path.exists() and recipe.read(path).digest != settings.digest:
+        raise UsageError(
+            f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of {folder} any more. "
+            "Use another --workdir, or prepare the scans as before."
+        )
+    return settings, index
+
+
+def check_subjects(workdir: pathlib.Path, subjects: list[str]) -> None:
+    """Raises UsageError where a training that goes on would see other subjects than before, or in another order.
+
+    Args:
+      workdir: that holds a checkpoint.
+      subjects: SHA-256 of the raw scans that the source has now.
+    """
+    path = workdir / "training.json"
+    try:
+        before = json.loads(path.read_text())["Subjects"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "Restore it from a backup, or train again") from error
+    if before != subjects:
+        gone, new = len(set(before) - set(subjects)), len(set(subjects) - set(before))
+        change = f"{gone} are gone, {new} are new" if gone or new else "their order has changed"
+        raise UsageError(
+            f"{workdir} was trained on other subjects than the source has now: of {len(before)}, {change}. "
+            "Use another --workdir, or the subjects of before."
+        )
+
+
+def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
+    """Raises UsageError where hosts would not train the same; each waits here for the others."""
+    checkpoint = checkpoints.weights_digest(workdir / "checkpoints", start) if start else experiment.digest(None)
+    subjects = experiment.digest([about["Subjects"], about["TrainedOn"], about["RecipeSHA256"]])
+    found = {"config": experiment.digest(experiment.as_json(config)), "data": subjects, "checkpoint": checkpoint}
+    if names := runtime.differing(found):
+        raise UsageError(
+            f"the hosts differ in their {' and '.join(names)}. Start all of them with the same command; the folders "
+            "of --workdir and --config.data.source must be shared by them."
+        )
+
+
+def record(config, workdir: pathlib.Path, settings: Recipe, about: dict | None = None) -> None:
+    """Writes config.json, preprocessing.json and, given what the weights are trained on, training.json."""
+    if runtime.is_first_host():
+        experiment.record(config, workdir)
+        recipe.write(workdir / prepared.RECIPE, settings)
+        if about:
+            files.atomic_write(workdir / "training.json", json.dumps(about, indent=2) + "\n")
 
 
 def make_step(config, mesh: jax.sharding.Mesh):
-    """The jitted training step (state, (y, mask), indices) -> (state, terms): batch split over the mesh."""
-    pure = training.make_step(config)
-    split = runtime.batch_sharding(mesh)
+    """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
+    return jax.jit(training.make_step(config), donate_argnums=0, out_shardings=runtime.replicated(mesh))
 
-    def step(state, data, indices):
-        x, mask = (jax.lax.with_sharding_constraint(part[indices], split) for part in data)
-        return pure(state, x, mask)
 
-    return jax.jit(step, donate_argnums=0)
+def keep(config, workdir: pathlib.Path, step: int, state: training.TrainState, examples: np.ndarray) -> None:
+    """Writes a checkpoint and the pictures of it; raises Diverged if a parameter is not finite.
+
+    The other hosts wait here for the first one to have written them.
+    """
+    total = sum(float(np.abs(p).sum()) for p in jax.tree.leaves(state.variables))
+    check_finite({"a parameter": total}, workdir)
+    if runtime.is_first_host():
+        checkpoints.save(workdir / "checkpoints", step, state)
+        sample(config, workdir, step, state, examples)
+    runtime.wait_for_hosts("checkpoint")
 
 
 class Log:
-    """Loss terms of every step, in metrics.jsonl and as TensorBoard scalars."""
+    """Loss terms of every step, in metrics.jsonl and as TensorBoard scalars; only the first host writes them."""
 
     def __init__(self, workdir: pathlib.Path, start: int):
         """Keeps what was logged up to step `start`; later lines belong to a part that is now trained again."""
         self.path = workdir / "metrics.jsonl"
-        lines = []
         self.loss = math.nan
+        self.board = None
+        if not runtime.is_first_host():
+            return
+        lines = []
         if start and self.path.exists():
             entries = (json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}"))
             lines = [json.dumps(entry) for entry in entries if entry["step"] <= start]
@@ -98,42 +194,44 @@ class Log:
         values = jax.device_get(terms)
         means = {name: float(sum(v[name] for v in values) / len(values)) for name in values[0]}
         self.loss = means["loss"]
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step, **means}) + "\n")
-        for name, value in means.items():
-            self.board.add_scalar(name, value, step)
+        if self.board:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step, **means}) + "\n")
+            for name, value in means.items():
+                self.board.add_scalar(name, value, step)
         return means
 
     def close(self) -> None:
-        self.board.close()
+        if self.board:
+            self.board.close()
 
 
-def check_finite(terms: dict[str, float], folder: pathlib.Path) -> None:
+def check_finite(terms: dict[str, float], workdir: pathlib.Path) -> None:
     """Raises Diverged if a loss is NaN or infinite; the last checkpoint is the last good state."""
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     if bad:
-        kept = checkpoints.steps(folder)
+        kept = checkpoints.steps(workdir / "checkpoints")
         raise Diverged(
             f"training diverged: {', '.join(bad)} is not finite. The last good state is step "
             f"{kept[0] if kept else 0}. Lower --config.train.learning_rate and run again."
         )
 
 
-def trained_on(config, prepared: list[cohort.Prepared]) -> dict:
+def trained_on(config, settings: Recipe, subjects: list[str], n: int) -> dict:
     """What stands beside every number: the training data in words and by hash."""
-    n, slices = len(prepared), sum(len(p.slices.index) for p in prepared)
     source = "synthetic healthy brains (phantom)" if config.data.source.startswith("phantom") else config.data.source
+    size = f"{config.data.height}x{config.data.width}"
     return {
-        "TrainedOn": f"{n} healthy subjects, {slices} slices, {config.data.height}x{config.data.width}: {source}",
-        "Subjects": [p.image.sha256 for p in prepared],
+        "TrainedOn": f"{len(subjects)} healthy subjects, {n} slices, {size}: {source}",
+        "Subjects": subjects,
+        "RecipeSHA256": settings.digest,
         "Versions": runtime.versions(),
     }
 
 
-def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState, slices) -> None:
-    """Draws eight slices and what the model makes of them into samples/."""
+def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState, x: np.ndarray) -> None:
+    """Draws a few slices, [N, H, W, 1], and what the model makes of them into samples/."""
     networks = MODELS[config.model.name].bind(config, models.freeze(state.variables))
-    x = slices.y[np.linspace(0, len(slices.y) - 1, 10).astype(int)[1:-1]]
     rows = {"input": x}
     if networks.reconstruct:
         rows["reconstruction"] = jax.vmap(networks.reconstruct)(x)
@@ -148,14 +246,20 @@ def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState,
 
 def main(_) -> None:
     """Runs the command line."""
-    config = flags.FLAGS.config
+    values = flags.FLAGS
+    config = values.config
+    runtime.join(values.coordinator, values.hosts, values.host)
     mesh = runtime.start()
-    workdir = pathlib.Path(flags.FLAGS.workdir or experiment.default_workdir(config))
-    train(config, workdir, mesh)
-    print(f"trained: {workdir}. Next: python -m lgjax.calibrate --workdir={workdir}")
+    workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
+    with runtime.one_voice():
+        train(config, workdir, mesh)
+        print(f"trained: {workdir}. Next: python -m lgjax.calibrate --workdir={workdir}")
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", "configs/vae.py", "Experiment: FILE[:variant].")
     flags.DEFINE_string("workdir", None, "Folder for everything that training writes; default: runs/<config name>.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.")
+    flags.DEFINE_string("hosts", None, "How many hosts train together; auto: found out on TPU pods and under SLURM.")
+    flags.DEFINE_integer("host", None, "Which of them this is, from 0.")
     runtime.run(main)

@@ -1,5 +1,6 @@
 """Training as pure functions: a state, a step that maps it to the next, and the order in which slices are seen."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,6 +75,13 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
     result = np.empty(batch_size, np.int64)
     for epoch in np.unique(positions // n):
         here = positions // n == epoch
-        order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, int(epoch)]))).permutation(n)
-        result[here] = order[positions[here] % n]
+        result[here] = _order(seed, int(epoch), n)[positions[here] % n]
     return result
+
+
+@functools.lru_cache(4)  # as many epochs as batches read ahead can touch, unless an epoch is only a few batches
+def _order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of n slices in one epoch, [n] int, not to be written to."""
+    order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(n)
+    order.flags.writeable = False
+    return order

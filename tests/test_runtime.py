@@ -1,12 +1,18 @@
-"""Exit codes, signals and the words for devices."""
+"""Exit codes, signals, the words for devices, and several hosts."""
 
 import errno
+import os
 import signal
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
+from conftest import ROOT
+from jax.experimental import multihost_utils
 
 from lgjax import runtime
 from lgjax.errors import EnvironmentFault, InputError, UsageError
@@ -91,3 +97,122 @@ def test_mesh_and_words():
     assert mesh.shape == {"data": len(jax.devices())}
     assert "cpu" in runtime.describe(jax.devices()[:1])
     assert runtime.describe(jax.devices()[:2]).startswith("2 x ")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What `jax.distributed.initialize` is called with."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
+    return calls
+
+
+def test_hosts_are_joined_when_asked(told):
+    runtime.join(None, None, None)
+    assert told == []
+    runtime.join(None, "auto", None)
+    runtime.join("node7:1234", "3", 2)
+    place = {"coordinator_address": "node7:1234", "num_processes": 3, "process_id": 2}
+    assert told == [{}, {**place, "cluster_detection_method": "deactivate"}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("node7:1234", None, None),
+        (None, "2", None),
+        (None, None, 0),
+        (None, "2", 0),
+        ("node7:1234", "2", None),
+        ("node7", "2", 0),
+        ("node7:", "2", 0),
+        ("node7:1234", "2", 2),
+        ("node7:1234", "2", -1),
+        ("node7:1234", "two", 0),
+        ("node7:1234", "auto", 0),
+        (None, "auto", 1),
+    ],
+)
+def test_flags_that_do_not_say_which_host_this_is(told, arguments):
+    with pytest.raises(UsageError, match="--coordinator=HOST:PORT --hosts=N --host=I"):
+        runtime.join(*arguments)
+    assert not told
+
+
+def test_hosts_that_cannot_be_joined(monkeypatch):
+    def fail(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(EnvironmentFault, match=r"cannot be joined: coordinator_address should be defined\. Check"):
+        runtime.join(None, "auto", None)
+
+
+def test_hosts_with_unequal_devices(monkeypatch):
+    devices = [SimpleNamespace(process_index=host, id=i, platform="cpu") for i, host in enumerate((0, 0, 1))]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with pytest.raises(EnvironmentFault, match=r"\[2, 1\] devices"):
+        runtime.start("auto")
+
+
+def test_where_hosts_differ(monkeypatch):
+    digests = {"a": "00" * 32, "b": "01" * 32, "c": "ff" * 32}
+    assert runtime.differing(digests) == []
+    other = np.array([[0] * 32, [1] * 31 + [2], [255] * 32], np.uint8)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.stack([mine, mine, other]))
+    assert runtime.differing(digests) == ["b"]
+
+
+@pytest.mark.parametrize(("host", "said"), [(0, ("out\n", "bar\n")), (1, ("", ""))])
+def test_only_the_first_host_speaks(monkeypatch, capsys, host, said):
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+    with runtime.one_voice():
+        print("out")
+        print("bar", file=sys.stderr)
+    assert capsys.readouterr() == said
+
+
+HOST = """
+import sys, time
+import jax, numpy as np
+from lgjax import runtime
+
+def main(argv):
+    runtime.join(argv[1], "2", int(argv[2]))
+    mesh = runtime.start("cpu")
+    x = runtime.replicate({"x": np.arange(3)}, mesh)["x"]
+    total = jax.jit(lambda x: x.sum(), out_shardings=runtime.replicated(mesh))
+    while True:
+        parts = jax.make_array_from_process_local_data(runtime.batch_sharding(mesh), np.ones(1))
+        assert float(total(parts)) == 2
+        if runtime.is_first_host():
+            print(jax.device_get(x), flush=True)
+        time.sleep(0.05)
+
+runtime.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_lost_host_ends_the_other(number):
+    """At once, where the connection tells of it; else JAX's heartbeat would within two minutes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    hosts = [subprocess.Popen([sys.executable, "-c", HOST, address, str(i)], env=environment, **pipes) for i in (0, 1)]
+    try:
+        for line in hosts[0].stdout:
+            if line == "[0 1 2]\n":
+                break
+        hosts[1].send_signal(number)
+        hosts[1].communicate(timeout=60)
+        _, said = hosts[0].communicate(timeout=60)
+    finally:
+        for host in hosts:
+            host.kill()
+    assert hosts[1].returncode == (-9 if number == signal.SIGKILL else 143)
+    assert hosts[0].returncode == 4
+    assert "Traceback" not in said
+    assert said.strip().endswith("Another host was lost. Run the same command on all of them again to go on.")
