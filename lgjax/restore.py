@@ -31,7 +31,7 @@ from lgjax import (
     runtime,
     weights,
 )
-from lgjax.data import pipeline, sources
+from lgjax.data import bias, pipeline, sources
 from lgjax.data.pipeline import Prepared
 from lgjax.data.recipe import Recipe
 from lgjax.data.sources import Subject
@@ -142,6 +142,7 @@ def provenance(common: dict, restored: methods.Restored) -> dict:
         **common,
         "BrainFrom": prepared.brain_from,
         "BiasFieldRemoved": prepared.field is not None,
+        "N4Threads": None if prepared.field is None else bias.THREADS,
         "HistogramMatched": prepared.transfer is not None,
         "FilledVoxels": prepared.filled,
         "Slices": len(prepared.slices.index),
