@@ -215,6 +215,24 @@ def test_upsample():
     np.testing.assert_array_equal(blocks.upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 7), (1, 3)])
+def test_upsampled_conv_is_upsampling_and_then_flax_convolution(height, width):
+    """Values and gradients, on odd sizes and at the border."""
+    plain, ours = nn.Conv(4, (3, 3)), blocks.UpsampledConv(4)
+    x = normal(2, height, width, 3)
+    variables = plain.init(jax.random.key(0), blocks.upsample(x))
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+    weights = normal(2, 2 * height, 2 * width, 4, seed=1)
+
+    def both(function):
+        return jax.value_and_grad(lambda v, x: (function(v, x) * weights).sum(), argnums=(0, 1))(variables, x)
+
+    np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, blocks.upsample(x)), atol=1e-5)
+    expected = jax.tree.leaves(both(lambda v, x: plain.apply(v, blocks.upsample(x))))
+    for found, value in zip(jax.tree.leaves(both(ours.apply)), expected, strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-4)
+
+
 def test_activation_is_leaky():
     x = np.array([-2.0, -1.0, 0.0, 3.0], np.float32)
     y = np.asarray(blocks.activation(x))

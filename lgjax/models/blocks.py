@@ -62,18 +62,51 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen)
 """Convolution of [N, H, W, C] whose image gradient is fast inside loops too; every network uses it."""
 
 
+def _upsampled(x, kernel, *_, **__):
+    """The 3x3 convolution of an upsampled image, computed at the size before: [N, H, W, C] -> [N, 2H, 2W, features].
+
+    Of the three rows (columns) that a kernel lies on, two are copies of one pixel: their weights are added, and for
+    each of the four new pixels a 2x2 kernel is left, 4/9 of the products (sub-pixel convolution, Shi et al. 2016).
+    """
+    n, height, width, _ = x.shape
+    features = kernel.shape[-1]
+    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+    small = [jnp.stack(parts, axis=1) for k in rows for parts in _columns(k)]
+    y = _convolve(x, jnp.concatenate(small, axis=-1), (1, 1), ((1, 1), (1, 1)))
+    y = y.reshape(n, height + 1, width + 1, 2, 2, features)
+    pixels = [[y[:, a : a + height, b : b + width, a, b] for b in (0, 1)] for a in (0, 1)]
+    return jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2).reshape(n, 2 * height, 2 * width, features)
+
+
+def _columns(kernel):
+    """Of kernel rows, [2, 3, C, features], the two columns that the left and the right new pixel see."""
+    left, middle, right = kernel[:, 0], kernel[:, 1], kernel[:, 2]
+    return (left, middle + right), (left + middle, right)
+
+
+UpsampledConv = functools.partial(nn.Conv, kernel_size=(3, 3), conv_general_dilated=_upsampled)
+"""The 3x3 convolution of [N, H, W, C] upsampled by two with `upsample`: the same parameters, fewer products."""
+
+
 class NormalisedConv(nn.Module):
-    """Convolution, then BatchNorm unless folded away: [N, H, W, C] -> [N, H / strides, W / strides, features]."""
+    """Convolution, then BatchNorm unless folded away: [N, H, W, C] -> [N, H / strides, W / strides, features].
+
+    With `upsampled`, the 3x3 convolution of the image upsampled by two: -> [N, 2H, 2W, features].
+    """
 
     features: int
     kernel_size: int = 3
     strides: int = 1
     normalise: bool = True
+    upsampled: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool):
         size = (self.kernel_size, self.kernel_size)
-        x = Conv(self.features, size, strides=self.strides, padding="SAME", name="conv")(x)
+        if self.upsampled:
+            x = UpsampledConv(self.features, name="conv")(x)
+        else:
+            x = Conv(self.features, size, strides=self.strides, padding="SAME", name="conv")(x)
         if self.normalise:
             norm = nn.BatchNorm(momentum=0.95, epsilon=BATCH_NORM_EPSILON, name="norm")
             x = norm(x, use_running_average=not train)
@@ -101,7 +134,7 @@ class ResidualUp(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        y = NormalisedConv(self.features, 3, 1, self.normalise, name="first")(upsample(x), train)
+        y = NormalisedConv(self.features, normalise=self.normalise, upsampled=True, name="first")(x, train)
         y = NormalisedConv(self.features, 3, 1, self.normalise, name="second")(activation(y), train)
         # A 1x1 convolution commutes with nearest-neighbour upsampling and costs a quarter before it.
         skip = upsample(NormalisedConv(self.features, 1, 1, self.normalise, name="skip")(x, train))

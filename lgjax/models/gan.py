@@ -33,8 +33,8 @@ class Generator(nn.Module):
         x = nn.Dense(rows * columns * self.channels[-1], name="first")(z)
         x = blocks.activation(x.reshape(-1, rows, columns, self.channels[-1]))
         for i, features in enumerate(reversed(self.channels)):
-            conv = blocks.NormalisedConv(features, normalise=self.normalise, name=f"up_{i}")
-            x = blocks.activation(conv(blocks.upsample(x), train))
+            conv = blocks.NormalisedConv(features, normalise=self.normalise, upsampled=True, name=f"up_{i}")
+            x = blocks.activation(conv(x, train))
         return blocks.Conv(1, (3, 3), name="last")(x)
 
 
