@@ -1,4 +1,4 @@
-"""The training slices and the batches of every step, on the devices: kept there, or streamed."""
+"""The training step on the devices, and what it is fed: the slices kept there, or streamed, batch by batch."""
 
 import contextlib
 import functools
@@ -83,3 +83,8 @@ def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         room, of = MACHINE_SHARE * memory / len(limits), f"{MACHINE_SHARE:.0%} of this machine's memory"
     return source.nbytes <= room, f"the limit is {room / 1e9:.2f} GB, {of}"
+
+
+def make_step(config, mesh: jax.sharding.Mesh):
+    """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
+    return jax.jit(training.make_step(config), donate_argnums=0, out_shardings=runtime.replicated(mesh))

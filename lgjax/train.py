@@ -68,7 +68,7 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
 def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: training.TrainState, start: int) -> None:
     """Takes the steps that are left, from `start`; logs, and keeps checkpoints."""
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
-    step = make_step(config, mesh)
+    step = feeding.make_step(config, mesh)
     log = Log(workdir, start)
     bar = tqdm(range(start, config.train.steps), "training", config.train.steps, initial=start, unit="step")
     pending = []
@@ -152,11 +152,6 @@ def record(config, workdir: pathlib.Path, settings: Recipe, about: dict | None =
         recipe.write(workdir / prepared.RECIPE, settings)
         if about:
             files.atomic_write(workdir / "training.json", json.dumps(about, indent=2) + "\n")
-
-
-def make_step(config, mesh: jax.sharding.Mesh):
-    """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
-    return jax.jit(training.make_step(config), donate_argnums=0, out_shardings=runtime.replicated(mesh))
 
 
 def keep(config, workdir: pathlib.Path, step: int, state: training.TrainState, examples: np.ndarray) -> None:

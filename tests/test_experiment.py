@@ -31,7 +31,7 @@ def source() -> str:
 
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-EXPERIMENTS = [name for name in CONFIGS if name != "data"]  # of models
+EXPERIMENTS = [name for name in CONFIGS if name not in ("data", "bench")]  # of models
 
 
 def variants(name):

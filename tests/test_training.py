@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax import checkpoints, methods, runtime, train, training, weights
+from lgjax import checkpoints, feeding, methods, runtime, train, training, weights
 from lgjax.data import cohort
 from lgjax.data.pipeline import Prepared
 from lgjax.models import MODELS, vae
@@ -104,7 +104,7 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     for mesh in (mesh1, mesh8):
         state = jax.device_put(training.initial_state(config), runtime.replicated(mesh))
         x, mask = jax.device_put(batch(slices), runtime.batch_sharding(mesh))
-        results.append(jax.device_get(train.make_step(config, mesh)(state, x, mask)))
+        results.append(jax.device_get(feeding.make_step(config, mesh)(state, x, mask)))
     (one, one_terms), (eight, eight_terms) = results
     leaves_close(eight_terms, one_terms, rtol=1e-5)
     leaves_close(eight.variables["batch_stats"], one.variables["batch_stats"], rtol=1e-5, atol=1e-6)
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_training(config, data, mesh1, tmp_path)
 def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeypatch):
     """A step with a finite loss whose gradient overflows leaves parameters that must not be kept as good."""
     config.train.checkpoint_every = 1
-    make_step = train.make_step
+    make_step = feeding.make_step
 
     def overflowing(config, mesh):
         step = make_step(config, mesh)
@@ -275,7 +275,7 @@ def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeyp
 
         return result
 
-    monkeypatch.setattr(train, "make_step", overflowing)
+    monkeypatch.setattr(feeding, "make_step", overflowing)
     with pytest.raises(train.Diverged):
         train.train(config, tmp_path, mesh1)
     state, step = newest(config, tmp_path)

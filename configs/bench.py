@@ -1,0 +1,39 @@
+"""How speed is measured: which networks and batches, how often, for how long.
+
+    python -m lgjax.bench --config=configs/bench.py              # the paper's networks and batch; wants an accelerator
+    python -m lgjax.bench --config=configs/bench.py:smoke        # half the resolution; minutes on two CPU cores
+
+Any value can be overridden: --config.repeats=9, --config.experiments.vae.restore.batch_size=16.
+"""
+
+import ml_collections
+
+from configs import aae, anogan, gmvae, vae
+
+EXPERIMENTS = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": anogan}
+
+
+def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
+    """Returns the config of a variant: paper (default) or smoke, as in the configs of the models."""
+    config = ml_collections.ConfigDict()
+    config.name = f"bench_{variant}"
+    config.as_paper = True  # networks and slices are of the size of the paper's, so its seconds stand beside ours
+    config.volume_slices = 155
+    config.repeats = 9  # of every method and model, one after the other, again and again
+    config.run_seconds = 2.0  # that a timed run lasts about, if the iterations of the experiment suffice
+    config.short_iterations = 2  # of the shorter of the two runs that give the seconds per iteration
+    config.train_models = tuple(EXPERIMENTS)  # whose training is timed beside their methods
+    config.train_slices = 1024  # on the device; batches are drawn from them
+    config.peak_dtype = "float32"  # of the matrices whose product gives the device's best rate
+    config.peak_sizes = (512, 1024, 2048, 4096, 8192)  # their rows; large ones are left out where they take long
+    config.peak_length = 1 << 26  # elements of the arrays whose sum gives its bandwidth, more than a cache holds
+    config.experiments = ml_collections.ConfigDict()
+    for model, module in EXPERIMENTS.items():
+        config.experiments[model] = module.get_config(variant)
+    if variant == "smoke":
+        config.as_paper = False
+        config.repeats = 3
+        config.run_seconds = 0.3
+        config.train_models = ("vae",)  # which take most of the time to compile
+        config.train_slices = 128
+    return config

@@ -1,0 +1,352 @@
+"""Speed: what is made of times, what XLA counts, peak rates by a clock that is known, and the benchmark as typed."""
+
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from configs import bench as settings
+from lgjax import bench, methods, models, paper, speed, timing, training
+from lgjax.data.preprocess import BACKGROUND
+from lgjax.errors import UsageError
+from lgjax.speed import Cost, Peaks, Runs
+
+
+def test_spread_is_median_and_quartiles():
+    assert speed.spread([5.0, 1.0, 4.0, 2.0, 3.0]) == (3.0, 2.0, 4.0)
+    assert speed.spread([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_seconds_per_iteration_without_what_a_run_does_once():
+    fixed = np.array([0.5, 3.0, 0.1])  # of each pair of runs
+    slopes = np.array([0.01, 0.02, 0.04])
+    short, long = (Runs(n, list(fixed + n * slopes)) for n in (2, 50))
+    np.testing.assert_allclose(speed.per_iteration(short, long), slopes)
+    line = Runs(50, [0.5 + 50 * 0.01] * 3)
+    assert speed.run_seconds(line, 0.01, 800) == pytest.approx(0.5 + 800 * 0.01)
+    assert speed.run_seconds(line, 0.01, 50) == pytest.approx(1.0)
+    with pytest.raises(ValueError):
+        speed.per_iteration(short, Runs(50, [1.0]))
+
+
+def test_count_for():
+    assert speed.count_for(2.0, 0.1, 8, 800) == 20
+    assert speed.count_for(2.0, 1e-4, 8, 800) == 800
+    assert speed.count_for(2.0, 5.0, 8, 800) == 8
+    assert speed.count_for(2.0, 0.1, 8, 4) == 8
+
+
+def test_floor_is_the_slower_of_computing_and_moving():
+    peaks = Peaks(flops=100.0, bytes=10.0, samples={})
+    found = speed.floor(Cost(flops=200.0, bytes=50.0), peaks)
+    assert (found.compute, found.memory, found.seconds) == (2.0, 5.0, 5.0)
+    assert speed.floor(Cost(flops=800.0, bytes=50.0), peaks).seconds == 8.0
+    unknown = speed.floor(Cost(flops=200.0, bytes=None), peaks)
+    assert (unknown.compute, unknown.seconds) == (2.0, None)
+    assert speed.floor(Cost(None, 50.0), peaks).seconds is None
+
+
+def test_ratio_of_what_is_known():
+    assert speed.ratio(0.098, 0.0004) == pytest.approx(245)
+    assert speed.ratio(None, 1.0) is None
+    assert speed.ratio(1.0, None) is None
+    assert speed.ratio(1.0, -1e-6) is None  # a slope lost in noise
+
+
+def counted(function, *arguments, devices=1) -> Cost:
+    lowered = jax.jit(function).lower(*arguments)
+    return speed.cost(lowered, lowered.compile(), devices)
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_a_loop_counts_as_one_iteration(length):
+    n = 64
+    w = jnp.ones((n, n)) / n
+    cost = counted(lambda x: jax.lax.fori_loop(0, length, lambda _, x: x @ w, x), w)
+    assert 2 * n**3 <= cost.flops <= 2 * n**3 + 4  # XLA also counts the loop's own counter
+    # The product reads two matrices and writes one; once, the loop may copy what it begins with, and constants.
+    assert 3 * 4 * n**2 <= cost.bytes <= 9 * 4 * n**2
+
+
+def test_products_with_padding_do_not_count():
+    x, kernel = jnp.ones((2, 16, 16, 3)), jnp.ones((3, 3, 3, 5))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    cost = counted(
+        lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions),
+        x,
+        kernel,
+    )
+    taps = 3 * 16 - 2  # pairs of output and kernel rows that meet the image
+    assert cost.flops == 2 * 2 * 3 * 5 * taps**2
+
+
+def test_bytes_are_of_the_fused_program_and_of_all_devices():
+    x = jnp.ones(1000)
+    cost = counted(lambda a, b: jnp.tanh(a + b) * 2 + a, x, x)
+    assert cost.bytes == 3 * 4 * 1000  # and not those of every operation
+    assert counted(lambda a, b: jnp.tanh(a + b) * 2 + a, x, x, devices=4).bytes == 4 * cost.bytes
+
+
+def test_memory_of_a_program():
+    program = jax.jit(lambda a: (a * 2, a.sum())).lower(jnp.ones(1000)).compile()
+    assert 8004 <= speed.memory(program) <= 8004 + 256
+    donated = jax.jit(lambda a: a * 2, donate_argnums=0).lower(jnp.ones(1000)).compile()
+    assert 4000 <= speed.memory(donated) <= 4000 + 256  # the result takes the argument's place
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Every run takes half a second."""
+    monkeypatch.setattr(speed.time, "perf_counter", itertools.count(0, 0.5).__next__)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_peak_rates_count_the_work_of_all_devices(clock, request, devices):
+    mesh = request.getfixturevalue(f"mesh{devices}")
+    peaks = speed.measure_peaks(mesh, "bfloat16", sizes=[16, 32], length=1003, tries=3)
+    rate = devices * speed.PRODUCTS * 2 * 16**3 / 0.5
+    assert peaks.flops == rate
+    assert peaks.samples["bfloat16 matrix product 16"] == [rate] * 3
+    assert len(peaks.samples) == 2  # half a second is long: no larger matrices
+    assert peaks.bytes == speed.SUMS * 3 * 4 * 1003 / 0.5  # of the host
+    assert speed._sum_rates(mesh, 1003, 2) == [devices * speed.SUMS * 3 * 4 * 1003 / 0.5] * 2
+
+
+def test_larger_matrices_are_tried_while_they_are_quick(mesh1, monkeypatch):
+    monkeypatch.setattr(speed.time, "perf_counter", itertools.count(0, 0.25).__next__)
+    peaks = speed.measure_peaks(mesh1, "float32", sizes=[16, 32], length=100, tries=1)
+    assert peaks.flops == speed.PRODUCTS * 2 * 32**3 / 0.25
+    assert set(peaks.samples) == {f"float32 matrix product {n}" for n in (16, 32)} | {"float32 sum a + b -> a"}
+
+
+def test_best_of_several_measurements():
+    first, second = Peaks(5.0, 20.0, {"a": [5.0], "b": [20.0]}), Peaks(7.0, 10.0, {"a": [6.0, 7.0], "b": [10.0]})
+    assert speed.best([first, second]) == (7.0, 20.0, {"a": [5.0, 6.0, 7.0], "b": [20.0, 10.0]})
+
+
+def test_slices_look_like_brains():
+    y, mask, index = timing.brain_like(seed=1, count=3, height=128, width=96)
+    assert y.shape == mask.shape == (3, 128, 96, 1)
+    assert y.dtype == mask.dtype == np.float32
+    assert (y[mask == 0] == BACKGROUND).all()
+    np.testing.assert_allclose(mask.mean(axis=(1, 2, 3)), np.pi / 4 * np.prod(timing.AXES), rtol=0.05)
+    assert abs(y[mask > 0].mean()) < 0.1
+    assert y[mask > 0].std() == pytest.approx(1, abs=0.1)
+    np.testing.assert_array_equal(index, [0, 1, 2])
+    np.testing.assert_array_equal(timing.brain_like(1, 3, 128, 96).y, y)
+    assert (timing.brain_like(2, 3, 128, 96).y != y).any()
+
+
+@pytest.mark.parametrize("name", list(settings.EXPERIMENTS))
+def test_random_states_are_those_of_training(name):
+    config = settings.get_config("smoke").experiments[name]
+    state = timing.random_state(config)
+    assert jax.eval_shape(lambda: state) == training.state_shapes(config)
+    kernels = [leaf for leaf in jax.tree.leaves(models.freeze(state.variables)) if leaf.ndim > 1]
+    assert all(np.isfinite(kernel).all() and np.asarray(kernel).std() > 0 for kernel in kernels)
+
+
+@pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_elbo_tv"])
+def test_operations_of_a_method_grow_with_the_batch_alone(config, name):
+    params = models.freeze(timing.random_state(config).variables)
+
+    def flops(iterations, count):
+        config.restore.iterations = iterations
+        arrays = (*timing.brain_like(0, count, 16, 16), np.ones(count, np.float32))
+        lowered = jax.jit(methods.restorer(methods.parse(name), config)).lower(params, *arrays)
+        return lowered.cost_analysis()["flops"]
+
+    once = flops(2, 2)
+    assert once > 1e5
+    assert flops(5, 2) == pytest.approx(once, rel=1e-3)
+    assert flops(2, 6) == pytest.approx(3 * once, rel=1e-3)
+
+
+def test_compiling_takes_its_time_every_time():
+    folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+
+    def double(x):
+        return x * 2.0 + 0.125
+
+    before = set(folder.iterdir())
+    lowered, program, seconds = timing.compiled(jax.jit(double), jnp.ones(3))
+    np.testing.assert_array_equal(program(jnp.ones(3)), 2.125)
+    assert lowered.cost_analysis()["flops"] > 0
+    assert seconds > 0
+    assert set(folder.iterdir()) == before
+    minimum = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.jit(lambda x: x * 3.0 + 0.0625)(jnp.ones(3))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", minimum)
+    assert set(folder.iterdir()) > before  # other programs are kept as before
+
+
+def test_methods_by_default_are_the_papers_that_iterate():
+    names = bench.choose(settings.get_config("smoke"), None)
+    assert set(names) == {entry.method for entry in paper.TABLE1 if entry.seconds} | {"anogan"}
+    assert names == sorted(names, key=paper.place)
+    given = ["aae_lg_neural_l1", "vae_elbo_l1", "aae_lg_neural_l1"]
+    assert bench.choose(settings.get_config("smoke"), given) == given[:2]
+
+
+def test_training_is_timed_for_the_models_of_the_methods():
+    config = settings.get_config("paper")
+    names = bench.choose(config, None)
+    assert bench.trained(config, names) == ["anogan", "vae", "gmvae", "aae"]
+    assert bench.trained(config, ["vae_elbo_tv", "vae_elbo_l1"]) == ["vae"]
+    assert bench.trained(settings.get_config("smoke"), names) == ["vae"]
+
+
+@pytest.mark.parametrize("name", ["gmm", "intensity", "vae_reconstruction", "dae_reconstruction"])
+def test_methods_without_iterations_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} iterates nothing.*vae_lg_neural_tv"):
+        bench.choose(settings.get_config("smoke"), ["vae_lg_neural_tv", name])
+
+
+def test_wrong_names_and_values_are_refused():
+    config = settings.get_config("smoke")
+    with pytest.raises(UsageError, match="no method 'vae_lg'"):
+        bench.choose(config, ["vae_lg"])
+    config.experiments.vae.restore.variance_at = "y"
+    with pytest.raises(UsageError, match="variance_at"):
+        bench.choose(config, None)
+
+
+def test_everything_is_timed_in_turn(monkeypatch, mesh1):
+    order = []
+
+    class Item:
+        kind = "methods"
+
+        def __init__(self, name):
+            self.name = name
+
+        def sample(self):
+            order.append(self.name)
+
+        def record(self, peaks, settings):
+            return {"peak": peaks.flops}
+
+    def peaks(*_):
+        order.append("peaks")
+        return Peaks(float(len(order)), 1.0, {})
+
+    monkeypatch.setattr(bench, "contestants", lambda *_: [Item("a"), Item("b")])
+    monkeypatch.setattr(speed, "measure_peaks", peaks)
+    record = bench.measure(settings.get_config("smoke"), ["vae_elbo_tv", "vae_elbo_l1"], mesh1)
+    assert order == ["a", "b", "peaks"] * 3
+    assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}  # the best of the whole run
+
+
+def lgjax_bench(*arguments) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "lgjax.bench", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300)
+
+
+TINY = """
+from configs import bench
+
+def get_config(variant):
+    config = bench.get_config(variant)
+    config.repeats, config.run_seconds, config.train_slices = 3, 0.01, 16
+    config.peak_sizes, config.peak_length = (64, 128), 1 << 16
+    experiment = config.experiments.vae
+    experiment.data.height = experiment.data.width = 16
+    experiment.model.channels, experiment.model.latent_channels = (4,), 4
+    experiment.restore.batch_size, experiment.restore.iterations, experiment.train.batch_size = 4, 20, 8
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def benched(tmp_path_factory):
+    """The benchmark of one method as a user runs it: its JSON file and what it prints."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "tiny.py").write_text(TINY)
+    result = lgjax_bench(
+        f"--config={folder / 'tiny.py'}:smoke",
+        "--config.as_paper=True",
+        "--method=vae_lg_neural_tv",
+        f"--output={folder / 'new' / 'out.json'}",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads((folder / "new" / "out.json").read_text()), result.stdout
+
+
+def test_the_record_follows_from_its_samples(benched):
+    record, _ = benched
+    assert list(record["methods"]) == ["vae_lg_neural_tv"]
+    found = record["methods"]["vae_lg_neural_tv"]
+    short, long = found["samples"]["short"], found["samples"]["long"]
+    assert len(short["seconds"]) == len(long["seconds"]) == 3
+    assert short["iterations"] == 2
+    assert 8 <= long["iterations"] <= 20
+    slopes = np.subtract(long["seconds"], short["seconds"]) / (long["iterations"] - 2)
+    lower, median, upper = np.percentile(slopes, [25, 50, 75])
+    assert found["seconds_per_iteration"] == pytest.approx({"median": median, "lower": lower, "upper": upper})
+    run = np.median(long["seconds"]) + (20 - long["iterations"]) * median
+    assert found["volume"]["seconds"] == pytest.approx(39 * run)  # batches of 4 in 155 slices
+    assert found["paper_seconds"] == 0.098
+    if median > 0:
+        assert found["paper_over_ours"] == pytest.approx(0.098 / median)
+    assert_follows(found, record["peaks"], median)
+    found = record["training"]["vae"]
+    seconds = np.divide(found["samples"]["seconds"], found["samples"]["iterations"])
+    assert found["steps_per_second"]["median"] == pytest.approx(np.median(1 / seconds))
+    assert_follows(found, record["peaks"], np.median(seconds))
+
+
+def assert_follows(found, peaks, seconds):
+    """What is said of the hardware follows from counts, peaks and time."""
+    assert peaks["flops"] == max(x for name, tries in peaks["samples"].items() if "product" in name for x in tries)
+    assert peaks["bytes"] == max(peaks["samples"]["float32 sum a + b -> a"])
+    compute, memory = found["flops"] / peaks["flops"], found["bytes"] / peaks["bytes"]
+    assert found["floor_seconds_compute"] == pytest.approx(compute)
+    assert found["floor_seconds"] == pytest.approx(max(compute, memory))
+    assert found["program_bytes"] > 0
+    assert found["compile_seconds"] > 0
+    if seconds > 0:
+        assert found["fraction_of_floor"] == pytest.approx(max(compute, memory) / seconds)
+        assert found["fraction_of_compute_floor"] == pytest.approx(compute / seconds)
+
+
+def test_the_record_says_how_it_was_made(benched):
+    record, _ = benched
+    assert record["command"].startswith("python -m lgjax.bench --config=")
+    assert {"lgjax", "jax", "device", "date", "numpy", "python"} <= set(record["versions"])
+    assert record["config"]["experiments"]["vae"]["seed"] == 0
+    assert record["config"]["repeats"] == 3
+    assert (record["devices"], record["cores"]) == (1, os.cpu_count())
+
+
+def test_the_tables_show_the_record(benched):
+    record, printed = benched
+    assert bench.markdown(record) in printed
+    assert "not stated in the paper (the authors' code restores 64 slices of 128x128" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("| vae_lg_neural_tv"))
+    found = record["methods"]["vae_lg_neural_tv"]
+    assert [word.strip() for word in row.split("|")][2:4] == [
+        "4 of 16x16",
+        f"{found['seconds_per_iteration']['median']:.3g}",
+    ]
+
+
+def test_the_tables_show_what_is_unknown(benched):
+    record = json.loads(json.dumps(benched[0]))
+    record["config"]["as_paper"] = False
+    for found in record["methods"].values():
+        found.update(dict.fromkeys(("paper_seconds", "paper_over_ours", "flops", "floor_seconds", "fraction_of_floor")))
+    text = bench.markdown(record)
+    assert bench.OTHER_SIZE in text
+    assert "Titan X" not in text
+    assert "None" not in text
+    assert "| –" in text
