@@ -1,0 +1,129 @@
+"""The side of lgjax: what compare.py asks of it, in a process of its own."""
+
+import functools
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lgjax import data_terms, feeding, methods, models, runtime, training
+from lgjax.data.preprocess import Slices
+from lgjax.models import vae, variance
+
+
+def random_variables(config, seed: int) -> dict:
+    """{"params", "batch_stats"} of untrained networks, NumPy, in which normalisation is far from the identity."""
+    shapes = jax.eval_shape(functools.partial(vae.initialise, config), jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    ranges = {"scale": (0.5, 1.5), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.3, 2.0)}
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            values = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            values = rng.uniform(*ranges[path[-1].key], leaf.shape)
+        return values.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def exactly(function):
+    """`function` without TF32."""
+    return jax.default_matmul_precision("highest")(function)
+
+
+class Side:
+    """lgjax on one device or on all, as `runtime.start` finds them."""
+
+    def __init__(self, device: str, threads: int):
+        """Takes cpu or gpu; threads are limited by compare.py, before this process starts."""
+        self.mesh = runtime.start(device)
+        self.runs = {}
+
+    def versions(self) -> dict[str, str]:
+        return runtime.versions()
+
+    def variables(self, config) -> dict:
+        """Random variables, {"params", "batch_stats"}, and frozen parameters, {"frozen"}."""
+        found = random_variables(config, config.seed)
+        return found | {"frozen": jax.device_get(models.freeze(found))}
+
+    def threads(self) -> dict[str, int]:
+        """Of XLA's pool, as the system sees them; none on a GPU."""
+        names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+        return {"lgjax": sum("Eigen" in name for name in names)}
+
+    def tv_gradient(self, change) -> np.ndarray:
+        """Gradient of the TV of changes, [N, H, W, 1]."""
+        gradient = jax.grad(data_terms.tv)
+        return jax.device_get(jax.vmap(gradient)(change, np.zeros_like(change)))
+
+    @exactly
+    def outputs(self, config, frozen, x, z) -> dict[str, np.ndarray]:
+        """What the networks make of images x, [N, H, W, 1], and latents z."""
+        network, weights = vae.network(config, normalise=False), {"params": frozen["autoencoder"]}
+        mean, log_variance = network.apply(weights, x, method="encode")
+        decoded = network.apply(weights, z, method="decode")
+        sigma2 = variance.predict(config, frozen["variance"], x)
+        found = {"mean": mean, "log_variance": log_variance, "decoder": decoded, "variance": sigma2}
+        return jax.device_get(found)
+
+    @exactly
+    def restored(self, config, frozen, method: str, slices) -> np.ndarray:
+        """Slices restored by a method."""
+        return self._restorer(config, frozen, method, slices)()
+
+    @exactly
+    def trained(self, config, variables, x, mask, steps: int) -> list[dict[str, float]]:
+        """The terms of the loss at each of the first steps."""
+        step, batch = self._training(config, variables, x, mask), []
+        for _ in range(steps):
+            batch.append({name: float(value) for name, value in step().items()})
+        return batch
+
+    def prepare(self, config, variables, method: str, mode: str, slices) -> np.ndarray | None:
+        """Compiles and runs once what `sample` will time, a method or `vae_train`; the restored slices."""
+        if method == "vae_train":
+            step = self._training(config, variables, *slices[:2])
+
+            def run():
+                for _ in range(config.restore.iterations):
+                    terms = step()
+                jax.block_until_ready(terms)
+        else:
+            run = self._restorer(config, variables["frozen"], method, slices)
+        self.runs[mode] = run
+        return run()
+
+    def sample(self, mode: str) -> float:
+        """Seconds of one run of what was prepared."""
+        began = time.perf_counter()
+        self.runs[mode]()
+        return time.perf_counter() - began
+
+    def clear(self) -> None:
+        """Forgets what was prepared."""
+        self.runs.clear()
+
+    def _restorer(self, config, frozen, method, slices):
+        runner = methods.runner(methods.parse(method), config, frozen, self.mesh)
+        y, mask, strength = slices
+        batch = Slices(y, mask, np.arange(len(y), dtype=np.int32))
+        return lambda: np.concatenate([x for x, _ in runner(batch, strength)])
+
+    def _training(self, config, variables, x, mask):
+        params = variables["params"]
+        optimizer = training.optimizer(config.train).init(params)
+        found = {name: variables[name] for name in ("params", "batch_stats")}
+        state = runtime.replicate(training.TrainState(jnp.zeros((), jnp.int32), found, optimizer), self.mesh)
+        batch = jax.device_put((x, mask), runtime.batch_sharding(self.mesh))
+        compiled = feeding.make_step(config, self.mesh)
+
+        def step():
+            nonlocal state
+            state, terms = compiled(state, *batch)
+            return terms
+
+        return step

@@ -1,0 +1,103 @@
+"""The side of PyTorch: what compare.py asks of it, in a process of its own."""
+
+import time
+
+import numpy as np
+import restore
+import torch
+import train
+from model import Networks, to_numpy, to_torch
+
+
+class Side:
+    """PyTorch on one device."""
+
+    def __init__(self, device: str, threads: int):
+        """Takes cpu or gpu."""
+        self.device = {"gpu": "cuda"}.get(device, device)
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = True
+        self._set_exact(False)
+        self.runs = {}
+
+    def _set_exact(self, exact: bool) -> None:
+        """Turns TF32 off or on."""
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+
+    def versions(self) -> dict[str, str]:
+        found = {"torch": torch.__version__}
+        if self.device == "cuda":
+            found |= {"cuda": torch.version.cuda, "torch device": torch.cuda.get_device_name()}
+        return found
+
+    def threads(self) -> dict[str, int]:
+        return {"torch": torch.get_num_threads()}
+
+    def tv_gradient(self, change) -> np.ndarray:
+        """Gradient of the TV of changes, [N, H, W, 1]; turned images have it turned."""
+        return to_numpy(restore.tv_gradient(to_torch(change, self.device)))
+
+    def modes(self, method: str) -> list[str]:
+        """The modes in which a method, or `vae_train`, can run."""
+        if method == "vae_train":
+            return list(train.MODES)
+        # Freezing is for functions without gradients.
+        return [m for m in restore.MODES[self.device] if not (method == "vae_elbo_tv" and m.endswith("frozen"))]
+
+    @torch.no_grad()
+    def outputs(self, config, frozen, x, z, mode: str) -> dict[str, np.ndarray]:
+        """What the networks make of images x, [N, H, W, 1], and latents z."""
+        self._set_exact(True)
+        layout = torch.channels_last if "channels_last" in mode else torch.contiguous_format
+        networks = Networks(config, frozen).to(self.device).to(memory_format=layout)
+        x, z = (to_torch(a, self.device, layout) for a in (x, z))
+        mean, log_variance = networks.autoencoder.encode(x)
+        sigma2 = networks.sigma2(x, config.model.variance_floor)
+        decoded = networks.autoencoder.decode(z)
+        self._set_exact(False)
+        found = {"mean": mean, "log_variance": log_variance, "decoder": decoded, "variance": sigma2}
+        return {name: to_numpy(value) for name, value in found.items()}
+
+    def restored(self, config, frozen, method: str, mode: str, slices) -> np.ndarray:
+        """Slices restored by a method."""
+        self._set_exact(True)
+        found = self._restorer(config, frozen, method, mode, slices)()
+        self._set_exact(False)
+        return found
+
+    def trained(self, config, variables, mode: str, x, mask, steps: int) -> list[dict[str, float]]:
+        """The terms of the loss at each of the first steps."""
+        self._set_exact(True)
+        training = train.Training(config, variables, train.MODES[mode], self.device, x, mask)
+        found = [{name: float(value) for name, value in training.step().items()} for _ in range(steps)]
+        self._set_exact(False)
+        return found
+
+    def prepare(self, config, variables, method: str, mode: str, slices) -> np.ndarray | None:
+        """Compiles and runs once what `sample` will time, a method or `vae_train`; the restored slices."""
+        if method == "vae_train":
+            training = train.Training(config, variables, train.MODES[mode], self.device, *slices[:2])
+
+            def run():
+                for _ in range(config.restore.iterations):
+                    terms = training.step()
+                float(terms["kl"])  # waits for it
+        else:
+            run = self._restorer(config, variables["frozen"], method, mode, slices)
+        self.runs[mode] = run
+        return run()
+
+    def sample(self, mode: str) -> float:
+        """Seconds of one run of what was prepared."""
+        began = time.perf_counter()
+        self.runs[mode]()
+        return time.perf_counter() - began
+
+    def clear(self) -> None:
+        """Forgets what was prepared, and what was compiled for it."""
+        self.runs.clear()
+        torch._dynamo.reset()
+
+    def _restorer(self, config, frozen, method, mode, slices):
+        restoration = restore.Restoration(method, config, frozen, restore.MODES[self.device][mode], self.device)
+        return lambda: restoration(*slices)
