@@ -1,9 +1,12 @@
 """The flags that say which scans a binary takes and how they are read."""
 
+import pathlib
+
 from absl import flags
 
-from lgjax.data import layouts, nifti, sources
+from lgjax.data import layouts, nifti, prepared, sources
 from lgjax.data.sources import Subject
+from lgjax.errors import UsageError
 
 
 def define_flags(default: str) -> None:
@@ -19,9 +22,9 @@ def define_flags(default: str) -> None:
 
 
 def subjects() -> list[Subject]:
-    """The subjects that the flags name; errors as in `sources.find`."""
+    """The subjects that the flags name, of a prepared data set those in its index; errors as in `sources.find`."""
     given = flags.FLAGS
-    return sources.find(
+    found = sources.find(
         given.input,
         layout=given.layout,
         mask=given.mask,
@@ -30,3 +33,13 @@ def subjects() -> list[Subject]:
         volume=given.volume,
         single_slice=given.slice,
     )
+    if prepared.is_prepared(given.input):
+        kept = {entry.identifier for entry in prepared.read_index(given.input).subjects}
+        found = [subject for subject in found if subject.identifier in kept]
+    return found
+
+
+def check_output(folder: pathlib.Path) -> None:
+    """Raises UsageError if results would be written into the input."""
+    if pathlib.Path(flags.FLAGS.input).resolve() == folder.resolve():
+        raise UsageError(f"--output={folder} is the input. Name another folder.")

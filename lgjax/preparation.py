@@ -88,7 +88,8 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
     files.check_contained(job.folder, prepared.file(job.folder, name, "").parent)
     key = _digest([job.key, sources.digest(job.subject)])
     done = prepared.record(job.folder, name, prepared.SCAN)
-    if done and done.get("Key") == key and all(path.exists() for path in _images(job.folder, name)):
+    files_of = {f"{prepared.SCAN}.nii.gz": "SHA256", f"{prepared.BRAIN}.nii.gz": "BrainSHA256"}
+    if done and _intact(job.folder, name, done, key, files_of):
         return done, True
     found = pipeline.correct(job.subject, job.recipe, job.folder)
     data, inside = found.intensities(), found.brain.mask
@@ -99,6 +100,7 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
         "Key": key,
         "Sources": [found.image.source],
         "InputSHA256": found.image.sha256,
+        "Participant": job.subject.participant,
         "SkullStripped": found.brain.origin == "background",  # voxels outside the brain mask are kept
         "BrainFrom": found.brain.origin,
         "BrainMl": round(float(inside.sum() * voxel), 1),
@@ -123,7 +125,8 @@ def cut(job: Job) -> tuple[dict[str, Any], bool]:
     assert job.corrected is not None
     name = job.subject.identifier
     done = prepared.record(job.folder, name, prepared.SLICES)
-    if done and done.get("Key") == job.key:
+    files_of = {f"{prepared.SLICES}.npy": "SHA256", f"{prepared.SLICES_MASK}.npy": "MaskSHA256"}
+    if done and _intact(job.folder, name, done, job.key, files_of):
         return done, True
     found = pipeline.prepare(job.corrected, job.recipe)
     image = found.image
@@ -207,8 +210,12 @@ def index(recipe: Recipe, splits: dict[str, str], scans: dict[str, Any], slices:
     )
 
 
-def _images(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
-    return [prepared.file(folder, name, f"{part}.nii.gz") for part in (prepared.SCAN, prepared.BRAIN)]
+def _intact(folder: pathlib.Path, name: str, done: dict[str, Any], key: str, hashes: dict[str, str]) -> bool:
+    """Whether a record is of this key, and the files are those it was written for: `hashes` are its fields by file."""
+    if done.get("Key") != key:
+        return False
+    paths = {prepared.file(folder, name, suffix): done.get(field) for suffix, field in hashes.items()}
+    return all(path.is_file() and files.sha256(path) == digest for path, digest in paths.items())
 
 
 def _range(values: np.ndarray) -> list[float]:

@@ -10,6 +10,7 @@ again. Patients need no preparation, since lgjax.restore does the same to raw sc
 bias field. Research use only.
 """
 
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -43,10 +44,10 @@ def preprocess(
     """
     splits = {subject.identifier: "test" if given else cohort.split_of(subject) for subject in subjects}
     percentiles = recipe.histogram.percentiles if recipe.histogram else tuple(config.histogram.percentiles)
-    find_tool(recipe.stripper)  # before anything is written
-    check_output(folder, recipe, given)
+    tool = find_tool(recipe.stripper)  # before anything is written
+    settle(folder, {"given": given, "match": config.histogram.match, "percentiles": percentiles}, recipe)
     describe(folder, splits, subjects)
-    key = f"{__version__} {recipes.bias_json(recipe)} {recipe.stripper} {percentiles}"
+    key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
     with parallel.processes(config.workers) as pool:
         scans = preparation.correct_all(jobs, config.workers, pool)
@@ -56,6 +57,8 @@ def preprocess(
         slices = preparation.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)
     prepared.write_index(folder, preparation.index(recipe, splits, scans.records, slices.records))
     failures = {**scans.failures, **slices.failures}
+    for name in failures:  # what an earlier run left of them counts no more
+        prepared.retract(folder, name)
     rows = [preparation.row(name, splits[name], scans.records[name], found) for name, found in slices.records.items()]
     about = {"Source": source, "Preparation": recipe.words(), "Version": f"lgjax {__version__}"}
     report(folder, rows, failures, about)
@@ -69,7 +72,7 @@ def preprocess(
 def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list[Job]:
     """The jobs of the second pass: those whose scan was corrected."""
     kept = [job for job in jobs if job.subject.identifier in scans]
-    found = sources.find(str(kept[0].folder), layout="bids", assume_ras=True, single_slice=True) if kept else []
+    found = sources.prepared(str(kept[0].folder)) if kept else []
     corrected = {subject.identifier: subject for subject in found}
     return [
         job._replace(
@@ -81,18 +84,24 @@ def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list
     ]
 
 
-def check_output(folder: pathlib.Path, recipe: Recipe, given: bool) -> None:
-    """Refuses to mix two preparations in one folder.
+def settle(folder: pathlib.Path, choices: dict, recipe: Recipe) -> None:
+    """Notes how the folder is prepared before anything else is written, and refuses to mix two preparations.
+
+    Args:
+      choices: what the recipe does not say before its histogram is learnt.
 
     Raises:
       UsageError: the folder holds scans that were prepared otherwise.
     """
-    path = folder / prepared.RECIPE
-    if not path.exists():
-        return
-    before = recipes.read(path)
-    if before != (recipe if given else recipe._replace(histogram=before.histogram)):
-        raise UsageError(f"{folder} was prepared otherwise ({before.words()}). Use another --output.")
+    path, wanted = folder / "settings.json", json.loads(json.dumps({**choices, "recipe": recipes.as_json(recipe)}))
+    try:
+        before = json.loads(path.read_text()) if path.exists() else wanted
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"cannot be read ({error})", "Use another --output") from error
+    if before != wanted:
+        names = ", ".join(name for name in wanted if before.get(name) != wanted[name])
+        raise UsageError(f"{folder} was prepared otherwise ({names}). Use another --output.")
+    files.atomic_write(path, json.dumps(wanted, indent=2) + "\n")
 
 
 def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Subject]) -> None:
@@ -125,12 +134,13 @@ def main(_) -> int:
     arguments = flags.FLAGS
     config = arguments.config
     folder = pathlib.Path(arguments.output or pathlib.Path("prepared") / config.name)
-    if pathlib.Path(arguments.input).resolve() == folder.resolve():
-        raise UsageError(f"--output={folder} is the input. Name another folder.")
+    inputs.check_output(folder)
     subjects = inputs.subjects()
     recipe = recipes.from_config(config)
     if arguments.recipe:
         path = pathlib.Path(arguments.recipe)
+        if path.resolve() == folder.resolve():
+            raise UsageError(f"--output={folder} is the data set that --recipe names. Name another folder.")
         recipe = recipes.read(path / prepared.RECIPE if path.is_dir() else path)
     return preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input)
 

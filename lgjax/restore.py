@@ -179,6 +179,7 @@ def main(_) -> int:
     workdir = pathlib.Path(arguments.workdir or experiment.default_workdir(config))
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
     folder = pathlib.Path(arguments.output or workdir / "restored")
+    inputs.check_output(folder)
     subjects = inputs.subjects()
     mesh = runtime.start()
     names = arguments.method or [config.restore.method]

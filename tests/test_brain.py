@@ -128,6 +128,7 @@ def test_a_tool_is_not_called_where_it_is_not_needed(tmp_path, monkeypatch):
     image, inside = a_head()
     assert find_brain(image, images.volume(inside), "auto").origin == "given"
     assert find_brain(images.volume(images.head()), None, "auto").origin == "background"
+    assert find_brain(image, images.volume(inside), "hd-bet").origin == "given"  # which is not there
     with pytest.raises(InputError, match="skull"):
         find_brain(image, None, "none")
 

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from lgjax import files, preparation
 from lgjax.data import cohort, histogram, pipeline, prepared, recipe, sources
-from lgjax.errors import InputError
+from lgjax.errors import InputError, UsageError
 
 NUMBERS = (0, 1, 2, 3, 4, 8, 18)  # of subjects: their hashes fall into all three splits
 SETTINGS = [
@@ -188,10 +188,11 @@ def test_corrected_scans_lie_on_their_own_grid(raw, first):
 def test_again_nothing_is_redone_and_nothing_changes(raw, first, tmp_path):
     folder = tmp_path / "p"
     shutil.copytree(first[0], folder)
-    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")}
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("sub-CC0*.nii.gz")}  # not the refused duplicate
+    assert len(times) == 14
     result = run(f"--input={raw}", f"--output={folder}")
-    assert "7 prepared (before: 8 corrected, 7 sliced)" in result.stdout
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")} == times
+    assert "7 prepared (before: 7 corrected, 7 sliced)" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("sub-CC0*.nii.gz")} == times
     before, after = contents(first[0]), contents(folder)
     assert before.keys() == after.keys()
     different = {name for name in before if before[name] != after[name]}
@@ -290,6 +291,50 @@ def test_two_preparations_do_not_mix(raw, first):
     assert result.returncode == 2
     assert "was prepared otherwise" in result.stderr
     assert contents(first[0]) == before
+
+
+def test_patients_never_replace_or_join_the_training_set(raw, first, tmp_path):
+    """A forgotten --recipe, or the training set's own folder as --output."""
+    before = contents(first[0])
+    result = run(f"--input={raw}", f"--output={first[0]}", f"--recipe={first[0]}")
+    assert result.returncode == 2
+    assert "that --recipe names" in result.stderr
+    images.save(tmp_path / "patients" / "p.nii.gz", scan(20))
+    given = [f"--input={tmp_path / 'patients'}", f"--output={tmp_path / 'p'}"]
+    assert run(*given, f"--recipe={first[0]}").returncode == 0
+    result = run(*given)
+    assert result.returncode == 2
+    assert "prepared otherwise (given" in result.stderr
+    assert contents(first[0]) == before
+
+
+def test_an_unfinished_data_set_is_not_trained_on(first, tmp_path, experiments):
+    folder = tmp_path / "p"
+    shutil.copytree(first[0], folder)
+    (folder / "index.json").unlink()
+    config = experiments.smoke()
+    config.data.source = str(folder)
+    with pytest.raises(UsageError, match="unfinished"):
+        cohort.healthy(config.data, "train")
+
+
+def test_prepared_again_sessions_stay_together_and_damage_is_mended(tmp_path):
+    scans, folder = tmp_path / "raw", tmp_path / "p"
+    for number, session in ((1, 1), (1, 2), (2, 1)):
+        name = f"sub-{number}_ses-{session}"
+        path = scans / f"sub-{number}" / f"ses-{session}" / "anat" / f"{name}_T2w.nii.gz"
+        images.save(path, scan(10 * number + session))
+    off = ["--config.bias_field.correct=False"]
+    ok(run(f"--input={scans}", f"--output={folder}", *off))
+    subjects = sources.find(str(folder))
+    assert [subject.participant for subject in subjects] == ["sub-1", "sub-1", "sub-2"]
+    index = prepared.read_index(folder)
+    path = prepared.file(folder, "sub-1ses1", "desc-slices_T2w.npy")
+    path.write_bytes(path.read_bytes()[:-8])
+    result = run(f"--input={scans}", f"--output={folder}", *off)
+    assert "3 prepared (before: 3 corrected, 2 sliced)" in result.stdout
+    assert prepared.read_index(folder) == index
+    assert files.sha256(path) == index.subjects[0].slices_sha256
 
 
 @pytest.mark.parametrize(

@@ -460,3 +460,15 @@ def test_the_real_brats_folder():
     assert [subject.paths for subject in found] == [
         (path,) for path in sorted(images.REAL.glob("brats18/*/*_t2.nii.gz"))
     ]
+
+
+def test_masks_that_lgjax_wrote_are_not_taken_as_given(tmp_path):
+    """Its own derivative inside the data set; another program's mask there is one."""
+    images.save(tmp_path / "sub-1" / "anat" / "sub-1_T2w.nii.gz", SCAN)
+    mask = tmp_path / "derivatives" / "made" / "sub-1" / "anat" / "sub-1_desc-brain_mask.nii.gz"
+    images.save(mask, np.ones(SCAN.shape, np.uint8))
+    about = mask.parents[2] / "dataset_description.json"
+    for maker, expected in (("lgjax", False), ("fmriprep", True)):
+        about.write_text('{"GeneratedBy": [{"Name": "' + maker + '"}]}')
+        (subject,) = sources.find(str(tmp_path))
+        assert (subject.mask is not None) == expected

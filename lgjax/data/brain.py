@@ -53,12 +53,12 @@ def find_brain(
         constant; or it still has its skull and no tool finds the brain.
       UsageError: the tool asked for is not there.
     """
-    tool = find_tool(stripper)
     if mask is not None:
         return Brain(_checked(image, mask), "given")
     inside, problem = _without_background(image)
     if not problem:
         return Brain(_plausible(image, inside, image.source, _GIVE_MASK), "background")
+    tool = find_tool(stripper)
     if tool is None:
         raise InputError(image.source, problem, _GIVE_MASK)
     with tempfile.TemporaryDirectory(prefix=".stripping-", dir=scratch) as folder:

@@ -35,11 +35,14 @@ def healthy(config, split: str) -> list[Subject]:
         count = {"train": config.train_subjects, "calibration": config.calibration_subjects}[split]
         _, _, labels = config.source.partition(":")
         return sources.find(f"phantom:{split}:{count}" + (f":{labels}" if labels else ""))
-    found = sources.find(config.source)
     if is_prepared(config.source):
+        found = sources.prepared(config.source)
         splits = {entry.identifier: entry.split for entry in read_index(config.source).subjects}
         chosen = [subject for subject in found if splits.get(subject.identifier) == split]
     else:
+        found = sources.find(config.source)
+        if any(subject.bias_field is not None for subject in found):
+            raise UsageError(f"{config.source} is an unfinished prepared data set. Run lgjax.preprocess again.")
         chosen = [subject for subject in found if split_of(subject) == split]
     if not chosen:
         raise UsageError(f"{config.source} is too small: no subject of it falls into the {split} split.")
@@ -69,6 +72,9 @@ def load(
 
     Returns:
       What was kept, in order, and what was wrong with the others.
+
+    Raises:
+      UsageError: nothing is left.
     """
 
     def attempt(subject):
@@ -85,6 +91,10 @@ def load(
             tqdm.write(f"left out: {result}")
         else:
             kept.append(result)
+    if not kept:
+        raise UsageError(
+            f"none of {len(subjects)} scans can be used; the first: {faults[0]}" if faults else "no scans."
+        )
     return kept, faults
 
 

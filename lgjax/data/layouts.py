@@ -1,6 +1,7 @@
 """Which files make a subject in each layout that data sets come in: names are looked at, images are not."""
 
 import csv
+import json
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +81,7 @@ def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] =
     kinds = _kinds([root / table / "participants.tsv" for table in tables])
     derivatives = [f"derivatives/{inner}{layout}" for inner in ("", "*/") for layout in layouts]
     index = _index(_files(root, (*layouts, *derivatives)))
-    pipelines = sorted((root / "derivatives").glob("*"))
+    pipelines = [folder for folder in sorted((root / "derivatives").glob("*")) if not _is_ours(folder)]
     found = []
     for image in images:
         start = stem(image).removesuffix("_T2w")
@@ -141,6 +142,15 @@ _LAYOUTS = {  # in the order in which auto tries them
     "folder": _Layout(_plain, "NIfTI files directly inside"),
 }
 NAMES = ("auto", *_LAYOUTS, "phantom")
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    """Whether lgjax wrote a BIDS derivative: its masks are results, not what a user gives."""
+    try:
+        made = json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
+        return any(maker["Name"] == "lgjax" for maker in made)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def mask_beside(image: pathlib.Path) -> pathlib.Path | None:

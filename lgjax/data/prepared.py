@@ -1,6 +1,7 @@
 """A prepared data set on disk: corrected scans as a BIDS derivative, their slices as memory-mapped arrays, an index.
 
-    P/preprocessing.json                            how the scans were prepared (`recipe`)
+    P/settings.json                                 what was asked for, noted before anything else
+    P/preprocessing.json                            how the scans were prepared (`recipe`), with the learnt histogram
     P/sub-X/anat/sub-X_desc-preproc_T2w.nii.gz      the scan on its own grid without its bias field, float32
     P/sub-X/anat/sub-X_desc-brain_mask.nii.gz
     P/sub-X/anat/sub-X_desc-slices_T2w.npy          [N, H, W] float32: axial slices as the model sees them
@@ -133,6 +134,12 @@ def write_slices(
         "MaskFraction": [round(float(fraction), 6) for fraction in inside.mean(axis=(1, 2))],
     }
     return _end(folder, identifier, SLICES, {**about, **found})
+
+
+def retract(folder: str | os.PathLike, identifier: str) -> None:
+    """Makes a subject count as unfinished."""
+    for part in (SCAN, SLICES):
+        _begin(folder, identifier, part)
 
 
 def _begin(folder, identifier: str, part: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Subject:
       reading: the options that the files are read with, as JSON.
       bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
         the bias field that it removed ("null": none).
+      person: of such a scan, who was scanned, since its name does not tell sessions any more.
     """
 
     identifier: str
@@ -49,10 +51,13 @@ class Subject:
     paths: tuple[pathlib.Path, ...] = ()
     reading: str = ""
     bias_field: str | None = None
+    person: str = ""
 
     @property
     def participant(self) -> str:
         """Who was scanned: sub-01 of sub-01_ses-2_run-1, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
+        if self.person:
+            return self.person
         if self.original.startswith("sub-"):
             return identifier(self.original.split("_")[0])
         return identifier(re.sub(r"_ses-.*|(?<=-\d{5})-\d{3}$", "", self.original))
@@ -96,6 +101,11 @@ def find(
     return sorted(subjects, key=lambda subject: subject.identifier)
 
 
+def prepared(folder: str) -> list[Subject]:
+    """The scans that lgjax.preprocess wrote into a folder: what was doubtful in them was decided then."""
+    return find(folder, layout="bids", max_voxels=sys.maxsize, assume_ras=True, single_slice=True)
+
+
 def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
     root = pathlib.Path(spec)
     if root.is_dir():
@@ -121,7 +131,7 @@ def _subject(
         kind=entry.kind,
         paths=tuple(part for path in (entry.image, entry.mask) if path for part in layouts.parts(path)),
         reading=reading,
-        bias_field=_bias_field(entry.image),
+        **_noted(entry.image),  # type: ignore[arg-type]
     )
 
 
@@ -228,6 +238,7 @@ class _Preparation(NamedTuple):
     sha256: str  # of the prepared one
     bias_field: str  # canonical JSON of the settings of the bias field removed, "null" if none was
     warnings: tuple[str, ...]
+    participant: str  # who was scanned; "" where that was not noted
 
 
 def _image(read: Callable[[pathlib.Path], Volume], path: pathlib.Path) -> Volume:
@@ -242,12 +253,13 @@ def _image(read: Callable[[pathlib.Path], Volume], path: pathlib.Path) -> Volume
     return dataclasses.replace(image, sha256=preparation.input_sha256, warnings=warnings)
 
 
-def _bias_field(path: pathlib.Path) -> str | None:
+def _noted(path: pathlib.Path) -> dict[str, str]:
+    """What a prepared scan's sidecar says of its subject."""
     try:
         preparation = _preparation(path)
     except InputError:  # said when the scan is read
-        return None
-    return preparation.bias_field if preparation else None
+        return {}
+    return {"bias_field": preparation.bias_field, "person": preparation.participant} if preparation else {}
 
 
 def _preparation(path: pathlib.Path) -> _Preparation | None:
@@ -276,7 +288,8 @@ def _preparation(path: pathlib.Path) -> _Preparation | None:
         or not isinstance(record.get("BiasField", ""), dict | None)
     ):
         raise InputError(sidecar, "is damaged: InputSHA256, SHA256, BiasField or Warnings is not as written", remedy)
-    return _Preparation(identity, digest, json.dumps(record["BiasField"], sort_keys=True), tuple(warnings))
+    bias_field, person = json.dumps(record["BiasField"], sort_keys=True), record.get("Participant", "")
+    return _Preparation(identity, digest, bias_field, tuple(warnings), person if isinstance(person, str) else "")
 
 
 def _check_unique(spec: str, found: list[Files]) -> None:
