@@ -21,7 +21,7 @@ def paper() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.source = "phantom"  # healthy scans: phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
     config.data.train_subjects = 652  # of the phantom; the paper has 652 Cam-CAN subjects
-    config.data.calibration_subjects = 24  # of the phantom
+    config.data.calibration_subjects = 24  # at most, since whole scans of them are kept in memory
     config.data.height = 128  # pixels
     config.data.width = 128  # pixels
     config.data.spacing = 1.5  # mm

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import bench as settings
 from lgjax import bench, methods, models, paper, speed, timing, training
@@ -170,8 +170,20 @@ def test_operations_of_a_method_grow_with_the_batch_alone(config, name):
     assert flops(2, 6) == pytest.approx(3 * once, rel=1e-3)
 
 
-def test_compiling_takes_its_time_every_time():
-    folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+@pytest.fixture
+def empty_cache(tmp_path):
+    """A compilation cache of this test's own: another may have left the user's in place."""
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation_cache.reset_cache()
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+    compilation_cache.reset_cache()
+
+
+def test_compiling_takes_its_time_every_time(empty_cache):
+    folder = empty_cache
 
     def double(x):
         return x * 2.0 + 0.125
@@ -182,10 +194,8 @@ def test_compiling_takes_its_time_every_time():
     assert lowered.cost_analysis()["flops"] > 0
     assert seconds > 0
     assert set(folder.iterdir()) == before
-    minimum = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.jit(lambda x: x * 3.0 + 0.0625)(jnp.ones(3))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", minimum)
     assert set(folder.iterdir()) > before  # other programs are kept as before
 
 
