@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from lgjax import experiment
+from lgjax import experiment, files
 from lgjax.errors import InputError, UsageError
 
 # What may differ between calibration and restoration without changing a voxel of the result.
@@ -25,7 +25,7 @@ def digest(config) -> str:
     """SHA-256 of the parts of a config that a restoration depends on."""
     parts = {part: experiment.as_json(config[part]) for part in FREE}
     kept = {part: {k: v for k, v in parts[part].items() if k not in free} for part, free in FREE.items()}
-    return experiment.digest({**kept, "seed": config.seed})
+    return files.digest({**kept, "seed": config.seed})
 
 
 def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe_digest: str) -> dict[str, Any]:

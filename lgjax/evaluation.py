@@ -57,7 +57,7 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
     spaced = anomaly.affine @ np.diag([step if i == axis else 1 for i in range(4)])  # of the slices looked at alone
     reference = whole & brain
     scores, lesion = anomaly.data[brain], reference[brain]
-    millilitres = abs(float(np.linalg.det(anomaly.affine[:3, :3]))) / 1000  # of one voxel
+    millilitres = anomaly.voxel_ml
     outside = int(np.compress(looked, whole, axis).sum() - lesion.sum())
     row: dict[str, Any] = {
         "participant_id": subject.identifier,

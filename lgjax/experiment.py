@@ -1,6 +1,5 @@
 """A work directory and its config: what binds the binaries train, calibrate and restore together."""
 
-import hashlib
 import json
 import pathlib
 import sys
@@ -85,11 +84,6 @@ def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
 def as_json(config: ml_collections.ConfigDict) -> dict:
     """The config as plain JSON types (tuples become lists)."""
     return json.loads(config.to_json())
-
-
-def digest(value) -> str:
-    """SHA-256 of anything JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def with_recorded_config(argv: Sequence[str]) -> list[str]:

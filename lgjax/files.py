@@ -3,12 +3,13 @@
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import pathlib
 import secrets
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lgjax.errors import EnvironmentFault, InputError
 
@@ -92,6 +93,11 @@ def sha256(*paths: str | os.PathLike) -> str:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Returns the hex SHA-256 digest of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class Stream:

@@ -53,27 +53,21 @@ def mosaic(image: np.ndarray, brain: np.ndarray, affine: np.ndarray, slices: Sli
     """
     order, zooms = orientation.to_lps(affine), orientation.zooms(affine)
     scan, inside = orientation.axial(image, order), orientation.axial(brain, order)  # [S, H, W]
-    box = _box(inside)
-    scale = max(1.0, *(((b - a) * zoom + _MARGIN) / n for (a, b), zoom, n in zip(box, zooms, _PANEL, strict=True)))
+    box = orientation.box(inside)
+    sizes = ((part.stop - part.start) * zoom + _MARGIN for part, zoom in zip(box, zooms, strict=True))
+    scale = max(1.0, *(size / pixels for size, pixels in zip(sizes, _PANEL, strict=True)))
     lengths = [zoom / scale for zoom in zooms]
-    middle = [(a + b) // 2 for a, b in box]  # the edge of a voxel: where voxels are pixels, nothing is interpolated
+    middle = [
+        (part.start + part.stop) // 2 for part in box
+    ]  # the edge of a voxel: where voxels are pixels, nothing is interpolated
     up, down, across = (_overlap(*part) for part in zip(scan.shape, lengths, _PANEL, middle, strict=True))
-    places = _nearest(slices.index, *box[0])
+    places = _nearest(slices.index, box[0].start, box[0].stop)
     cuts = [_Cut(scan[k], inside[k], down, across) for k in slices.index[places]]
     _, row, column = (min(m, size - 1) for m, size in zip(middle, scan.shape, strict=True))
     cuts.append(_Cut(scan[:, row], inside[:, row], up[::-1], across))  # superior on top
     cuts.append(_Cut(scan[:, :, column], inside[:, :, column], up[::-1], down))
     captions = [f"slice {number}" for number in slices.index[places]]
     return _compose(_raw(cuts), [_seen(plane) for plane in slices.y[places, :, :, 0]], captions, slices)
-
-
-def _box(inside: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the first voxel of the brain and the one after its last, along each axis of [S, H, W]."""
-    plane = np.any(inside, axis=0)
-    found = [
-        np.flatnonzero(part) for part in (np.any(inside, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0))
-    ]
-    return [(int(index[0]), int(index[-1]) + 1) for index in found]
 
 
 def _overlap(size: int, length: float, pixels: int, centre: float) -> np.ndarray:

@@ -5,8 +5,6 @@ histogram; the second matches every scan to it and cuts the slices.
 """
 
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -86,7 +84,7 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
     """Corrects one scan and writes it, unless it is done; returns its record, and whether it was done before."""
     name = job.subject.identifier
     files.check_contained(job.folder, prepared.file(job.folder, name, "").parent)
-    key = _digest([job.key, sources.digest(job.subject)])
+    key = files.digest([job.key, sources.digest(job.subject)])
     done = prepared.record(job.folder, name, prepared.SCAN)
     files_of = {f"{prepared.SCAN}.nii.gz": "SHA256", f"{prepared.BRAIN}.nii.gz": "BrainSHA256"}
     if done and _intact(job.folder, name, done, key, files_of):
@@ -94,7 +92,6 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
     found = pipeline.correct(job.subject, job.recipe, job.folder)
     data, inside = found.intensities(), found.brain.mask
     brain = data[inside]
-    voxel = abs(float(np.linalg.det(found.image.affine[:3, :3]))) / 1000
     settings = job.recipe.bias_field
     about = {
         "Key": key,
@@ -103,7 +100,7 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
         "Participant": job.subject.participant,
         "SkullStripped": found.brain.origin == "background",  # voxels outside the brain mask are kept
         "BrainFrom": found.brain.origin,
-        "BrainMl": round(float(inside.sum() * voxel), 1),
+        "BrainMl": round(float(inside.sum() * found.image.voxel_ml), 1),
         "BiasField": settings and settings._asdict(),
         "BiasRange": None if found.field is None else _range(found.field[inside]),
         "N4Threads": bias.THREADS,
@@ -146,7 +143,7 @@ def cut(job: Job) -> tuple[dict[str, Any], bool]:
 
 def slices_key(recipe: Recipe, scan: dict[str, Any]) -> str:
     """What the second pass depends on: the recipe and what the first one wrote."""
-    return _digest([__version__, recipe.digest, scan["SHA256"], scan["BrainSHA256"]])
+    return files.digest([__version__, recipe.digest, scan["SHA256"], scan["BrainSHA256"]])
 
 
 def learn(records: dict[str, dict[str, Any]], splits: dict[str, str]) -> histogram.Histogram:
@@ -220,7 +217,3 @@ def _intact(folder: pathlib.Path, name: str, done: dict[str, Any], key: str, has
 
 def _range(values: np.ndarray) -> list[float]:
     return [round(float(value), 4) for value in (values.min(), values.max())]
-
-
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

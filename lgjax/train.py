@@ -135,9 +135,9 @@ def check_subjects(workdir: pathlib.Path, subjects: list[str]) -> None:
 
 def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
     """Raises UsageError where hosts would not train the same; each waits here for the others."""
-    checkpoint = checkpoints.weights_digest(workdir / "checkpoints", start) if start else experiment.digest(None)
-    subjects = experiment.digest([about["Subjects"], about["TrainedOn"], about["RecipeSHA256"]])
-    found = {"config": experiment.digest(experiment.as_json(config)), "data": subjects, "checkpoint": checkpoint}
+    checkpoint = checkpoints.weights_digest(workdir / "checkpoints", start) if start else files.digest(None)
+    subjects = files.digest([about["Subjects"], about["TrainedOn"], about["RecipeSHA256"]])
+    found = {"config": files.digest(experiment.as_json(config)), "data": subjects, "checkpoint": checkpoint}
     if names := runtime.differing(found):
         raise UsageError(
             f"the hosts differ in their {' and '.join(names)}. Start all of them with the same command; the folders "

@@ -13,7 +13,7 @@ from absl import flags
 from conftest import ROOT
 from ml_collections import config_flags
 
-from lgjax import calibrations, experiment, methods, training
+from lgjax import calibrations, experiment, files, methods, training
 from lgjax.errors import InputError, UsageError
 from lgjax.models import MODELS
 
@@ -300,8 +300,8 @@ def test_default_workdir(config):
 
 
 def test_digest():
-    assert experiment.digest({"a": 1, "b": [2]}) == experiment.digest({"b": [2], "a": 1})
-    assert experiment.digest({"a": 1}) != experiment.digest({"a": 2})
+    assert files.digest({"a": 1, "b": [2]}) == files.digest({"b": [2], "a": 1})
+    assert files.digest({"a": 1}) != files.digest({"a": 2})
 
 
 def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):

@@ -107,16 +107,12 @@ def _checked(image: Volume, mask: Volume) -> np.ndarray:
 
 
 def _plausible(image: Volume, inside: np.ndarray, source: str, remedy: str) -> np.ndarray:
-    volume = inside.sum() * _voxel_ml(image)
+    volume = inside.sum() * image.voxel_ml
     if volume < _MIN_BRAIN:
         raise InputError(source, f"has a brain of {volume:.2g} ml", remedy)
     if inside.mean() > _MAX_COVERAGE:
         raise InputError(source, f"is a mask that covers {inside.mean():.1%} of the volume", remedy)
     return inside
-
-
-def _voxel_ml(image: Volume) -> float:
-    return abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
 
 
 def _without_background(image: Volume) -> tuple[np.ndarray, str]:
@@ -133,7 +129,7 @@ def _without_background(image: Volume) -> tuple[np.ndarray, str]:
     below = np.isfinite(data) & (data < background)
     if below.sum() <= _MAX_OVERSHOOT * brain.sum():
         brain &= ~below
-    volume = brain.sum() * _voxel_ml(image)
+    volume = brain.sum() * image.voxel_ml
     if flat.mean() < _MIN_BACKGROUND or volume > _MAX_BRAIN:
         return brain, f"still has its skull, it seems: {volume:.0f} ml differ from the background"
     labels, _ = ndimage.label(brain)

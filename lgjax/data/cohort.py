@@ -68,6 +68,7 @@ def load(
     """Prepares subjects in parallel, with a progress bar; one that cannot be used does not stop the others.
 
     Args:
+      subjects: at least one.
       keep: what to keep of each, since whole scans of a cohort do not fit in memory.
 
     Returns:
@@ -92,9 +93,7 @@ def load(
         else:
             kept.append(result)
     if not kept:
-        raise UsageError(
-            f"none of {len(subjects)} scans can be used; the first: {faults[0]}" if faults else "no scans."
-        )
+        raise UsageError(f"none of {len(subjects)} scans can be used; the first: {faults[0]}")
     return kept, faults
 
 

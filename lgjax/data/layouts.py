@@ -65,13 +65,6 @@ def stem(path: pathlib.Path) -> str:
     return re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name, flags=re.IGNORECASE)
 
 
-def parts(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
-    """Returns the files that an image consists of: header and voxels of a pair, else the one file."""
-    if path.suffix.lower() not in (".hdr", ".img"):
-        return (path,)
-    return tuple(path.with_suffix(end.upper() if path.suffix.isupper() else end) for end in (".hdr", ".img"))
-
-
 def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] = (".",)) -> list[Files]:
     """The subjects of a BIDS folder whose folders match `subjects`; participants.tsv is in one of `tables`."""
     layouts = (f"{subjects}/anat/*", f"{subjects}/ses-*/anat/*")

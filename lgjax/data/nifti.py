@@ -55,11 +55,13 @@ def read(
       InputError: the file cannot be read or is not to be trusted.
     """
     path = pathlib.Path(path)
-    header_path, voxel_path = _parts(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img")):
+        raise InputError(path, "is not named like a NIfTI file", "Give a .nii, .nii.gz, .hdr or .img file")
+    header_path, voxel_path = parts(path)[0], parts(path)[-1]
     paired = header_path != voxel_path
     with files.faults(path), contextlib.ExitStack() as stack:
         stream = stack.enter_context(_open(header_path))
-        digest = files.sha256(*dict.fromkeys((header_path, voxel_path)))
+        digest = files.sha256(*parts(path))
         header = _header(path, stream, paired)
         shape, n_volumes = _shape(path, header, volume, single_slice, max_voxels)
         dtype = _dtype(path, header)
@@ -107,6 +109,13 @@ def write(path: str | os.PathLike, data: np.ndarray, like: Volume, dtype: type) 
             stream.write(data[:, :, k].astype(stored).tobytes(order="F"))
 
 
+def parts(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """Returns the files that an image consists of: header and voxels of a .hdr/.img pair, else the one file."""
+    if path.suffix.lower() not in (".hdr", ".img"):
+        return (path,)
+    return tuple(path.with_suffix(end.upper() if path.suffix.isupper() else end) for end in (".hdr", ".img"))
+
+
 def check_same_grid(image: Volume, other: Volume, tolerance: float = 0.01) -> None:
     """Checks that a mask or label lies on its image: the same shape, corners within `tolerance` mm.
 
@@ -122,17 +131,6 @@ def check_same_grid(image: Volume, other: Volume, tolerance: float = 0.01) -> No
         problem = f"is on another grid than {image.source}"
     problem += f": shape and affine\n{_describe(other)}\nagainst\n{_describe(image)}"
     raise InputError(other.source, problem, "Resample it to the grid of the image, with nearest neighbours for labels")
-
-
-def _parts(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns the file with the header and the one with the voxels, which differ for a .hdr/.img pair."""
-    name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
-        return path, path
-    if name.endswith((".hdr", ".img")):
-        upper = path.suffix.isupper()
-        return path.with_suffix(".HDR" if upper else ".hdr"), path.with_suffix(".IMG" if upper else ".img")
-    raise InputError(path, "is not named like a NIfTI file", "Give a .nii, .nii.gz, .hdr or .img file")
 
 
 def _open(path: pathlib.Path) -> files.Stream:

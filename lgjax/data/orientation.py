@@ -50,3 +50,12 @@ def slice_affine(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
       shape: of the native volume.
     """
     return np.asarray(affine) @ nib.orientations.inv_ornt_aff(to_lps(affine), shape)
+
+
+def box(inside: np.ndarray) -> tuple[slice, slice, slice]:
+    """The bounding box of what is True in [S, H, W] bool, which must not be empty."""
+    plane = np.any(inside, axis=0)
+    lines = (np.any(inside, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0))
+    found = [np.flatnonzero(line) for line in lines]
+    slices, rows, columns = (slice(int(index[0]), int(index[-1]) + 1) for index in found)
+    return slices, rows, columns

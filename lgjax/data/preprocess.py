@@ -115,7 +115,7 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     mean, std = float(found.mean()), float(found.std())
     del found
 
-    box = _box(inside)
+    box = orientation.box(inside)
     _, row_zoom, column_zoom = orientation.zooms(affine)
     rows, columns = _place(box[1], box[2], row_zoom, column_zoom, grid)
     shrink_rows = _area_weights(rows, box[1])
@@ -190,13 +190,6 @@ def pixel_affine(placement: Placement) -> np.ndarray:
     result = np.diag([placement.columns.step, placement.rows.step, 1.0, 1.0])
     result[:2, 3] = placement.columns.first, placement.rows.first
     return result
-
-
-def _box(inside: np.ndarray) -> tuple[slice, ...]:
-    """The bounding box of what is True."""
-    others = [tuple(a for a in range(inside.ndim) if a != axis) for axis in range(inside.ndim)]
-    found = [np.flatnonzero(inside.any(axis=axes)) for axes in others]
-    return tuple(slice(int(i[0]), int(i[-1]) + 1) for i in found)
 
 
 def _place(row_box: slice, column_box: slice, row_zoom: float, column_zoom: float, grid: Grid) -> tuple[Axis, Axis]:

@@ -1,6 +1,5 @@
 """How scans are prepared: the settings that a training cohort, its calibration and every later scan share."""
 
-import hashlib
 import json
 import os
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ class Recipe(NamedTuple):
     @property
     def digest(self) -> str:
         """SHA-256 of the settings."""
-        return hashlib.sha256(json.dumps(as_json(self), sort_keys=True).encode()).hexdigest()
+        return files.digest(as_json(self))
 
     def words(self) -> str:
         """The settings for people."""

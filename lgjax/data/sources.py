@@ -129,7 +129,7 @@ def _subject(
         mask=functools.partial(read_label, entry.mask) if entry.mask else None,
         lesion=functools.partial(read_label, entry.lesion) if entry.lesion else None,
         kind=entry.kind,
-        paths=tuple(part for path in (entry.image, entry.mask) if path for part in layouts.parts(path)),
+        paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
         reading=reading,
         **_noted(entry.image),  # type: ignore[arg-type]
     )
@@ -154,7 +154,7 @@ def digest(subject: Subject) -> str:
     if subject.paths:
         with files.faults(subject.paths[0]):
             found = [files.sha256(path) for path in subject.paths]
-    return hashlib.sha256(json.dumps([found, subject.reading]).encode()).hexdigest()
+    return files.digest([found, subject.reading])
 
 
 def reference(subject: Subject, image: Volume) -> np.ndarray | None:

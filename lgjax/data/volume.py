@@ -32,6 +32,11 @@ class Volume:
         """Voxel sizes in mm, [3]."""
         return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
 
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of one voxel in ml."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
 
 class Scan(NamedTuple):
     """One subject's images on one grid."""
