@@ -107,6 +107,14 @@ def told(monkeypatch):
     return calls
 
 
+def test_compiler_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    known = runtime.compiler_options("cpu")
+    assert jax.jit(lambda x: x + 1, compiler_options=known)(1) == 2
+    assert runtime.compiler_options("elsewhere") == {}
+    monkeypatch.setattr(runtime, "COMPILER_OPTIONS", {"cpu": {"xla_of_tomorrow": "yes"}})
+    assert runtime.compiler_options.__wrapped__("cpu") == {}
+
+
 def test_hosts_are_joined_when_asked(told):
     runtime.join(None, None, None)
     assert told == []

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks
+from lgjax.models import blocks, convolutions
 from lgjax.models.networks import Networks
 
 PRIORS = ("reconstruction",)
@@ -46,7 +46,7 @@ class UNet(nn.Module):
         for skip in reversed(skips[:-1]):
             x = jnp.concatenate([blocks.upsample(x), skip], axis=-1)
             x = ConvPair(skip.shape[-1], 1, self.normalise)(x, train)
-        return blocks.Conv(1, (1, 1))(x)
+        return convolutions.Conv(1, (1, 1))(x)
 
 
 def coarse_noise(key: jax.Array, mask: jax.Array, cells: int, std: float) -> jax.Array:

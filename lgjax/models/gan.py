@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks
+from lgjax.models import blocks, convolutions
 from lgjax.models.networks import Networks
 
 PRIORS = ("search",)
@@ -35,7 +35,7 @@ class Generator(nn.Module):
         for i, features in enumerate(reversed(self.channels)):
             conv = blocks.NormalisedConv(features, normalise=self.normalise, upsampled=True, name=f"up_{i}")
             x = blocks.activation(conv(x, train))
-        return blocks.Conv(1, (3, 3), name="last")(x)
+        return convolutions.Conv(1, (3, 3), name="last")(x)
 
 
 class Discriminator(nn.Module):
@@ -44,7 +44,7 @@ class Discriminator(nn.Module):
     channels: Sequence[int]  # one halving convolution each
 
     def setup(self):
-        self.down = [blocks.Conv(features, (3, 3), strides=2, padding="SAME") for features in self.channels]
+        self.down = [convolutions.Conv(features, (3, 3), strides=2, padding="SAME") for features in self.channels]
         self.last = nn.Dense(1)
 
     def features(self, x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, vae, variance
+from lgjax.models import blocks, convolutions, vae, variance
 from lgjax.models.networks import Networks
 from lgjax.models.vae import Posterior
 
@@ -39,8 +39,8 @@ class Prior(nn.Module):
 
     @nn.compact
     def __call__(self, w: jax.Array) -> Clusters:
-        hidden = blocks.activation(blocks.Conv(self.hidden_channels, (1, 1))(w))
-        outputs = blocks.Conv(2 * self.clusters * self.latent_channels, (1, 1))(hidden)
+        hidden = blocks.activation(convolutions.Conv(self.hidden_channels, (1, 1))(w))
+        outputs = convolutions.Conv(2 * self.clusters * self.latent_channels, (1, 1))(hidden)
         mean, raw = jnp.split(outputs.reshape(*w.shape[:3], self.clusters, -1), 2, axis=-1)
         return Clusters(mean, LOG_VARIANCE_BOUND * jnp.tanh(raw / LOG_VARIANCE_BOUND))
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, variance
+from lgjax.models import blocks, convolutions, variance
 from lgjax.models.networks import Networks
 
 PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
@@ -39,11 +39,11 @@ class VAE(nn.Module):
         conv, down, up = blocks.NormalisedConv, blocks.ResidualDown, blocks.ResidualUp
         self.first = conv(self.channels[0], normalise=self.normalise)
         self.down = [down(features, self.normalise) for features in self.channels]
-        self.mean_head = blocks.Conv(self.latent_channels, (3, 3))
-        self.log_variance_head = blocks.Conv(self.latent_channels, (3, 3))
+        self.mean_head = convolutions.Conv(self.latent_channels, (3, 3))
+        self.log_variance_head = convolutions.Conv(self.latent_channels, (3, 3))
         self.from_latent = conv(self.channels[-1], normalise=self.normalise)
         self.up = [up(features, self.normalise) for features in reversed(self.channels)]
-        self.last = blocks.Conv(1, (3, 3))
+        self.last = convolutions.Conv(1, (3, 3))
 
     def trunk(self, x: jax.Array, train: bool = False) -> jax.Array:
         """What the heads see of images x: [N, H, W, 1] -> [N, H / 2^B, W / 2^B, channels[-1]]."""

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks
+from lgjax.models import blocks, convolutions
 
 
 class VarianceNet(nn.Module):
@@ -18,8 +18,8 @@ class VarianceNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for features in self.channels:
-            x = blocks.activation(blocks.Conv(features, (3, 3))(x))
-        return blocks.Conv(1, (3, 3))(x)
+            x = blocks.activation(convolutions.Conv(features, (3, 3))(x))
+        return convolutions.Conv(1, (3, 3))(x)
 
 
 def initialise(config, key: jax.Array):

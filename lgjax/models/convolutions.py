@@ -1,0 +1,155 @@
+"""Convolutions of NHWC images, the same as Flax's, in forms that XLA computes fast, on CPU above all.
+
+XLA's own are slow there with few channels, with a kernel larger than the image, and as image gradients inside loops.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_FEW = 8  # features that leave a product of patches and kernel too narrow to be fast
+
+
+def _plain(x, kernel, strides, padding, dilation=(1, 1)):
+    """Convolution of x, [N, H, W, C], dilated by zeros between its pixels, with kernel, [K, K, C, features]."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _fast(x, kernel, strides, padding):
+    """The same as `_plain`, in another form where XLA's convolutions are slow on CPU, up to twenty times.
+
+    They are with a kernel larger than the image, where XLA takes the one for the other, and with few channels.
+    """
+    image, size = x.shape[1:3], kernel.shape[:2]
+    channels, features = kernel.shape[2:]
+    sizes = zip(image, size, strides, padding, strict=True)
+    result = [(n + sum(pads) - k) // s + 1 for n, k, s, pads in sizes]
+    block = (4, 4) if features == 1 else (1, 2)
+    if min(result) < 1 or min(low for pads in padding for low in pads) < 0:
+        return _plain(x, kernel, strides, padding)
+    if strides == (1, 1) and max(size) > min(image) and math.prod(size) >= math.prod(image):
+        return _dense(x, kernel, padding)
+    if strides == (1, 1) and channels == 1:
+        return _shifted(x, kernel, padding)
+    if features <= _FEW and result[0] % block[0] == result[1] % block[1] == 0:
+        return _blockwise(x, kernel, strides, padding, block)
+    return _plain(x, kernel, strides, padding)
+
+
+def _dense(x, kernel, padding):
+    """Convolution of a few pixels as one product, in which each of them has weights for each pixel of the result."""
+    n, height, width, _ = x.shape
+    (top, bottom), (left, right) = padding
+    rows, columns = height + top + bottom - kernel.shape[0] + 1, width + left + right - kernel.shape[1] + 1
+    beyond = [
+        (max(0, size + after - taps), max(0, size + before - taps))
+        for size, taps, (before, after) in zip((height, width), kernel.shape[:2], padding, strict=True)
+    ]
+    padded = jnp.pad(kernel, (*beyond, (0, 0), (0, 0)))
+    first = beyond[0][0] + top, beyond[1][0] + left  # the place of pixel (0, 0) in the kernel of result (0, 0)
+    starts = [(first[0] - p, first[1] - q) for p, q in np.ndindex(rows, columns)]
+    weights = jnp.concatenate([padded[i : i + height, j : j + width] for i, j in starts], axis=-1)
+    y = jnp.dot(x.reshape(n, -1), weights.reshape(-1, weights.shape[-1]))
+    return y.reshape(n, rows, columns, kernel.shape[-1])
+
+
+def _shifted(x, kernel, padding):
+    """Convolution of one channel as a sum of shifted images."""
+    height, width = kernel.shape[:2]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+    places = np.ndindex(height, width)
+    terms = [x[:, i : i + rows, j : j + columns] * kernel[i, j, 0, None, None, None] for i, j in places]
+    return functools.reduce(jnp.add, terms)
+
+
+def _blockwise(x, kernel, strides, padding, block):
+    """Convolution to few features, a block of the result's pixels at a time: as many times the features."""
+    (rows, columns), (down, across) = block, strides
+    moved = [
+        jnp.pad(kernel, ((i * down, (rows - 1 - i) * down), (j * across, (columns - 1 - j) * across), (0, 0), (0, 0)))
+        for i, j in np.ndindex(rows, columns)
+    ]
+    y = _plain(x, jnp.concatenate(moved, axis=-1), (rows * down, columns * across), padding)
+    n, height, width, _ = y.shape
+    return y.reshape(n, height, width, rows, columns, -1).swapaxes(2, 3).reshape(n, height * rows, width * columns, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, strides, padding):
+    return _fast(x, kernel, strides, padding)
+
+
+def _convolve_forward(x, kernel, strides, padding):
+    return _fast(x, kernel, strides, padding), (x, kernel)
+
+
+def _convolve_backward(strides, padding, saved, gradient):
+    """The image gradient as an ordinary NHWC convolution with the turned kernel.
+
+    JAX's own asks for another kernel layout, which XLA lays out on CPU only outside loops: inside, it is several
+    times slower.
+    """
+    x, kernel = saved
+    sizes = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], strides, padding, strict=True)
+    pads = [(k - 1 - low, n - 1 + low - (m - 1) * s) for k, n, m, s, (low, _) in sizes]
+    convolve = _fast if strides == (1, 1) else functools.partial(_plain, dilation=strides)
+    for_x = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), pads)
+    return for_x, _kernel_gradient(x, kernel, gradient, strides, padding)
+
+
+def _kernel_gradient(x, kernel, gradient, strides, padding):
+    """JAX's own, or one product for each place of the kernel where XLA would take the larger gradient for the image."""
+    if strides != (1, 1) or gradient.shape[1] <= x.shape[1]:
+        return jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)[1](gradient)[0]
+    rows, columns = gradient.shape[1:3]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    places = np.ndindex(kernel.shape[:2])
+    products = [jnp.einsum("nhwc,nhwf->cf", x[:, i : i + rows, j : j + columns], gradient) for i, j in places]
+    return jnp.stack(products).reshape(kernel.shape)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _for_linen(x, kernel, strides, padding, **_):
+    """`_convolve` as `nn.Conv` calls it, with padding in words or in pixels."""
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen)
+"""Convolution of [N, H, W, C] whose image gradient is fast inside loops too; every network uses it."""
+
+
+def _upsampled(x, kernel, *_, **__):
+    """The 3x3 convolution of an upsampled image, computed at the size before: [N, H, W, C] -> [N, 2H, 2W, features].
+
+    Of the three rows (columns) that a kernel lies on, two are copies of one pixel: their weights are added, and for
+    each of the four new pixels a 2x2 kernel is left, 4/9 of the products (sub-pixel convolution, Shi et al. 2016).
+    """
+    n, height, width, _ = x.shape
+    features = kernel.shape[-1]
+    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+    small = [jnp.stack(parts, axis=1) for k in rows for parts in _columns(k)]
+    y = _convolve(x, jnp.concatenate(small, axis=-1), (1, 1), ((1, 1), (1, 1)))
+    y = y.reshape(n, height + 1, width + 1, 2, 2, features)
+    pixels = [[y[:, a : a + height, b : b + width, a, b] for b in (0, 1)] for a in (0, 1)]
+    return jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2).reshape(n, 2 * height, 2 * width, features)
+
+
+def _columns(kernel):
+    """Of kernel rows, [2, 3, C, features], the two columns that the left and the right new pixel see."""
+    left, middle, right = kernel[:, 0], kernel[:, 1], kernel[:, 2]
+    return (left, middle + right), (left + middle, right)
+
+
+UpsampledConv = functools.partial(nn.Conv, kernel_size=(3, 3), conv_general_dilated=_upsampled)
+"""The 3x3 convolution of [N, H, W, C] upsampled by two by nearest neighbours: the same parameters, fewer products."""
