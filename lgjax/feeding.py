@@ -87,4 +87,6 @@ def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
 
 def make_step(config, mesh: jax.sharding.Mesh):
     """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
-    return jax.jit(training.make_step(config), donate_argnums=0, out_shardings=runtime.replicated(mesh))
+    options = runtime.compiler_options(mesh, "training")
+    step = training.make_step(config)
+    return jax.jit(step, donate_argnums=0, out_shardings=runtime.replicated(mesh), compiler_options=options)

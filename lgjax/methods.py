@@ -172,7 +172,7 @@ class Runner:
         self.batch_size = -(-config.restore.batch_size // self.devices) * self.devices
         self.iterations = config.restore.iterations if method.prior not in ("", "reconstruction") else None
         self.params = jax.device_put(params, runtime.replicated(mesh))
-        options = runtime.compiler_options(mesh.devices.flat[0].platform)
+        options = runtime.compiler_options(mesh, "restoration")
         self.function = jax.jit(restorer(method, config), compiler_options=options)
         self.compiled: Callable | None = None  # for the present batch size
         self.seconds: list[float] = []  # of every batch since the last call of `seconds_per_iteration`

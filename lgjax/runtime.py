@@ -26,8 +26,12 @@ from lgjax.errors import EnvironmentFault, LgjaxError, UsageError
 flags.DEFINE_bool("debug", False, "Show tracebacks.")
 _LOST = "Another host was lost. Run the same command on all of them again to go on."
 # On CPU convolutions and products are left to Eigen: at those of our networks it is faster than YNNPACK, at the image
-# gradient of an upsampled convolution ten times.
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+# gradient of an upsampled convolution ten times. YNNPACK's reductions pay where normalisation is trained.
+_YNN = "xla_cpu_experimental_ynn_fusion_type"
+COMPILER_OPTIONS = {
+    ("cpu", "restoration"): {_YNN: ""},
+    ("cpu", "training"): {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"},
+}
 flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest.")
 
 
@@ -220,9 +224,9 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 @functools.cache
-def compiler_options(platform: str) -> dict[str, str]:
-    """What XLA is told to compile restorations with on a platform; nothing where it does not know the option."""
-    options = COMPILER_OPTIONS.get(platform, {})
+def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
+    """What XLA is told to compile a `restoration` or `training` with; nothing where it does not know the option."""
+    options = COMPILER_OPTIONS.get((mesh.devices.flat[0].platform, program), {})
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # another version of XLA

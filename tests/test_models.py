@@ -122,6 +122,10 @@ def test_fold_has_something_to_fold(config, variables):
         ((2, 3), 4, 2, 3, 1),
         ((1, 4), 4, 2, 5, 1),
         ((6, 6), 3, 12, 2, 1),
+        ((8, 6), 3, 12, 3, 2),  # its image gradient in blocks
+        ((9, 6), 3, 12, 5, 3),
+        ((4, 8), 3, 12, 1, 2),
+        ((4, 8), 3, 12, 4, 2),
     ],
 )
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (1, 2))])

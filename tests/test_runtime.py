@@ -99,20 +99,22 @@ def test_mesh_and_words():
     assert runtime.describe(jax.devices()[:2]).startswith("2 x ")
 
 
+def test_compiler_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    mesh = runtime.mesh()
+    for program in ("restoration", "training"):
+        known = runtime.compiler_options(mesh, program)
+        assert jax.jit(lambda x: x + 1, compiler_options=known)(1) == 2
+    assert runtime.compiler_options(mesh, "another") == {}
+    monkeypatch.setattr(runtime, "COMPILER_OPTIONS", {("cpu", "training"): {"xla_of_tomorrow": "yes"}})
+    assert runtime.compiler_options.__wrapped__(mesh, "training") == {}
+
+
 @pytest.fixture
 def told(monkeypatch):
     """What `jax.distributed.initialize` is called with."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: calls.append(arguments))
     return calls
-
-
-def test_compiler_options_that_xla_does_not_know_are_left_out(monkeypatch):
-    known = runtime.compiler_options("cpu")
-    assert jax.jit(lambda x: x + 1, compiler_options=known)(1) == 2
-    assert runtime.compiler_options("elsewhere") == {}
-    monkeypatch.setattr(runtime, "COMPILER_OPTIONS", {"cpu": {"xla_of_tomorrow": "yes"}})
-    assert runtime.compiler_options.__wrapped__("cpu") == {}
 
 
 def test_hosts_are_joined_when_asked(told):

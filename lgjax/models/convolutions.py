@@ -4,6 +4,7 @@ XLA's own are slow there with few channels, with a kernel larger than the image,
 """
 
 import functools
+import itertools
 import math
 
 import flax.linen as nn
@@ -76,9 +77,43 @@ def _blockwise(x, kernel, strides, padding, block):
         jnp.pad(kernel, ((i * down, (rows - 1 - i) * down), (j * across, (columns - 1 - j) * across), (0, 0), (0, 0)))
         for i, j in np.ndindex(rows, columns)
     ]
-    y = _plain(x, jnp.concatenate(moved, axis=-1), (rows * down, columns * across), padding)
-    n, height, width, _ = y.shape
-    return y.reshape(n, height, width, rows, columns, -1).swapaxes(2, 3).reshape(n, height * rows, width * columns, -1)
+    return _unpack(_plain(x, jnp.concatenate(moved, axis=-1), (rows * down, columns * across), padding), block)
+
+
+def _unpack(x, block):
+    """Lays out the block of pixels that each pixel holds: [N, H, W, rows * columns * C] -> an image of C channels."""
+    n, height, width, _ = x.shape
+    rows, columns = block
+    return x.reshape(n, height, width, rows, columns, -1).swapaxes(2, 3).reshape(n, height * rows, width * columns, -1)
+
+
+def _spread(x, kernel, strides, pads, size):
+    """Convolution of x dilated by zeros to a result of some size, without the products with those zeros.
+
+    A pixel of the result meets every `strides`-th tap of the kernel, which ones depends on its place in a block of as
+    many pixels: these are features of one convolution at the size of x.
+
+    Args:
+      size: of the result, a multiple of the strides; pads: of the dilated image, before and after.
+    """
+    taps = [_phases(k, s, low) for k, s, (low, _) in zip(kernel.shape[:2], strides, pads, strict=True)]
+    (rows, top, height), (columns, left, width) = taps
+    kernels = []
+    for (i, before), (j, aside) in itertools.product(rows, columns):
+        part = kernel[i :: strides[0], j :: strides[1]]
+        beyond = height - before - part.shape[0], width - aside - part.shape[1]
+        kernels.append(jnp.pad(part, ((before, beyond[0]), (aside, beyond[1]), (0, 0), (0, 0))))
+    sizes = zip(size, strides, x.shape[1:3], (top, left), (height, width), strict=True)
+    small = tuple((low, m // s - n - low + k - 1) for m, s, n, low, k in sizes)
+    return _unpack(_fast(x, jnp.concatenate(kernels, axis=-1), (1, 1), small), strides)
+
+
+def _phases(taps, stride, low):
+    """For each pixel of a block its first tap and the zeros before it; the pad before the image, and all taps' span."""
+    first = [(low - r) % stride for r in range(stride)]
+    offset = [(r + c - low) // stride for r, c in enumerate(first)]
+    span = max(o + len(range(c, taps, stride)) for o, c in zip(offset, first, strict=True)) - min(offset)
+    return [(c, o - min(offset)) for c, o in zip(first, offset, strict=True)], -min(offset), span
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -99,15 +134,21 @@ def _convolve_backward(strides, padding, saved, gradient):
     x, kernel = saved
     sizes = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], strides, padding, strict=True)
     pads = [(k - 1 - low, n - 1 + low - (m - 1) * s) for k, n, m, s, (low, _) in sizes]
-    convolve = _fast if strides == (1, 1) else functools.partial(_plain, dilation=strides)
-    for_x = convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), pads)
+    turned, size = kernel[::-1, ::-1].swapaxes(2, 3), x.shape[1:3]
+    if strides == (1, 1):
+        for_x = _fast(gradient, turned, strides, pads)
+    elif size[0] % strides[0] or size[1] % strides[1]:
+        for_x = _plain(gradient, turned, (1, 1), pads, strides)
+    else:
+        for_x = _spread(gradient, turned, strides, pads, size)
     return for_x, _kernel_gradient(x, kernel, gradient, strides, padding)
 
 
 def _kernel_gradient(x, kernel, gradient, strides, padding):
     """JAX's own, or one product for each place of the kernel where XLA would take the larger gradient for the image."""
     if strides != (1, 1) or gradient.shape[1] <= x.shape[1]:
-        return jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)[1](gradient)[0]
+        convolve = _fast if 1 < kernel.shape[3] <= _FEW and kernel.shape[2] > 1 else _plain
+        return jax.vjp(lambda k: convolve(x, k, strides, padding), kernel)[1](gradient)[0]
     rows, columns = gradient.shape[1:3]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     places = np.ndindex(kernel.shape[:2])
