@@ -53,9 +53,12 @@ def paper() -> ml_collections.ConfigDict:
     config.restore.samples_neural = 1  # L of lg_neural
     config.restore.variance_at = "restored"  # lg_neural: sigma2 at every X^i; or observed: at Y, once
     config.restore.deviation_limit = 0.0  # lg_neural: |mu - X| / sigma above which a pixel feels no prior; 0: none
-    config.restore.optimizer = "adam"  # or gradient: Eq. 4 as printed
-    config.restore.learning_rate = 5e-3
-    config.restore.iterations = 800
+    config.restore.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: the mode at each of few refreshes
+    config.restore.learning_rate = 5e-3  # of adam and gradient
+    config.restore.iterations = 800  # of adam and gradient
+    config.restore.refreshes = 40  # of the prior, by proximal
+    config.restore.dual_steps = 30  # of proximal with tv, at each refresh
+    config.restore.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
     config.restore.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
     config.restore.slice_step = 1  # restore and judge every k-th axial slice only
     config.restore.batch_size = 64  # slices
@@ -117,7 +120,9 @@ def without_autoencoder(config: ml_collections.ConfigDict) -> None:
     del config.calibrate
     for name in ("latent_channels", "reconstruction_weight", "variance_channels", "variance_target", "variance_floor"):
         del config.model[name]
-    for name in ("samples_est", "samples_neural", "variance_at", "deviation_limit", "optimizer"):
+    for name in ("samples_est", "samples_neural", "variance_at", "deviation_limit"):
+        del config.restore[name]
+    for name in ("optimizer", "refreshes", "dual_steps", "tolerance"):
         del config.restore[name]
 
 

@@ -18,7 +18,7 @@ CHOICES = {
     "model.variance_target": ("likelihood", "absolute"),
     "train.schedule": ("constant", "cosine"),
     "restore.variance_at": ("restored", "observed"),
-    "restore.optimizer": ("adam", "gradient"),
+    "restore.optimizer": ("adam", "gradient", "proximal"),
     "restore.score": ("absolute", "positive"),
 }
 
@@ -44,6 +44,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UsageError(f"--config.{name}={config[part][field]}: expected one of {', '.join(choices)}.")
     if config.restore.slice_step < 1:
         raise UsageError(f"--config.restore.slice_step={config.restore.slice_step}: expected 1 or more.")
+    if config.restore.get("tolerance", 0.0) < 0:
+        raise UsageError(f"--config.restore.tolerance={config.restore.tolerance}: expected 0 or more.")
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:

@@ -138,17 +138,23 @@ def _restore(method: Method, config, networks: Networks, y, mask, key, strength)
         key,
         prior=_prior(method, config, networks, y),
         data_term=DATA_TERMS[method.term],
-        optimizer=restoration.optimizer(settings.optimizer, settings.learning_rate),
+        solver=restoration.solver(settings.optimizer, method.term, settings.learning_rate, settings.dual_steps),
         strength=strength,
-        iterations=settings.iterations,
+        iterations=settings[length(method, config)],
+        tolerance=settings.tolerance,
     )
+
+
+def length(method: Method, config) -> str:
+    """The field of `config.restore` that says how many iterations a method makes at most."""
+    return "refreshes" if method.restores and config.restore.optimizer == "proximal" else "iterations"
 
 
 def _prior(method: Method, config, networks: Networks, y: jax.Array) -> Prior:
     """The gradient that a method's restoration of the slice y climbs."""
     settings = config.restore
     if method.prior == "elbo":
-        return priors.elbo(networks)
+        return priors.elbo(networks, config.model.reconstruction_weight)
     if method.prior == "lg_est":
         return priors.local_gaussian_estimated(networks, settings.samples_est, config.model.variance_floor)
     observed = {"restored": None, "observed": y}[settings.variance_at]
@@ -170,12 +176,14 @@ class Runner:
         self.mesh = mesh
         self.devices = mesh.devices.size
         self.batch_size = -(-config.restore.batch_size // self.devices) * self.devices
-        self.iterations = config.restore.iterations if method.prior not in ("", "reconstruction") else None
+        self.iterates = method.prior not in ("", "reconstruction")
+        self.tolerance = config.restore.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, runtime.replicated(mesh))
         options = runtime.compiler_options(mesh, "restoration")
         self.function = jax.jit(restorer(method, config), compiler_options=options)
         self.compiled: Callable | None = None  # for the present batch size
         self.seconds: list[float] = []  # of every batch since the last call of `seconds_per_iteration`
+        self.done: list[int] = []  # iterations of the same batches
 
     def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
@@ -199,20 +207,27 @@ class Runner:
                 self._halve(error)
                 continue
             self.seconds.append(time.perf_counter() - began)
+            if self.iterates:
+                self.done.append(self.taken(trace).max())  # the batch goes on until its last slice has stopped
             yield x[:n], jax.tree.map(lambda a, n=n: a[:n], trace)
             start += n
 
+    def taken(self, traces: restoration.Trace | anogan.Trace) -> np.ndarray:
+        """Iterations that slices took until they stopped, [N]."""
+        return restoration.taken(traces.change, self.tolerance)
+
     def seconds_per_iteration(self) -> float | None:
         """Median over the batches since the last call, without compilation; None for methods without a loop."""
-        seconds, self.seconds = self.seconds, []
-        return float(np.median(seconds)) / self.iterations if self.iterations and seconds else None
+        rates = [seconds / done for seconds, done in zip(self.seconds, self.done, strict=False)]
+        self.seconds, self.done = [], []
+        return float(np.median(rates)) if rates else None
 
     def _halve(self, error: Exception) -> None:
         """Halves the batch after an out-of-memory error; raises any other error, and this one when it cannot."""
         if not runtime.is_out_of_memory(error) or self.batch_size <= self.devices:
             raise error
         self.batch_size = -(-self.batch_size // (2 * self.devices)) * self.devices
-        self.compiled, self.seconds = None, []
+        self.compiled, self.seconds, self.done = None, [], []
         print(f"out of device memory: going on with batches of {self.batch_size}", flush=True)
 
 
@@ -258,6 +273,7 @@ class Restored(NamedTuple):
     subject: Prepared  # with the slices that were looked at, and the brain mask in those
     change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in the method's unit
     traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
+    taken: np.ndarray | None  # iterations that each slice took, [N]; None for methods without a loop
     seconds_per_iteration: float | None  # of a batch, without compilation
 
 
@@ -279,6 +295,7 @@ def restore(runner: Runner | VolumeRunner, subject: Prepared, strength: float, s
             "Lower --config.restore.learning_rate, calibrate and restore again",
         )
     traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
+    taken = None if isinstance(runner, VolumeRunner) or traces is None else runner.taken(traces)
     change = preprocess.from_slices(difference[slices.index % step == 0], placement)
     looked_at = subject._replace(slices=kept, placement=placement)
-    return Restored(looked_at, change, traces, runner.seconds_per_iteration())
+    return Restored(looked_at, change, traces, taken, runner.seconds_per_iteration())

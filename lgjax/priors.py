@@ -1,17 +1,26 @@
-"""Gradients of the log prior log P(X), each a function (x, key) -> gradient at x, for one slice [H, W, 1].
+"""The log prior log P(X) near x: its gradient and a local variance, each a function (x, key), for one slice [H, W, 1].
 
 The local Gaussian approximation (Chen et al. 2019, Sec. 2.1) replaces P near X^i by N(mu, diag(sigma2)); mu and sigma2
 are constants of the step, so nothing is back-propagated through a network and a step costs forward passes only.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lgjax.models.networks import Networks
 
-Prior = Callable[[jax.Array, jax.Array], jax.Array]
+
+class LocalPrior(NamedTuple):
+    """log P near x: the Gaussian with this gradient at x and this variance; its mean is x + variance * gradient."""
+
+    gradient: jax.Array  # of log P at x, [H, W, 1]
+    variance: jax.Array  # sigma2, [H, W, 1]
+
+
+Prior = Callable[[jax.Array, jax.Array], LocalPrior]
 
 
 def gaussian_gradient(x: jax.Array, mu: jax.Array, sigma2: jax.Array) -> jax.Array:
@@ -33,11 +42,12 @@ def local_gaussian_estimated(networks: Networks, samples: int, floor: float) -> 
     if samples < 2:
         raise ValueError(f"lg_est needs at least 2 samples for a variance, got {samples}")
 
-    def gradient(x, key):
+    def near(x, key):
         draws = networks.samples(x, key, samples)
-        return gaussian_gradient(x, draws.mean(axis=0), draws.var(axis=0, ddof=1) + floor)
+        sigma2 = draws.var(axis=0, ddof=1) + floor
+        return LocalPrior(gaussian_gradient(x, draws.mean(axis=0), sigma2), sigma2)
 
-    return gradient
+    return near
 
 
 def local_gaussian_neural(
@@ -53,17 +63,23 @@ def local_gaussian_neural(
     """
     kept = None if observed is None else networks.variance(observed)
 
-    def gradient(x, key):
+    def near(x, key):
         mu = networks.samples(x, key, samples).mean(axis=0)
         sigma2 = networks.variance(x) if kept is None else kept
         pull = gaussian_gradient(x, mu, sigma2)
         if deviation_limit:
             pull = jnp.where(jnp.abs(mu - x) <= deviation_limit * jnp.sqrt(sigma2), pull, 0.0)
-        return pull
+        return LocalPrior(pull, sigma2)
 
-    return gradient
+    return near
 
 
-def elbo(networks: Networks) -> Prior:
-    """`elbo`: gradient of the evidence lower bound through encoder and decoder, one draw of the latents (MAP rows)."""
-    return jax.grad(networks.elbo)
+def elbo(networks: Networks, reconstruction_weight: float) -> Prior:
+    """`elbo`: gradient of the evidence lower bound through encoder and decoder, one draw of the latents (MAP rows).
+
+    Args:
+      networks: the trained model.
+      reconstruction_weight: w; the bound falls as w ||X - g||^2, so its local variance is 1 / (2 w).
+    """
+    gradient = jax.grad(networks.elbo)
+    return lambda x, key: LocalPrior(gradient(x, key), jnp.full_like(x, 1 / (2 * reconstruction_weight)))

@@ -135,7 +135,9 @@ def provenance(common: dict, restored: methods.Restored) -> dict:
     if restored.traces is not None:
         means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
         kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
-        convergence = {"iteration": kept.tolist()} | {k: [float(f"{v:.6g}") for v in m[kept]] for k, m in means.items()}
+        taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped
+        values = {name: [float(f"{v:.6g}") for v in mean[kept]] for name, mean in means.items()}
+        convergence = {"iterations_of_slices": taken, "iteration": kept.tolist(), **values}
     return {
         "Sources": [image.source],
         "InputSHA256": image.sha256,

@@ -93,15 +93,18 @@ class Restoration:
         self.slices = brain_like(config.seed, batch_size, config.data.height, config.data.width)
         self.strength = np.full(batch_size, LAMBDA, np.float32)
         self.params = models.freeze(random_state(config).variables)
+        self.length = methods.length(method, config)
         self.short, self.short_runs = self._compile(short), Runs(short, [])
         guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
-        long = speed.count_for(target, guess, 4 * short, config.restore.iterations)
+        long = speed.count_for(target, guess, 4 * short, config.restore[self.length])
         self.long, self.long_runs = self._compile(long), Runs(long, [])
 
     def _compile(self, iterations: int) -> methods.Runner:
         """The method as the product runs it, compiled before its first batch, which it then restores."""
         config = self.config.copy_and_resolve_references()
-        config.restore.iterations = iterations
+        config.restore[self.length] = iterations
+        if self.method.restores:
+            config.restore.tolerance = 0.0  # every slice makes all iterations
         runner = methods.Runner(self.method, config, self.params, self.mesh)
         arrays = jax.device_put((*self.slices, self.strength), runtime.batch_sharding(self.mesh))
         self.lowered, runner.compiled, self.compile_seconds = compiled(runner.function, runner.params, *arrays)
@@ -118,13 +121,13 @@ class Restoration:
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """What was measured, and what follows from it."""
-        iterations, batch, long = self.config.restore.iterations, len(self.slices.index), self.long_runs
+        iterations, batch, long = self.config.restore[self.length], len(self.slices.index), self.long_runs
         seconds = speed.spread(speed.per_iteration(self.short_runs, long))
         batches = -(-settings.volume_slices // batch)
         made_of = f"{batches} batches of {batch} for {settings.volume_slices} slices, {iterations} iterations"
         volume = batches * speed.run_seconds(long, seconds.median, iterations)
         published = next((entry.seconds for entry in paper.TABLE1 if entry.method == self.name), None)
-        published = published if settings.as_paper else None
+        published = published if settings.as_paper and self.length == "iterations" else None
         return {
             "batch_size": batch,
             "batch_size_of_programs": self.long.batch_size,  # smaller after an out-of-memory error

@@ -45,7 +45,7 @@ def test_gaussian_gradient_by_autodiff():
 @pytest.mark.parametrize("samples", [2, 10])
 def test_lg_est_by_numpy(samples):
     recorder, x, floor = Recorder(), normal(4, 4, 1), 0.05
-    gradient = priors.local_gaussian_estimated(recorder.networks, samples, floor)(x, KEY)
+    gradient = priors.local_gaussian_estimated(recorder.networks, samples, floor)(x, KEY).gradient
     (draws,) = recorder.draws
     assert draws.shape == (samples, 4, 4, 1)
     assert len(np.unique(draws[:, 0, 0, 0])) == samples
@@ -64,7 +64,7 @@ def test_lg_est_needs_two_samples(samples):
 @pytest.mark.parametrize("samples", [1, 4])
 def test_lg_neural_by_numpy(samples):
     recorder, x = Recorder(), normal(4, 4, 1)
-    gradient = priors.local_gaussian_neural(recorder.networks, samples)(x, KEY)
+    gradient = priors.local_gaussian_neural(recorder.networks, samples)(x, KEY).gradient
     (draws,), (seen,) = recorder.draws, recorder.seen
     np.testing.assert_array_equal(seen, x)  # at X^i
     expected = -(x - draws.mean(axis=0)) / (x**2 + 0.5)
@@ -75,7 +75,7 @@ def test_lg_neural_with_the_variance_kept_from_the_observation():
     recorder, x, y = Recorder(), normal(4, 4, 1), normal(4, 4, 1, seed=1)
     prior = priors.local_gaussian_neural(recorder.networks, 2, observed=y)
     for key in (KEY, jax.random.key(1)):
-        gradient = prior(x, key)
+        gradient = prior(x, key).gradient
         expected = -(x - recorder.draws[-1].mean(axis=0)) / (y**2 + 0.5)
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
     (seen,) = recorder.seen  # once
@@ -84,8 +84,8 @@ def test_lg_neural_with_the_variance_kept_from_the_observation():
 
 def test_pixels_beyond_the_deviation_limit_feel_no_prior():
     recorder, x = Recorder(), 3 * normal(4, 4, 1)
-    free = np.asarray(priors.local_gaussian_neural(recorder.networks, 1)(x, KEY))
-    limited = np.asarray(priors.local_gaussian_neural(recorder.networks, 1, deviation_limit=1.0)(x, KEY))
+    free = np.asarray(priors.local_gaussian_neural(recorder.networks, 1)(x, KEY).gradient)
+    limited = np.asarray(priors.local_gaussian_neural(recorder.networks, 1, deviation_limit=1.0)(x, KEY).gradient)
     deviation = np.abs(recorder.draws[0][0] - x) / np.sqrt(x**2 + 0.5)
     assert 0 < (deviation > 1).mean() < 1
     np.testing.assert_array_equal(limited, np.where(deviation > 1, 0, free))
@@ -98,7 +98,7 @@ def test_elbo_gradient_by_finite_differences(config, params):
         networks = MODELS["vae"].bind(config, to64(params))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(16, 16, 1))  # without flat parts, where a kink of the activation may lie on many pixels
-        gradient = np.asarray(priors.elbo(networks)(x, KEY))
+        gradient = np.asarray(priors.elbo(networks, 4.0)(x, KEY).gradient)
         for _ in range(5):
             direction, step = rng.normal(size=x.shape), 1e-5
             ends = [float(networks.elbo(x + sign * step * direction, KEY)) for sign in (1, -1)]
@@ -109,15 +109,15 @@ def test_elbo_gradient_by_finite_differences(config, params):
 def test_batch_by_vmap_equals_a_loop(config, params, slices, name):
     networks = MODELS["vae"].bind(config, params)
     prior = {
-        "elbo": priors.elbo(networks),
+        "elbo": priors.elbo(networks, 4.0),
         "est": priors.local_gaussian_estimated(networks, 3, 1e-3),
         "neural": priors.local_gaussian_neural(networks, 2),
     }[name]
     keys = jax.random.split(KEY, len(slices.y))
     together = jax.jit(jax.vmap(prior))(slices.y, keys)
     single = jax.jit(prior)
-    alone = np.stack([single(y, key) for y, key in zip(slices.y, keys, strict=True)])
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+    alone = np.stack([single(y, key).gradient for y, key in zip(slices.y, keys, strict=True)])
+    np.testing.assert_allclose(together.gradient, alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["est", "neural"])
@@ -129,14 +129,14 @@ def test_nothing_is_differentiated_through_the_networks(config, params, slices, 
         "neural": priors.local_gaussian_neural(networks, 1),
     }[name]
     with pytest.raises(AssertionError, match="differentiated"):  # the guard works
-        jax.grad(lambda x: prior(x, KEY).sum())(slices.y[0])
+        jax.grad(lambda x: prior(x, KEY).gradient.sum())(slices.y[0])
     x, _ = restoration.restore(
         slices.y[0],
         slices.mask[0],
         KEY,
         prior=prior,
         data_term=data_terms.tv,
-        optimizer=restoration.optimizer("adam", 1e-2),
+        solver=restoration.solver("adam", "tv", 1e-2, 0),
         strength=jnp.float32(1.0),
         iterations=2,
     )

@@ -59,13 +59,13 @@ def test_gradients_from_the_same_noise(config, sides, method):
     prior = {
         "vae_lg_est_tv": priors.local_gaussian_estimated(networks, 5, floor),
         "vae_lg_neural_tv": priors.local_gaussian_neural(networks, 2),
-        "vae_elbo_tv": priors.elbo(networks),
+        "vae_elbo_tv": priors.elbo(networks, config.model.reconstruction_weight),
     }[method]
     x, keys = compare.make_slices(config, 3)[0], jax.random.split(jax.random.key(5), 3)
     split = (lambda key: [key]) if method == "vae_elbo_tv" else (lambda key: jax.random.split(key, count))
     draws = [[jax.random.normal(key, (4, 4, 4)) for key in split(slice_key)] for slice_key in keys]
     noise = np.array(draws).swapaxes(0, 1)  # [L, N, ...]
-    expected = jax.vmap(prior)(x, keys)
+    expected = jax.vmap(prior)(x, keys).gradient
     turned = torch.stack([to_torch(one) for one in noise])
     found = restore.PRIORS[method](restore.Networks(config, frozen), config, to_torch(x), turned)
     np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
