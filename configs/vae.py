@@ -53,11 +53,11 @@ def paper() -> ml_collections.ConfigDict:
     config.restore.samples_neural = 1  # L of lg_neural
     config.restore.variance_at = "restored"  # lg_neural: sigma2 at every X^i; or observed: at Y, once
     config.restore.deviation_limit = 0.0  # lg_neural: |mu - X| / sigma above which a pixel feels no prior; 0: none
-    config.restore.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: the mode at each of few refreshes
-    config.restore.learning_rate = 5e-3  # of adam and gradient
-    config.restore.iterations = 800  # of adam and gradient
-    config.restore.refreshes = 40  # of the prior, by proximal
-    config.restore.dual_steps = 30  # of proximal with tv, at each refresh
+    config.restore.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: as far as adam in fewer steps
+    config.restore.learning_rate = 5e-3
+    config.restore.iterations = 800
+    config.restore.refreshes = 20  # of the prior: the steps of proximal, in place of `iterations`
+    config.restore.dual_steps = 20  # of proximal with tv, within each of them
     config.restore.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
     config.restore.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
     config.restore.slice_step = 1  # restore and judge every k-th axial slice only

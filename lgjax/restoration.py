@@ -12,8 +12,6 @@ from lgjax.data_terms import DATA_TERMS
 from lgjax.priors import LocalPrior, Prior
 from lgjax.proximal import Operator, operator
 
-MEMORY = 8  # refreshes of the prior after which `proximal` begins to average
-
 
 class Trace(NamedTuple):
     """What happened at each iteration of a slice's restoration, each [iterations]; once it stopped, its last values."""
@@ -117,20 +115,22 @@ def taken(change: np.ndarray, tolerance: float) -> np.ndarray:
     return np.minimum(going_on + 1, change.shape[-1])
 
 
-def solver(name: str, term: str, learning_rate: float, dual_steps: int) -> Solver:
+def solver(name: str, term: str, *, learning_rate: float, iterations: int, refreshes: int, dual_steps: int) -> Solver:
     """A solver by its name in the config (`restore.optimizer`), for a data term by its name.
 
     Adam moves a pixel by about `learning_rate` a step, so a restoration moves it by at most about
-    iterations * learning_rate (4 intensity units at the paper's values). `proximal` has no such bound.
+    iterations * learning_rate (4 intensity units at the paper's values).
 
     Args:
       name: `adam` (the paper: 5e-3), `gradient`, plain ascent with step eta (Eq. 4 as printed), or `proximal`.
       term: of `DATA_TERMS`.
       learning_rate: of Adam and of plain ascent.
-      dual_steps: of `proximal` with total variation, at each refresh of the prior.
+      iterations: of Adam; `proximal` goes as far as they do.
+      refreshes: of the prior, the iterations of `proximal`.
+      dual_steps: of `proximal` with total variation, at each refresh.
     """
     if name == "proximal":
-        return proximal(operator(term, dual_steps))
+        return proximal(operator(term, dual_steps), iterations * learning_rate, refreshes)
     return ascent({"adam": optax.adam, "gradient": optax.sgd}[name](learning_rate), DATA_TERMS[term])
 
 
@@ -147,35 +147,30 @@ def ascent(optimizer: optax.GradientTransformation, data_term: Callable[[jax.Arr
     return Solver(optimizer.init, step)
 
 
-class Averaged(NamedTuple):
-    """The state of `proximal`: the natural parameters of the prior's Gaussian, averaged over its refreshes."""
+def proximal(term: Operator, reach: float, refreshes: int) -> Solver:
+    """Follows the ascent that Adam follows, for as long, in a few implicit steps.
 
-    precision: jax.Array  # 1 / sigma2, [H, W, 1]
-    weighted: jax.Array  # (mu - Y) / sigma2, [H, W, 1]
-    operator: Any
+    Under total variation, most pixels lie at a kink, where the data term's gradient jumps between its values for four
+    neighbours: its root mean square is 2 lambda. Adam divides by that, so that N steps of size eta are plain ascent for
+    the time N eta / (2 lambda), which ends long before the mode of Eq. 4: that is part of the method (and of lambda).
+    Here that time is cut into `refreshes` equal steps tau, each to the mode of
+    log N(X; mu, diag(sigma2)) - lambda R(Y, X) - ||X - X^i||^2 / (2 tau), however stiff the prior or the data term is.
 
-
-def proximal(term: Operator) -> Solver:
-    """Goes to the mode of Eq. 4 under the local Gaussian N(mu, diag(sigma2)) at every refresh of it.
-
-    A prior that draws latents is another one at every refresh: the mean of their log densities, whose natural
-    parameters are the means of theirs, is what all of them together ask for. Refresh i enters with the weight
-    min(1, MEMORY / (i + 1)): early ones, made far from the solution, are forgotten.
+    Args:
+      term: proximal operator of the data term.
+      reach: N eta, in intensity units; infinite: every step goes to the mode of Eq. 4 under the local Gaussian.
+      refreshes: how many steps there will be.
     """
 
-    def init(y):
-        return Averaged(jnp.zeros_like(y), jnp.zeros_like(y), term.init(y))
+    def step(i, x, near: LocalPrior, problem: Problem, state):
+        inverse_tau = 2 * problem.strength * refreshes / reach
+        precision = 1 / near.variance + inverse_tau
+        # The Gaussian's mean is x + sigma2 * gradient, so that its product with the one around x has the mean
+        mean = x + near.gradient / precision
+        change, state = term.apply((mean - problem.y) * problem.mask, problem.mask / precision, problem.strength, state)
+        return problem.y + change, state
 
-    def step(i, x, near: LocalPrior, problem: Problem, state: Averaged):
-        weight = jnp.minimum(1.0, MEMORY / (i + 1.0))
-        precision = state.precision + weight * (1 / near.variance - state.precision)
-        mean = x + near.variance * near.gradient
-        weighted = state.weighted + weight * ((mean - problem.y) / near.variance - state.weighted)
-        sigma2 = problem.mask / precision
-        change, operator_state = term.apply(sigma2 * weighted, sigma2, problem.strength, state.operator)
-        return problem.y + change, Averaged(precision, weighted, operator_state)
-
-    return Solver(init, step)
+    return Solver(term.init, step)
 
 
 def slice_keys(seed: int, index: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lgjax import data_terms, priors, restoration
@@ -136,7 +137,7 @@ def test_nothing_is_differentiated_through_the_networks(config, params, slices, 
         KEY,
         prior=prior,
         data_term=data_terms.tv,
-        solver=restoration.solver("adam", "tv", 1e-2, 0),
+        solver=restoration.ascent(optax.adam(1e-2), data_terms.tv),
         strength=jnp.float32(1.0),
         iterations=2,
     )
@@ -156,3 +157,31 @@ def forbidden(function):
         raise AssertionError("a network was differentiated")
 
     return guarded
+
+
+@pytest.mark.parametrize("name", ["est", "neural"])
+def test_variance_of_the_local_gaussian(name):
+    """With the gradient it gives the Gaussian's mean back, except where a pixel feels no prior: there x itself."""
+    recorder, x = Recorder(), 3 * normal(4, 4, 1)
+    prior = {
+        "est": priors.local_gaussian_estimated(recorder.networks, 3, 0.05),
+        "neural": priors.local_gaussian_neural(recorder.networks, 3, deviation_limit=1.0),
+    }[name]
+    near = prior(x, KEY)
+    (draws,) = recorder.draws
+    mean, variance = draws.mean(axis=0), {"est": draws.var(axis=0, ddof=1) + 0.05, "neural": x**2 + 0.5}[name]
+    np.testing.assert_allclose(near.variance, variance, rtol=1e-5)
+    beyond = (np.abs(mean - x) > np.sqrt(variance)) & (name == "neural")
+    assert beyond.any() == (name == "neural")
+    np.testing.assert_allclose(x + near.variance * near.gradient, np.where(beyond, x, mean), rtol=1e-4, atol=1e-4)
+
+
+def test_elbo_variance_is_the_curvature_of_its_first_term():
+    """Where the reconstruction does not follow x, the second derivative of the bound is -1 / variance."""
+    weight, target = 3.0, normal(4, 4, 1)
+    networks = Networks(elbo=lambda x, key: -weight * ((x - target) ** 2).sum())
+    x = normal(4, 4, 1, seed=1)
+    near = priors.elbo(networks, weight)(x, KEY)
+    np.testing.assert_allclose(x + near.variance * near.gradient, target, atol=1e-5)
+    curvature = jax.grad(lambda x: priors.elbo(networks, weight)(x, KEY).gradient.sum())(x)
+    np.testing.assert_allclose(-1 / near.variance, curvature, rtol=1e-5)

@@ -63,7 +63,7 @@ def restore(
             key,
             prior=prior,
             data_term=data_term,
-            solver=solver(name, data_term, rate),
+            solver=solver(name, data_term, rate, iterations),
             strength=jnp.float32(strength),
             iterations=iterations,
             **more,
@@ -71,11 +71,13 @@ def restore(
     )
 
 
-def solver(name, data_term, rate=0.1, dual_steps=400):
+def solver(name, data_term, rate=0.1, iterations=5):
     """The product's, or that of an optimiser for a data term of this test alone."""
     for term, function in DATA_TERMS.items():
         if function is data_term:
-            return restoration.solver(name, term, rate, dual_steps)
+            return restoration.solver(
+                name, term, learning_rate=rate, iterations=iterations, refreshes=iterations, dual_steps=400
+            )
     return restoration.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
 
 
@@ -152,6 +154,15 @@ def test_a_slice_on_its_prior_mean_does_not_move(name):
     x, trace = restore(y, prior=fixed(y, np.ones_like(y)), data_term=DATA_TERMS[name], strength=5.0, iterations=20)
     np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(trace.change, np.zeros(20))
+
+
+@pytest.mark.parametrize("data_term", [tv, l1])
+def test_proximal_moves_nothing_outside_the_mask(slices, data_term):
+    y, mask = slices.y[3], slices.mask[3]
+    prior = fixed(normal(16, 16, 1), np.full((16, 16, 1), 0.5, np.float32))
+    x, _ = restore(y, mask, prior=prior, data_term=data_term, name="proximal", rate=0.05, iterations=12)
+    np.testing.assert_array_equal(x[mask == 0], y[mask == 0])
+    assert (x[mask == 1] != y[mask == 1]).mean() > 0.1  # the others stay where they are, to the bit
 
 
 @pytest.mark.parametrize("name", ["adam", "gradient"])
@@ -308,3 +319,123 @@ def test_slice_keys_depend_on_the_identity_alone():
         )
     keys = {key.tobytes() for seed in (4, 5) for key in data(seed, range(200))}
     assert len(keys) == 400
+
+
+INFINITE = float("inf")
+
+
+def test_far_enough_proximal_is_a_soft_threshold():
+    """One step without a limit to its length is the closed form of the L1 term; what it keeps, it keeps to the bit."""
+    mu, sigma2, y = normal(*SHAPE), normal(*SHAPE, seed=1) ** 2 + 0.3, 2 * normal(*SHAPE, seed=2)
+    x, _ = restore(y, prior=fixed(mu, sigma2), data_term=l1, name="proximal", rate=INFINITE, strength=0.9, iterations=1)
+    kept = np.abs(y - mu) <= 0.9 * sigma2
+    assert 2 < kept.sum() < 14
+    np.testing.assert_array_equal(x[kept], y[kept])
+    np.testing.assert_allclose(x, mu + np.clip(y - mu, -0.9 * sigma2, 0.9 * sigma2), atol=1e-5)
+
+
+@pytest.mark.parametrize("data_term", [tv, l1])
+def test_far_enough_proximal_solves_equation_4(data_term):
+    """With mu = A x, Eq. 4 is the gradient of a convex function, of which X is the minimum: no change lowers it."""
+    y, sigma2, strength = 2 * normal(*SHAPE), 0.5, 0.7
+    x, trace = restore(
+        y,
+        prior=linear(sigma2),
+        data_term=data_term,
+        name="proximal",
+        rate=INFINITE,
+        strength=strength,
+        iterations=150,
+    )
+
+    def cost(x):
+        quadratic = 0.5 * x.ravel() @ (np.eye(16) - MATRIX) @ x.ravel() / sigma2
+        return quadratic + strength * float(data_term(jnp.asarray(x), y))
+
+    assert trace.change[-1] < 1e-5
+    assert np.abs(x - y).max() > 0.3
+    for seed in range(40):
+        other = x + 10.0 ** -(seed % 4) * normal(*SHAPE, seed=seed + 5)
+        assert cost(other) > cost(x) - 1e-5
+
+
+def test_proximal_takes_implicit_steps_of_plain_ascent():
+    """With no kink in reach: X^{i+1} = X^i + tau (pull at X^{i+1} - lambda) with tau = N eta / (2 lambda n)."""
+    y, mu, sigma2, strength, rate, n = np.zeros(SHAPE, np.float32), 9.0, 2.0, 0.8, 0.3, 6
+    prior = fixed(np.full(SHAPE, mu, np.float32), np.full(SHAPE, sigma2, np.float32))
+    x, _ = restore(y, prior=prior, data_term=l1, name="proximal", rate=rate, strength=strength, iterations=n)
+    tau, expected = rate / (2 * strength), 0.0  # N eta over n refreshes, here as many as N
+    for _ in range(n):
+        expected = (expected + tau * (mu / sigma2 - strength)) / (1 + tau / sigma2)
+    np.testing.assert_allclose(x, expected, rtol=1e-5)
+
+
+def test_proximal_goes_where_adam_goes(slices):
+    """800 steps of Adam and 20 refreshes end at the same restoration of a lesion, long before the mode of Eq. 4."""
+    mask = slices.mask[0]
+    prior = fixed(np.zeros_like(mask), np.ones_like(mask))
+    y = 0.05 * normal(*mask.shape) * mask
+    y[5:10, 5:10] += 2  # a lesion
+    run = functools.partial(restore, y, mask, prior=prior, data_term=tv, strength=1.0)
+    adam, _ = run(name="adam", rate=5e-3, iterations=800)
+    near, _ = run(name="proximal", rate=4.0 / 20, iterations=20)
+    mode, _ = run(name="proximal", rate=INFINITE, iterations=20)
+    assert np.abs(near - adam).mean() < 0.3 * np.abs(adam - y).mean()
+    assert np.abs(near - adam).mean() < 0.5 * np.abs(mode - adam).mean()
+
+
+@pytest.mark.parametrize("name", ["adam", "gradient", "proximal"])
+def test_a_slice_stops_below_the_tolerance(name):
+    """As if it had been given that many iterations; the trace goes on with the last values."""
+    prior = fixed(normal(*SHAPE), np.full(SHAPE, 0.5, np.float32))
+    y = normal(*SHAPE, seed=2)
+    choice = {"name": name, "rate": 0.2, "prior": prior, "data_term": l1, "strength": 0.5}
+    if name == "proximal":
+        choice["rate"] = 5.0
+    tolerance = 0.02
+    x, trace = restore(y, iterations=60, tolerance=tolerance, **choice)
+    _, whole = restore(y, iterations=60, **choice)
+    done = int(restoration.taken(trace.change[None], tolerance)[0])
+    assert 1 < done < 60
+    assert (trace.change[: done - 1] >= tolerance).all()
+    assert trace.change[done - 1] < tolerance
+    for part, other in zip(trace, whole, strict=True):
+        np.testing.assert_allclose(part[:done], other[:done], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(trace.change[done:], 0)
+    np.testing.assert_array_equal(trace.data_term[done:], trace.data_term[done - 1])
+    np.testing.assert_array_equal(trace.prior_gradient[done:], trace.prior_gradient[done - 1])
+    assert restoration.taken(whole.change[None], 0.0)[0] == 60
+    if name == "adam":  # a solver that does not ask how many iterations there are
+        shorter, _ = restore(y, iterations=done, **choice)
+        np.testing.assert_allclose(x, shorter, rtol=1e-5, atol=1e-6)
+
+
+def test_slices_of_a_batch_stop_one_by_one():
+    """A slice without a mask at once; what stopped is what it is alone, however long the others take."""
+    y = np.stack([normal(*SHAPE, seed=seed) for seed in range(4)])
+    mask = np.ones_like(y)
+    mask[1] = 0
+    mu = np.stack([y[0] + 0.1, y[1], y[2] + 3, y[3] + 0.6])
+
+    def one(y, mask, mu):
+        return restoration.restore(
+            y,
+            mask,
+            KEY,
+            prior=fixed(mu, jnp.ones(SHAPE)),
+            data_term=l1,
+            solver=solver("gradient", l1, 0.2),
+            strength=jnp.float32(0.01),
+            iterations=50,
+            tolerance=0.01,
+        )
+
+    x, trace = jax.jit(jax.vmap(one))(y, mask, mu)
+    done = restoration.taken(np.asarray(trace.change), 0.01)
+    assert done[1] == 1
+    assert 1 < done[0] < done[3] < done[2] < 50
+    np.testing.assert_array_equal(x[1], y[1])
+    for i in range(4):
+        alone, alone_trace = jax.jit(one)(y[i], mask[i], mu[i])
+        np.testing.assert_allclose(x[i], alone, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(trace.change[i], alone_trace.change, rtol=1e-4, atol=1e-6)
