@@ -158,7 +158,7 @@ def length(method: Method, config) -> str:
 
 
 def _prior(method: Method, config, networks: Networks, y: jax.Array) -> Prior:
-    """The gradient that a method's restoration of the slice y climbs."""
+    """The prior that a method's restoration of the slice y climbs."""
     settings = config.restore
     if method.prior == "elbo":
         return priors.elbo(networks, config.model.reconstruction_weight)
@@ -221,7 +221,7 @@ class Runner:
 
     def taken(self, traces: restoration.Trace | anogan.Trace) -> np.ndarray:
         """Iterations that slices took until they stopped, [N]."""
-        return restoration.taken(traces.change, self.tolerance)
+        return restoration.taken(np.asarray(traces.change), self.tolerance)
 
     def seconds_per_iteration(self) -> float | None:
         """Median over the batches since the last call, without compilation; None for methods without a loop."""

@@ -132,7 +132,7 @@ def provenance(common: dict, restored: methods.Restored) -> dict:
     """What the sidecars of one subject say."""
     prepared = restored.subject
     image, convergence = prepared.image, None
-    if restored.traces is not None:
+    if restored.traces is not None and restored.taken is not None:
         means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
         kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
         taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped

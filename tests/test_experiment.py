@@ -123,6 +123,7 @@ def test_presets_differ_in_values_alone(experiments):
         ("restore.slice_step", 0),
         ("train.schedule", "linear"),
         ("restore.optimizer", "sgd"),
+        ("restore.tolerance", -1.0),
     ],
 )
 def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, name, wrong):
@@ -155,6 +156,7 @@ def test_paper_values(experiments):
     assert config.model.variance_channels == (8, 16, 8)
     assert (config.train.learning_rate, config.train.batch_size, config.train.steps) == (2e-5, 64, 193_000)
     assert (config.restore.optimizer, config.restore.learning_rate, config.restore.iterations) == ("adam", 5e-3, 800)
+    assert config.restore.tolerance == 0
     assert (config.restore.samples_est, config.restore.samples_neural, config.restore.score) == (10, 1, "absolute")
     assert config.calibrate.ssim == 0.95
 
@@ -331,6 +333,10 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
     for name, value in (
         ("restore.iterations", 5),
         ("restore.learning_rate", 1.0),
+        ("restore.optimizer", "proximal"),
+        ("restore.refreshes", 5),
+        ("restore.dual_steps", 5),
+        ("restore.tolerance", 0.1),
         ("restore.samples_est", 5),
         ("model.variance_floor", 0.5),
         ("data.spacing", 9.0),

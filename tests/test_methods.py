@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lgjax import methods
+from lgjax import methods, restoration
 from lgjax.baselines import gmm
 from lgjax.data import preprocess
 from lgjax.data.pipeline import Prepared
@@ -194,6 +194,47 @@ def test_a_whole_restoration_depends_on_its_slice_alone(config, params, mesh1, m
         assert (difference < 1e-3).mean() > 0.999
         assert difference.max() < 2 * iterations * rate
         np.testing.assert_allclose(other.prior_gradient, trace.prior_gradient, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["vae_elbo_l1", "vae_lg_neural_tv"])
+def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
+    """Also where slices stop one by one, which those that pad the last batch do at once."""
+
+    def restored(batch_size, mesh, tolerance):
+        chosen = settings(config, batch_size, "proximal", iterations=30)
+        chosen.restore.tolerance, chosen.restore.refreshes = tolerance, 12
+        return run(name, chosen, params, mesh, slices, 0.1)
+
+    reference, trace = restored(1, mesh1, 0.0)
+    assert all(part.shape == (7, 12) for part in trace)
+    assert np.abs(reference - slices.y)[slices.mask > 0].mean() > 0.05  # something happens
+    np.testing.assert_allclose(restored(4, mesh1, 0.0)[0], reference, atol=2e-3)
+    tolerance = float(np.median(trace.change))
+    reference, trace = restored(1, mesh1, tolerance)
+    done = restoration.taken(trace.change, tolerance)
+    assert len(set(done)) > 1
+    for batch_size, mesh in ((4, mesh1), (8, mesh8)):
+        x, other = restored(batch_size, mesh, tolerance)
+        np.testing.assert_allclose(x, reference, atol=2e-3)
+        np.testing.assert_array_equal(restoration.taken(other.change, tolerance), done)
+
+
+def test_seconds_per_iteration_count_what_was_done(config, params, mesh1, slices):
+    """A batch that stops early is divided by the iterations of its slowest slice."""
+    config.restore.tolerance = 1e3  # everything stops after its first iteration
+    runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
+    _, trace = join(runner(slices, np.ones(7, np.float32)))
+    np.testing.assert_array_equal(runner.taken(trace), 1)
+    expected = np.median(runner.seconds)
+    assert runner.seconds_per_iteration() == pytest.approx(expected)
+
+
+def test_proximal_is_chosen_by_one_value(config):
+    method = methods.parse("vae_lg_neural_tv")
+    assert methods.length(method, config) == "iterations"
+    config.restore.optimizer = "proximal"
+    assert methods.length(method, config) == "refreshes"
+    assert methods.length(methods.parse("vae_reconstruction"), config) == "iterations"
 
 
 def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
