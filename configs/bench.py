@@ -30,6 +30,8 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.experiments = ml_collections.ConfigDict()
     for model, module in EXPERIMENTS.items():
         config.experiments[model] = module.get_config(variant)
+        if variant == "paper":
+            config.experiments[model].restore.batch_size = 64  # the authors'
     if variant == "smoke":
         config.as_paper = False
         config.repeats = 3

@@ -61,7 +61,7 @@ def paper() -> ml_collections.ConfigDict:
     config.restore.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
     config.restore.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
     config.restore.slice_step = 1  # restore and judge every k-th axial slice only
-    config.restore.batch_size = 64  # slices
+    config.restore.batch_size = 0  # slices restored at a time, which changes no result; 0: as suits the device
 
     config.gmm = ml_collections.ConfigDict()  # of the baseline gmm (Van Leemput et al. 2001)
     config.gmm.classes = 3  # tissues

@@ -44,6 +44,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UsageError(f"--config.{name}={config[part][field]}: expected one of {', '.join(choices)}.")
     if config.restore.slice_step < 1:
         raise UsageError(f"--config.restore.slice_step={config.restore.slice_step}: expected 1 or more.")
+    if config.restore.batch_size < 0:
+        raise UsageError(f"--config.restore.batch_size={config.restore.batch_size}: expected 0 or more.")
     if "tolerance" in config.restore and config.restore.tolerance < 0:
         raise UsageError(f"--config.restore.tolerance={config.restore.tolerance}: expected 0 or more.")
 

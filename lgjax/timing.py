@@ -89,7 +89,7 @@ class Restoration:
           target: seconds.
         """
         self.name, self.method, self.config, self.mesh = method.name, method, config, mesh
-        batch_size = -(-config.restore.batch_size // mesh.size) * mesh.size
+        batch_size = methods.batch_size(config, mesh)
         self.slices = brain_like(config.seed, batch_size, config.data.height, config.data.width)
         self.strength = np.full(batch_size, LAMBDA, np.float32)
         self.params = models.freeze(random_state(config).variables)

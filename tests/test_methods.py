@@ -138,6 +138,28 @@ def test_runner_restores_inside_the_mask_in_order(config, params, mesh1, slices,
     assert all(part.shape == (7, config.restore.iterations) for part in trace)
 
 
+def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh1, slices):
+    chosen = settings(config, 4, iterations=2)  # at the first one X = Y, and no lambda has a say
+    runner = methods.Runner(methods.parse("vae_lg_est_l1"), chosen, params, mesh1)
+    grid = np.array([0.05, 1.0, 20.0], np.float32)
+    tiled = Slices(*(np.concatenate([part] * 3) for part in slices))
+    together, _ = join(runner(tiled, np.repeat(grid, 7)))
+    program = runner.compiled
+    for x, strength in zip(np.split(together, 3), grid, strict=True):
+        alone, _ = join(runner(slices, np.full(7, strength)))
+        np.testing.assert_allclose(x, alone, rtol=1e-5, atol=1e-5)
+    assert runner.compiled is program
+    assert np.abs(together[:7] - together[-7:]).max() > 1e-3
+
+
+def test_batch_size_that_suits_the_device(config, mesh1, mesh8):
+    config.restore.batch_size = 0
+    assert methods.batch_size(config, mesh1) == 16
+    assert methods.batch_size(config, mesh8) == 16
+    config.restore.batch_size = 17
+    assert methods.batch_size(config, mesh8) == 24  # as many slices on each device
+
+
 def test_an_empty_cohort_yields_nothing(config, params, mesh1, slices):
     runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
     assert list(runner(pick(slices, slice(0)), np.zeros(0, np.float32))) == []
