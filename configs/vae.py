@@ -44,6 +44,9 @@ def paper() -> ml_collections.ConfigDict:
     config.train.learning_rate = 2e-5
     config.train.momentum = 0.9  # Adam's b1
     config.train.schedule = "constant"  # or cosine, to zero at the last step
+    config.train.precision = "tensorfloat32"  # of networks: float32 (the paper), tensorfloat32 or bfloat16
+    # Steps that one program takes where slices are on the device; 0: as suits it, 1 on CPU, where loops are slower.
+    config.train.steps_per_dispatch = 0
     config.train.log_every = 500  # steps
     config.train.checkpoint_every = 5_000  # steps
 
@@ -61,6 +64,7 @@ def paper() -> ml_collections.ConfigDict:
     config.restore.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
     config.restore.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
     config.restore.slice_step = 1  # restore and judge every k-th axial slice only
+    config.restore.precision = "tensorfloat32"  # of networks: float32 (the paper), tensorfloat32 or bfloat16
     config.restore.batch_size = 0  # slices restored at a time, which changes no result; 0: as suits the device
 
     config.gmm = ml_collections.ConfigDict()  # of the baseline gmm (Van Leemput et al. 2001)

@@ -9,14 +9,22 @@ import ml_collections
 
 from lgjax.errors import InputError, UsageError
 from lgjax.files import atomic_write
+from lgjax.models import precision
 
 RUNS = pathlib.Path("runs")
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
+ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
+    "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1},
+    "restore": {"precision": "tensorfloat32"},
+}
+ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
 CHOICES = {
     "data.resident": ("auto", "always", "never"),
     "model.variance_target": ("likelihood", "absolute"),
     "train.schedule": ("constant", "cosine"),
+    "train.precision": precision.CHOICES,
+    "restore.precision": precision.CHOICES,
     "restore.variance_at": ("restored", "observed"),
     "restore.optimizer": ("adam", "gradient", "proximal"),
     "restore.score": ("absolute", "positive"),
@@ -29,7 +37,10 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         recorded = json.loads(pathlib.Path(path).read_text())
         if not isinstance(recorded, dict) or "gmm" not in recorded:
             raise ValueError("expected the config of an experiment of this version")
-        return ml_collections.ConfigDict(recorded)
+        complete = {part: {**values, **recorded.get(part, {})} for part, values in ADDED.items()}
+        if "optimizer" in complete["restore"]:
+            complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}
+        return ml_collections.ConfigDict({**recorded, **complete})
     except (OSError, ValueError) as error:
         raise InputError(
             path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
@@ -42,6 +53,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         part, field = name.split(".")
         if field in config[part] and config[part][field] not in choices:
             raise UsageError(f"--config.{name}={config[part][field]}: expected one of {', '.join(choices)}.")
+    if config.train.steps_per_dispatch < 0:
+        raise UsageError(f"--config.train.steps_per_dispatch={config.train.steps_per_dispatch}: expected 0 or more.")
     if config.restore.slice_step < 1:
         raise UsageError(f"--config.restore.slice_step={config.restore.slice_step}: expected 1 or more.")
     if config.restore.batch_size < 0:

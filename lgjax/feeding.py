@@ -1,11 +1,13 @@
-"""The training step on the devices, and what it is fed: the slices kept there, or streamed, batch by batch."""
+"""Training steps on the devices, and what they are fed: the slices kept there, or streamed, batch by batch."""
 
 import contextlib
 import functools
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from lgjax import runtime, training
 from lgjax.data import cohort, slices
@@ -15,8 +17,16 @@ from lgjax.errors import UsageError
 
 DEVICE_SHARE = 0.5  # of an accelerator's memory that the training slices may take
 MACHINE_SHARE = 0.25  # of the machine's memory, where that is the device's: they are there twice while they are copied
+DISPATCHED = 10  # steps at a time where a device is its own computer, to be told seldom what to do
 Source = slices.Held | slices.Stored
-Batch = tuple[jax.Array, ...]  # x and mask, each [B, H, W, 1]
+
+
+class Steps(NamedTuple):
+    """Some training steps, to be taken by `program(state, *arguments)`: -> (state after them, their loss terms)."""
+
+    steps: int
+    program: Callable  # jitted; it gives loss terms of every step, [steps], or scalars of a single one
+    arguments: tuple
 
 
 def find_slices(config, settings: Recipe, index: Index | None) -> tuple[Source, list[str]]:
@@ -41,10 +51,12 @@ def find_slices(config, settings: Recipe, index: Index | None) -> tuple[Source, 
     return source, [entry.input_sha256 for entry in entries]
 
 
-def batches(config, source: Source, mesh: jax.sharding.Mesh, start: int) -> Generator[Batch, None, None]:
-    """Yields the batch of every step from `start`, split over the mesh.
+def steps(config, source: Source, mesh: jax.sharding.Mesh, start: int) -> Generator[Steps, None, None]:
+    """Yields the steps from `start` to the last, batches split over the mesh.
 
-    They depend on the seed and the step alone, and not on whether all slices lie on the device or are streamed to it.
+    Batches depend on the seed and the step alone, and not on whether all slices lie on the device or are streamed to
+    it. Several steps are taken at a time where slices lie on the device, and none across a step that is logged or
+    kept: those before it that are too few are taken one by one.
 
     Raises:
       UsageError: a batch cannot be split evenly.
@@ -57,17 +69,38 @@ def batches(config, source: Source, mesh: jax.sharding.Mesh, start: int) -> Gene
     resident, reason = fits(config, source, mesh)
     place = "kept on the device" if resident else "streamed to the device"
     print(f"{len(source)} training slices, {source.nbytes / 1e9:.2f} GB: {place} ({reason})", flush=True)
+    step = make_step(config, mesh)
     if resident:
         data = runtime.replicate(source.everything(), mesh)
         take = jax.jit(lambda data, rows: tuple(part[rows] for part in data), out_shardings=split)
-        for i in range(start, stop):
-            yield take(data, order(i))
+        several, count = make_steps(config, mesh), per_dispatch(config, mesh)
+        while start < stop:
+            if count > 1 and start + count <= next_stop(config, start):
+                rows = np.stack([order(i) for i in range(start, start + count)])
+                yield Steps(count, several, (data, rows))
+                start += count
+            else:
+                yield Steps(1, step, take(data, order(start)))
+                start += 1
         return
     share = jax.process_index(), jax.process_count()
     stream = slices.stream(source, order, range(start, stop), share, config.data.workers, config.data.read_processes)
     with contextlib.closing(stream):
         for parts in stream:
-            yield tuple(jax.make_array_from_process_local_data(split, part) for part in parts)
+            yield Steps(1, step, tuple(jax.make_array_from_process_local_data(split, part) for part in parts))
+
+
+def per_dispatch(config, mesh: jax.sharding.Mesh) -> int:
+    """How many steps are taken at a time where slices lie on the device; 0 in the config: as suits the device."""
+    suits = 1 if mesh.devices.flat[0].platform == "cpu" else DISPATCHED
+    return config.train.steps_per_dispatch or suits
+
+
+def next_stop(config, step: int) -> int:
+    """The first step after `step` that is logged or kept."""
+    settings = config.train
+    periods = settings.log_every, settings.checkpoint_every
+    return min(settings.steps, *((step // period + 1) * period for period in periods))
 
 
 def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
@@ -87,6 +120,23 @@ def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
 
 def make_step(config, mesh: jax.sharding.Mesh):
     """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
-    options = runtime.compiler_options(mesh, "training")
-    step = training.make_step(config)
+    step, options = training.make_step(config), runtime.compiler_options(mesh, "training")
     return jax.jit(step, donate_argnums=0, out_shardings=runtime.replicated(mesh), compiler_options=options)
+
+
+def make_steps(config, mesh: jax.sharding.Mesh):
+    """The jitted function (state, data, rows) -> (state, terms) that takes several training steps.
+
+    State and data, all slices and their masks, each [N, H, W, 1], are on every device; rows, [steps, B], say which
+    slices make each batch, which is split over the mesh; terms are those of every step, each [steps].
+    """
+    step, split = training.make_step(config), runtime.batch_sharding(mesh)
+    options = runtime.compiler_options(mesh, "training")
+
+    def several(state, data, rows):
+        def one(state, rows):
+            return step(state, *(jax.lax.with_sharding_constraint(part[rows], split) for part in data))
+
+        return jax.lax.scan(one, state, rows)
+
+    return jax.jit(several, donate_argnums=0, out_shardings=runtime.replicated(mesh), compiler_options=options)

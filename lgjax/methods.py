@@ -19,7 +19,7 @@ from lgjax.data.pipeline import Prepared
 from lgjax.data.preprocess import Slices
 from lgjax.data_terms import DATA_TERMS
 from lgjax.errors import InputError, UsageError
-from lgjax.models import MODELS
+from lgjax.models import MODELS, precision
 from lgjax.models.networks import Networks
 from lgjax.priors import Prior
 
@@ -115,7 +115,8 @@ def restorer(method: Method, config) -> Restorer:
         one = intensity.restore
         if method.model:
             one = functools.partial(_restore, method, config, MODELS[method.model].bind(config, params))
-        return jax.vmap(one)(y, mask, restoration.slice_keys(config.seed, index), strength)
+        with precision.products(config.restore.precision):
+            return jax.vmap(one)(y, mask, restoration.slice_keys(config.seed, index), strength)
 
     return restore
 

@@ -148,7 +148,7 @@ class Training:
     kind = "training"
 
     def __init__(self, name: str, config, mesh: jax.sharding.Mesh, count: int, target: float):
-        """Compiles the step and takes two of them; a run then is as many as take about `target` seconds.
+        """Compiles the steps and takes some; a run then is as many as take about `target` seconds.
 
         Args:
           name: of the model.
@@ -159,28 +159,30 @@ class Training:
         """
         self.name, self.mesh = name, mesh
         self.config = config.copy_and_resolve_references()
-        self.config.data.resident, self.config.train.steps = "always", ENDLESS
+        self.config.data.resident = "always"
+        for name in ("steps", "log_every", "checkpoint_every"):
+            self.config.train[name] = ENDLESS
         found = brain_like(config.seed, count, config.data.height, config.data.width)
-        self.batches = feeding.batches(self.config, slices.Held(found.y, found.mask), mesh, 0)
+        self.steps = feeding.steps(self.config, slices.Held(found.y, found.mask), mesh, 0)
         self.state = runtime.replicate(random_state(self.config), mesh)
         with contextlib.redirect_stdout(None):  # which is told where slices lie
-            batch = next(self.batches)
-        step = feeding.make_step(self.config, mesh)
-        self.lowered, self.step, self.compile_seconds = compiled(step, self.state, *batch)
+            self.together, program, arguments = next(self.steps)
+        self.lowered, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
         self._run(1)
-        self.runs = Runs(speed.count_for(target, self._run(1), 1, 1000), [])
+        self.dispatches = speed.count_for(target, self._run(1), 1, 1000)
+        self.runs = Runs(self.dispatches * self.together, [])
 
-    def _run(self, steps: int) -> float:
+    def _run(self, dispatches: int) -> float:
         def run():
-            for _ in range(steps):
-                self.state, terms = self.step(self.state, *next(self.batches))
+            for _ in range(dispatches):
+                self.state, terms = self.program(self.state, *next(self.steps).arguments)
             return self.state, terms
 
         return speed.seconds(run)
 
     def sample(self) -> None:
         """Times one run of some steps."""
-        self.runs.seconds.append(self._run(self.runs.iterations))
+        self.runs.seconds.append(self._run(self.dispatches))
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """What was measured, and what follows from it."""
@@ -189,9 +191,10 @@ class Training:
             "batch_size": self.config.train.batch_size,
             "grid": [self.config.data.height, self.config.data.width],
             "slices_on_device": settings.train_slices,
+            "steps_per_dispatch": self.together,
             "steps_per_second": rate._asdict(),
             "compile_seconds": self.compile_seconds,
-            **against_floor(self.lowered, self.step, peaks, 1 / rate.median, self.mesh.size),
+            **against_floor(self.lowered, self.program, peaks, 1 / rate.median, self.mesh.size),
             "samples": self.runs._asdict(),
         }
 

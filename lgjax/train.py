@@ -68,21 +68,20 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
 def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: training.TrainState, start: int) -> None:
     """Takes the steps that are left, from `start`; logs, and keeps checkpoints."""
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
-    step = feeding.make_step(config, mesh)
-    log = Log(workdir, start)
-    bar = tqdm(range(start, config.train.steps), "training", config.train.steps, initial=start, unit="step")
-    pending = []
-    with contextlib.closing(log), contextlib.closing(feeding.batches(config, source, mesh, start)) as stream:
-        for i, batch in zip(bar, stream, strict=True):
-            state, terms = step(state, *batch)
+    log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(config, start)
+    bar = tqdm(None, "training", config.train.steps, initial=start, unit="step")
+    with bar, contextlib.closing(log), contextlib.closing(feeding.steps(config, source, mesh, start)) as stream:
+        for taken, program, arguments in stream:
+            state, terms = program(state, *arguments)
             pending.append(terms)
-            last = i + 1 == config.train.steps
-            if last or (i + 1) % config.train.log_every == 0 or (i + 1) % config.train.checkpoint_every == 0:
-                check_finite(log.write(i + 1, pending), workdir)
+            done += taken
+            bar.update(taken)
+            if done == stop:
+                check_finite(log.write(done, pending), workdir)
                 bar.set_postfix_str(f"loss {log.loss:.1f}")
-                pending = []
-            if last or (i + 1) % config.train.checkpoint_every == 0:
-                keep(config, workdir, i + 1, jax.device_get(state), examples)
+                pending, stop = [], feeding.next_stop(config, done)
+                if done == config.train.steps or done % config.train.checkpoint_every == 0:
+                    keep(config, workdir, done, jax.device_get(state), examples)
 
 
 def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
@@ -185,9 +184,9 @@ class Log:
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
 
     def write(self, step: int, terms: list[dict]) -> dict[str, float]:
-        """Logs the mean of the steps since the last call and returns it."""
+        """Logs the mean of the steps since the last call and returns it; terms are of one step each, or of several."""
         values = jax.device_get(terms)
-        means = {name: float(sum(v[name] for v in values) / len(values)) for name in values[0]}
+        means = {name: float(np.hstack([v[name] for v in values]).mean(dtype=np.float64)) for name in values[0]}
         self.loss = means["loss"]
         if self.board:
             with open(self.path, "a") as file:

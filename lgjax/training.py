@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lgjax.models import MODELS
+from lgjax.models import MODELS, precision
 
 
 class TrainState(NamedTuple):
@@ -57,7 +57,8 @@ def make_step(config) -> Callable[[TrainState, jax.Array, jax.Array], tuple[Trai
         def loss(params):
             return losses(config, {"params": params, "batch_stats": stats}, x, mask, key)
 
-        gradients, (stats, terms) = jax.grad(loss, has_aux=True)(params)
+        with precision.products(config.train.precision):
+            gradients, (stats, terms) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = transform.update(gradients, state.optimizer, params)
         params = optax.apply_updates(params, updates)
         return TrainState(state.step + 1, {"params": params, "batch_stats": stats}, optimizer_state), terms

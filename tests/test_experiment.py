@@ -122,6 +122,9 @@ def test_presets_differ_in_values_alone(experiments):
         ("restore.score", "signed"),
         ("restore.slice_step", 0),
         ("train.schedule", "linear"),
+        ("train.precision", "tf32"),
+        ("restore.precision", "float16"),
+        ("train.steps_per_dispatch", -1),
         ("restore.optimizer", "sgd"),
         ("restore.tolerance", -1.0),
         ("restore.batch_size", -1),
@@ -168,6 +171,21 @@ def test_record_round_trip(config, tmp_path):
     assert experiment.as_json(recorded) == experiment.as_json(config)
     assert experiment.as_json(config)["model"]["channels"] == [4, 8]
     experiment.record(recorded, tmp_path / "w")  # read back, it is the same experiment
+
+
+def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
+    experiment.record(config, tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    for part, added in experiment.ADDED.items():
+        for name in added:
+            del values[part][name]
+    path.write_text(json.dumps(values))
+    recorded = experiment.get_config(str(path))
+    assert recorded.train.precision == recorded.restore.precision == "tensorfloat32"
+    assert recorded.train.steps_per_dispatch == 1
+    assert recorded.train.learning_rate == config.train.learning_rate
+    experiment.check_workdir(config, tmp_path)
 
 
 def test_record_takes_new_values_that_weights_do_not_depend_on(config, tmp_path):
@@ -327,6 +345,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         ("data.read_processes", 3),
         ("restore.score", "positive"),
         ("train.steps", 1),
+        ("train.steps_per_dispatch", 4),
     ):
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict({name: value})
@@ -339,6 +358,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         ("restore.dual_steps", 5),
         ("restore.tolerance", 0.1),
         ("restore.samples_est", 5),
+        ("restore.precision", "bfloat16"),
         ("model.variance_floor", 0.5),
         ("data.spacing", 9.0),
         ("seed", 8),

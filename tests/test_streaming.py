@@ -172,7 +172,7 @@ def test_a_set_without_training_subjects(ours, folder, mesh1, tmp_path):
 def test_a_batch_that_devices_cannot_share(ours, folder, mesh8):
     ours.train.batch_size = 12
     with pytest.raises(UsageError, match=r"batch_size=12.*multiple of the 8 devices"):
-        next(feeding.batches(ours, source(folder, prepared.read_index(folder)), mesh8, 0))
+        next(feeding.steps(ours, source(folder, prepared.read_index(folder)), mesh8, 0))
 
 
 TINY = [

@@ -14,6 +14,7 @@ import pytest
 from lgjax import checkpoints, feeding, methods, runtime, train, training, weights
 from lgjax.data import cohort
 from lgjax.data.pipeline import Prepared
+from lgjax.data.slices import Held
 from lgjax.models import MODELS, vae
 
 
@@ -281,6 +282,88 @@ def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeyp
     state, step = newest(config, tmp_path)
     assert step == 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def of_steps(config, count, log_every=3, checkpoint_every=6, steps=12):
+    """The config with several steps per dispatch, slices on the device."""
+    result = config.copy_and_resolve_references()
+    result.data.resident, result.train.steps_per_dispatch = "always", count
+    result.train.log_every, result.train.checkpoint_every, result.train.steps = log_every, checkpoint_every, steps
+    result.train.learning_rate = 1e-4
+    return result
+
+
+def test_dispatches_end_at_every_step_that_is_logged_or_kept(config, slices, mesh1):
+    config = of_steps(config, 2, log_every=3, checkpoint_every=5, steps=13)
+    held = Held(slices.y, slices.mask)
+    taken = list(feeding.steps(config, held, mesh1, 0))
+    counts = [one.steps for one in taken]
+    assert counts == [2, 1, 2, 1, 2, 1, 1, 2, 1]  # 3, 5, 6, 9, 10, 12, 13
+    ends = np.cumsum(counts)
+    assert {3, 5, 6, 9, 10, 12, 13} <= set(ends)
+    for end, count, _, arguments in ((end, *one) for end, one in zip(ends, taken, strict=True)):
+        rows = [training.batch_indices(config.seed, step, 8, 7) for step in range(end - count, end)]
+        if count == 1:
+            np.testing.assert_array_equal(arguments[0], slices.y[rows[0]])
+        else:
+            np.testing.assert_array_equal(arguments[1], rows)
+    # From a checkpoint they are as they would have been.
+    assert [one.steps for one in feeding.steps(config, held, mesh1, 5)] == counts[3:]
+    config.data.resident = "never"
+    assert [one.steps for one in feeding.steps(config, held, mesh1, 0)] == [1] * 13
+
+
+def test_zero_steps_per_dispatch_suit_the_device(config, mesh1):
+    gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")]))
+    assert feeding.per_dispatch(config, mesh1) == 1
+    assert feeding.per_dispatch(config, gpu) == feeding.DISPATCHED
+    config.train.steps_per_dispatch = 4
+    assert feeding.per_dispatch(config, mesh1) == feeding.per_dispatch(config, gpu) == 4
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices, request):
+    """Up to rounding: XLA compiles the convolutions of a loop otherwise. As in the test on eight devices, Adam turns
+    the rounding of a gradient that is nothing else into steps of the learning rate, at most twice that a step."""
+    mesh, results = request.getfixturevalue(f"mesh{devices}"), []
+    for count in (1, 3):
+        settings = of_steps(config, count, steps=3)
+        state, terms = runtime.replicate(training.initial_state(config), mesh), []
+        for _, program, arguments in feeding.steps(settings, Held(slices.y, slices.mask), mesh, 0):
+            state, found = program(state, *arguments)
+            terms.append(jax.device_get(found))
+        results.append((jax.device_get(state), terms))
+    (single, each), (together, (all_of_them,)) = results
+    for name in all_of_them:
+        np.testing.assert_allclose(all_of_them[name], [one[name] for one in each], rtol=1e-4)
+    assert int(together.step) == int(single.step) == 3
+    leaves_close(together.variables["batch_stats"], single.variables["batch_stats"], rtol=1e-3, atol=1e-4)
+    leaves_close(together.variables["params"], single.variables["params"], atol=3 * 2.1e-4)
+    trees = together.variables["params"], single.variables["params"]
+    parted = [np.abs(a - b) > 1e-5 for a, b in zip(*map(jax.tree.leaves, trees), strict=True)]
+    assert np.mean(np.concatenate([p.ravel() for p in parted])) < 0.05
+
+
+def test_several_steps_at_once_are_logged_kept_and_resumed(config, data, mesh1, tmp_path, monkeypatch):
+    config = of_steps(config, 2, log_every=3, checkpoint_every=5, steps=10)
+    train.train(config, tmp_path / "whole", mesh1)
+    assert [line["step"] for line in metrics(tmp_path / "whole")] == [3, 5, 6, 9, 10]
+    names = sorted(path.name for path in (tmp_path / "whole" / "samples").iterdir())
+    assert names == ["0000005.png", "0000010.png"]
+    with monkeypatch.context() as patch:
+        kill_when(patch, "write", 9)
+        with pytest.raises(Killed):
+            train.train(config, tmp_path / "killed", mesh1)
+    train.train(config, tmp_path / "killed", mesh1)
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    found, expected = (newest(config, tmp_path / name) for name in ("killed", "whole"))
+    assert found[1] == expected[1] == 10
+    for a, b in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    single = of_steps(config, 1, log_every=3, checkpoint_every=5, steps=10)
+    train.train(single, tmp_path / "single", mesh1)
+    for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "single"), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
 
 
 def shrunk(name):

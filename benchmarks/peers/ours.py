@@ -29,9 +29,11 @@ def random_variables(config, seed: int) -> dict:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def exactly(function):
-    """`function` without TF32."""
-    return jax.default_matmul_precision("highest")(function)
+def exact(config):
+    """The config without TF32."""
+    config = config.copy_and_resolve_references()
+    config.train.precision = config.restore.precision = "float32"
+    return config
 
 
 class Side:
@@ -60,7 +62,7 @@ class Side:
         gradient = jax.grad(data_terms.tv)
         return jax.device_get(jax.vmap(gradient)(change, np.zeros_like(change)))
 
-    @exactly
+    @jax.default_matmul_precision("highest")
     def outputs(self, config, frozen, x, z) -> dict[str, np.ndarray]:
         """What the networks make of images x, [N, H, W, 1], and latents z."""
         network, weights = vae.network(config, normalise=False), {"params": frozen["autoencoder"]}
@@ -70,15 +72,13 @@ class Side:
         found = {"mean": mean, "log_variance": log_variance, "decoder": decoded, "variance": sigma2}
         return jax.device_get(found)
 
-    @exactly
     def restored(self, config, frozen, method: str, slices) -> np.ndarray:
         """Slices restored by a method."""
-        return self._restorer(config, frozen, method, slices)()
+        return self._restorer(exact(config), frozen, method, slices)()
 
-    @exactly
     def trained(self, config, variables, x, mask, steps: int) -> list[dict[str, float]]:
         """The terms of the loss at each of the first steps."""
-        step, batch = self._training(config, variables, x, mask), []
+        step, batch = self._training(exact(config), variables, x, mask), []
         for _ in range(steps):
             batch.append({name: float(value) for name, value in step().items()})
         return batch

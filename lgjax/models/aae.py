@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, vae, variance
+from lgjax.models import blocks, precision, vae, variance
 from lgjax.models.networks import Networks
 
 PRIORS = ("reconstruction", "lg_neural")
@@ -92,7 +92,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     the pull on each of them independent of their number. The discriminator's is its logistic loss plus half the
     gradient penalty.
     """
-    params, stats = variables["params"], variables["batch_stats"]
+    params, stats = precision.cast(variables["params"], config.train.precision), variables["batch_stats"]
     (reconstruction, z), updates = _network(config).apply(
         {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]},
         x,
@@ -123,6 +123,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
 
 def bind(config, params: dict) -> Networks:
     """The trained model as functions of one slice; the code is exact, so one sample says all (see `models`)."""
+    params = precision.cast(params, config.restore.precision)
     network = _network(config, normalise=False)
 
     def reconstruct(x):

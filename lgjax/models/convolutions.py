@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lgjax.models import precision
+
 _FEW = 8  # features that leave a product of patches and kernel too narrow to be fast
 
 
@@ -166,7 +168,7 @@ def _for_linen(x, kernel, strides, padding, **_):
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen)
+Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype=precision.as_kernel)
 """Convolution of [N, H, W, C] whose image gradient is fast inside loops too; every network uses it."""
 
 
@@ -192,5 +194,7 @@ def _columns(kernel):
     return (left, middle + right), (left + middle, right)
 
 
-UpsampledConv = functools.partial(nn.Conv, kernel_size=(3, 3), conv_general_dilated=_upsampled)
+UpsampledConv = functools.partial(
+    nn.Conv, kernel_size=(3, 3), conv_general_dilated=_upsampled, promote_dtype=precision.as_kernel
+)
 """The 3x3 convolution of [N, H, W, C] upsampled by two by nearest neighbours: the same parameters, fewer products."""

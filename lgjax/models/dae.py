@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions
+from lgjax.models import blocks, convolutions, precision
 from lgjax.models.networks import Networks
 
 PRIORS = ("reconstruction",)
@@ -73,6 +73,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     """Mean squared error inside the brains between the clean slices and the denoised ones (see `models`)."""
     draw = functools.partial(coarse_noise, cells=config.train.noise_cells, std=config.train.noise_std)
     noise = jax.vmap(draw)(jax.random.split(key, len(x)), mask)
+    variables = {**variables, "params": precision.cast(variables["params"], config.train.precision)}
     denoised, updates = _network(config).apply(variables, x + noise, True, mutable=["batch_stats"])
     loss = ((denoised - x) ** 2 * mask).sum() / jnp.maximum(mask.sum(), 1.0)
     return loss, (updates["batch_stats"], {"loss": loss})
@@ -80,6 +81,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
 
 def bind(config, params: dict) -> Networks:
     """The trained U-Net as a function of one slice (see `models`)."""
+    params = precision.cast(params, config.restore.precision)
     network = _network(config, normalise=False)
     return Networks(reconstruct=lambda x: network.apply({"params": params}, x[None])[0])
 

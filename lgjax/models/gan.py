@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions
+from lgjax.models import blocks, convolutions, precision
 from lgjax.models.networks import Networks
 
 PRIORS = ("search",)
@@ -82,28 +82,31 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     """The sum of both networks' losses for one batch, so that one step updates both at once (see `models`).
 
     Each network gets gradients from its own loss alone. The mask is not used: the background belongs to the picture.
+    The discriminator is float32 in any precision: all that the generator learns from is its gradient.
     """
     params, stats = variables["params"], variables["batch_stats"]
+    generator = precision.cast(params["generator"], config.train.precision)
     z = jax.random.normal(key, (len(x), config.model.latent_size), x.dtype)
     generated, updates = _generator(config).apply(
-        {"params": params["generator"], "batch_stats": stats["generator"]}, z, True, mutable=["batch_stats"]
+        {"params": generator, "batch_stats": stats["generator"]}, z, True, mutable=["batch_stats"]
     )
 
     def logits(images, weights):
         return _discriminator(config).apply({"params": weights}, images)
 
     fixed = jax.lax.stop_gradient
-    generator = generator_loss(logits(generated, fixed(params["discriminator"])))
+    fooled = generator_loss(logits(generated, fixed(params["discriminator"])))
     discriminator = discriminator_loss(
         logits(x, params["discriminator"]), logits(fixed(generated), params["discriminator"])
     )
-    total = generator + discriminator
-    terms = {"loss": total, "generator": generator, "discriminator": discriminator}
+    total = fooled + discriminator
+    terms = {"loss": total, "generator": fooled, "discriminator": discriminator}
     return total, ({"generator": updates["batch_stats"]}, terms)
 
 
 def bind(config, params: dict) -> Networks:
     """The trained model as functions of one slice (see `models`)."""
+    params = precision.cast(params, config.restore.precision)
     generator, discriminator = _generator(config, normalise=False), _discriminator(config)
     return Networks(
         generate=lambda z: generator.apply({"params": params["generator"]}, z[None])[0],

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions, vae, variance
+from lgjax.models import blocks, convolutions, precision, vae, variance
 from lgjax.models.networks import Networks
 from lgjax.models.vae import Posterior
 
@@ -142,7 +142,7 @@ def initialise(config, key: jax.Array) -> dict:
 
 def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
     """The sum of both networks' losses for one batch; neither sends gradients into the other (see `models`)."""
-    params, stats = variables["params"], variables["batch_stats"]
+    params, stats = _cast(variables["params"], config.train.precision), variables["batch_stats"]
     (reconstruction, parts), updates = _network(config).apply(
         {"params": params["gmvae"], "batch_stats": stats["gmvae"]},
         x,
@@ -160,6 +160,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
 
 def bind(config, params: dict) -> Networks:
     """The trained model as functions of one slice (see `models`)."""
+    params = _cast(params, config.restore.precision)
     network = _network(config, normalise=False)
     weights = {"params": params["gmvae"]}
 
@@ -190,6 +191,12 @@ def _network(config, normalise: bool = True) -> GMVAE:
         vae.VAE(tuple(model.channels), model.latent_channels + model.w_channels, normalise),
         Prior(model.clusters, model.latent_channels, model.prior_channels),
     )
+
+
+def _cast(params: dict, value: str) -> dict:
+    """As `precision.cast`, without the mixture: it is float32 in any precision, as posteriors are."""
+    cast = precision.cast(params, value)
+    return {**cast, "gmvae": {**cast["gmvae"], "prior": params["gmvae"]["prior"]}}
 
 
 def _weights(config) -> tuple[float, float]:

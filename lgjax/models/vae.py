@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions, variance
+from lgjax.models import blocks, convolutions, precision, variance
 from lgjax.models.networks import Networks
 
 PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
@@ -101,7 +101,7 @@ def initialise(config, key: jax.Array) -> dict:
 
 def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
     """The sum of both networks' losses for one batch; neither sends gradients into the other (see `models`)."""
-    params, stats = variables["params"], variables["batch_stats"]
+    params, stats = precision.cast(variables["params"], config.train.precision), variables["batch_stats"]
     (reconstruction, posterior), updates = network(config).apply(
         {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}, x, key, True, mutable=["batch_stats"]
     )
@@ -113,6 +113,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
 
 def bind(config, params: dict) -> Networks:
     """The trained model as functions of one slice (see `models`)."""
+    params = precision.cast(params, config.restore.precision)
     autoencoder = network(config, normalise=False)
     weights = {"params": params["autoencoder"]}
 

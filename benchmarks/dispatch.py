@@ -1,0 +1,71 @@
+"""Times training with one step and with several per dispatch, slices on the device.
+
+    python benchmarks/dispatch.py --output=benchmarks/dispatch_cpu.json
+
+Seconds a step of configs/vae.py:smoke, random weights and synthetic slices; runs of at least sixteen steps, in turns.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from configs import vae as experiment
+from lgjax import feeding, files, runtime, timing
+from lgjax.data.slices import Held
+
+COUNTS, SLICES, RUN = (1, 8), 128, 16
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    mesh, streams, states = runtime.start(options.device), {}, {}
+    samples = {count: [] for count in COUNTS}
+    for count in COUNTS:
+        config = experiment.smoke()
+        config.data.resident, config.train.steps_per_dispatch = "always", count
+        for name in ("steps", "log_every", "checkpoint_every"):
+            config.train[name] = timing.ENDLESS
+        found = timing.brain_like(0, SLICES, config.data.height, config.data.width)
+        streams[count] = feeding.steps(config, Held(found.y, found.mask), mesh, 0)
+        states[count] = runtime.replicate(timing.random_state(config), mesh)
+
+    def run(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(RUN // count):
+            _, program, arguments = next(streams[count])
+            states[count], _ = program(states[count], *arguments)
+        jax.block_until_ready(states[count])
+        return (time.perf_counter() - began) / RUN
+
+    for repeat in range(options.repeats + 1):
+        for count in COUNTS:
+            seconds = run(count)
+            if repeat:  # the first one compiles
+                samples[count].append(seconds)
+    medians = {count: float(np.median(values)) for count, values in samples.items()}
+    record = {
+        "what": __doc__.splitlines()[0],
+        "command": " ".join(["python", *sys.argv]),
+        "versions": runtime.versions(),
+        "batch": [config.train.batch_size, config.data.height, config.data.width],
+        "seconds_per_step": medians,
+        "samples": samples,
+    }
+    files.atomic_write(options.output, json.dumps(record, indent=2) + "\n")
+    print(medians)
+
+
+if __name__ == "__main__":
+    main()

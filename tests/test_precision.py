@@ -1,0 +1,225 @@
+"""Precision: what every convolution of every model is given, how far bfloat16 may be off, and what stays float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_training import shrunk
+
+from configs import vae as experiment
+from lgjax import methods, models, training
+from lgjax.models import MODELS, precision, vae
+
+ROUNDING = 2.0**-8  # relative, of a number with 8 significant bits
+HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
+
+
+def of_model(name, value):
+    """A small config of a model, with one precision for everything."""
+    config = shrunk(name)
+    config.train.precision = config.restore.precision = value
+    return config
+
+
+def equations(jaxpr, name: str) -> list:
+    """All equations of one primitive in a jaxpr, those of loops and functions in it included."""
+    found = [equation for equation in jaxpr.eqns if equation.primitive.name == name]
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            found += equations(inner, name) if hasattr(inner, "eqns") else []
+    return found
+
+
+def convolutions(jaxpr) -> set:
+    """Type and precision of the convolutions in a jaxpr."""
+    found = equations(jaxpr, "conv_general_dilated")
+    assert found
+    assert all(one.invars[0].aval.dtype == one.invars[1].aval.dtype for one in found)
+    return {(str(one.invars[0].aval.dtype), *(one.params["precision"] or ())) for one in found}
+
+
+EXPECTED = {
+    "float32": {("float32", HIGHEST, HIGHEST)},
+    "tensorfloat32": {("float32", HIGH, HIGH)},
+    "bfloat16": {("bfloat16", HIGH, HIGH)},
+}
+KEPT = {("float32", HIGH, HIGH)}  # in bfloat16: discriminators that are trained, the mixture of the GMVAE
+
+
+@pytest.mark.parametrize("value", precision.CHOICES)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
+    """Those of the backward pass as well; the precision is what a GPU goes by."""
+    config = of_model(name, value)
+    state = jax.eval_shape(lambda: training.initial_state(config))
+    step = jax.make_jaxpr(training.make_step(config))(state, slices.y, slices.mask)
+    kept = KEPT if (name, value) in (("anogan", "bfloat16"), ("gmvae", "bfloat16")) else set()
+    assert convolutions(step.jaxpr) == EXPECTED[value] | kept
+    params = jax.eval_shape(lambda: models.freeze(training.initial_state(config).variables))
+    for method in methods.available().values():
+        if method.model == name:
+            restore = methods.restorer(method, config)
+            jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
+            kept = KEPT if (name, method.prior, value) == ("gmvae", "elbo", "bfloat16") else set()
+            assert convolutions(jaxpr.jaxpr) == EXPECTED[value] | kept
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_everything_but_the_networks_stays_float32(name, slices):
+    """State, loss terms, gradients of the trained parameters; restored slices and traces."""
+    config = of_model(name, "bfloat16")
+    state = jax.eval_shape(lambda: training.initial_state(config))
+    after, terms = jax.eval_shape(training.make_step(config), state, slices.y, slices.mask)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert {term.dtype for term in terms.values()} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
+
+    def loss(params):
+        given = state.variables["batch_stats"]
+        stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), given)
+        variables = {"params": params, "batch_stats": stats}
+        return MODELS[name].losses(config, variables, slices.y, slices.mask, jax.random.key(0))[0]
+
+    gradient = jax.eval_shape(jax.grad(loss), state.variables["params"])
+    assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    params = jax.eval_shape(lambda: models.freeze(training.initial_state(config).variables))
+    for method in methods.available().values():
+        if method.model == name:
+            arguments = params, slices.y, slices.mask, slices.index, np.ones(7, np.float32)
+            found = jax.eval_shape(methods.restorer(method, config), *arguments)
+            assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+            assert found[0].shape == slices.y.shape
+
+
+def both(config):
+    """The config, and the same in bfloat16."""
+    other = config.copy_and_resolve_references()
+    other.train.precision = other.restore.precision = "bfloat16"
+    return config, other
+
+
+def magnitudes(tree):
+    return jax.tree.map(jnp.abs, tree)
+
+
+def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, params, slices):
+    """|error| <= ((1 + u)^m - 1) |W_n| ... |W_1| |x|, m roundings in turn, u = 2^-8 (Higham 2002, Sec. 3).
+
+    |LeakyReLU(a)| <= |a|, so the products of magnitudes are what the network makes of |x| with magnitudes as
+    parameters. A convolution rounds its input, its kernel (where two or four weights are added, up to three times) and
+    its result.
+    """
+    a_convolution, x = 5, slices.y
+    network, weights = vae.network(config, False), params["autoencoder"]
+    rounded = precision.cast(weights, "bfloat16")
+    z = np.random.default_rng(0).standard_normal((3, 4, 4, 4), np.float32)
+    depth = 2 * len(config.model.channels) + 2  # of encoder and decoder
+    for method, given in (("encode", x), ("decode", z)):
+        apply = {"params": weights}, given
+        exact = network.apply(*apply, method=method)
+        found = network.apply({"params": rounded}, given, method=method)
+        size = network.apply(magnitudes({"params": weights}), jnp.abs(given), method=method)
+        roundings = a_convolution * depth
+        for a, b, scale in zip(*map(jax.tree.leaves, (found, exact, size)), strict=True):
+            assert a.dtype == jnp.float32
+            error = np.abs(a - b)
+            assert error.max() > 0
+            assert (error <= ((1 + ROUNDING) ** roundings - 1) * scale).all()
+            # Roundings are as often up as down: typically the error is that of a few of them.
+            assert np.sqrt((error**2).mean()) < np.sqrt(roundings) * ROUNDING * np.sqrt((b**2).mean())
+
+
+def relative(found, expected) -> float:
+    """Norm of the difference of two trees over that of the second."""
+    return float(optax.tree.norm(optax.tree.sub(found, expected)) / optax.tree.norm(expected))
+
+
+def test_bfloat16_gradients_point_where_float32_s_do(config, variables, params, slices):
+    """Of trained parameters and of the image: forwards and back 26 convolutions in turn, sqrt(26 * 5) 2^-8 = 4.5 %."""
+    key = jax.random.key(0)
+
+    def gradients(config):
+        def loss(p):
+            return vae.losses(config, {**variables, "params": p}, slices.y, slices.mask, key)[0]
+
+        elbo = jax.grad(vae.bind(config, params).elbo)
+        return jax.jit(jax.grad(loss))(variables["params"]), jax.jit(elbo)(slices.y[0], key)
+
+    exact, rounded = (gradients(one) for one in both(config))
+    for found, expected in zip(rounded, exact, strict=True):
+        assert 0 < relative(found, expected) < 0.045
+
+
+def test_gradients_of_biases_are_sums_in_float32(config, variables, slices):
+    """In bfloat16 a sum of this many pixels ends at 256 times its terms. The last bias has the sum of all residuals."""
+
+    def gradient(config):
+        def loss(p):
+            return vae.losses(config, {**variables, "params": p}, slices.y, slices.mask, jax.random.key(0))[0]
+
+        return jax.jit(jax.grad(loss))(variables["params"])["autoencoder"]["last"]["bias"]
+
+    exact, rounded = (gradient(one) for one in both(config))
+    assert 0 < relative(rounded, exact) < ROUNDING
+
+
+def test_running_statistics_are_of_the_bfloat16_activations_in_float32(config, variables, slices):
+    """One step from the same state: the means of activations are as precise as they are, the averaging is exact."""
+    exact, rounded = (
+        vae.losses(one, variables, slices.y, slices.mask, jax.random.key(0))[1][0] for one in both(config)
+    )
+    assert 0 < relative(rounded, exact) < 2 * ROUNDING
+    values = np.concatenate([np.ravel(x) for x in jax.tree.leaves(rounded)])
+    assert (values != values.astype(jnp.bfloat16).astype(np.float32)).mean() > 0.9
+
+
+def test_a_restoration_moves_alike(config, params, slices):
+    """Most pixels move alike; where the sign of TV's gradient hangs on rounding, Adam takes a full step either way."""
+    strength = np.ones(7, np.float32)
+    results = []
+    for one in both(config):
+        run = jax.jit(methods.restorer(methods.parse("vae_lg_neural_tv"), one))
+        results.append(np.asarray(run(params, slices.y, slices.mask, slices.index, strength)[0]))
+    exact, rounded = results
+    inside = slices.mask > 0
+    np.testing.assert_array_equal(rounded[~inside], slices.y[~inside])
+    step = config.restore.learning_rate
+    difference = np.abs(rounded - exact)[inside]
+    assert 0 < np.median(difference) < 0.1 * step
+    assert (difference < step).mean() > 0.9
+
+
+def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
+    results = []
+    for value in ("float32", "tensorfloat32"):
+        config.train.precision = config.restore.precision = value
+        restored = jax.jit(methods.restorer(methods.parse("vae_elbo_tv"), config))
+        x, _ = restored(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
+        state, _ = jax.jit(training.make_step(config))(training.initial_state(config), slices.y, slices.mask)
+        results.append([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((x, state))])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["vae", "aae", "dae"])
+def test_bfloat16_training_lowers_the_loss_as_float32_does(name, slices):
+    """To within a tenth of how far it falls. Sixty steps are enough for the loss to fall by a third and more."""
+    falls = []
+    for value in ("float32", "bfloat16"):
+        config = of_model(name, value)
+        config.train.learning_rate, config.train.schedule = 3e-3, "constant"
+        step, state, history = jax.jit(training.make_step(config)), training.initial_state(config), []
+        for _ in range(60):
+            state, terms = step(state, slices.y, slices.mask)
+            history.append(float(terms["loss"]))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+        falls.append(1 - np.mean(history[-5:]) / np.mean(history[:5]))
+    assert falls[0] > 0.3
+    assert falls[1] == pytest.approx(falls[0], rel=0.1)
+
+
+def test_configs_ask_for_tensorfloat32(experiments):
+    for variant in experiment.VARIANTS:
+        config = experiments.get_config(variant)
+        assert config.train.precision == config.restore.precision == "tensorfloat32"
