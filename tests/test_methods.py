@@ -355,7 +355,7 @@ def subject():
 @pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
 def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
     runner = methods.Runner(methods.parse(name), config, params, mesh1)
-    _, change, traces, _ = methods.restore(runner, subject, 1.0)
+    _, change, traces, *_ = methods.restore(runner, subject, 1.0)
     assert change.shape == subject.image.data.shape
     assert change.dtype == np.float32
     assert (change[subject.image.data == 0] == 0).all()

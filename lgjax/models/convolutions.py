@@ -63,13 +63,13 @@ def _dense(x, kernel, padding):
 
 
 def _shifted(x, kernel, padding):
-    """Convolution of one channel as a sum of shifted images."""
-    height, width = kernel.shape[:2]
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    """Convolution of one channel as a sum of shifted images, in float32."""
+    (height, width), dtype = kernel.shape[:2], x.dtype
+    x, kernel = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(jnp.float32), kernel.astype(jnp.float32)
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
     places = np.ndindex(height, width)
     terms = [x[:, i : i + rows, j : j + columns] * kernel[i, j, 0, None, None, None] for i, j in places]
-    return functools.reduce(jnp.add, terms)
+    return functools.reduce(jnp.add, terms).astype(dtype)
 
 
 def _blockwise(x, kernel, strides, padding, block):
