@@ -63,9 +63,10 @@ def _dense(x, kernel, padding):
 
 
 def _shifted(x, kernel, padding):
-    """Convolution of one channel as a sum of shifted images, in float32."""
+    """Convolution of one channel as a sum of shifted images; in float32 at least, as XLA's convolutions sum."""
     (height, width), dtype = kernel.shape[:2], x.dtype
-    x, kernel = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(jnp.float32), kernel.astype(jnp.float32)
+    exact = jnp.promote_types(dtype, jnp.float32)
+    x, kernel = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(exact), kernel.astype(exact)
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
     places = np.ndindex(height, width)
     terms = [x[:, i : i + rows, j : j + columns] * kernel[i, j, 0, None, None, None] for i, j in places]
