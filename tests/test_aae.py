@@ -18,6 +18,8 @@ def config():
     return ml_collections.ConfigDict(
         {
             "data": {"height": 8, "width": 8},
+            "train": {"precision": "float32"},
+            "restore": {"precision": "float32"},
             "model": {
                 "channels": (4,),
                 "latent_channels": 1,

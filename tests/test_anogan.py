@@ -22,7 +22,9 @@ SIZE = 16
 @pytest.fixture(scope="module")
 def config():
     data = {"height": SIZE, "width": SIZE}
-    return ConfigDict({"data": data, "model": {"name": "anogan", "channels": (4, 8), "latent_size": 3}})
+    precise = {"precision": "float32"}
+    model = {"name": "anogan", "channels": (4, 8), "latent_size": 3}
+    return ConfigDict({"data": data, "model": model, "train": precise, "restore": precise})
 
 
 @pytest.fixture(scope="module")

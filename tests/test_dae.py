@@ -17,7 +17,8 @@ def config():
         {
             "data": {"height": 16, "width": 16},
             "model": {"channels": (4, 8)},
-            "train": {"noise_cells": 4, "noise_std": 1.0},
+            "train": {"noise_cells": 4, "noise_std": 1.0, "precision": "float32"},
+            "restore": {"precision": "float32"},
         }
     )
 
