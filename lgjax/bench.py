@@ -29,11 +29,11 @@ NOTES = (
     "s/iteration: of one batch, the slope between a short and a long run of the compiled program, so that what a run "
     "does once (starting, transfers) does not count. s/volume is computed from the long run and this slope, all "
     "batches full, the last one padded, compilation and preparation of the scan left out.",
-    "GFLOP: XLA's count for the program as written (a padded product is none). GB: XLA's count of what each kernel of "
-    "the compiled program reads and writes; more than a perfect program needs, and on CPU most of it comes from a "
-    "cache. So the floor, max(GFLOP / best matrix product, GB / bandwidth), belongs to this program, and only the "
-    "compute floor holds for every program of the same operations. MB: arguments, results and what lies between, on "
-    "each device.",
+    "GFLOP: XLA's count for the program as written (a padded product is none; the zeros that put convolutions into "
+    "blocks of pixels are counted). GB: XLA's count of what each kernel of the compiled program reads and writes; more "
+    "than a perfect program needs, and on CPU most of it comes from a cache. So the floor, max(GFLOP / best matrix "
+    "product, GB / bandwidth), belongs to this program, and only the compute floor holds for every program of the same "
+    "operations. MB: arguments, results and what lies between, on each device.",
 )
 BESIDE_PAPER = (
     "paper, s: seconds per iteration on a Titan X, Table 1 of Chen et al. 2019; the batch size is not stated in the "
