@@ -124,9 +124,8 @@ def without_autoencoder(config: ml_collections.ConfigDict) -> None:
     del config.calibrate
     for name in ("latent_channels", "reconstruction_weight", "variance_channels", "variance_target", "variance_floor"):
         del config.model[name]
-    for name in ("samples_est", "samples_neural", "variance_at", "deviation_limit"):
-        del config.restore[name]
-    for name in ("optimizer", "refreshes", "dual_steps", "tolerance"):
+    ascent = ("optimizer", "refreshes", "dual_steps", "tolerance")
+    for name in ("samples_est", "samples_neural", "variance_at", "deviation_limit", *ascent):
         del config.restore[name]
 
 

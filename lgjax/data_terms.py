@@ -12,6 +12,11 @@ def _absolute(t: jax.Array) -> jax.Array:
     return t * jax.lax.stop_gradient(jnp.sign(t))
 
 
+def differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Forward differences of [H, W, 1] along rows, [H - 1, W, 1], and columns, [H, W - 1, 1]: none across the last."""
+    return image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
+
+
 def tv(x: jax.Array, y: jax.Array) -> jax.Array:
     """Anisotropic total variation of X - Y: the L1 norm of its forward differences.
 
@@ -21,10 +26,8 @@ def tv(x: jax.Array, y: jax.Array) -> jax.Array:
     Returns:
       A scalar. Differences across the last row and column are zero (no wrap-around).
     """
-    change = x - y
-    rows = _absolute(change[1:] - change[:-1])
-    columns = _absolute(change[:, 1:] - change[:, :-1])
-    return rows.sum() + columns.sum()
+    rows, columns = differences(x - y)
+    return _absolute(rows).sum() + _absolute(columns).sum()
 
 
 def l1(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -120,8 +120,7 @@ def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
 
 def make_step(config, mesh: jax.sharding.Mesh):
     """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
-    step, options = training.make_step(config), runtime.compiler_options(mesh, "training")
-    return jax.jit(step, donate_argnums=0, out_shardings=runtime.replicated(mesh), compiler_options=options)
+    return _jitted(training.make_step(config), mesh)
 
 
 def make_steps(config, mesh: jax.sharding.Mesh):
@@ -131,7 +130,6 @@ def make_steps(config, mesh: jax.sharding.Mesh):
     slices make each batch, which is split over the mesh; terms are those of every step, each [steps].
     """
     step, split = training.make_step(config), runtime.batch_sharding(mesh)
-    options = runtime.compiler_options(mesh, "training")
 
     def several(state, data, rows):
         def one(state, rows):
@@ -139,4 +137,10 @@ def make_steps(config, mesh: jax.sharding.Mesh):
 
         return jax.lax.scan(one, state, rows)
 
-    return jax.jit(several, donate_argnums=0, out_shardings=runtime.replicated(mesh), compiler_options=options)
+    return _jitted(several, mesh)
+
+
+def _jitted(function: Callable, mesh: jax.sharding.Mesh):
+    """A function of a state, which it takes over, compiled for training; its results are on every device."""
+    options = runtime.compiler_options(mesh, "training")
+    return jax.jit(function, donate_argnums=0, out_shardings=runtime.replicated(mesh), compiler_options=options)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lgjax.data_terms import differences
+
 
 class Operator(NamedTuple):
     """The proximal operator of one data term."""
@@ -41,7 +43,7 @@ def total_variation(
     """argmin_D sum (D - b)^2 / (2 sigma2) + lambda TV(D), with D = 0 where sigma2 = 0.
 
     Accelerated projected gradient (Beck and Teboulle 2009) on the dual, min sum sigma2 (b / sigma2 - G^T p)^2 / 2 over
-    |p| <= lambda with G the forward differences. Each p has a step of its own, the inverse of its row sum of
+    |p| <= lambda with G the forward `differences`. Each p has a step of its own, the inverse of its row sum of
     |G| sigma2 |G^T| (Pock and Chambolle 2011), so that pixels of any variance converge alike.
 
     Args:
@@ -57,7 +59,7 @@ def total_variation(
 
     def ascend(_, carry):
         found, ahead, t = carry
-        slope = differences(b - sigma2 * transposed_differences(ahead))
+        slope = Dual(*differences(b - sigma2 * transposed_differences(ahead)))
         new = jax.tree.map(lambda p, s, g: jnp.clip(p + s * g, -strength, strength), ahead, step, slope)
         t_new = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         momentum = (t - 1) / t_new
@@ -65,11 +67,6 @@ def total_variation(
 
     dual, _, _ = jax.lax.fori_loop(0, steps, ascend, (dual, dual, jnp.ones((), b.dtype)))
     return b - sigma2 * transposed_differences(dual), dual
-
-
-def differences(image: jax.Array) -> Dual:
-    """G image: forward differences of [H, W, 1] along rows and columns, none across the last ones."""
-    return Dual(image[1:] - image[:-1], image[:, 1:] - image[:, :-1])
 
 
 def transposed_differences(dual: Dual) -> jax.Array:
@@ -84,7 +81,7 @@ def operator(term: str, dual_steps: int) -> Operator:
     """The proximal operator of a data term by its name in `DATA_TERMS`; that of `l1` is exact and takes no steps."""
     return {
         "tv": Operator(
-            lambda image: jax.tree.map(jnp.zeros_like, differences(image)),
+            lambda image: jax.tree.map(jnp.zeros_like, Dual(*differences(image))),
             lambda b, sigma2, strength, dual: total_variation(b, sigma2, strength, dual, dual_steps),
         ),
         "l1": Operator(

@@ -226,7 +226,9 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 @functools.cache
 def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
     """What XLA is told to compile a `restoration` or `training` with; nothing where it does not know the option."""
-    options = COMPILER_OPTIONS.get((mesh.devices.flat[0].platform, program), {})
+    options = COMPILER_OPTIONS.get((mesh.devices.flat[0].platform, program))
+    if not options:
+        return {}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # another version of XLA

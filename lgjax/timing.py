@@ -160,8 +160,8 @@ class Training:
         self.name, self.mesh = name, mesh
         self.config = config.copy_and_resolve_references()
         self.config.data.resident = "always"
-        for name in ("steps", "log_every", "checkpoint_every"):
-            self.config.train[name] = ENDLESS
+        for field in ("steps", "log_every", "checkpoint_every"):
+            self.config.train[field] = ENDLESS
         found = brain_like(config.seed, count, config.data.height, config.data.width)
         self.steps = feeding.steps(self.config, slices.Held(found.y, found.mask), mesh, 0)
         self.state = runtime.replicate(random_state(self.config), mesh)

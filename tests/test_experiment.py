@@ -180,10 +180,13 @@ def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
     for part, added in experiment.ADDED.items():
         for name in added:
             del values[part][name]
+    for name in experiment.ADDED_TO_ASCENT:
+        del values["restore"][name]
     path.write_text(json.dumps(values))
     recorded = experiment.get_config(str(path))
     assert recorded.train.precision == recorded.restore.precision == "tensorfloat32"
     assert recorded.train.steps_per_dispatch == 1
+    assert (recorded.restore.optimizer, recorded.restore.tolerance) == (config.restore.optimizer, 0)
     assert recorded.train.learning_rate == config.train.learning_rate
     experiment.check_workdir(config, tmp_path)
 

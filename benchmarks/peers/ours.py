@@ -2,11 +2,11 @@
 
 import functools
 import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import side
 
 from lgjax import data_terms, feeding, methods, models, runtime, training
 from lgjax.data.preprocess import Slices
@@ -36,13 +36,13 @@ def exact(config):
     return config
 
 
-class Side:
+class Side(side.Side):
     """lgjax on one device or on all, as `runtime.start` finds them."""
 
     def __init__(self, device: str, threads: int):
         """Takes cpu or gpu; threads are limited by compare.py, before this process starts."""
+        super().__init__()
         self.mesh = runtime.start(device)
-        self.runs = {}
 
     def versions(self) -> dict[str, str]:
         return runtime.versions()
@@ -74,7 +74,7 @@ class Side:
 
     def restored(self, config, frozen, method: str, slices) -> np.ndarray:
         """Slices restored by a method."""
-        return self._restorer(exact(config), frozen, method, slices)()
+        return self._restorer(exact(config), frozen, method, "lgjax", slices)()
 
     def trained(self, config, variables, x, mask, steps: int) -> list[dict[str, float]]:
         """The terms of the loss at each of the first steps."""
@@ -83,31 +83,17 @@ class Side:
             batch.append({name: float(value) for name, value in step().items()})
         return batch
 
-    def prepare(self, config, variables, method: str, mode: str, slices) -> np.ndarray | None:
-        """Compiles and runs once what `sample` will time, a method or `vae_train`; the restored slices."""
-        if method == "vae_train":
-            step = self._training(config, variables, *slices[:2])
+    def _training_run(self, config, variables, mode: str, slices):
+        step = self._training(config, variables, *slices[:2])
 
-            def run():
-                for _ in range(config.restore.iterations):
-                    terms = step()
-                jax.block_until_ready(terms)
-        else:
-            run = self._restorer(config, variables["frozen"], method, slices)
-        self.runs[mode] = run
-        return run()
+        def run():
+            for _ in range(config.restore.iterations):
+                terms = step()
+            jax.block_until_ready(terms)
 
-    def sample(self, mode: str) -> float:
-        """Seconds of one run of what was prepared."""
-        began = time.perf_counter()
-        self.runs[mode]()
-        return time.perf_counter() - began
+        return run
 
-    def clear(self) -> None:
-        """Forgets what was prepared."""
-        self.runs.clear()
-
-    def _restorer(self, config, frozen, method, slices):
+    def _restorer(self, config, frozen, method, mode, slices):
         runner = methods.runner(methods.parse(method), config, frozen, self.mesh)
         y, mask, strength = slices
         batch = Slices(y, mask, np.arange(len(y), dtype=np.int32))

@@ -1,24 +1,23 @@
 """The side of PyTorch: what compare.py asks of it, in a process of its own."""
 
-import time
-
 import numpy as np
 import restore
+import side
 import torch
 import train
 from model import Networks, to_numpy, to_torch
 
 
-class Side:
+class Side(side.Side):
     """PyTorch on one device."""
 
     def __init__(self, device: str, threads: int):
         """Takes cpu or gpu."""
+        super().__init__()
         self.device = {"gpu": "cuda"}.get(device, device)
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True
         self._set_exact(False)
-        self.runs = {}
 
     def _set_exact(self, exact: bool) -> None:
         """Turns TF32 off or on."""
@@ -73,29 +72,19 @@ class Side:
         self._set_exact(False)
         return found
 
-    def prepare(self, config, variables, method: str, mode: str, slices) -> np.ndarray | None:
-        """Compiles and runs once what `sample` will time, a method or `vae_train`; the restored slices."""
-        if method == "vae_train":
-            training = train.Training(config, variables, train.MODES[mode], self.device, *slices[:2])
+    def _training_run(self, config, variables, mode: str, slices):
+        training = train.Training(config, variables, train.MODES[mode], self.device, *slices[:2])
 
-            def run():
-                for _ in range(config.restore.iterations):
-                    terms = training.step()
-                float(terms["kl"])  # waits for it
-        else:
-            run = self._restorer(config, variables["frozen"], method, mode, slices)
-        self.runs[mode] = run
-        return run()
+        def run():
+            for _ in range(config.restore.iterations):
+                terms = training.step()
+            float(terms["kl"])  # waits for it
 
-    def sample(self, mode: str) -> float:
-        """Seconds of one run of what was prepared."""
-        began = time.perf_counter()
-        self.runs[mode]()
-        return time.perf_counter() - began
+        return run
 
     def clear(self) -> None:
         """Forgets what was prepared, and what was compiled for it."""
-        self.runs.clear()
+        super().clear()
         torch._dynamo.reset()
 
     def _restorer(self, config, frozen, method, mode, slices):
