@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
     # written aside first, so nothing is half done.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    sys.unraisablehook = _unraisable
 
     def guarded(argv: Sequence[str]) -> int:
         try:
@@ -64,6 +66,41 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except LgjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[Callable[[], bool]]:
+    """Lets Ctrl-C wait for the end of a block, for the sake of what other threads and processes do for it.
+
+    A second one does not wait. Only for the main thread.
+
+    Yields:
+      Whether Ctrl-C was pressed, for a block that can end early.
+    """
+    asked = False
+
+    def handle(*_) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        os.write(2, b"\ninterrupting; press Ctrl-C again not to wait\n")  # print may be what it interrupts
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _unraisable(what) -> None:
+    """Python's `sys.unraisablehook`, but a Ctrl-C that met a callback comes again a moment later."""
+    if what.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(what)
 
 
 def _leave(code: int) -> None:

@@ -70,7 +70,8 @@ def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: trai
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
     log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(config, start)
     bar = tqdm(None, "training", config.train.steps, initial=start, unit="step")
-    with bar, contextlib.closing(log), contextlib.closing(feeding.steps(config, source, mesh, start)) as stream:
+    stream = feeding.steps(config, source, mesh, start)
+    with runtime.uninterrupted() as asked, bar, contextlib.closing(log), contextlib.closing(stream):
         for taken, program, arguments in stream:
             state, terms = program(state, *arguments)
             pending.append(terms)
@@ -82,6 +83,8 @@ def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: trai
                 pending, stop = [], feeding.next_stop(config, done)
                 if done == config.train.steps or done % config.train.checkpoint_every == 0:
                     keep(config, workdir, done, jax.device_get(state), examples)
+            if asked():
+                break
 
 
 def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:

@@ -18,7 +18,7 @@ from lgjax import runtime
 from lgjax.errors import EnvironmentFault, InputError, UsageError
 
 SCRIPT = """
-import sys, time
+import os, signal, sys, time, weakref
 from absl import flags
 from lgjax import errors, runtime
 
@@ -29,6 +29,11 @@ def main(argv):
         time.sleep(60)
     if what == "interrupt":
         raise KeyboardInterrupt
+    if what == "ignored":  # Python cannot raise what a weak reference's callback raises
+        something = {1}
+        reference = weakref.ref(something, lambda _: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.1))
+        del something
+        time.sleep(60)
     if what == "fault":
         raise errors.InputError("scan.nii.gz", "is broken", "Copy it again")
     if what == "bug":
@@ -56,6 +61,40 @@ def test_exit_codes(what, code):
 
 def test_debug_shows_the_traceback_of_a_fault():
     assert "Traceback" in start("fault", "--debug").communicate(timeout=60)[1]
+
+
+def test_ctrl_c_is_not_lost_in_a_callback():
+    process = start("ignored")
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip() == "interrupted; run the same command again to go on"
+
+
+def test_ctrl_c_waits_for_what_must_be_whole(capfd):
+    done = []
+    with pytest.raises(KeyboardInterrupt), runtime.uninterrupted() as asked:  # noqa: PT012
+        done.append(asked())
+        signal.raise_signal(signal.SIGINT)
+        done.append(asked())
+    assert done == [False, True]
+    assert "again" in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), runtime.uninterrupted():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
+
+
+def test_a_fault_in_what_must_be_whole_is_the_fault():
+    with pytest.raises(InputError), runtime.uninterrupted():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        raise InputError("x", "y", "z")
+    with runtime.uninterrupted():
+        pass
 
 
 def test_sigterm_ends_at_once_with_143():

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import signal
 from types import SimpleNamespace
 
 import images
@@ -218,6 +219,23 @@ def test_resumed_training_equals_uninterrupted_training(config, data, mesh1, tmp
     train.train(config, tmp_path / "whole", mesh1)
     assert "trained already" in capsys.readouterr().out
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == before
+
+
+def test_ctrl_c_waits_for_the_step_and_its_checkpoint(config, data, mesh1, tmp_path, monkeypatch, capfd):
+    """Orbax writes in threads of its own, for as long as the call of this one lasts."""
+    save = checkpoints.ocp.StandardCheckpointer.save
+
+    def interrupted(*arguments):
+        save(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, tmp_path, mesh1)
+    assert newest(config, tmp_path)[1] == 3
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["0000003.png"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_training_leaves(config, data, mesh1, tmp_path):
