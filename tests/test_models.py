@@ -107,14 +107,16 @@ def test_fold_has_something_to_fold(config, variables):
 @pytest.mark.parametrize(
     ("size", "channels", "features", "kernel", "strides"),
     [
-        ((8, 9), 3, 12, 3, 1),  # as XLA has it
-        ((8, 9), 3, 12, 3, 2),
-        ((7, 8), 3, 12, 3, 2),
+        ((8, 9), 3, 20, 3, 1),  # as XLA has it
+        ((8, 9), 3, 20, 3, 2),
+        ((7, 8), 3, 20, 3, 2),
         ((9, 10), 3, 5, 5, 3),
         ((6, 7), 3, 5, 1, 1),
         ((8, 9), 3, 5, 1, 2),
-        ((8, 10), 3, 5, 3, 1),  # in blocks of pixels
-        ((8, 12), 12, 3, 3, 2),
+        ((8, 12), 3, 5, 3, 1),  # in blocks of pixels
+        ((8, 16), 12, 3, 3, 2),
+        ((8, 10), 3, 12, 3, 1),
+        ((8, 12), 5, 16, 3, 2),
         ((12, 16), 8, 1, 3, 1),
         ((8, 10), 1, 5, 3, 1),  # shifted
         ((8, 10), 1, 1, 2, 1),
@@ -122,10 +124,10 @@ def test_fold_has_something_to_fold(config, variables):
         ((2, 3), 4, 2, 3, 1),
         ((1, 4), 4, 2, 5, 1),
         ((6, 6), 3, 12, 2, 1),
-        ((8, 6), 3, 12, 3, 2),  # its image gradient in blocks
-        ((9, 6), 3, 12, 5, 3),
-        ((4, 8), 3, 12, 1, 2),
-        ((4, 8), 3, 12, 4, 2),
+        ((8, 6), 3, 20, 3, 2),  # its image gradient in blocks
+        ((9, 6), 3, 20, 5, 3),
+        ((4, 8), 3, 20, 1, 2),
+        ((4, 8), 3, 20, 4, 2),
     ],
 )
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (1, 2))])
