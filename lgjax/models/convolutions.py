@@ -33,7 +33,7 @@ def _fast(x, kernel, strides, padding):
     channels, features = kernel.shape[2:]
     sizes = zip(image, size, strides, padding, strict=True)
     result = [(n + sum(pads) - k) // s + 1 for n, k, s, pads in sizes]
-    block = (4, 4) if features == 1 else (1, 4) if features <= _FEW // 2 else (1, 2)
+    block = (4, 4) if features == 1 else (2, 2) if features <= _FEW // 2 else (1, 2)
     if min(result) < 1 or min(low for pads in padding for low in pads) < 0:
         return _plain(x, kernel, strides, padding)
     if strides == (1, 1) and max(size) > min(image) and math.prod(size) >= math.prod(image):
