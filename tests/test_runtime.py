@@ -65,7 +65,7 @@ def test_debug_shows_the_traceback_of_a_fault():
 
 def test_ctrl_c_is_not_lost_in_a_callback():
     process = start("ignored")
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=55)
     assert process.returncode == 130
     assert said.strip() == "interrupted; run the same command again to go on"
 
