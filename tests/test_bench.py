@@ -260,7 +260,7 @@ def test_everything_is_timed_in_turn(monkeypatch, mesh1):
 def lgjax_bench(*arguments) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "lgjax.bench", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
 
 
 TINY = """

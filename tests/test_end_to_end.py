@@ -34,7 +34,7 @@ def lgjax(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
     """Runs a binary in a process of its own, as from a shell."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def ok(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:

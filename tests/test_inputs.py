@@ -93,7 +93,7 @@ def lgjax(binary: str, *arguments, without: str = "") -> subprocess.CompletedPro
     skip = f"import {without.rpartition('.')[0]}; {without} = lambda *_, **__: b''; " if without else ""
     code = f"{skip}import runpy; runpy.run_module('lgjax.{binary}', run_name='__main__', alter_sys=True)"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def run(binary: str, workdir: pathlib.Path, scans: pathlib.Path, *flags: str, without: str = "") -> Run:

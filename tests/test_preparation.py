@@ -39,7 +39,7 @@ def start(binary: str, *arguments) -> subprocess.Popen:
 
 def lgjax(binary: str, *arguments) -> subprocess.CompletedProcess:
     process = start(binary, *arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -202,7 +202,7 @@ def test_again_nothing_is_redone_and_nothing_changes(raw, first, tmp_path):
 def test_killed_half_way_it_goes_on_to_the_same_end(raw, first, tmp_path):
     folder = tmp_path / "p"
     process = start("preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(folder.rglob("*_desc-preproc_T2w.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
