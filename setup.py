@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["lgjax", "lgjax.*"]),
-    package_data={"lgjax": ["templates/*.html"]},
+    package_data={"lgjax.report": ["templates/*.html"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",

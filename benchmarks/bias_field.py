@@ -13,25 +13,27 @@ import sys
 
 import numpy as np
 
-from lgjax import runtime
-from lgjax.data import bias, orientation, phantom
-from lgjax.data.bias import BiasField
+from lgjax.preparation import bias
+from lgjax.preparation.bias import BiasField
+from lgjax.runtime import devices
+from lgjax.scans import orientation
+from lgjax.scans.phantom import draw
 
 LEVELS = (2, 3, 4)
 
 
 def scans(subjects: int):
     """Yields synthetic scans and the field that each was made with, [X, Y, Z]."""
-    anatomies = phantom.load_anatomies(None)
-    fields, scan = [], phantom._scan
+    anatomies = draw.load_anatomies(None)
+    fields, scan = [], draw._scan
 
     def remember(subject, grid, signal, noise):
         fields.append(np.stack([grid.lattice.plane(subject.fields[5], z) for z in grid.z], axis=-1))
         return scan(subject, grid, signal, noise)
 
-    phantom._scan = remember
+    draw._scan = remember
     for index in range(subjects):
-        yield phantom.make_subject(anatomies, 1, index, "healthy"), fields.pop()
+        yield draw.make_subject(anatomies, 1, index, "healthy"), fields.pop()
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def main() -> None:
     record = {
         "what": __doc__.splitlines()[0],
         "command": " ".join(["python", *sys.argv]),
-        "versions": runtime.versions(),
+        "versions": devices.versions(),
         "median": {
             str(n): round(float(np.median([row[f"residual_over_true_{n}"] for row in rows])), 3) for n in LEVELS
         },

@@ -19,8 +19,8 @@ import time
 
 import numpy as np
 
-from lgjax import runtime
-from lgjax.data import nifti, sources
+from lgjax.runtime import devices
+from lgjax.scans import nifti, sources
 
 
 def write_cohort(root: pathlib.Path, subjects: int) -> None:
@@ -96,7 +96,7 @@ def main() -> None:
         record = {
             "what": __doc__.splitlines()[0],
             "command": " ".join(["python", *sys.argv]),
-            "versions": runtime.versions(),
+            "versions": devices.versions(),
             "cores": os.cpu_count(),
             "subjects": arguments.subjects,
             "workers": arguments.workers,

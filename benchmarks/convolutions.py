@@ -19,8 +19,13 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import feeding, methods, models, runtime, timing
+from lgjax import models
+from lgjax.methods import names
+from lgjax.methods.runner import build_runner
 from lgjax.models import blocks, convolutions
+from lgjax.runtime import devices
+from lgjax.speed import contestants
+from lgjax.training import feeding
 
 METHODS = {"vae_lg_neural_tv": 10, "vae_lg_est_tv": 2, "vae_elbo_tv": 5}  # and iterations of a run
 
@@ -38,7 +43,7 @@ def flax_upsampled(features: int, **arguments) -> nn.Conv:
 
 KINDS = {
     "flax": (nn.Conv, flax_upsampled, {}),
-    "lgjax": (convolutions.Conv, convolutions.UpsampledConv, runtime.COMPILER_OPTIONS),
+    "lgjax": (convolutions.Conv, convolutions.UpsampledConv, devices.COMPILER_OPTIONS),
 }
 
 
@@ -46,18 +51,18 @@ def restoration(name: str, slices: int):
     """A run of a method on a batch; call it without arguments."""
     config = experiment.paper()
     config.restore.iterations, config.restore.batch_size = METHODS[name], slices
-    params = models.freeze(timing.random_state(config).variables)
-    runner = methods.runner(methods.parse(name), config, params, runtime.mesh())
-    batch = timing.brain_like(0, slices, config.data.height, config.data.width)
+    params = models.freeze(contestants.random_state(config).variables)
+    runner = build_runner(names.parse(name), config, params, devices.mesh())
+    batch = contestants.brain_like(0, slices, config.data.height, config.data.width)
     return lambda: list(runner(batch, np.ones(slices, np.float32))), METHODS[name]
 
 
 def training(slices: int):
     """A training step; call it without arguments."""
-    config, mesh = experiment.paper(), runtime.mesh()
-    state = runtime.replicate(timing.random_state(config), mesh)
-    found = timing.brain_like(0, slices, config.data.height, config.data.width)
-    batch = jax.device_put((found.y, found.mask), runtime.batch_sharding(mesh))
+    config, mesh = experiment.paper(), devices.mesh()
+    state = devices.replicate(contestants.random_state(config), mesh)
+    found = contestants.brain_like(0, slices, config.data.height, config.data.width)
+    batch = jax.device_put((found.y, found.mask), devices.batch_sharding(mesh))
     step = feeding.make_step(config, mesh).lower(state, *batch).compile()
 
     def run():
@@ -70,8 +75,8 @@ def training(slices: int):
 
 def prepare(kind: str, what: str, slices: int):
     """Something to time, compiled with one kind of convolutions."""
-    convolutions.Conv, convolutions.UpsampledConv, runtime.COMPILER_OPTIONS = KINDS[kind]
-    runtime.compiler_options.cache_clear()
+    convolutions.Conv, convolutions.UpsampledConv, devices.COMPILER_OPTIONS = KINDS[kind]
+    devices.compiler_options.cache_clear()
     run, iterations = training(slices) if what == "training" else restoration(what, slices)
     run()
     return run, iterations
@@ -97,7 +102,7 @@ def main() -> None:
     record = {
         "what": __doc__.splitlines()[0],
         "command": " ".join(["python", *sys.argv]),
-        "versions": runtime.versions(),
+        "versions": devices.versions(),
         "slices": arguments.slices,
         "medians": {what: {kind: float(np.median(v)) for kind, v in kinds.items()} for what, kinds in seconds.items()},
         "samples": seconds,

@@ -18,8 +18,10 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import feeding, files, runtime, timing
-from lgjax.data.slices import Held
+from lgjax.runtime import devices, files
+from lgjax.speed import contestants
+from lgjax.training import feeding
+from lgjax.training.store import Held
 
 COUNTS, SLICES, RUN = (1, 8), 128, 8
 
@@ -31,16 +33,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     options = parser.parse_args()
-    mesh, streams, states = runtime.start(options.device), {}, {}
+    mesh, streams, states = devices.start(options.device), {}, {}
     samples = {count: [] for count in COUNTS}  # pairs: on the clock, of cores
     for count in COUNTS:
         config = experiment.smoke()
         config.data.resident, config.train.steps_per_dispatch = "always", count
         for name in ("steps", "log_every", "checkpoint_every"):
-            config.train[name] = timing.ENDLESS
-        found = timing.brain_like(0, SLICES, config.data.height, config.data.width)
+            config.train[name] = contestants.ENDLESS
+        found = contestants.brain_like(0, SLICES, config.data.height, config.data.width)
         streams[count] = feeding.steps(config, Held(found.y, found.mask), mesh, 0)
-        states[count] = runtime.replicate(timing.random_state(config), mesh)
+        states[count] = devices.replicate(contestants.random_state(config), mesh)
 
     def run(count: int) -> tuple[float, float]:
         began, used = time.perf_counter(), time.process_time()
@@ -60,7 +62,7 @@ def main() -> None:
     record = {
         "what": __doc__.splitlines()[0],
         "command": " ".join(["python", *sys.argv]),
-        "versions": runtime.versions(),
+        "versions": devices.versions(),
         "batch": [config.train.batch_size, config.data.height, config.data.width],
         "seconds_per_step": medians,
         "samples": samples,

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from cohort import run
 
-from lgjax import runtime
+from lgjax.runtime import devices
 
 SHAPE = (512, 512, 300)
 
@@ -57,7 +57,7 @@ def main() -> None:
     record = {
         "what": __doc__.splitlines()[0],
         "command": " ".join(["python", *sys.argv]),
-        "versions": runtime.versions(),
+        "versions": devices.versions(),
         "shape": SHAPE,
         **found,
     }

@@ -27,10 +27,17 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import calibrate, calibrations, detection, files, methods, metrics, runtime, tally, weights
-from lgjax.data import pipeline, preprocess, sources
+from lgjax import calibrate
+from lgjax.calibration import scores
+from lgjax.evaluation import metrics, tally
+from lgjax.methods import names
+from lgjax.methods.runner import build_runner, restore_scan
+from lgjax.preparation import pipeline, slices
+from lgjax.runtime import devices, files
+from lgjax.scans import sources
+from lgjax.workdir import calibrations, weights
 
-METHOD = methods.parse("vae_lg_neural_tv")
+METHOD = names.parse("vae_lg_neural_tv")
 SHARES = (0.5, 0.9, 0.99, 0.999)  # quantiles of the differences
 SLICE_STEP, BATCH, OTHER_BATCH = 3, 24, 7
 MODES = ("float32", "float32_other_batch", "float32_nudged", "tensorfloat32_emulated", "bfloat16")
@@ -57,16 +64,16 @@ def restore_all(mode: str, config, params, mesh, patients, strength: float) -> l
     config = config.copy_and_resolve_references()
     config.restore.precision = "bfloat16" if mode == "bfloat16" else "float32"
     config.restore.batch_size = OTHER_BATCH if mode == "float32_other_batch" else BATCH
-    runner = methods.runner(METHOD, config, params, mesh)
+    runner = build_runner(METHOD, config, params, mesh)
     found = []
     with emulated_tensorfloat32() if mode == "tensorfloat32_emulated" else contextlib.nullcontext():
         for patient in patients:
             if mode == "float32_nudged":
                 y = np.nextafter(patient.slices.y, np.float32(np.inf))
                 patient = patient._replace(slices=patient.slices._replace(y=y))
-            restored = methods.restore(runner, patient, strength, SLICE_STEP)
+            restored = restore_scan(runner, patient, strength, SLICE_STEP)
             brain = restored.subject.placement.brain
-            found.append(detection.anomaly(restored.change, "absolute")[brain])
+            found.append(scores.anomaly(restored.change, "absolute")[brain])
     return found
 
 
@@ -103,7 +110,7 @@ def main() -> None:
     parser.add_argument("--input", default="phantom:test:2")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     options = parser.parse_args()
-    mesh, config = runtime.start("cpu"), experiment.smoke()
+    mesh, config = devices.start("cpu"), experiment.smoke()
     config.restore.precision = "float32"
     trained = weights.load(config, options.workdir)
     if not calibrations.path(options.workdir, METHOD.name).exists():
@@ -114,7 +121,7 @@ def main() -> None:
     patients, lesions = [], []
     for subject in subjects:
         patient = pipeline.prepare(subject, trained.recipe)
-        _, placement = preprocess.every(patient.slices, patient.placement, SLICE_STEP)
+        _, placement = slices.every(patient.slices, patient.placement, SLICE_STEP)
         patients.append(patient)
         lesions.append((subject.lesion().data > 0)[placement.brain])
     kinds, maps, record = [subject.kind for subject in subjects], {}, {}
@@ -128,7 +135,7 @@ def main() -> None:
     report = {
         "what": __doc__.splitlines()[0],
         "command": " ".join(["python", *sys.argv]),
-        "versions": runtime.versions(),
+        "versions": devices.versions(),
         "input": options.input,
         "patients": len(patients),
         "slices": int(sum((p.slices.index % SLICE_STEP == 0).sum() for p in patients)),

@@ -22,9 +22,17 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import aae, gmvae, vae
-from lgjax import calibrations, comparison, evaluation, files, methods, predictions, restore, runtime, weights
-from lgjax.data import cohort, preprocess, sources
-from lgjax.errors import UsageError
+from lgjax import restore
+from lgjax.derivatives import read
+from lgjax.evaluation import compare as evaluation_compare
+from lgjax.evaluation import measure
+from lgjax.methods import names
+from lgjax.methods.runner import build_runner, length
+from lgjax.preparation import cohort, slices
+from lgjax.runtime import devices, files
+from lgjax.runtime.errors import UsageError
+from lgjax.scans import sources
+from lgjax.workdir import calibrations, weights
 
 CONFIGS = {"aae": aae, "gmvae": gmvae, "vae": vae}
 KEPT = ("dice", "auc", "auprc", "ci95", "n_subjects", "n_with_lesion")
@@ -46,7 +54,7 @@ def configuration(arguments, optimizer: str):
     return config
 
 
-def judge(method: str, optimizer: str, arguments, subjects, mesh) -> evaluation.Result:
+def judge(method: str, optimizer: str, arguments, subjects, mesh) -> measure.Result:
     """Calibrates one side, restores all subjects with it and evaluates them."""
     folder = pathlib.Path(arguments.folder) / optimizer
     workdir = folder / "workdir"
@@ -59,7 +67,7 @@ def judge(method: str, optimizer: str, arguments, subjects, mesh) -> evaluation.
     output = restored_by(method, optimizer, arguments)
     if restore.restore(method, config, workdir, subjects, output, mesh):
         raise UsageError(f"{output}: some subjects failed")
-    result = evaluation.evaluate(output, subjects, arguments.input)
+    result = measure.evaluate(output, subjects, arguments.input)
     return result._replace(name=optimizer)
 
 
@@ -80,9 +88,9 @@ def times(method: str, arguments, mesh) -> dict[str, Any]:
         strength = json.loads(calibrations.path(workdir, method).read_text())["Lambda"]
         subject = cohort.healthy(config.data, "calibration")[:1]
         (prepared,), _ = cohort.load(subject, trained.recipe, 1, "preparing", lambda one: one)
-        kept, _ = preprocess.every(prepared.slices, prepared.placement, 1)
+        kept, _ = slices.every(prepared.slices, prepared.placement, 1)
         batch = type(kept)(*(part[: config.restore.batch_size] for part in kept))
-        runner = methods.runner(methods.parse(method), config, trained.params, mesh)
+        runner = build_runner(names.parse(method), config, trained.params, mesh)
         runs[optimizer] = (runner, batch, np.full(len(batch.index), strength, np.float32))
     for repeat in range(arguments.repeats + 1):
         for optimizer, (runner, batch, strength) in runs.items():
@@ -101,7 +109,7 @@ def times(method: str, arguments, mesh) -> dict[str, Any]:
 
 def correlations(method: str, arguments) -> list[float]:
     """Pearson correlation of the two anomaly maps in the brain, of each subject."""
-    sides = [predictions.read_predictions(restored_by(method, name, arguments))[0] for name in ("adam", "proximal")]
+    sides = [read.read_predictions(restored_by(method, name, arguments))[0] for name in ("adam", "proximal")]
     found = []
     for name in sides[0]:
         maps = [side[name].read("desc-anomaly_T2w") for side in sides]
@@ -118,7 +126,7 @@ def compare(method: str, arguments, subjects, mesh) -> dict[str, Any]:
         config = configuration(arguments, name)
         workdir = pathlib.Path(arguments.folder) / name / "workdir"
         record = json.loads(calibrations.path(workdir, method).read_text())
-        evaluations = config.restore[methods.length(methods.parse(method), config)]
+        evaluations = config.restore[length(names.parse(method), config)]
         sides[name] = {
             "network_evaluations_per_slice": evaluations,
             "seconds_per_batch": result.metrics["seconds_per_iteration"]["median"] * evaluations,
@@ -128,7 +136,7 @@ def compare(method: str, arguments, subjects, mesh) -> dict[str, Any]:
             "thresholds": record["Thresholds"][config.restore.score],
             **{key: result.metrics[key] for key in KEPT},
         }
-    against = comparison.compare(list(results.values()), "proximal")["rows"][0]
+    against = evaluation_compare.compare(list(results.values()), "proximal")["rows"][0]
     return {
         **sides,
         "proximal_minus_adam": {key: against[key] for key in ("n_subjects", "dice", "auc", "auprc")},
@@ -157,13 +165,13 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="where calibrations and restorations are kept")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    mesh = runtime.start("auto")
+    mesh = devices.start("auto")
     subjects = sources.find(arguments.input)
     if arguments.kinds:
         subjects = [subject for subject in subjects if subject.kind in arguments.kinds.split(",")]
     record = {
         "what": __doc__.splitlines()[0],
-        "versions": runtime.versions(),
+        "versions": devices.versions(),
         "cores": os.cpu_count(),
         "input": pathlib.PurePath(arguments.input).name,
         "settings": {k: v for k, v in vars(arguments).items() if k not in ("workdir", "folder", "input", "output")},

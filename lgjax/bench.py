@@ -8,188 +8,21 @@ iteration does the same work whatever they hold.
 """
 
 import json
-import os
 import pathlib
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
-from tqdm import tqdm
 
-from lgjax import experiment, files, methods, paper, runtime, speed, tables
-from lgjax.errors import UsageError
-from lgjax.timing import Restoration, Training
-
-NOTES = (
-    "s/iteration: of one batch, the slope between a short and a long run of the compiled program, so that what a run "
-    "does once (starting, transfers) does not count. s/volume is computed from the long run and this slope, all "
-    "batches full, the last one padded, compilation and preparation of the scan left out.",
-    "GFLOP: XLA's count for the program as written (a padded product is none; the zeros that put convolutions into "
-    "blocks of pixels are counted). GB: XLA's count of what each kernel of the compiled program reads and writes; more "
-    "than a perfect program needs, and on CPU most of it comes from a cache. So the floor, max(GFLOP / best matrix "
-    "product, GB / bandwidth), belongs to this program, and only the compute floor holds for every program of the same "
-    "operations. MB: arguments, results and what lies between, on each device.",
-)
-BESIDE_PAPER = (
-    "paper, s: seconds per iteration on a Titan X, Table 1 of Chen et al. 2019; the batch size is not stated in the "
-    "paper (the authors' code restores 64 slices of 128x128 at a time)."
-)
-OTHER_SIZE = "These are not the paper's networks and slices: its seconds are not set beside ours."
+from lgjax.cli import app
+from lgjax.runtime import files
+from lgjax.speed.record import choose, markdown, measure
 
 
-def choose(config, names: Sequence[str] | None) -> list[str]:
-    """The methods that are timed: those given, or those of the paper's Table 1 that have a loop.
-
-    Raises:
-      UsageError: a method is unknown or iterates nothing, or a config has an unknown value.
-    """
-    for model in config.experiments:
-        experiment.check(config.experiments[model])
-    looped = [name for name, method in methods.available().items() if method.prior not in ("", "reconstruction")]
-    for name in names or ():
-        if methods.parse(name).name not in looped:
-            raise UsageError(f"{name} iterates nothing that could be timed. Choose among {', '.join(looped)}.")
-    return list(dict.fromkeys(names or [entry.method for entry in paper.TABLE1 if entry.method in looped]))
-
-
-def trained(config, names: Sequence[str]) -> list[str]:
-    """The models of some methods whose training is timed too."""
-    models = dict.fromkeys(methods.parse(name).model for name in names)
-    return [model for model in models if model in config.train_models]
-
-
-def contestants(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Restoration | Training]:
-    """Compiles the methods and the trainings of their models, one after the other; yields each."""
-    settings = config.experiments
-    for method in map(methods.parse, names):
-        part = settings[method.model]
-        yield Restoration(method, part, mesh, config.short_iterations, config.run_seconds)
-    for model in trained(config, names):
-        yield Training(model, settings[model], mesh, config.train_slices, config.run_seconds)
-
-
-def measure(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Runs everything in turn, A B C A B C, so that a disturbance of the machine meets all alike.
-
-    Args:
-      config: of configs/bench.py.
-      names: of methods, as from `choose`.
-      mesh: the devices.
-
-    Returns:
-      The record, as written to --output.
-    """
-    count = len(names) + len(trained(config, names))
-    items = list(tqdm(contestants(config, names, mesh), "compiling", count, unit="program"))
-    held, peaks = speed.peak_memory(mesh), []
-    with tqdm(None, "measuring", config.repeats * (count + 1), unit="run") as bar:
-        for _ in range(config.repeats):
-            for item in items:
-                item.sample()
-                bar.update()
-            peaks.append(speed.measure_peaks(mesh, config.peak_dtype, config.peak_sizes, config.peak_length))
-            bar.update()
-    best = speed.best(peaks)
-    found: dict[str, dict] = {"methods": {}, "training": {}}
-    for item in items:
-        found[item.kind][item.name] = item.record(best, config)
-    return {
-        "what": __doc__.splitlines()[0],
-        "command": shlex.join(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
-        "versions": {**runtime.versions(), "numpy": np.__version__, "python": sys.version.split()[0]},
-        "devices": mesh.size,
-        "cores": os.cpu_count(),
-        "config": experiment.as_json(config),
-        "peaks": best._asdict(),
-        "peak_bytes_of_process": held,
-        **found,
-    }
-
-
-def markdown(record: dict[str, Any]) -> str:
-    """The tables of a record, aligned for a terminal and valid as Markdown."""
-    versions, peaks = record["versions"], record["peaks"]
-    repeats = record["config"]["repeats"]
-    head = (
-        f"Measured on {versions['device']}, lgjax {versions['lgjax']}, jax {versions['jax']}, {versions['date']}: "
-        f"{repeats} times in turn, median and quartiles. Random weights, synthetic slices: neither changes the work. "
-        f"Best rates of this device in this run: {peaks['flops'] / 1e9:.4g} GFLOP/s (product of matrices), "
-        f"{peaks['bytes'] / 1e9:.4g} GB/s."
-    )
-    beside = BESIDE_PAPER if record["config"]["as_paper"] else OTHER_SIZE
-    return "\n\n".join([head, _times(record), beside, _programs(record), _training(record), *NOTES])
-
-
-def _times(record: dict[str, Any]) -> str:
-    """How long methods take."""
-    lines = []
-    for name, found in record["methods"].items():
-        seconds = found["seconds_per_iteration"]
-        lines.append(
-            [
-                name,
-                _batch(found),
-                _number(seconds["median"]),
-                _quartiles(seconds),
-                _number(found["paper_seconds"]),
-                _number(found["paper_over_ours"]),
-                _number(found["volume"]["seconds"]),
-                _number(found["compile_seconds"]),
-            ]
-        )
-    volume = f"s/volume of {record['config']['volume_slices']}"
-    head = ["method", "batch", "s/iteration", "quartiles", "paper, s", "paper / ours", volume, "compile, s"]
-    return tables.aligned(head, lines)
-
-
-def _programs(record: dict[str, Any]) -> str:
-    """What iterations and training steps take of the device."""
-    rows = {**record["methods"], **{f"training of {name}": found for name, found in record["training"].items()}}
-    lines = [
-        [
-            name,
-            _number(found["program_bytes"], 1e-6),
-            *(_number(found[key], 1e-9) for key in ("flops", "bytes", "flops_per_second")),
-            _number(found["floor_seconds"]),
-            _percent(found["fraction_of_floor"]),
-            _number(found["floor_seconds_compute"]),
-            _percent(found["fraction_of_compute_floor"]),
-        ]
-        for name, found in rows.items()
-    ]
-    floors = ["floor, s", "floor / ours", "compute floor, s", "compute floor / ours"]
-    return tables.aligned(["iteration of", "MB", "GFLOP", "GB", "GFLOP/s", *floors], lines)
-
-
-def _training(record: dict[str, Any]) -> str:
-    """How fast models train."""
-    lines = []
-    for name, found in record["training"].items():
-        rate = found["steps_per_second"]
-        texts = [_number(rate["median"]), _quartiles(rate), _number(found["compile_seconds"])]
-        lines.append([name, _batch(found), *texts])
-    return tables.aligned(["training", "batch", "steps/s", "quartiles", "compile, s"], lines)
-
-
-def _batch(found: dict[str, Any]) -> str:
-    return "{} of {}x{}".format(found["batch_size"], *found["grid"])
-
-
-def _number(value: float | None, unit: float = 1.0) -> str:
-    return "–" if value is None else f"{value * unit:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _quartiles(found: dict[str, float]) -> str:
-    return f"[{_number(found['lower'])}, {_number(found['upper'])}]"
+def define_flags() -> None:
+    """Defines the command line."""
+    config_flags.DEFINE_config_file("config", "configs/bench.py", "Which networks, how often: FILE[:variant].")
+    flags.DEFINE_list("method", None, "Methods to time; default: those of the paper's Table 1 that iterate.")
+    flags.DEFINE_string("output", None, "JSON file; default: benchmarks/<config name>_<platform>.json.")
 
 
 def main(_) -> int | None:
@@ -197,7 +30,7 @@ def main(_) -> int | None:
     values = flags.FLAGS
     config = values.config
     names = choose(config, values.method)
-    mesh = runtime.start()
+    mesh = app.start()
     record = measure(config, names, mesh)
     print(f"\n{markdown(record)}", flush=True)
     platform = mesh.devices.flat[0].platform
@@ -208,7 +41,4 @@ def main(_) -> int | None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", "configs/bench.py", "Which networks, how often: FILE[:variant].")
-    flags.DEFINE_list("method", None, "Methods to time; default: those of the paper's Table 1 that iterate.")
-    flags.DEFINE_string("output", None, "JSON file; default: benchmarks/<config name>_<platform>.json.")
-    runtime.run(main)
+    app.run(main, define_flags)

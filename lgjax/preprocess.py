@@ -18,14 +18,20 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from lgjax import __version__, files, inputs, outputs, parallel, preparation, quality, runtime
-from lgjax.data import cohort, prepared, sources
-from lgjax.data import recipe as recipes
-from lgjax.data.brain import find_tool
-from lgjax.data.recipe import Recipe
-from lgjax.data.sources import Subject
-from lgjax.errors import InputError, UsageError
-from lgjax.preparation import Job
+from lgjax import __version__
+from lgjax.cli import app
+from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
+from lgjax.derivatives import write
+from lgjax.preparation import cohort, dataset, passes
+from lgjax.preparation import recipe as recipes
+from lgjax.preparation.brain import find_tool
+from lgjax.preparation.passes import Job
+from lgjax.preparation.recipe import Recipe
+from lgjax.report import quality
+from lgjax.runtime import files, parallel
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import sources
+from lgjax.scans.sources import Subject
 
 
 def preprocess(
@@ -50,16 +56,16 @@ def preprocess(
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
     with parallel.processes(config.workers) as pool:
-        scans = preparation.correct_all(jobs, config.workers, pool)
+        scans = passes.correct_all(jobs, config.workers, pool)
         if config.histogram.match and not given and scans.records:
-            recipe = recipe._replace(histogram=preparation.learn(scans.records, splits))
-        recipes.write(folder / prepared.RECIPE, recipe)
-        slices = preparation.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)
-    prepared.write_index(folder, preparation.index(recipe, splits, scans.records, slices.records))
+            recipe = recipe._replace(histogram=passes.learn(scans.records, splits))
+        recipes.write(folder / dataset.RECIPE, recipe)
+        slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)
+    dataset.write_index(folder, passes.index(recipe, splits, scans.records, slices.records))
     failures = {**scans.failures, **slices.failures}
     for name in failures:  # what an earlier run left of them counts no more
-        prepared.retract(folder, name)
-    rows = [preparation.row(name, splits[name], scans.records[name], found) for name, found in slices.records.items()]
+        dataset.retract(folder, name)
+    rows = [passes.row(name, splits[name], scans.records[name], found) for name, found in slices.records.items()]
     about = {"Source": source, "Preparation": recipe.words(), "Version": f"lgjax {__version__}"}
     report(folder, rows, failures, about)
     before = f"before: {scans.before} corrected, {slices.before} sliced"
@@ -77,7 +83,7 @@ def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list
     return [
         job._replace(
             recipe=recipe,
-            key=preparation.slices_key(recipe, scans[job.subject.identifier]),
+            key=passes.slices_key(recipe, scans[job.subject.identifier]),
             corrected=corrected[job.subject.identifier],
         )
         for job in kept
@@ -107,7 +113,7 @@ def settle(folder: pathlib.Path, choices: dict, recipe: Recipe) -> None:
 def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Subject]) -> None:
     """Writes what makes the folder a BIDS derivative; until the index is written again, it counts as incomplete."""
     (folder / "index.json").unlink(missing_ok=True)
-    outputs.describe_dataset(folder, "prepared scans")
+    write.describe_dataset(folder, "prepared scans")
     lines = [f"{subject.identifier}\t{splits[subject.identifier]}\t{subject.kind}" for subject in subjects]
     files.atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tsplit\tlesion_kind", *lines]) + "\n")
 
@@ -124,7 +130,7 @@ def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputErro
 def define_flags() -> None:
     """The command line of this binary."""
     config_flags.DEFINE_config_file("config", "configs/data.py", "Preparation: FILE[:variant].")
-    inputs.define_flags("phantom:train:8")
+    define_input_flags("phantom:train:8")
     flags.DEFINE_string("output", None, "Folder for the prepared data set; default: prepared/<config name>.")
     flags.DEFINE_string("recipe", None, "Prepare as this prepared data set, work directory or preprocessing.json says.")
 
@@ -134,17 +140,16 @@ def main(_) -> int:
     arguments = flags.FLAGS
     config = arguments.config
     folder = pathlib.Path(arguments.output or pathlib.Path("prepared") / config.name)
-    inputs.check_output(folder)
-    subjects = inputs.subjects()
+    check_output(folder)
+    subjects = subjects_of_flags()
     recipe = recipes.from_config(config)
     if arguments.recipe:
         path = pathlib.Path(arguments.recipe)
         if path.resolve() == folder.resolve():
             raise UsageError(f"--output={folder} is the data set that --recipe names. Name another folder.")
-        recipe = recipes.read(path / prepared.RECIPE if path.is_dir() else path)
+        recipe = recipes.read(path / dataset.RECIPE if path.is_dir() else path)
     return preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input)
 
 
 if __name__ == "__main__":
-    define_flags()
-    runtime.run(main)
+    app.run(main, define_flags)

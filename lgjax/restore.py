@@ -17,25 +17,22 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from lgjax import (
-    __version__,
-    calibrate,
-    calibrations,
-    detection,
-    experiment,
-    files,
-    inputs,
-    methods,
-    outputs,
-    parallel,
-    runtime,
-    weights,
-)
-from lgjax.data import bias, pipeline, sources
-from lgjax.data.pipeline import Prepared
-from lgjax.data.recipe import Recipe
-from lgjax.data.sources import Subject
-from lgjax.errors import InputError
+from lgjax import __version__
+from lgjax.calibration import procedure, scores
+from lgjax.cli import app
+from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
+from lgjax.cli.recorded import with_recorded_config
+from lgjax.derivatives import write
+from lgjax.methods import names as methods
+from lgjax.methods.runner import Restored, build_runner, restore_scan
+from lgjax.preparation import bias, pipeline
+from lgjax.preparation.pipeline import Prepared
+from lgjax.preparation.recipe import Recipe
+from lgjax.runtime import devices, files, parallel
+from lgjax.runtime.errors import InputError
+from lgjax.scans import sources
+from lgjax.scans.sources import Subject
+from lgjax.workdir import calibrations, experiment, weights
 
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 
@@ -50,13 +47,13 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
     trained = weights.load(config, workdir)
     if not calibrations.path(workdir, method.name).exists():
         print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
-        calibrate.calibrate([name], config, workdir, mesh)
+        procedure.calibrate([name], config, workdir, mesh)
     calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
     score = "signed" if method.signed else config.restore.score
     strength = calibration["Lambda"] or 0.0
     common = provenance_of_method(method, config, trained, calibration, score)
-    runner = methods.runner(method, config, trained.params, mesh)
-    outputs.describe_dataset(folder, "restorations")
+    runner = build_runner(method, config, trained.params, mesh)
+    write.describe_dataset(folder, "restorations")
     failures, skipped = [], 0
     prepared = prepare_all(subjects, trained.recipe, config.data.workers, folder, common)
     for subject, digest, result in tqdm(prepared, method.name, len(subjects), unit="scan"):
@@ -67,19 +64,19 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
             skipped += 1
         else:
             try:
-                restored = methods.restore(runner, result, strength, config.restore.slice_step)
+                restored = restore_scan(runner, result, strength, config.restore.slice_step)
             except InputError as error:
                 failures.append((subject.identifier, error))
                 tqdm.write(f"failed: {error}")
                 continue
-            anomaly = detection.anomaly(restored.change, score)
+            anomaly = scores.anomaly(restored.change, score)
             change = restored.change if method.pictures else None
-            found = outputs.detect(restored.subject, change, anomaly, common["Thresholds"])
+            found = write.detect(restored.subject, change, anomaly, common["Thresholds"])
             used = bool(method.model) and result.image.sha256 in trained.subjects
             about = provenance(
                 {**common, "SourceSHA256": digest, "BatchSize": runner.batch_size, "UsedInTraining": used}, restored
             )
-            outputs.write(folder, subject.identifier, restored.subject, found, about)
+            write.write(folder, subject.identifier, restored.subject, found, about)
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
@@ -103,7 +100,7 @@ def provenance_of_method(method, config, trained: weights.Trained, calibration: 
         "AnomalyUnits": method.unit,
         "Grid": [config.data.height, config.data.width],
         "Seed": config.seed,
-        "Device": runtime.describe(jax.devices()),
+        "Device": devices.describe(jax.devices()),
         "JaxVersion": jax.__version__,
         "Notice": "Research use only. Not a medical device.",
     }
@@ -117,9 +114,9 @@ def prepare_all(
     def attempt(subject: Subject):
         digest = ""
         try:
-            files.check_contained(folder, outputs.file(folder, subject.identifier, "").parent)
+            files.check_contained(folder, write.file(folder, subject.identifier, "").parent)
             digest = sources.digest(subject)
-            if outputs.is_done(folder, subject.identifier, {**common, "SourceSHA256": digest}):
+            if write.is_done(folder, subject.identifier, {**common, "SourceSHA256": digest}):
                 return subject, digest, None
             return subject, digest, pipeline.prepare(subject, recipe, folder)
         except InputError as error:
@@ -128,7 +125,7 @@ def prepare_all(
     return parallel.ahead(attempt, subjects, workers)
 
 
-def provenance(common: dict, restored: methods.Restored) -> dict:
+def provenance(common: dict, restored: Restored) -> dict:
     """What the sidecars of one subject say."""
     prepared = restored.subject
     image, convergence = prepared.image, None
@@ -169,7 +166,7 @@ def define_flags() -> None:
     """The command line of this binary."""
     config_flags.DEFINE_config_file("config", None, "Default: the config recorded in the work directory.")
     flags.DEFINE_string("workdir", None, "Folder of a trained and calibrated model; default: the newest in runs/.")
-    inputs.define_flags("phantom:test")
+    define_input_flags("phantom:test")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
     flags.DEFINE_list("method", None, "Methods, separated by commas; several get a folder each in the output.")
 
@@ -181,9 +178,9 @@ def main(_) -> int:
     workdir = pathlib.Path(arguments.workdir or experiment.default_workdir(config))
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
     folder = pathlib.Path(arguments.output or workdir / "restored")
-    inputs.check_output(folder)
-    subjects = inputs.subjects()
-    mesh = runtime.start()
+    check_output(folder)
+    subjects = subjects_of_flags()
+    mesh = app.start()
     names = arguments.method or [config.restore.method]
     folders = [folder / name if len(names) > 1 else folder for name in names]
     for name in names:  # a mistyped one is found before the others are done
@@ -199,6 +196,4 @@ def main(_) -> int:
 
 
 if __name__ == "__main__":
-    define_flags()
-    experiment.use_recorded_config()
-    runtime.run(main)
+    app.run(main, define_flags, with_recorded_config)

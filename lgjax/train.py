@@ -25,12 +25,18 @@ from ml_collections import config_flags
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from lgjax import checkpoints, experiment, feeding, figures, files, models, runtime, training
-from lgjax.data import prepared, recipe
-from lgjax.data.prepared import Index
-from lgjax.data.recipe import Recipe
-from lgjax.errors import InputError, LgjaxError, UsageError
+from lgjax import models
+from lgjax.cli import app
 from lgjax.models import MODELS
+from lgjax.preparation import dataset, recipe
+from lgjax.preparation.dataset import Index
+from lgjax.preparation.recipe import Recipe
+from lgjax.runtime import devices, files, hosts, signals
+from lgjax.runtime.errors import InputError, LgjaxError, UsageError
+from lgjax.scans import pictures
+from lgjax.training import feeding
+from lgjax.training.step import TrainState, initial_state, state_shapes
+from lgjax.workdir import checkpoints, experiment
 
 
 class Diverged(LgjaxError):
@@ -49,7 +55,7 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
       Diverged: the loss is not finite any more.
     """
     settings, index = check(config, workdir)
-    state, start = checkpoints.restore_newest(workdir / "checkpoints", training.state_shapes(config)) or (None, 0)
+    state, start = checkpoints.restore_newest(workdir / "checkpoints", state_shapes(config)) or (None, 0)
     if start >= config.train.steps:
         record(config, workdir, settings)
         print(f"{workdir} is trained already: {start} steps", flush=True)
@@ -61,17 +67,17 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     check_hosts(config, workdir, start, about)
     record(config, workdir, settings, about)
     if state is None:
-        state = training.initial_state(config)
-    run(config, workdir, mesh, source, runtime.replicate(state, mesh), start)
+        state = initial_state(config)
+    run(config, workdir, mesh, source, devices.replicate(state, mesh), start)
 
 
-def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: training.TrainState, start: int) -> None:
+def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: TrainState, start: int) -> None:
     """Takes the steps that are left, from `start`; logs, and keeps checkpoints."""
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
     log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(config, start)
     bar = tqdm(None, "training", config.train.steps, initial=start, unit="step")
     stream = feeding.steps(config, source, mesh, start)
-    with runtime.uninterrupted() as asked, bar, contextlib.closing(log), contextlib.closing(stream):
+    with signals.uninterrupted() as asked, bar, contextlib.closing(log), contextlib.closing(stream):
         for taken, program, arguments in stream:
             state, terms = program(state, *arguments)
             pending.append(terms)
@@ -98,14 +104,14 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
     """
     experiment.check_workdir(config, workdir)
     settings, index, folder = recipe.bare(config.data), None, config.data.source
-    if prepared.is_prepared(folder):
+    if dataset.is_prepared(folder):
         grid = settings.grid
-        index = prepared.read_index(folder)
+        index = dataset.read_index(folder)
         settings = index.recipe
         if settings.grid != grid:
             values = " ".join(f"--config.data.{name}={value}" for name, value in settings.grid._asdict().items())
             raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
-    path = workdir / prepared.RECIPE
+    path = workdir / dataset.RECIPE
     if path.exists() and recipe.read(path).digest != settings.digest:
         raise UsageError(
             f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of {folder} any more. "
@@ -140,7 +146,7 @@ def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
     checkpoint = checkpoints.weights_digest(workdir / "checkpoints", start) if start else files.digest(None)
     subjects = files.digest([about["Subjects"], about["TrainedOn"], about["RecipeSHA256"]])
     found = {"config": files.digest(experiment.as_json(config)), "data": subjects, "checkpoint": checkpoint}
-    if names := runtime.differing(found):
+    if names := hosts.differing(found):
         raise UsageError(
             f"the hosts differ in their {' and '.join(names)}. Start all of them with the same command; the folders "
             "of --workdir and --config.data.source must be shared by them."
@@ -149,24 +155,24 @@ def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
 
 def record(config, workdir: pathlib.Path, settings: Recipe, about: dict | None = None) -> None:
     """Writes config.json, preprocessing.json and, given what the weights are trained on, training.json."""
-    if runtime.is_first_host():
+    if hosts.is_first_host():
         experiment.record(config, workdir)
-        recipe.write(workdir / prepared.RECIPE, settings)
+        recipe.write(workdir / dataset.RECIPE, settings)
         if about:
             files.atomic_write(workdir / "training.json", json.dumps(about, indent=2) + "\n")
 
 
-def keep(config, workdir: pathlib.Path, step: int, state: training.TrainState, examples: np.ndarray) -> None:
+def keep(config, workdir: pathlib.Path, step: int, state: TrainState, examples: np.ndarray) -> None:
     """Writes a checkpoint and the pictures of it; raises Diverged if a parameter is not finite.
 
     The other hosts wait here for the first one to have written them.
     """
     total = sum(float(np.abs(p).sum()) for p in jax.tree.leaves(state.variables))
     check_finite({"a parameter": total}, workdir)
-    if runtime.is_first_host():
+    if hosts.is_first_host():
         checkpoints.save(workdir / "checkpoints", step, state)
         sample(config, workdir, step, state, examples)
-    runtime.wait_for_hosts("checkpoint")
+    hosts.wait_for_hosts("checkpoint")
 
 
 class Log:
@@ -177,7 +183,7 @@ class Log:
         self.path = workdir / "metrics.jsonl"
         self.loss = math.nan
         self.board = None
-        if not runtime.is_first_host():
+        if not hosts.is_first_host():
             return
         lines = []
         if start and self.path.exists():
@@ -222,11 +228,11 @@ def trained_on(config, settings: Recipe, subjects: list[str], n: int) -> dict:
         "TrainedOn": f"{len(subjects)} healthy subjects, {n} slices, {size}: {source}",
         "Subjects": subjects,
         "RecipeSHA256": settings.digest,
-        "Versions": runtime.versions(),
+        "Versions": devices.versions(),
     }
 
 
-def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState, x: np.ndarray) -> None:
+def sample(config, workdir: pathlib.Path, step: int, state: TrainState, x: np.ndarray) -> None:
     """Draws a few slices, [N, H, W, 1], and what the model makes of them into samples/."""
     networks = MODELS[config.model.name].bind(config, models.freeze(state.variables))
     rows = {"input": x}
@@ -237,26 +243,30 @@ def sample(config, workdir: pathlib.Path, step: int, state: training.TrainState,
     if networks.generate:
         z = jax.random.normal(jax.random.key(config.seed), (len(x), config.model.latent_size))
         rows["generated"] = jax.vmap(networks.generate)(z)
-    picture = figures.samples_figure({name: np.asarray(row)[..., 0] for name, row in rows.items()})
+    picture = pictures.samples_figure({name: np.asarray(row)[..., 0] for name, row in rows.items()})
     files.atomic_write(workdir / "samples" / f"{step:07d}.png", picture)
+
+
+def define_flags() -> None:
+    """Defines the command line."""
+    config_flags.DEFINE_config_file("config", "configs/vae.py", "Experiment: FILE[:variant].")
+    flags.DEFINE_string("workdir", None, "Folder for everything that training writes; default: runs/<config name>.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.")
+    flags.DEFINE_string("hosts", None, "How many hosts train together; auto: found out on TPU pods and under SLURM.")
+    flags.DEFINE_integer("host", None, "Which of them this is, from 0.")
 
 
 def main(_) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     config = values.config
-    runtime.join(values.coordinator, values.hosts, values.host)
-    mesh = runtime.start()
+    hosts.join(values.coordinator, values.hosts, values.host)
+    mesh = app.start()
     workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
-    with runtime.one_voice():
+    with hosts.one_voice():
         train(config, workdir, mesh)
         print(f"trained: {workdir}. Next: python -m lgjax.calibrate --workdir={workdir}")
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", "configs/vae.py", "Experiment: FILE[:variant].")
-    flags.DEFINE_string("workdir", None, "Folder for everything that training writes; default: runs/<config name>.")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.")
-    flags.DEFINE_string("hosts", None, "How many hosts train together; auto: found out on TPU pods and under SLURM.")
-    flags.DEFINE_integer("host", None, "Which of them this is, from 0.")
-    runtime.run(main)
+    app.run(main, define_flags)

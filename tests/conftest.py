@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from configs import vae
-from lgjax import models, runtime
-from lgjax.data.preprocess import BACKGROUND, Slices
+from lgjax import models
 from lgjax.models import MODELS
+from lgjax.preparation.slices import BACKGROUND, Slices
+from lgjax.runtime.devices import mesh
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -100,7 +101,7 @@ def slices():
 @pytest.fixture(scope="session")
 def mesh1():
     """A mesh of one device."""
-    return runtime.mesh(jax.devices()[:1])
+    return mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
@@ -108,4 +109,4 @@ def mesh8():
     """A mesh of eight devices."""
     devices = jax.devices()
     assert len(devices) == 8, "jax was imported before conftest.py could ask for eight devices"
-    return runtime.mesh(devices)
+    return mesh(devices)

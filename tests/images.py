@@ -6,7 +6,7 @@ import pathlib
 import nibabel as nib
 import numpy as np
 
-from lgjax.data.volume import Volume
+from lgjax.scans.volume import Volume
 
 REAL = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 NEEDS_REAL = f"no real scans at {REAL}"

@@ -11,9 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from lgjax import models
-from lgjax.baselines import anogan
+from lgjax.methods import anogan
 from lgjax.models import gan
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
 
 KEY = jax.random.key(5)
 SIZE = 16

@@ -14,56 +14,62 @@ from conftest import ROOT
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import bench as settings
-from lgjax import bench, methods, models, paper, speed, timing, training
-from lgjax.data.preprocess import BACKGROUND
-from lgjax.errors import UsageError
-from lgjax.speed import Cost, Peaks, Runs
+from lgjax import bench, models
+from lgjax.evaluation import published
+from lgjax.methods import names as methods
+from lgjax.methods import runner
+from lgjax.preparation.slices import BACKGROUND
+from lgjax.runtime.errors import UsageError
+from lgjax.speed import contestants
+from lgjax.speed import peaks as speed_peaks
+from lgjax.speed.peaks import Cost, Peaks, Runs
+from lgjax.training import step
 
 
 def test_spread_is_median_and_quartiles():
-    assert speed.spread([5.0, 1.0, 4.0, 2.0, 3.0]) == (3.0, 2.0, 4.0)
-    assert speed.spread([7.0]) == (7.0, 7.0, 7.0)
+    assert speed_peaks.spread([5.0, 1.0, 4.0, 2.0, 3.0]) == (3.0, 2.0, 4.0)
+    assert speed_peaks.spread([7.0]) == (7.0, 7.0, 7.0)
 
 
 def test_seconds_per_iteration_without_what_a_run_does_once():
     fixed = np.array([0.5, 3.0, 0.1])  # of each pair of runs
     slopes = np.array([0.01, 0.02, 0.04])
     short, long = (Runs(n, list(fixed + n * slopes)) for n in (2, 50))
-    np.testing.assert_allclose(speed.per_iteration(short, long), slopes)
+    np.testing.assert_allclose(speed_peaks.per_iteration(short, long), slopes)
     line = Runs(50, [0.5 + 50 * 0.01] * 3)
-    assert speed.run_seconds(line, 0.01, 800) == pytest.approx(0.5 + 800 * 0.01)
-    assert speed.run_seconds(line, 0.01, 50) == pytest.approx(1.0)
+    assert speed_peaks.run_seconds(line, 0.01, 800) == pytest.approx(0.5 + 800 * 0.01)
+    assert speed_peaks.run_seconds(line, 0.01, 50) == pytest.approx(1.0)
     with pytest.raises(ValueError):
-        speed.per_iteration(short, Runs(50, [1.0]))
+        speed_peaks.per_iteration(short, Runs(50, [1.0]))
 
 
 def test_count_for():
-    assert speed.count_for(2.0, 0.1, 8, 800) == 20
-    assert speed.count_for(2.0, 1e-4, 8, 800) == 800
-    assert speed.count_for(2.0, 5.0, 8, 800) == 8
-    assert speed.count_for(2.0, 0.1, 8, 4) == 8
+    assert speed_peaks.count_for(2.0, 0.1, 8, 800) == 20
+    assert speed_peaks.count_for(2.0, 1e-4, 8, 800) == 800
+    assert speed_peaks.count_for(2.0, 5.0, 8, 800) == 8
+    assert speed_peaks.count_for(2.0, 0.1, 8, 4) == 8
 
 
 def test_floor_is_the_slower_of_computing_and_moving():
     peaks = Peaks(flops=100.0, bytes=10.0, samples={})
-    found = speed.floor(Cost(flops=200.0, bytes=50.0), peaks)
+    found = speed_peaks.floor(Cost(flops=200.0, bytes=50.0), peaks)
     assert (found.compute, found.memory, found.seconds) == (2.0, 5.0, 5.0)
-    assert speed.floor(Cost(flops=800.0, bytes=50.0), peaks).seconds == 8.0
-    unknown = speed.floor(Cost(flops=200.0, bytes=None), peaks)
+    assert speed_peaks.floor(Cost(flops=800.0, bytes=50.0), peaks).seconds == 8.0
+    unknown = speed_peaks.floor(Cost(flops=200.0, bytes=None), peaks)
     assert (unknown.compute, unknown.seconds) == (2.0, None)
-    assert speed.floor(Cost(None, 50.0), peaks).seconds is None
+    assert speed_peaks.floor(Cost(None, 50.0), peaks).seconds is None
 
 
 def test_ratio_of_what_is_known():
-    assert speed.ratio(0.098, 0.0004) == pytest.approx(245)
-    assert speed.ratio(None, 1.0) is None
-    assert speed.ratio(1.0, None) is None
-    assert speed.ratio(1.0, -1e-6) is None  # a slope lost in noise
+    assert speed_peaks.ratio(0.098, 0.0004) == pytest.approx(245)
+    assert speed_peaks.ratio(None, 1.0) is None
+    assert speed_peaks.ratio(1.0, None) is None
+    assert speed_peaks.ratio(1.0, -1e-6) is None  # a slope lost in noise
 
 
 def counted(function, *arguments, devices=1) -> Cost:
     lowered = jax.jit(function).lower(*arguments)
-    return speed.cost(lowered, lowered.compile(), devices)
+    return speed_peaks.cost(lowered, lowered.compile(), devices)
 
 
 @pytest.mark.parametrize("length", [2, 7])
@@ -97,71 +103,71 @@ def test_bytes_are_of_the_fused_program_and_of_all_devices():
 
 def test_memory_of_a_program():
     program = jax.jit(lambda a: (a * 2, a.sum())).lower(jnp.ones(1000)).compile()
-    assert 8004 <= speed.memory(program) <= 8004 + 256
+    assert 8004 <= speed_peaks.memory(program) <= 8004 + 256
     donated = jax.jit(lambda a: a * 2, donate_argnums=0).lower(jnp.ones(1000)).compile()
-    assert 4000 <= speed.memory(donated) <= 4000 + 256  # the result takes the argument's place
+    assert 4000 <= speed_peaks.memory(donated) <= 4000 + 256  # the result takes the argument's place
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Every run takes half a second."""
-    monkeypatch.setattr(speed.time, "perf_counter", itertools.count(0, 0.5).__next__)
+    monkeypatch.setattr(speed_peaks.time, "perf_counter", itertools.count(0, 0.5).__next__)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_peak_rates_count_the_work_of_all_devices(clock, request, devices):
     mesh = request.getfixturevalue(f"mesh{devices}")
-    peaks = speed.measure_peaks(mesh, "bfloat16", sizes=[16, 32], length=1003, tries=3)
-    rate = devices * speed.PRODUCTS * 2 * 16**3 / 0.5
+    peaks = speed_peaks.measure_peaks(mesh, "bfloat16", sizes=[16, 32], length=1003, tries=3)
+    rate = devices * speed_peaks.PRODUCTS * 2 * 16**3 / 0.5
     assert peaks.flops == rate
     assert peaks.samples["bfloat16 matrix product 16"] == [rate] * 3
     assert len(peaks.samples) == 2  # half a second is long: no larger matrices
-    assert peaks.bytes == speed.SUMS * 3 * 4 * 1003 / 0.5  # of the host
-    assert speed._sum_rates(mesh, 1003, 2) == [devices * speed.SUMS * 3 * 4 * 1003 / 0.5] * 2
+    assert peaks.bytes == speed_peaks.SUMS * 3 * 4 * 1003 / 0.5  # of the host
+    assert speed_peaks._sum_rates(mesh, 1003, 2) == [devices * speed_peaks.SUMS * 3 * 4 * 1003 / 0.5] * 2
 
 
 def test_larger_matrices_are_tried_while_they_are_quick(mesh1, monkeypatch):
-    monkeypatch.setattr(speed.time, "perf_counter", itertools.count(0, 0.25).__next__)
-    peaks = speed.measure_peaks(mesh1, "float32", sizes=[16, 32], length=100, tries=1)
-    assert peaks.flops == speed.PRODUCTS * 2 * 32**3 / 0.25
+    monkeypatch.setattr(speed_peaks.time, "perf_counter", itertools.count(0, 0.25).__next__)
+    peaks = speed_peaks.measure_peaks(mesh1, "float32", sizes=[16, 32], length=100, tries=1)
+    assert peaks.flops == speed_peaks.PRODUCTS * 2 * 32**3 / 0.25
     assert set(peaks.samples) == {f"float32 matrix product {n}" for n in (16, 32)} | {"float32 sum a + b -> a"}
 
 
 def test_best_of_several_measurements():
     first, second = Peaks(5.0, 20.0, {"a": [5.0], "b": [20.0]}), Peaks(7.0, 10.0, {"a": [6.0, 7.0], "b": [10.0]})
-    assert speed.best([first, second]) == (7.0, 20.0, {"a": [5.0, 6.0, 7.0], "b": [20.0, 10.0]})
+    assert speed_peaks.best([first, second]) == (7.0, 20.0, {"a": [5.0, 6.0, 7.0], "b": [20.0, 10.0]})
 
 
 def test_slices_look_like_brains():
-    y, mask, index = timing.brain_like(seed=1, count=3, height=128, width=96)
+    y, mask, index = contestants.brain_like(seed=1, count=3, height=128, width=96)
     assert y.shape == mask.shape == (3, 128, 96, 1)
     assert y.dtype == mask.dtype == np.float32
     assert (y[mask == 0] == BACKGROUND).all()
-    np.testing.assert_allclose(mask.mean(axis=(1, 2, 3)), np.pi / 4 * np.prod(timing.AXES), rtol=0.05)
+    np.testing.assert_allclose(mask.mean(axis=(1, 2, 3)), np.pi / 4 * np.prod(contestants.AXES), rtol=0.05)
     assert abs(y[mask > 0].mean()) < 0.1
     assert y[mask > 0].std() == pytest.approx(1, abs=0.1)
     np.testing.assert_array_equal(index, [0, 1, 2])
-    np.testing.assert_array_equal(timing.brain_like(1, 3, 128, 96).y, y)
-    assert (timing.brain_like(2, 3, 128, 96).y != y).any()
+    np.testing.assert_array_equal(contestants.brain_like(1, 3, 128, 96).y, y)
+    assert (contestants.brain_like(2, 3, 128, 96).y != y).any()
 
 
 @pytest.mark.parametrize("name", list(settings.EXPERIMENTS))
 def test_random_states_are_those_of_training(name):
     config = settings.get_config("smoke").experiments[name]
-    state = timing.random_state(config)
-    assert jax.eval_shape(lambda: state) == training.state_shapes(config)
+    state = contestants.random_state(config)
+    assert jax.eval_shape(lambda: state) == step.state_shapes(config)
     kernels = [leaf for leaf in jax.tree.leaves(models.freeze(state.variables)) if leaf.ndim > 1]
     assert all(np.isfinite(kernel).all() and np.asarray(kernel).std() > 0 for kernel in kernels)
 
 
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_elbo_tv"])
 def test_operations_of_a_method_grow_with_the_batch_alone(config, name):
-    params = models.freeze(timing.random_state(config).variables)
+    params = models.freeze(contestants.random_state(config).variables)
 
     def flops(iterations, count):
         config.restore.iterations = iterations
-        arrays = (*timing.brain_like(0, count, 16, 16), np.ones(count, np.float32))
-        lowered = jax.jit(methods.restorer(methods.parse(name), config)).lower(params, *arrays)
+        arrays = (*contestants.brain_like(0, count, 16, 16), np.ones(count, np.float32))
+        lowered = jax.jit(runner.restorer(methods.parse(name), config)).lower(params, *arrays)
         return lowered.cost_analysis()["flops"]
 
     once = flops(2, 2)
@@ -190,7 +196,7 @@ def test_compiling_takes_its_time_every_time(empty_cache):
 
     ones = jnp.ones(3)  # another program
     before = set(folder.iterdir())
-    lowered, program, seconds = timing.compiled(jax.jit(double), ones)
+    lowered, program, seconds = contestants.compiled(jax.jit(double), ones)
     np.testing.assert_array_equal(program(ones), 2.125)
     assert lowered.cost_analysis()["flops"] > 0
     assert seconds > 0
@@ -202,8 +208,8 @@ def test_compiling_takes_its_time_every_time(empty_cache):
 
 def test_methods_by_default_are_the_papers_that_iterate():
     names = bench.choose(settings.get_config("smoke"), None)
-    assert set(names) == {entry.method for entry in paper.TABLE1 if entry.seconds} | {"anogan"}
-    assert names == sorted(names, key=paper.place)
+    assert set(names) == {entry.method for entry in published.TABLE1 if entry.seconds} | {"anogan"}
+    assert names == sorted(names, key=published.place)
     given = ["aae_lg_neural_l1", "vae_elbo_l1", "aae_lg_neural_l1"]
     assert bench.choose(settings.get_config("smoke"), given) == given[:2]
 
@@ -251,7 +257,7 @@ def test_everything_is_timed_in_turn(monkeypatch, mesh1):
         return Peaks(float(len(order)), 1.0, {})
 
     monkeypatch.setattr(bench, "contestants", lambda *_: [Item("a"), Item("b")])
-    monkeypatch.setattr(speed, "measure_peaks", peaks)
+    monkeypatch.setattr(speed_peaks, "measure_peaks", peaks)
     record = bench.measure(settings.get_config("smoke"), ["vae_elbo_tv", "vae_elbo_l1"], mesh1)
     assert order == ["a", "b", "peaks"] * 3
     assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}  # the best of the whole run

@@ -5,8 +5,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax.data import bias, orientation
-from lgjax.data.bias import BiasField
+from lgjax.preparation import bias
+from lgjax.preparation.bias import BiasField
+from lgjax.scans import orientation
 
 SETTINGS = BiasField(4.0, 3, 50, 1e-3)
 

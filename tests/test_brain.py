@@ -7,9 +7,9 @@ import images
 import numpy as np
 import pytest
 
-from lgjax.data import nifti
-from lgjax.data.brain import find_brain
-from lgjax.errors import InputError, UsageError
+from lgjax.preparation.brain import find_brain
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import nifti
 
 
 @pytest.fixture(autouse=True)

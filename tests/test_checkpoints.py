@@ -14,8 +14,10 @@ import jax
 import numpy as np
 import pytest
 
-from lgjax import checkpoints, files, training
-from lgjax.errors import EnvironmentFault, InputError, UsageError
+from lgjax.runtime import files
+from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
+from lgjax.training import step as training
+from lgjax.workdir import checkpoints
 
 
 def state(step: int):

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lgjax import comparison, resampling, tally
-from lgjax.evaluation import COARSE, Result
+from lgjax.evaluation import bootstrap, compare, tally
+from lgjax.evaluation.measure import COARSE, Result
 
 
 def method(name: str, dice: dict, scores: dict | None = None) -> Result:
@@ -24,7 +24,7 @@ def values(seed: int, count: int = 12) -> dict[str, float]:
 
 
 def test_identical_methods_do_not_differ():
-    found = comparison.compare([method("a", values(0)), method("b", values(0))], "a")
+    found = compare.compare([method("a", values(0)), method("b", values(0))], "a")
     (row,) = found["rows"]
     for entry in (row["auc"], row["auprc"], row["dice"]["0.01"]):
         assert entry == {"difference": 0.0, "ci95": (0.0, 0.0), "excludes_zero": False}
@@ -32,19 +32,19 @@ def test_identical_methods_do_not_differ():
 
 def test_a_constant_shift_is_found_exactly():
     shifted = {name: value + 0.125 for name, value in values(0).items()}
-    (row,) = comparison.compare([method("a", values(0)), method("b", shifted)], "b")["rows"]
+    (row,) = compare.compare([method("a", values(0)), method("b", shifted)], "b")["rows"]
     entry = row["dice"]["0.01"]
     assert entry["difference"] == pytest.approx(0.125, abs=1e-12)
     assert entry["ci95"] == pytest.approx((0.125, 0.125), abs=1e-12)
     assert entry["excludes_zero"]
-    (row,) = comparison.compare([method("a", values(0)), method("b", shifted)], "a")["rows"]
+    (row,) = compare.compare([method("a", values(0)), method("b", shifted)], "a")["rows"]
     assert row["dice"]["0.01"]["ci95"] == pytest.approx((-0.125, -0.125), abs=1e-12)
     assert row["dice"]["0.01"]["excludes_zero"]
 
 
 def test_the_interval_of_mean_dice_is_that_of_scipy():
     first, second = values(1, 30), values(2, 30)
-    (row,) = comparison.compare([method("a", first), method("b", second)], "a", n=10_000)["rows"]
+    (row,) = compare.compare([method("a", first), method("b", second)], "a", n=10_000)["rows"]
     pair = [np.array(list(item.values())) for item in (first, second)]
     theirs = stats.bootstrap(
         pair,
@@ -66,9 +66,9 @@ def test_pooled_differences_equal_sorting_every_resample():
         for name, lift in (("a", 2.0), ("b", 1.0)):
             made[name][f"sub-{index}"] = ((rng.normal(size=900) + lift * lesion).astype(np.float32), lesion)
     results = [method(name, dict.fromkeys(made[name], 0.5), made[name]) for name in made]
-    (row,) = comparison.compare(results, "a", n=50, seed=4)["rows"]
+    (row,) = compare.compare(results, "a", n=50, seed=4)["rows"]
     slow = []
-    for draw in resampling.weights(5, 50, 4):
+    for draw in bootstrap.weights(5, 50, 4):
         pair = []
         for subjects in made.values():
             chosen = [item for item, count in zip(subjects.values(), draw, strict=True) for _ in range(int(count))]
@@ -85,7 +85,7 @@ def test_only_subjects_that_both_have_are_compared():
     first, second = values(0), values(1)
     del first["sub-0"], second["sub-1"]
     second["sub-2"] = None  # healthy for one: no Dice
-    (row,) = comparison.compare([method("a", first), method("b", second)], "a")["rows"]
+    (row,) = compare.compare([method("a", first), method("b", second)], "a")["rows"]
     common = [name for name in first if second.get(name) is not None]
     assert row["n_subjects"] == 10
     expected = np.mean([first[name] - second[name] for name in common])
@@ -96,20 +96,20 @@ def test_only_subjects_that_both_have_are_compared():
 def test_subjects_of_whom_other_voxels_were_judged_are_left_out(key):
     first, second = method("a", values(0)), method("b", values(1))
     second.rows[3][key] = 7
-    (row,) = comparison.compare([first, second], "a")["rows"]
+    (row,) = compare.compare([first, second], "a")["rows"]
     assert row["n_subjects"] == 11
 
 
 def test_what_cannot_be_compared_is_null_with_a_reason():
     alone = {"sub-0": 0.5}
-    (row,) = comparison.compare([method("a", alone), method("b", alone)], "a")["rows"]
+    (row,) = compare.compare([method("a", alone), method("b", alone)], "a")["rows"]
     assert row["dice"]["0.01"]["ci95"] is None
     assert "fewer than two" in row["auc"]["reason"]
-    (row,) = comparison.compare([method("a", alone), method("b", {"sub-1": 0.5})], "a")["rows"]
+    (row,) = compare.compare([method("a", alone), method("b", {"sub-1": 0.5})], "a")["rows"]
     assert (row["n_subjects"], row["auc"]["difference"]) == (0, None)
     assert "no subject" in row["dice"]["0.01"]["reason"]
     healthy = {name: (np.arange(4.0), np.zeros(4, bool)) for name in ("sub-0", "sub-1")}
     nothing = dict.fromkeys(healthy)
-    (row,) = comparison.compare([method("a", nothing, healthy), method("b", nothing, healthy)], "a")["rows"]
+    (row,) = compare.compare([method("a", nothing, healthy), method("b", nothing, healthy)], "a")["rows"]
     assert row["auprc"]["difference"] is None
     assert row["auprc"]["reason"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lgjax.data_terms import DATA_TERMS, l1, tv
+from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
 
 
 def tv_by_loops(x, y) -> float:

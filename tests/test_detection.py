@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from lgjax import detection
+from lgjax.calibration import strength
+from lgjax.calibration.scores import FPRS, anomaly, thresholds
 
 
 def rate_above(scores, threshold) -> float:
@@ -19,11 +20,11 @@ def rate_above(scores, threshold) -> float:
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.integers(-3, 6), min_size=1, max_size=300),
-    st.sampled_from([*detection.FPRS, 0.1, 0.2, 0.25, 0.5, 0.9]),
+    st.sampled_from([*FPRS, 0.1, 0.2, 0.25, 0.5, 0.9]),
 )
 def test_threshold_is_the_smallest_that_keeps_its_rate(values, rate):
     scores = np.array(values, np.float32)
-    (threshold,) = detection.thresholds(scores, [rate]).values()
+    (threshold,) = thresholds(scores, [rate]).values()
     assert rate_above(scores, threshold) <= rate
     smaller = [v for v in set(values) if v < threshold]
     assert all(rate_above(scores, v) > rate for v in smaller)
@@ -33,7 +34,7 @@ def test_threshold_is_the_smallest_that_keeps_its_rate(values, rate):
 @pytest.mark.parametrize("n", [1000, 1999, 2000, 54_321])
 def test_thresholds_of_distinct_scores_use_the_whole_rate(n):
     scores = np.random.default_rng(n).permutation(n).astype(np.float32)
-    found = detection.thresholds(scores)
+    found = thresholds(scores)
     assert list(found) == ["0.001", "0.005", "0.01", "0.05"]
     for rate, threshold in zip((1, 5, 10, 50), found.values(), strict=True):
         assert np.count_nonzero(scores > threshold) == rate * n // 1000  # integers: no rounding of the rate
@@ -41,33 +42,33 @@ def test_thresholds_of_distinct_scores_use_the_whole_rate(n):
 
 def test_thresholds_survive_json():
     scores = np.random.default_rng(0).normal(size=5000).astype(np.float32)
-    found = detection.thresholds(scores)
+    found = thresholds(scores)
     assert json.loads(json.dumps(found)) == found
     assert all(np.float32(t) == t for t in found.values())
 
 
 def test_thresholds_leave_the_scores_alone():
     scores = np.array([3, 1, 2, 5], np.float32)
-    detection.thresholds(scores)
+    thresholds(scores)
     np.testing.assert_array_equal(scores, [3, 1, 2, 5])
 
 
 def test_a_constant_score_detects_nothing():
-    for threshold in detection.thresholds(np.full(100, 2.0, np.float32)).values():
+    for threshold in thresholds(np.full(100, 2.0, np.float32)).values():
         assert threshold == 2
 
 
 def test_anomaly():
     change = np.array([[-2.0, 0.0], [0.5, 3.0]], np.float32)
-    np.testing.assert_array_equal(detection.anomaly(change, "absolute"), [[2, 0], [0.5, 3]])
-    np.testing.assert_array_equal(detection.anomaly(change, "positive"), [[0, 0], [0.5, 3]])
-    np.testing.assert_array_equal(detection.anomaly(change, "signed"), change)
+    np.testing.assert_array_equal(anomaly(change, "absolute"), [[2, 0], [0.5, 3]])
+    np.testing.assert_array_equal(anomaly(change, "positive"), [[0, 0], [0.5, 3]])
+    np.testing.assert_array_equal(anomaly(change, "signed"), change)
     with pytest.raises(ValueError, match="expected a score"):
-        detection.anomaly(change, "relative")
+        anomaly(change, "relative")
 
 
 def test_data_range():
-    assert detection.data_range(np.arange(1001.0)) == pytest.approx(990)  # from 5 to 995
+    assert strength.data_range(np.arange(1001.0)) == pytest.approx(990)  # from 5 to 995
 
 
 def test_masked_ssim():
@@ -77,14 +78,14 @@ def test_masked_ssim():
     mask = np.hypot(*(np.mgrid[:20, :24] - np.array([[[9.5]], [[11.5]]]))) < 7
     similarity = structural_similarity(x, y, data_range=4.0, full=True)[1]
     inside = [similarity[i, j] for i in range(20) for j in range(24) if mask[i, j]]
-    found = detection.masked_ssim(x, y, mask.astype(np.float32), 4.0)
+    found = strength.masked_ssim(x, y, mask.astype(np.float32), 4.0)
     assert found == pytest.approx(math.fsum(inside) / len(inside), abs=1e-6)
     assert 0 < found < 0.99
-    assert detection.masked_ssim(y, y, mask, 4.0) == pytest.approx(1, abs=1e-6)
+    assert strength.masked_ssim(y, y, mask, 4.0) == pytest.approx(1, abs=1e-6)
     # What happens far outside the mask counts nowhere: the window is 7 pixels wide.
     elsewhere = x.copy()
     elsewhere[:, -1] += 100
-    assert detection.masked_ssim(elsewhere, y, mask & (np.arange(24) < 20), 4.0) == detection.masked_ssim(
+    assert strength.masked_ssim(elsewhere, y, mask & (np.arange(24) < 20), 4.0) == strength.masked_ssim(
         x, y, mask & (np.arange(24) < 20), 4.0
     )
 
@@ -106,7 +107,7 @@ class Curve:
 @pytest.mark.parametrize("wanted", [0.11, 0.7, 3.3, 10.0, 64.0, 99.0])
 def test_search_finds_the_crossing_of_a_monotone_curve(wanted):
     curve = Curve(lambda s: 0.95 + 0.02 * math.tanh(math.log(s / wanted)))
-    found = detection.smallest_strength(curve, CANDIDATES, 0.95, 12)
+    found = strength.smallest_strength(curve, CANDIDATES, 0.95, 12)
     assert found.reached
     assert found.monotone
     assert found.ssim >= 0.95
@@ -119,20 +120,20 @@ def test_search_finds_the_crossing_of_a_monotone_curve(wanted):
 
 
 def test_search_without_bisections_takes_a_candidate():
-    found = detection.smallest_strength(Curve(lambda s: s / 100), CANDIDATES, 0.05, 0)
+    found = strength.smallest_strength(Curve(lambda s: s / 100), CANDIDATES, 0.05, 0)
     assert (found.strength, found.ssim) == (10, 0.1)
 
 
 def test_search_where_everything_passes():
     curve = Curve(lambda s: 0.97)
-    found = detection.smallest_strength(curve, CANDIDATES, 0.95, 5)
+    found = strength.smallest_strength(curve, CANDIDATES, 0.95, 5)
     assert (found.strength, found.ssim, found.reached) == (0.1, 0.97, True)
     assert curve.asked == CANDIDATES
 
 
 def test_search_where_nothing_passes():
     values = dict(zip(CANDIDATES, [0.5, 0.7, 0.9, 0.8], strict=True))
-    found = detection.smallest_strength(Curve(values.get), CANDIDATES, 0.95, 5)
+    found = strength.smallest_strength(Curve(values.get), CANDIDATES, 0.95, 5)
     assert (found.strength, found.ssim) == (10, 0.9)
     assert not found.reached
     assert not found.monotone
@@ -141,7 +142,7 @@ def test_search_where_nothing_passes():
 def test_search_skips_a_pass_that_a_larger_lambda_breaks():
     """A dip at 10: lambda must be one from which all larger candidates pass."""
     curve = Curve(lambda s: 0.90 if 5 < s < 20 else 0.96)
-    found = detection.smallest_strength(curve, CANDIDATES, 0.95, 10)
+    found = strength.smallest_strength(curve, CANDIDATES, 0.95, 10)
     assert found.reached
     assert not found.monotone
     assert 20 <= found.strength <= 20 * 10 ** (1 / 2**10)
@@ -149,11 +150,11 @@ def test_search_skips_a_pass_that_a_larger_lambda_breaks():
 
 def test_search_fails_where_the_largest_lambda_fails():
     curve = Curve(lambda s: 0.96 if s < 50 else 0.90)
-    found = detection.smallest_strength(curve, CANDIDATES, 0.95, 10)
+    found = strength.smallest_strength(curve, CANDIDATES, 0.95, 10)
     assert not found.reached
     assert not found.monotone
 
 
 def test_search_is_json():
-    found = detection.smallest_strength(Curve(lambda s: np.float32(s / 100)), np.geomspace(0.1, 100, 4), 0.05, 2)
+    found = strength.smallest_strength(Curve(lambda s: np.float32(s / 100)), np.geomspace(0.1, 100, 4), 0.05, 2)
     assert json.loads(json.dumps(found._asdict()))["strength"] == found.strength

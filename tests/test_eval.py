@@ -11,12 +11,11 @@ from absl import flags
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from lgjax import eval as evaluation_binary
-from lgjax import evaluation as evaluation_module
-from lgjax import figures, metrics, paper, tally
-from lgjax.data import sources
-from lgjax.errors import EnvironmentFault, InputError, UsageError
 from lgjax.eval import run_evaluation
-from lgjax.evaluation import evaluate
+from lgjax.evaluation import measure, metrics, published, tally
+from lgjax.evaluation.measure import evaluate
+from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
+from lgjax.scans import pictures, sources
 
 SHAPE = (7, 12, 10)
 PIL = np.array([[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]])  # x of the array runs to posterior
@@ -296,7 +295,7 @@ def test_no_more_than_the_tally_and_a_coarse_histogram_stays_of_a_subject(folder
         seen.append(weakref.ref(scores))
         return original(scores, lesion)
 
-    monkeypatch.setattr(evaluation_module.tally, "count", count)
+    monkeypatch.setattr(measure.tally, "count", count)
     assert evaluate(predictions, subjects, "labels").metrics["auc"] == exact
     assert alive == [0, 0, 0, 0]  # the scores of earlier subjects are gone when the next one is counted
 
@@ -452,7 +451,7 @@ def test_the_papers_table_is_appended_under_names_of_its_own(folders):
     assert run_evaluation([predictions], str(labels), output, with_paper=True) == 0
     names = {path.name for path in output.iterdir()}
     assert names == {"metrics.json", "subjects.tsv", "table1.md", "table1.json", "table1.html"}
-    assert paper.HEADING in (output / "table1.md").read_text()
+    assert published.HEADING in (output / "table1.md").read_text()
     record = json.loads((output / "table1.json").read_text())
     assert len(record["rows"]) == 1
     assert len(record["paper"]["rows"]) == 11
@@ -490,7 +489,7 @@ def test_pictures_are_radiological(folders):
     np.testing.assert_array_equal(panels.reference, (label > 0)[:, index])
     np.testing.assert_allclose(panels.anomaly, score[:, index])
     assert panels.aspect == pytest.approx(2 / 1.5)
-    assert figures.subject_figure({"a": panels, "b": panels._replace(restored=None, detected=None)})
+    assert pictures.subject_figure({"a": panels, "b": panels._replace(restored=None, detected=None)})
 
 
 def test_main_checks_its_arguments(tmp_path, monkeypatch):

@@ -13,9 +13,13 @@ from absl import flags
 from conftest import ROOT
 from ml_collections import config_flags
 
-from lgjax import calibrations, experiment, files, methods, training
-from lgjax.errors import InputError, UsageError
+from lgjax.cli.recorded import with_recorded_config
+from lgjax.methods import names as methods
 from lgjax.models import MODELS
+from lgjax.runtime import files
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.training import step
+from lgjax.workdir import calibrations, experiment
 
 
 def leaves(config, prefix=()):
@@ -81,7 +85,7 @@ def test_variants_fit_their_models(name):
 def test_the_networks_of_every_config_can_be_made(name):
     """Shapes only: nothing is computed at the paper's size."""
     for config in variants(name).values():
-        state = training.state_shapes(config)
+        state = step.state_shapes(config)
         assert jax.tree.leaves(state.variables["params"])
 
 
@@ -238,7 +242,7 @@ def test_a_given_config_is_left_alone(tmp_path, monkeypatch):
         ["restore", "--help"],
         ["restore", "--helpfull"],
     ):
-        assert experiment.with_recorded_config(argv) == argv
+        assert with_recorded_config(argv) == argv
 
 
 @pytest.mark.parametrize("form", ["--workdir={}", "-workdir={}", "--workdir {}"])
@@ -247,19 +251,19 @@ def test_config_of_a_given_workdir(config, tmp_path, form):
     experiment.record(config, workdir)
     words = [word.format(workdir) for word in form.split(" ")]
     argv = ["restore", "--debug", *words, "scan.nii.gz"]
-    found = experiment.with_recorded_config(argv)
+    found = with_recorded_config(argv)
     assert found == ["restore", expected_flag(workdir), *argv[1:]]
 
 
 def test_a_workdir_without_config(tmp_path):
     with pytest.raises(UsageError, match=r"no config\.json"):
-        experiment.with_recorded_config(["restore", f"--workdir={tmp_path}"])
+        with_recorded_config(["restore", f"--workdir={tmp_path}"])
 
 
 def test_workdir_without_a_value():
     """The flag's value was forgotten: a usage error, not a traceback."""
     try:
-        found = experiment.with_recorded_config(["restore", "scan.nii.gz", "--workdir"])
+        found = with_recorded_config(["restore", "scan.nii.gz", "--workdir"])
     except UsageError:
         return
     assert found == ["restore", "scan.nii.gz", "--workdir"]  # left to absl, which complains
@@ -268,19 +272,19 @@ def test_workdir_without_a_value():
 def test_a_scan_called_workdir(config, tmp_path):
     experiment.record(config, tmp_path)
     argv = ["restore", "workdir", f"--workdir={tmp_path}"]
-    assert experiment.with_recorded_config(argv) == ["restore", expected_flag(tmp_path), *argv[1:]]
+    assert with_recorded_config(argv) == ["restore", expected_flag(tmp_path), *argv[1:]]
 
 
 def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="nothing is trained"):
-        experiment.with_recorded_config(["restore", "scan.nii.gz"])
+        with_recorded_config(["restore", "scan.nii.gz"])
     for age, name in enumerate(("old", "new")):
         experiment.record(config, experiment.RUNS / name)
         os.utime(experiment.RUNS / name / "config.json", (1000 + age, 1000 + age))
 
     def chosen():
-        found = experiment.with_recorded_config(["restore", "scan.nii.gz"])
+        found = with_recorded_config(["restore", "scan.nii.gz"])
         assert found[0] == "restore"
         assert found[3:] == ["scan.nii.gz"]
         workdir = experiment.RUNS / found[2].removeprefix("--workdir=runs/")
@@ -306,9 +310,7 @@ def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch):
 def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path, monkeypatch):
     config.train.learning_rate = 0.0123
     experiment.record(config, tmp_path)
-    argv = experiment.with_recorded_config(
-        ["restore", f"--workdir={tmp_path}", "--config.restore.iterations=9", "scan.nii.gz"]
-    )
+    argv = with_recorded_config(["restore", f"--workdir={tmp_path}", "--config.restore.iterations=9", "scan.nii.gz"])
     monkeypatch.setattr(sys, "argv", argv)  # where config_flags looks for overrides
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=values)

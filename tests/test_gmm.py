@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 
-from lgjax.baselines import gmm
-from lgjax.baselines.gmm import Mixture
+from lgjax.methods import gmm
+from lgjax.methods.gmm import Mixture
 
 TISSUES = Mixture(np.array([0.5, 0.3, 0.2]), np.array([-1.0, 0.2, 2.0]), np.array([0.09, 0.04, 0.25]))
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgjax.data import histogram
-from lgjax.data.histogram import Histogram
+from lgjax.preparation import histogram
+from lgjax.preparation.histogram import Histogram
 
 PERCENTILES = (1.0, 25.0, 50.0, 75.0, 99.0)
 

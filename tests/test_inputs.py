@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lgjax import checkpoints, experiment, files, training
-from lgjax.data import recipe
+from lgjax.preparation import recipe
+from lgjax.runtime import files
+from lgjax.training import step
+from lgjax.workdir import checkpoints, experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEAD, AFFINE = images.head(), images.affine()
@@ -42,7 +44,7 @@ class Binary(NamedTuple):
 
 BINARIES = {
     "restore": Binary(
-        ("--workdir={workdir}", "--method=intensity"), "space-orig_desc-anomaly_T2w", "lgjax.outputs.picture"
+        ("--workdir={workdir}", "--method=intensity"), "space-orig_desc-anomaly_T2w", "lgjax.derivatives.write.picture"
     ),
     "preprocess": Binary(
         (
@@ -117,7 +119,7 @@ def workdir(tmp_path_factory, experiments):
     config.model.variance_channels = (4, 8, 4)
     folder = tmp_path_factory.mktemp("workdir")
     experiment.record(config, folder)
-    checkpoints.save(folder / "checkpoints", 1, training.initial_state(config))
+    checkpoints.save(folder / "checkpoints", 1, step.initial_state(config))
     recipe.write(folder / "preprocessing.json", recipe.bare(config.data))
     files.atomic_write(folder / "training.json", json.dumps({"TrainedOn": "nothing", "Subjects": []}))
     return folder

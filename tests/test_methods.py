@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from lgjax import methods, restoration
-from lgjax.baselines import gmm
-from lgjax.data import preprocess
-from lgjax.data.pipeline import Prepared
-from lgjax.data.preprocess import BACKGROUND, Grid, Slices
-from lgjax.errors import InputError, UsageError
+from lgjax.methods import gmm, names
+from lgjax.methods import runner as runners
 from lgjax.models import MODELS
+from lgjax.preparation.pipeline import Prepared
+from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
+from lgjax.restoration import loop
+from lgjax.runtime.errors import InputError, UsageError
 
 RESTORING = [f"vae_{prior}_{term}" for prior in ("elbo", "lg_est", "lg_neural") for term in ("l1", "tv")]
 ALL = ["intensity", "vae_reconstruction", *RESTORING]
@@ -21,7 +21,7 @@ ALL = ["intensity", "vae_reconstruction", *RESTORING]
 
 def run(name, config, params, mesh, slices, strength=1.0):
     """Restored slices and traces of all batches, joined."""
-    runner = methods.Runner(methods.parse(name), config, params, mesh)
+    runner = runners.Runner(names.parse(name), config, params, mesh)
     return join(runner(slices, np.full(len(slices.index), strength, np.float32)))
 
 
@@ -54,7 +54,7 @@ def pick(slices, chosen):
     ],
 )
 def test_parse(name, model, prior, term):
-    method = methods.parse(name)
+    method = names.parse(name)
     assert method == (name, model, prior, term)
     assert method.restores == bool(term)
     assert method.signed == (name == "intensity")
@@ -63,10 +63,10 @@ def test_parse(name, model, prior, term):
 @pytest.mark.parametrize("name", ["", "vae", "vae_lg", "vae_lg_neural", "vae_reconstruction_tv", "VAE_lg_est_tv", "x"])
 def test_unknown_names_list_the_known(name):
     with pytest.raises(UsageError, match=re.escape(repr(name))) as caught:
-        methods.parse(name)
+        names.parse(name)
     listed = str(caught.value).split("Choose among ")[1].rstrip(".").split(", ")
     assert set(listed) >= set(ALL)
-    assert all(methods.parse(other).name == other for other in listed)
+    assert all(names.parse(other).name == other for other in listed)
 
 
 @pytest.mark.parametrize(
@@ -75,44 +75,44 @@ def test_unknown_names_list_the_known(name):
 )
 def test_what_a_model_cannot_do_is_said(name, why):
     with pytest.raises(UsageError, match=why):
-        methods.parse(name)
+        names.parse(name)
 
 
 def test_a_method_needs_its_own_model(config, params, mesh1):
     with pytest.raises(UsageError, match=r"gmvae_elbo_tv needs the model gmvae.*configs/gmvae.py"):
-        methods.runner(methods.parse("gmvae_elbo_tv"), config, params, mesh1)
-    methods.runner(methods.parse("intensity"), config, params, mesh1)
+        runners.build_runner(names.parse("gmvae_elbo_tv"), config, params, mesh1)
+    runners.build_runner(names.parse("intensity"), config, params, mesh1)
 
 
 def test_gmm_sees_a_whole_volume(config, params, mesh1, slices):
     """In any batch size and order of slices, the score is the distance to the classes of all slices together."""
     strength = np.zeros(7, np.float32)
-    (x, trace), *rest = methods.runner(methods.parse("gmm"), config, params, mesh1)(slices, strength)
+    (x, trace), *rest = runners.build_runner(names.parse("gmm"), config, params, mesh1)(slices, strength)
     assert not rest
     assert trace is None
     expected = gmm.distance_map(slices.y, slices.mask, **config.gmm)
     np.testing.assert_allclose(slices.y - x, np.abs(expected), rtol=1e-3, atol=1e-4)
     config.restore.batch_size = 2
     backwards = pick(slices, slice(None, None, -1))
-    ((other, _),) = methods.runner(methods.parse("gmm"), config, params, mesh1)(backwards, strength)
+    ((other, _),) = runners.build_runner(names.parse("gmm"), config, params, mesh1)(backwards, strength)
     np.testing.assert_allclose(other[::-1], x, rtol=1e-3, atol=1e-4)
 
 
 def test_seconds_per_iteration_leave_compilation_out(config, params, mesh1, slices):
-    runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
+    runner = runners.Runner(names.parse("vae_lg_neural_tv"), config, params, mesh1)
     join(runner(slices, np.ones(7, np.float32)))
     assert len(runner.seconds) == 2  # batches of four
     expected = np.median(runner.seconds) / config.restore.iterations
     assert runner.seconds_per_iteration() == pytest.approx(expected)
     assert runner.seconds_per_iteration() is None  # counted once
-    other = methods.Runner(methods.parse("vae_reconstruction"), config, params, mesh1)
+    other = runners.Runner(names.parse("vae_reconstruction"), config, params, mesh1)
     join(other(slices, np.ones(7, np.float32)))
     assert other.seconds_per_iteration() is None  # no iterations
 
 
 def test_every_default_is_a_method(experiments):
     for variant in experiments.VARIANTS:
-        assert methods.parse(experiments.get_config(variant).restore.method).restores
+        assert names.parse(experiments.get_config(variant).restore.method).restores
 
 
 def test_intensity_scores_the_z_score(config, params, mesh1, slices):
@@ -140,7 +140,7 @@ def test_runner_restores_inside_the_mask_in_order(config, params, mesh1, slices,
 
 def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh1, slices):
     chosen = settings(config, 4, iterations=2)  # at the first one X = Y, and no lambda has a say
-    runner = methods.Runner(methods.parse("vae_lg_est_l1"), chosen, params, mesh1)
+    runner = runners.Runner(names.parse("vae_lg_est_l1"), chosen, params, mesh1)
     grid = np.array([0.05, 1.0, 20.0], np.float32)
     tiled = Slices(*(np.concatenate([part] * 3) for part in slices))
     together, _ = join(runner(tiled, np.repeat(grid, 7)))
@@ -154,14 +154,14 @@ def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh
 
 def test_batch_size_that_suits_the_device(config, mesh1, mesh8):
     config.restore.batch_size = 0
-    assert methods.batch_size(config, mesh1) == 16
-    assert methods.batch_size(config, mesh8) == 16
+    assert runners.batch_size(config, mesh1) == 16
+    assert runners.batch_size(config, mesh8) == 16
     config.restore.batch_size = 17
-    assert methods.batch_size(config, mesh8) == 24  # as many slices on each device
+    assert runners.batch_size(config, mesh8) == 24  # as many slices on each device
 
 
 def test_an_empty_cohort_yields_nothing(config, params, mesh1, slices):
-    runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
+    runner = runners.Runner(names.parse("intensity"), config, params, mesh1)
     assert list(runner(pick(slices, slice(0)), np.zeros(0, np.float32))) == []
 
 
@@ -234,18 +234,18 @@ def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1
     np.testing.assert_allclose(restored(4, mesh1, 0.0)[0], reference, atol=2e-3)
     tolerance = float(np.median(trace.change))
     reference, trace = restored(1, mesh1, tolerance)
-    done = restoration.taken(trace.change, tolerance)
+    done = loop.taken(trace.change, tolerance)
     assert len(set(done)) > 1
     for batch_size, mesh in ((4, mesh1), (8, mesh8)):
         x, other = restored(batch_size, mesh, tolerance)
         np.testing.assert_allclose(x, reference, atol=2e-3)
-        np.testing.assert_array_equal(restoration.taken(other.change, tolerance), done)
+        np.testing.assert_array_equal(loop.taken(other.change, tolerance), done)
 
 
 def test_seconds_per_iteration_count_what_was_done(config, params, mesh1, slices):
     """A batch that stops early is divided by the iterations of its slowest slice."""
     config.restore.tolerance = 1e3  # everything stops after its first iteration
-    runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
+    runner = runners.Runner(names.parse("vae_lg_neural_tv"), config, params, mesh1)
     _, trace = join(runner(slices, np.ones(7, np.float32)))
     np.testing.assert_array_equal(runner.taken(trace), 1)
     expected = np.median(runner.seconds)
@@ -253,11 +253,11 @@ def test_seconds_per_iteration_count_what_was_done(config, params, mesh1, slices
 
 
 def test_proximal_is_chosen_by_one_value(config):
-    method = methods.parse("vae_lg_neural_tv")
-    assert methods.length(method, config) == "iterations"
+    method = names.parse("vae_lg_neural_tv")
+    assert runners.length(method, config) == "iterations"
     config.restore.optimizer = "proximal"
-    assert methods.length(method, config) == "refreshes"
-    assert methods.length(methods.parse("vae_reconstruction"), config) == "iterations"
+    assert runners.length(method, config) == "refreshes"
+    assert runners.length(names.parse("vae_reconstruction"), config) == "iterations"
 
 
 def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
@@ -265,7 +265,7 @@ def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
     strengths = np.array([0.0, 0.5, 3.0, 100.0], np.float32)
     config = settings(config, 3, iterations=3, rate=1e-3)
     same = Slices(*(np.stack([part[1]] * 4) for part in slices))
-    runner = methods.Runner(methods.parse("vae_lg_neural_l1"), config, params, mesh1)
+    runner = runners.Runner(names.parse("vae_lg_neural_l1"), config, params, mesh1)
     together, _ = join(runner(same, strengths))
     for i, strength in enumerate(strengths):
         alone, _ = run("vae_lg_neural_l1", config, params, mesh1, pick(slices, slice(1, 2)), strength)
@@ -301,10 +301,10 @@ def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory a
 
 @pytest.mark.parametrize(("batch_size", "most", "tried"), [(7, 3, [7, 4, 2, 2, 2, 2]), (4, 1, [4, 2, *[1] * 7])])
 def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, capsys, batch_size, most, tried):
-    config, log, method = settings(config, batch_size), [], methods.parse("vae_lg_neural_tv")
+    config, log, method = settings(config, batch_size), [], names.parse("vae_lg_neural_tv")
     reference, _ = run(method.name, config, params, mesh1, slices)
     capsys.readouterr()
-    runner = methods.Runner(method, config, params, mesh1)
+    runner = runners.Runner(method, config, params, mesh1)
     limit_memory(runner, most, log)
     x, trace = join(runner(slices, np.ones(7, np.float32)))
     assert log == tried
@@ -316,9 +316,9 @@ def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, capsys, b
 
 
 def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices):
-    config, method = settings(config, 4), methods.parse("vae_lg_neural_tv")
+    config, method = settings(config, 4), names.parse("vae_lg_neural_tv")
     reference, _ = run(method.name, config, params, mesh1, slices)
-    runner = methods.Runner(method, config, params, mesh1)
+    runner = runners.Runner(method, config, params, mesh1)
     batches = runner(slices, np.ones(7, np.float32))
     first, _ = next(batches)
     limit_memory(runner, 2, [])
@@ -328,7 +328,7 @@ def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices):
 
 def test_batches_stay_divisible_by_the_devices(config, params, mesh8, slices):
     log = []
-    runner = methods.Runner(methods.parse("intensity"), settings(config, 40), params, mesh8)
+    runner = runners.Runner(names.parse("intensity"), settings(config, 40), params, mesh8)
     limit_memory(runner, 8, log)
     join(runner(slices, np.ones(7, np.float32)))
     assert log == [40, 24, 16, 8]
@@ -337,7 +337,7 @@ def test_batches_stay_divisible_by_the_devices(config, params, mesh8, slices):
 @pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: Out of memory", "INTERNAL: something else"])
 def test_what_halving_cannot_mend_is_raised(config, params, mesh1, slices, message):
     log = []
-    runner = methods.Runner(methods.parse("intensity"), settings(config, 2), params, mesh1)
+    runner = runners.Runner(names.parse("intensity"), settings(config, 2), params, mesh1)
     limit_memory(runner, 0, log, message)
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         join(runner(slices, np.ones(7, np.float32)))
@@ -349,20 +349,20 @@ def subject():
     """A head of 20x24x16 voxels of 1 mm, ready for 16x16 slices of 2 mm."""
     image = images.volume(images.head())
     brain = image.data > 0
-    slices, placement = preprocess.to_slices(image.data, brain, image.affine, Grid(16, 16, 2.0))
+    slices, placement = to_slices(image.data, brain, image.affine, Grid(16, 16, 2.0))
     return Prepared(image, 0, slices, placement)
 
 
 @pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
 def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
-    runner = methods.Runner(methods.parse(name), config, params, mesh1)
-    _, change, traces, *_ = methods.restore(runner, subject, 1.0)
+    runner = runners.Runner(names.parse(name), config, params, mesh1)
+    _, change, traces, *_ = runners.restore_scan(runner, subject, 1.0)
     assert change.shape == subject.image.data.shape
     assert change.dtype == np.float32
     assert (change[subject.image.data == 0] == 0).all()
     assert np.abs(change).max() > 0
     restored, expected = join(runner(subject.slices, np.ones(len(subject.slices.index), np.float32)))
-    np.testing.assert_array_equal(change, preprocess.from_slices(subject.slices.y - restored, subject.placement))
+    np.testing.assert_array_equal(change, from_slices(subject.slices.y - restored, subject.placement))
     if name == "intensity":
         assert traces is None
     else:
@@ -373,8 +373,8 @@ def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
 @pytest.mark.parametrize("name", ["gmm", "vae_lg_neural_tv"])
 def test_a_slice_is_the_same_among_all_and_among_few(config, params, mesh1, subject, name):
     """gmm too: it fits the whole volume, whatever is looked at."""
-    runner = methods.runner(methods.parse(name), settings(config, 4), params, mesh1)
-    whole, few = (methods.restore(runner, subject, 1.0, step) for step in (1, 2))
+    runner = runners.build_runner(names.parse(name), settings(config, 4), params, mesh1)
+    whole, few = (runners.restore_scan(runner, subject, 1.0, step) for step in (1, 2))
     slices = np.arange(16) % 2 == 0
     np.testing.assert_array_equal(few.subject.placement.brain[..., ~slices], False)
     np.testing.assert_array_equal(few.subject.placement.brain[..., slices], (subject.image.data > 0)[..., slices])
@@ -388,9 +388,9 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
     """Resampled to 2 mm and back: a smooth scan keeps its z-scores, the right way round on every axis."""
     brain = images.head() > 0
     ramp = np.where(brain, 100 + np.indices(brain.shape)[axis], 0).astype(np.float32)
-    slices, placement = preprocess.to_slices(ramp, brain, images.affine(), Grid(16, 16, 2.0))
-    runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
-    change = methods.restore(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0).change
+    slices, placement = to_slices(ramp, brain, images.affine(), Grid(16, 16, 2.0))
+    runner = runners.Runner(names.parse("intensity"), config, params, mesh1)
+    change = runners.restore_scan(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0).change
     shown = brain & (change != 0)  # slices at the poles have too little brain
     assert shown.sum() > 0.9 * brain.sum()
     assert np.corrcoef(change[shown], ramp[shown])[0, 1] > 0.97
@@ -398,13 +398,13 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
 
 def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subject):
     config = settings(config, 4, iterations=40, rate=1e30)
-    runner = methods.Runner(methods.parse("vae_lg_neural_tv"), config, params, mesh1)
+    runner = runners.Runner(names.parse("vae_lg_neural_tv"), config, params, mesh1)
     with pytest.raises(InputError, match=r"made: its restoration diverged in \d+ slices.*learning_rate"):
-        methods.restore(runner, subject, 1.0)
+        runners.restore_scan(runner, subject, 1.0)
 
 
 def test_one_bad_slice_is_counted(config, params, mesh1, subject):
-    runner = methods.Runner(methods.parse("intensity"), config, params, mesh1)
+    runner = runners.Runner(names.parse("intensity"), config, params, mesh1)
     function = runner.function
 
     def spoilt(params, y, mask, index, strength):
@@ -413,7 +413,7 @@ def test_one_bad_slice_is_counted(config, params, mesh1, subject):
 
     runner.function = Uncompiled(spoilt)
     with pytest.raises(InputError, match="diverged in 1 slices"):
-        methods.restore(runner, subject, 1.0)
+        runners.restore_scan(runner, subject, 1.0)
 
 
 def test_background_is_background(slices):

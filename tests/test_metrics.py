@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage import measure
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from lgjax import metrics, resampling, tally
+from lgjax.evaluation import bootstrap, metrics, tally
 
 # Few distinct scores: most cases are full of ties.
 VOXELS = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=60).filter(
@@ -218,29 +218,29 @@ def test_hd95_is_that_of_surface_distance_up_to_a_voxel(seed):
 
 def test_bootstrap_of_the_mean():
     values = [0.1, None, 0.4, 0.3, 0.9]
-    first = resampling.summarise(values, seed=3).ci95
-    assert first == resampling.summarise(values, seed=3).ci95
-    assert first != resampling.summarise(values, seed=4).ci95
+    first = bootstrap.summarise(values, seed=3).ci95
+    assert first == bootstrap.summarise(values, seed=3).ci95
+    assert first != bootstrap.summarise(values, seed=4).ci95
     assert first[0] < np.mean([0.1, 0.4, 0.3, 0.9]) < first[1]
-    assert resampling.summarise([0.5] * 4).ci95 == (0.5, 0.5)
-    assert resampling.summarise([0.5, None]).ci95 is None
+    assert bootstrap.summarise([0.5] * 4).ci95 == (0.5, 0.5)
+    assert bootstrap.summarise([0.5, None]).ci95 is None
     # Many subjects: the interval is the normal one.
     many = np.random.default_rng(0).normal(size=400)
-    low, high = resampling.summarise(list(many), n=4000).ci95
+    low, high = bootstrap.summarise(list(many), n=4000).ci95
     assert high - low == pytest.approx(2 * 1.96 * many.std() / 20, rel=0.08)
 
 
 def test_the_mean_of_a_resample_leaves_undefined_values_out():
     drawn = np.array([[1.0, 1, 1], [0, 3, 0], [2, 0, 1]])
-    np.testing.assert_allclose(resampling.means([0.2, None, 0.5], drawn), [0.35, np.nan, 0.3])
+    np.testing.assert_allclose(bootstrap.means([0.2, None, 0.5], drawn), [0.35, np.nan, 0.3])
 
 
 def test_summary_leaves_undefined_values_out():
-    summary = resampling.summarise([0.2, None, 0.4])
+    summary = bootstrap.summarise([0.2, None, 0.4])
     assert (summary.mean, summary.n) == (pytest.approx(0.3), 2)
     assert summary.std == pytest.approx(np.std([0.2, 0.4], ddof=1))
-    assert resampling.summarise([None]) == (None, None, None, 0)
-    assert resampling.summarise([0.5]) == (0.5, None, None, 1)
+    assert bootstrap.summarise([None]) == (None, None, None, 0)
+    assert bootstrap.summarise([0.5]) == (0.5, None, None, 1)
 
 
 def test_binned_bootstrap_equals_sorting_every_resample():
@@ -251,8 +251,8 @@ def test_binned_bootstrap_equals_sorting_every_resample():
         subjects.append(((rng.normal(size=1500) + lift * labels).astype(np.float32), labels))
     histograms = tally.stack([tally.coarsen(tally.count(*subject), 16) for subject in subjects])
     assert histograms.sum() == 7500
-    drawn = resampling.weights(5, n=60, seed=5)
-    found = resampling.pooled(histograms, drawn)
+    drawn = bootstrap.weights(5, n=60, seed=5)
+    found = bootstrap.pooled(histograms, drawn)
     for draw, *ours in zip(drawn, *found, strict=True):
         chosen = [subject for subject, count in zip(subjects, draw, strict=True) for _ in range(int(count))]
         scores, labels = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
@@ -263,7 +263,7 @@ def test_binned_bootstrap_equals_sorting_every_resample():
 def test_binned_bootstrap_leaves_resamples_without_lesion_out():
     healthy, patient = np.array([[3, 5], [0, 0]]), np.array([[1, 5], [2, 1]])
     drawn = np.array([[2.0, 0], [1, 1], [0, 2]])
-    auc, auprc = resampling.pooled(np.stack([healthy, patient]), drawn)
+    auc, auprc = bootstrap.pooled(np.stack([healthy, patient]), drawn)
     assert np.isnan(auc).tolist() == np.isnan(auprc).tolist() == [True, False, False]
-    assert resampling.interval(auc)[0] > 0
-    assert resampling.interval(np.array([np.nan])) is None
+    assert bootstrap.interval(auc)[0] > 0
+    assert bootstrap.interval(np.array([np.nan])) is None

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lgjax import files
-from lgjax.data import nifti
-from lgjax.errors import EnvironmentFault, InputError
+from lgjax.runtime import files
+from lgjax.runtime.errors import EnvironmentFault, InputError
+from lgjax.scans import nifti
 
 SHAPE = (6, 7, 5)
 OBLIQUE = np.array([[-1.1, 0.1, 0.0, 3], [0.1, 0.9, 0.2, -4], [0.0, -0.2, 2.0, 5], [0, 0, 0, 1.0]])

@@ -11,8 +11,8 @@ import time
 import pytest
 from conftest import ROOT
 
-from lgjax import parallel
-from lgjax.errors import EnvironmentFault, InputError
+from lgjax.runtime import parallel
+from lgjax.runtime.errors import EnvironmentFault, InputError
 
 
 def test_results_come_in_order():

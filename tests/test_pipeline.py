@@ -8,12 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax.data import cohort, histogram, orientation, pipeline, preprocess, recipe, sources
-from lgjax.data.bias import BiasField
-from lgjax.data.histogram import Histogram
-from lgjax.data.preprocess import Grid
-from lgjax.data.recipe import Recipe
-from lgjax.errors import InputError
+from lgjax.preparation import cohort, histogram, pipeline, recipe, slices
+from lgjax.preparation.bias import BiasField
+from lgjax.preparation.histogram import Histogram
+from lgjax.preparation.recipe import Recipe
+from lgjax.preparation.slices import Grid
+from lgjax.runtime.errors import InputError
+from lgjax.scans import orientation, sources
 
 MARKS = Histogram((1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 30.0, 55.0, 80.0, 100.0))
 FULL = Recipe(Grid(16, 16, 2.0), BiasField(4.0, 3, 10, 1e-3), MARKS, "none")
@@ -40,7 +41,7 @@ def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
     assert first.field is not None
     assert first.transfer is not None
     change = np.where(first.slices.mask > 0, first.slices.y**2, 0).astype(np.float32)
-    expected = preprocess.from_slices(change, first.placement)
+    expected = slices.from_slices(change, first.placement)
     for number, (permutation, flips) in enumerate(
         itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
     ):
@@ -50,7 +51,7 @@ def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
         again = pipeline.prepare(one(tmp_path, moved, matrix, f"{number}.nii"), FULL)
         np.testing.assert_array_equal(again.slices.y, first.slices.y)
         np.testing.assert_array_equal(again.slices.index, first.slices.index)
-        back = preprocess.from_slices(change, again.placement)
+        back = slices.from_slices(change, again.placement)
         np.testing.assert_array_equal(back, nib.orientations.apply_orientation(expected, order))
         restored = pipeline.restored(again, back)
         np.testing.assert_array_equal(

@@ -8,8 +8,10 @@ import pytest
 from test_training import shrunk
 
 from configs import vae as experiment
-from lgjax import methods, models, training
+from lgjax import models
+from lgjax.methods import names, runner
 from lgjax.models import MODELS, precision, vae
+from lgjax.training.step import initial_state, make_step
 
 ROUNDING = 2.0**-8  # relative, of a number with 8 significant bits
 HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
@@ -53,14 +55,14 @@ KEPT = {("float32", HIGH, HIGH)}  # in bfloat16: discriminators that are trained
 def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
     """Those of the backward pass as well; the precision is what a GPU goes by."""
     config = of_model(name, value)
-    state = jax.eval_shape(lambda: training.initial_state(config))
-    step = jax.make_jaxpr(training.make_step(config))(state, slices.y, slices.mask)
+    state = jax.eval_shape(lambda: initial_state(config))
+    step = jax.make_jaxpr(make_step(config))(state, slices.y, slices.mask)
     kept = KEPT if (name, value) in (("anogan", "bfloat16"), ("gmvae", "bfloat16")) else set()
     assert convolutions(step.jaxpr) == EXPECTED[value] | kept
-    params = jax.eval_shape(lambda: models.freeze(training.initial_state(config).variables))
-    for method in methods.available().values():
+    params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
+    for method in names.available().values():
         if method.model == name:
-            restore = methods.restorer(method, config)
+            restore = runner.restorer(method, config)
             jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
             kept = KEPT if (name, method.prior, value) == ("gmvae", "elbo", "bfloat16") else set()
             assert convolutions(jaxpr.jaxpr) == EXPECTED[value] | kept
@@ -70,8 +72,8 @@ def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
 def test_everything_but_the_networks_stays_float32(name, slices):
     """State, loss terms, gradients of the trained parameters; restored slices and traces."""
     config = of_model(name, "bfloat16")
-    state = jax.eval_shape(lambda: training.initial_state(config))
-    after, terms = jax.eval_shape(training.make_step(config), state, slices.y, slices.mask)
+    state = jax.eval_shape(lambda: initial_state(config))
+    after, terms = jax.eval_shape(make_step(config), state, slices.y, slices.mask)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {term.dtype for term in terms.values()} == {jnp.dtype("float32")}
     assert {x.dtype for x in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
@@ -84,11 +86,11 @@ def test_everything_but_the_networks_stays_float32(name, slices):
 
     gradient = jax.eval_shape(jax.grad(loss), state.variables["params"])
     assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
-    params = jax.eval_shape(lambda: models.freeze(training.initial_state(config).variables))
-    for method in methods.available().values():
+    params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
+    for method in names.available().values():
         if method.model == name:
             arguments = params, slices.y, slices.mask, slices.index, np.ones(7, np.float32)
-            found = jax.eval_shape(methods.restorer(method, config), *arguments)
+            found = jax.eval_shape(runner.restorer(method, config), *arguments)
             assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
             assert found[0].shape == slices.y.shape
 
@@ -181,7 +183,7 @@ def test_a_restoration_moves_alike(config, params, slices):
     strength = np.ones(7, np.float32)
     results = []
     for one in both(config):
-        run = jax.jit(methods.restorer(methods.parse("vae_lg_neural_tv"), one))
+        run = jax.jit(runner.restorer(names.parse("vae_lg_neural_tv"), one))
         results.append(np.asarray(run(params, slices.y, slices.mask, slices.index, strength)[0]))
     exact, rounded = results
     inside = slices.mask > 0
@@ -196,9 +198,9 @@ def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
     results = []
     for value in ("float32", "tensorfloat32"):
         config.train.precision = config.restore.precision = value
-        restored = jax.jit(methods.restorer(methods.parse("vae_elbo_tv"), config))
+        restored = jax.jit(runner.restorer(names.parse("vae_elbo_tv"), config))
         x, _ = restored(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
-        state, _ = jax.jit(training.make_step(config))(training.initial_state(config), slices.y, slices.mask)
+        state, _ = jax.jit(make_step(config))(initial_state(config), slices.y, slices.mask)
         results.append([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((x, state))])
     assert results[0] == results[1]
 
@@ -210,7 +212,7 @@ def test_bfloat16_training_lowers_the_loss_as_float32_does(name, slices):
     for value in ("float32", "bfloat16"):
         config = of_model(name, value)
         config.train.learning_rate, config.train.schedule = 3e-3, "constant"
-        step, state, history = jax.jit(training.make_step(config)), training.initial_state(config), []
+        step, state, history = jax.jit(make_step(config)), initial_state(config), []
         for _ in range(60):
             state, terms = step(state, slices.y, slices.mask)
             history.append(float(terms["loss"]))

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from lgjax import files, preparation
-from lgjax.data import cohort, histogram, pipeline, prepared, recipe, sources
-from lgjax.errors import InputError, UsageError
+from lgjax.preparation import cohort, dataset, histogram, passes, pipeline, recipe
+from lgjax.runtime import files
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import sources
 
 NUMBERS = (0, 1, 2, 3, 4, 8, 18)  # of subjects: their hashes fall into all three splits
 SETTINGS = [
@@ -99,7 +100,7 @@ def test_bad_subjects_are_named_and_the_others_are_done(first):
     assert "hd-bet" in failed[1]
     assert "is the same scan as sub-CC000000" in failed[2]
     assert "7 prepared" in result.stdout
-    index = prepared.read_index(folder)
+    index = dataset.read_index(folder)
     assert [entry.identifier for entry in index.subjects] == [f"sub-CC{seed:06d}" for seed in NUMBERS]
     assert not (folder / "sub-CC100001").exists()
     assert not (folder / "sub-CC100002").exists()
@@ -108,14 +109,14 @@ def test_bad_subjects_are_named_and_the_others_are_done(first):
 
 def test_the_data_set_is_what_it_says(raw, first):
     folder, _ = first
-    index = prepared.read_index(folder)
+    index = dataset.read_index(folder)
     assert json.loads((folder / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     assert recipe.read(folder / "preprocessing.json") == index.recipe
     assert len(index.recipe.histogram.values) == 11
     corrected = {subject.identifier: subject for subject in sources.find(str(folder))}
     for entry in index.subjects:
-        y = np.load(prepared.file(folder, entry.identifier, "desc-slices_T2w.npy"), mmap_mode="r")
-        mask = np.load(prepared.file(folder, entry.identifier, "desc-slices_mask.npy"), mmap_mode="r")
+        y = np.load(dataset.file(folder, entry.identifier, "desc-slices_T2w.npy"), mmap_mode="r")
+        mask = np.load(dataset.file(folder, entry.identifier, "desc-slices_mask.npy"), mmap_mode="r")
         assert y.shape == mask.shape == (len(entry.index), 16, 16)
         assert (y.dtype, mask.dtype) == (np.float32, bool)
         assert (y[~mask] == -3.5).all()
@@ -128,17 +129,17 @@ def test_the_data_set_is_what_it_says(raw, first):
 def test_a_raw_scan_is_prepared_as_the_training_scans_were(raw, first):
     """What restore does to a raw scan equals what the data set holds, up to the rounding of a stored float."""
     folder, _ = first
-    index = prepared.read_index(folder)
+    index = dataset.read_index(folder)
     for subject, entry in zip(sources.find(str(raw))[:7], index.subjects, strict=True):
         found = pipeline.prepare(subject, index.recipe)
         assert found.image.sha256 == entry.input_sha256
-        y = np.load(prepared.file(folder, entry.identifier, "desc-slices_T2w.npy"))
+        y = np.load(dataset.file(folder, entry.identifier, "desc-slices_T2w.npy"))
         np.testing.assert_allclose(found.slices.y[..., 0], y, atol=1e-4)
 
 
 def test_the_reference_is_learnt_from_training_subjects_alone(raw, first):
     folder, _ = first
-    index = prepared.read_index(folder)
+    index = dataset.read_index(folder)
     splits = {entry.identifier: entry.split for entry in index.subjects}
     assert set(splits.values()) == {"train", "calibration", "test"}
     subjects = {subject.identifier: subject for subject in sources.find(str(folder))}
@@ -146,8 +147,8 @@ def test_the_reference_is_learnt_from_training_subjects_alone(raw, first):
     for name, split in splits.items():
         assert split == cohort.split_of(subjects[name])
         if split == "train":
-            data = nib.load(prepared.file(folder, name, "desc-preproc_T2w.nii.gz")).get_fdata()
-            brain = nib.load(prepared.file(folder, name, "desc-brain_mask.nii.gz")).get_fdata() > 0
+            data = nib.load(dataset.file(folder, name, "desc-preproc_T2w.nii.gz")).get_fdata()
+            brain = nib.load(dataset.file(folder, name, "desc-brain_mask.nii.gz")).get_fdata() > 0
             marks.append(np.percentile(data[brain], index.recipe.histogram.percentiles))
     expected = histogram.learn(marks, index.recipe.histogram.percentiles)
     np.testing.assert_allclose(index.recipe.histogram.values, expected.values, rtol=1e-4, atol=1e-4)
@@ -163,7 +164,7 @@ def test_the_page_and_the_table_name_everybody(first):
         name = f"sub-CC{seed:06d}"
         assert name in table
         assert f'src="{name}/anat/{name}_desc-qc_T2w.png"' in page
-        assert prepared.file(folder, name, "desc-qc_T2w.png").read_bytes().startswith(b"\x89PNG")
+        assert dataset.file(folder, name, "desc-qc_T2w.png").read_bytes().startswith(b"\x89PNG")
     for name in ("sub-CC100001", "sub-CC100002", "sub-CC100003"):
         assert name in page
     assert "Research use only" in page
@@ -174,10 +175,10 @@ def test_corrected_scans_lie_on_their_own_grid(raw, first):
     folder, _ = first
     for subject in sources.find(str(raw))[:7]:
         source = nib.load(subject.paths[0])
-        image = nib.load(prepared.file(folder, subject.identifier, "desc-preproc_T2w.nii.gz"))
+        image = nib.load(dataset.file(folder, subject.identifier, "desc-preproc_T2w.nii.gz"))
         assert image.shape == source.shape
         np.testing.assert_array_equal(image.affine, source.affine)
-        about = prepared.record(folder, subject.identifier, prepared.SCAN)
+        about = dataset.record(folder, subject.identifier, dataset.SCAN)
         assert about["BiasField"]["iterations"] == 10
         assert about["N4Threads"] == 1
         ratio = source.get_fdata() / np.where(image.get_fdata() == 0, 1, image.get_fdata())
@@ -209,7 +210,7 @@ def test_killed_half_way_it_goes_on_to_the_same_end(raw, first, tmp_path):
     process.communicate()
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("*_desc-preproc_T2w.json")}
     assert 3 <= len(done) < 7
-    assert not prepared.is_prepared(folder)
+    assert not dataset.is_prepared(folder)
     for path in folder.rglob("*.nii.gz"):
         nib.load(path).get_fdata()  # whole, every one of them
     result = run(f"--input={raw}", f"--output={folder}")
@@ -231,15 +232,15 @@ def test_a_changed_scan_or_mask_is_prepared_again(raw, first, tmp_path):
     mask[10] = 0
     images.save(scans / "anat" / "sub-CC000004" / "anat" / "sub-CC000004_desc-brain_mask.nii.gz", mask)
     result = run(f"--input={scans}", f"--output={folder}")
-    index = prepared.read_index(folder)
-    before = prepared.read_index(first[0])
+    index = dataset.read_index(folder)
+    before = dataset.read_index(first[0])
     changed = {
         new.identifier
         for new, old in zip(index.subjects, before.subjects, strict=True)
         if new.input_sha256 != old.input_sha256
     }
     assert changed == {name}
-    about = prepared.record(folder, "sub-CC000004", prepared.SCAN)
+    about = dataset.record(folder, "sub-CC000004", dataset.SCAN)
     assert about["BrainFrom"] == "given"
     assert about["BrainMl"] == pytest.approx(mask.sum() / 1000, abs=0.05)
     assert "7 prepared" in result.stdout
@@ -251,8 +252,8 @@ def test_patients_are_prepared_as_the_training_cohort_was(raw, first, tmp_path):
         images.save(patients / f"p{seed}.nii.gz", scan(seed))
     result = run(f"--input={patients}", f"--output={tmp_path / 'p'}", f"--recipe={first[0]}")
     assert result.returncode == 0, result.stderr
-    index = prepared.read_index(tmp_path / "p")
-    assert index.recipe == prepared.read_index(first[0]).recipe
+    index = dataset.read_index(tmp_path / "p")
+    assert index.recipe == dataset.read_index(first[0]).recipe
     assert {entry.split for entry in index.subjects} == {"test"}
 
 
@@ -265,7 +266,7 @@ def test_train_calibrate_and_restore_on_a_prepared_cohort(raw, first, tmp_path):
     patients, made = tmp_path / "patients", tmp_path / "made"
     patient = images.save(patients / "p.nii.gz", scan(20))
     ok(lgjax("train", "--config=configs/vae.py:smoke", f"--workdir={work}", *config))
-    assert recipe.read(work / "preprocessing.json") == prepared.read_index(folder).recipe
+    assert recipe.read(work / "preprocessing.json") == dataset.read_index(folder).recipe
     ok(lgjax("preprocess", f"--recipe={work}", f"--input={patients}", f"--output={made}"))
     restore = ["restore", f"--workdir={work}", "--method=intensity"]
     ok(lgjax(*restore, f"--input={patient}", f"--output={tmp_path / 'raw'}"))
@@ -281,7 +282,7 @@ def test_train_calibrate_and_restore_on_a_prepared_cohort(raw, first, tmp_path):
     for field in ("InputSHA256", "RecipeSHA256", "Thresholds", "HistogramMatched"):
         assert records[0][field] == records[1][field]
     assert len(records[0]["CalibrationSubjects"]) == 1
-    entries = {entry.input_sha256: entry.split for entry in prepared.read_index(folder).subjects}
+    entries = {entry.input_sha256: entry.split for entry in dataset.read_index(folder).subjects}
     assert entries[records[0]["CalibrationSubjects"][0]] == "calibration"
 
 
@@ -328,12 +329,12 @@ def test_prepared_again_sessions_stay_together_and_damage_is_mended(tmp_path):
     ok(run(f"--input={scans}", f"--output={folder}", *off))
     subjects = sources.find(str(folder))
     assert [subject.participant for subject in subjects] == ["sub-1", "sub-1", "sub-2"]
-    index = prepared.read_index(folder)
-    path = prepared.file(folder, "sub-1ses1", "desc-slices_T2w.npy")
+    index = dataset.read_index(folder)
+    path = dataset.file(folder, "sub-1ses1", "desc-slices_T2w.npy")
     path.write_bytes(path.read_bytes()[:-8])
     result = run(f"--input={scans}", f"--output={folder}", *off)
     assert "3 prepared (before: 3 corrected, 2 sliced)" in result.stdout
-    assert prepared.read_index(folder) == index
+    assert dataset.read_index(folder) == index
     assert files.sha256(path) == index.subjects[0].slices_sha256
 
 
@@ -368,18 +369,18 @@ def test_damage_in_the_data_set_is_noticed(first, tmp_path, damage):
     if damage == "index":
         (folder / "index.json").write_text("{}")
         with pytest.raises(InputError, match=r"index\.json: cannot be read"):
-            prepared.read_index(folder)
+            dataset.read_index(folder)
         return
     name = "sub-CC000002"
-    entry = next(e for e in prepared.read_index(folder).subjects if e.identifier == name)
+    entry = next(e for e in dataset.read_index(folder).subjects if e.identifier == name)
     if damage == "slices":
-        path = prepared.file(folder, name, "desc-slices_T2w.npy")
+        path = dataset.file(folder, name, "desc-slices_T2w.npy")
         content = bytearray(path.read_bytes())
         content[-7] ^= 1
         path.write_bytes(content)
         assert files.sha256(path) != entry.slices_sha256
         return
-    images.save(prepared.file(folder, name, "desc-preproc_T2w.nii.gz"), scan(2))
+    images.save(dataset.file(folder, name, "desc-preproc_T2w.nii.gz"), scan(2))
     subject = next(s for s in sources.find(str(folder)) if s.identifier == name)
     with pytest.raises(InputError, match="changed since it was prepared"):
         subject.image()
@@ -390,9 +391,9 @@ def test_one_key_for_one_preparation():
     settings = recipe.Recipe(recipe.Grid(16, 16, 2.0), None, None, "none")
     scan = {"SHA256": "a", "BrainSHA256": "b"}
     keys = {
-        preparation.slices_key(settings, scan),
-        preparation.slices_key(settings._replace(grid=recipe.Grid(16, 16, 2.5)), scan),
-        preparation.slices_key(settings, {**scan, "SHA256": "c"}),
-        preparation.slices_key(settings, {**scan, "BrainSHA256": "c"}),
+        passes.slices_key(settings, scan),
+        passes.slices_key(settings._replace(grid=recipe.Grid(16, 16, 2.5)), scan),
+        passes.slices_key(settings, {**scan, "SHA256": "c"}),
+        passes.slices_key(settings, {**scan, "BrainSHA256": "c"}),
     }
     assert len(keys) == 4

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from lgjax.data import nifti, preprocess
-from lgjax.data.brain import find_brain
-from lgjax.data.preprocess import Grid
-from lgjax.errors import InputError
+from lgjax.preparation import slices as preparation_slices
+from lgjax.preparation.brain import find_brain
+from lgjax.preparation.slices import Grid
+from lgjax.runtime.errors import InputError
+from lgjax.scans import nifti
 
 GRID = Grid(16, 16, 2.0)
 
@@ -32,16 +33,16 @@ def test_all_axis_orders_and_flips_give_the_same_slices_and_maps(permutation):
     data = images.head((20, 23, 13))
     affine = images.affine((1.1, 0.9, 2.5))
     grid = Grid(18, 16, 1.7)
-    slices, placement = preprocess.to_slices(data, data > 0, affine, grid)
+    slices, placement = preparation_slices.to_slices(data, data > 0, affine, grid)
     values = np.random.default_rng(0).normal(size=slices.y.shape).astype(np.float32)
-    expected = preprocess.from_slices(values, placement)
+    expected = preparation_slices.from_slices(values, placement)
     for flips in itertools.product((1, -1), repeat=3):
         moved, moved_affine, orientation = _oriented(data, affine, permutation, flips)
-        again, back = preprocess.to_slices(moved, moved > 0, moved_affine, grid)
+        again, back = preparation_slices.to_slices(moved, moved > 0, moved_affine, grid)
         for one, other in zip(slices, again, strict=True):
             np.testing.assert_array_equal(one, other)
         assert (back.mean, back.std) == (placement.mean, placement.std)
-        result = preprocess.from_slices(values, back)
+        result = preparation_slices.from_slices(values, back)
         assert result.shape == moved.shape
         np.testing.assert_array_equal(result, nib.orientations.apply_orientation(expected, orientation))
 
@@ -51,14 +52,14 @@ def test_all_axis_orders_and_flips_give_the_same_slices_and_maps(permutation):
 def test_every_third_slice_is_what_it_is_among_all(permutation, flips):
     data, step = images.head((20, 23, 14)), 3
     moved, affine, orientation = _oriented(data, images.affine((1.1, 0.9, 2.5)), permutation, flips)
-    slices, placement = preprocess.to_slices(moved, moved > 0, affine, Grid(18, 16, 1.7))
+    slices, placement = preparation_slices.to_slices(moved, moved > 0, affine, Grid(18, 16, 1.7))
     values = np.random.default_rng(0).normal(size=slices.y.shape).astype(np.float32)
-    whole = preprocess.from_slices(values, placement)
-    kept, thin = preprocess.every(slices, placement, step)
+    whole = preparation_slices.from_slices(values, placement)
+    kept, thin = preparation_slices.every(slices, placement, step)
     chosen = slices.index % step == 0
     np.testing.assert_array_equal(kept.index, [i for i in slices.index if i % 3 == 0])
     np.testing.assert_array_equal(kept.y, slices.y[chosen])
-    result = preprocess.from_slices(values[chosen], thin)
+    result = preparation_slices.from_slices(values[chosen], thin)
     back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
     axial = [nib.orientations.apply_orientation(part, back) for part in (result, whole, thin.brain, moved > 0)]
     for k in range(data.shape[2]):
@@ -70,15 +71,15 @@ def test_every_third_slice_is_what_it_is_among_all(permutation, flips):
 def test_the_view_is_radiological():
     data = images.head()
     data[12:, :, :][data[12:, :, :] > 0] += 500  # in RAS, x grows towards the right
-    slices, _ = preprocess.to_slices(data, data > 0, images.affine(), Grid(24, 24, 1.0))
+    slices, _ = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(24, 24, 1.0))
     middle = slices.y[len(slices.y) // 2, 12, :, 0]
-    brain = middle[middle > preprocess.BACKGROUND]
+    brain = middle[middle > preparation_slices.BACKGROUND]
     assert brain[0] > brain[-1]  # column 0 is the patient's right: +x in RAS
     data = images.head()
     data[:, 16:, :][data[:, 16:, :] > 0] += 500
-    slices, _ = preprocess.to_slices(data, data > 0, images.affine(), Grid(24, 24, 1.0))
+    slices, _ = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(24, 24, 1.0))
     middle = slices.y[len(slices.y) // 2, :, 12, 0]
-    brain = middle[middle > preprocess.BACKGROUND]
+    brain = middle[middle > preparation_slices.BACKGROUND]
     assert brain[0] > brain[-1]  # row 0 is anterior
     assert (np.diff(slices.index) > 0).all()
 
@@ -86,9 +87,9 @@ def test_the_view_is_radiological():
 def test_native_resolution_is_the_identity():
     data = images.head((21, 23, 13))
     brain = data > 0
-    slices, placement = preprocess.to_slices(data, brain, images.affine(), Grid(32, 32, 1.0))
+    slices, placement = preparation_slices.to_slices(data, brain, images.affine(), Grid(32, 32, 1.0))
     assert slices.mask.sum() == sum(plane.sum() for plane in np.moveaxis(brain, 2, 0) if plane.sum() >= 16)
-    back = preprocess.from_slices(slices.y * placement.std + placement.mean, placement)
+    back = preparation_slices.from_slices(slices.y * placement.std + placement.mean, placement)
     kept = brain.copy()
     kept[:, :, [k for k in range(13) if k not in slices.index]] = False
     np.testing.assert_allclose(back[kept], data[kept], rtol=1e-6)
@@ -97,12 +98,12 @@ def test_native_resolution_is_the_identity():
 
 def test_values_are_z_scored_at_native_resolution():
     data = images.head()
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), GRID)
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), GRID)
     values = data[data > 0].astype(np.float64)
     np.testing.assert_allclose([placement.mean, placement.std], [values.mean(), values.std()])
-    assert (slices.y[slices.mask == 0] == preprocess.BACKGROUND).all()
+    assert (slices.y[slices.mask == 0] == preparation_slices.BACKGROUND).all()
     assert set(np.unique(slices.mask)) == {0, 1}
-    scaled, _ = preprocess.to_slices(data * 3 + 7, data > 0, images.affine(), GRID)
+    scaled, _ = preparation_slices.to_slices(data * 3 + 7, data > 0, images.affine(), GRID)
     np.testing.assert_allclose(scaled.y, slices.y, atol=1e-5)
 
 
@@ -110,8 +111,8 @@ def test_values_are_z_scored_at_native_resolution():
 def test_a_constant_comes_back_as_itself(spacing):
     data = images.head()
     grid = Grid(int(26 / spacing), int(24 / spacing), spacing)
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), grid)
-    back = preprocess.from_slices(np.where(slices.mask > 0, 0.75, 99), placement)  # 99 must not bleed in
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), grid)
+    back = preparation_slices.from_slices(np.where(slices.mask > 0, 0.75, 99), placement)  # 99 must not bleed in
     kept = np.isin(np.arange(16), slices.index) & (data > 0)
     assert (back[kept] == 0.75).all()
     assert not back[~kept].any()
@@ -123,8 +124,8 @@ def test_a_ramp_comes_back_closely(spacing, tolerance):
     brain = data > 0
     ramp = np.broadcast_to(np.arange(40.0)[:, None, None] + 2 * np.arange(48.0)[:, None] + 0 * np.arange(8), data.shape)
     size = int(52 / spacing)
-    slices, placement = preprocess.to_slices(ramp, brain, images.affine(), Grid(size, size, spacing))
-    back = preprocess.from_slices(slices.y * placement.std + placement.mean, placement)
+    slices, placement = preparation_slices.to_slices(ramp, brain, images.affine(), Grid(size, size, spacing))
+    back = preparation_slices.from_slices(slices.y * placement.std + placement.mean, placement)
     inner = scipy.ndimage.binary_erosion(brain, np.ones((5, 5, 1)))
     inner &= np.isin(np.arange(8), slices.index)
     np.testing.assert_allclose(back[inner], ramp[inner], atol=tolerance)
@@ -133,7 +134,7 @@ def test_a_ramp_comes_back_closely(spacing, tolerance):
 
 def test_enlarging_equals_scipys_linear_interpolation():
     data = images.head((20, 24, 8))
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), Grid(60, 60, 0.45))
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(60, 60, 0.45))
     plane = np.where(data > 0, (data.astype(np.float64) - placement.mean) / placement.std, 0)[
         ::-1, ::-1, slices.index[2]
     ].T
@@ -150,7 +151,7 @@ def test_enlarging_equals_scipys_linear_interpolation():
 def test_shrinking_by_two_averages_two_by_two():
     data = np.zeros((24, 24, 3), np.float32)
     data[4:20, 4:20] = np.random.default_rng(0).normal(100, 10, (16, 16, 3))
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), Grid(12, 12, 2.0))
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(12, 12, 2.0))
     z = ((data - placement.mean) / placement.std)[::-1, ::-1][4:20, 4:20].transpose(2, 1, 0)
     blocks = z.reshape(3, 8, 2, 8, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(slices.y[:, 2:10, 2:10, 0], blocks, atol=1e-5)
@@ -159,7 +160,7 @@ def test_shrinking_by_two_averages_two_by_two():
 
 def test_a_large_brain_is_shrunk_to_fit_with_a_margin():
     data = images.head((60, 70, 6))
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), Grid(32, 32, 1.0))
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(32, 32, 1.0))
     assert placement.rows.step == placement.columns.step > 1.5
     for axis in (1, 2):
         edge = np.moveaxis(slices.mask, axis, 0)[[0, -1]]
@@ -174,9 +175,9 @@ def test_thick_oblique_and_sheared_voxels_work():
         np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ affine[:3, :3]
     )
     data = images.head((20, 24, 6))
-    slices, placement = preprocess.to_slices(data, data > 0, affine, GRID)
+    slices, placement = preparation_slices.to_slices(data, data > 0, affine, GRID)
     assert 0 < len(slices.index) <= 6
-    back = preprocess.from_slices(slices.y, placement)
+    back = preparation_slices.from_slices(slices.y, placement)
     assert back.shape == data.shape
     assert np.isfinite(back).all()
 
@@ -185,9 +186,9 @@ def test_slices_without_brain_are_skipped_and_map_to_zero():
     data = images.head()
     data[:, :, 7] = 0
     data[10, 12, 7] = 50  # one voxel is not enough
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), GRID)
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), GRID)
     assert 7 not in slices.index
-    back = preprocess.from_slices(np.ones_like(slices.y), placement)
+    back = preparation_slices.from_slices(np.ones_like(slices.y), placement)
     assert not back[:, :, 7].any()
     assert np.isfinite(back).all()
 
@@ -195,16 +196,16 @@ def test_slices_without_brain_are_skipped_and_map_to_zero():
 def test_no_slice_at_all_gives_an_empty_map():
     data = np.zeros((20, 20, 20), np.float32)
     data[9:11, 9:11] = np.arange(20)  # a thin rod
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), GRID)
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), GRID)
     assert slices.y.shape == (0, 16, 16, 1)
-    assert not preprocess.from_slices(slices.y, placement).any()
+    assert not preparation_slices.from_slices(slices.y, placement).any()
 
 
 def test_a_thin_spur_takes_the_nearest_value():
     data = images.head((30, 30, 3))
     data[2:9, 15, 1] = 80  # less than half a pixel wide: outside the slices' mask, inside the brain
-    slices, placement = preprocess.to_slices(data, data > 0, images.affine(), Grid(12, 12, 4.0))
-    back = preprocess.from_slices(np.where(slices.mask > 0, 2.0, np.nan), placement)
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(12, 12, 4.0))
+    back = preparation_slices.from_slices(np.where(slices.mask > 0, 2.0, np.nan), placement)
     assert (back[2:9, 15, 1] == 2).all()
 
 
@@ -213,7 +214,7 @@ def test_few_bad_voxels_are_filled_and_counted():
     brain = data > 0
     data[10, 12, 8], data[9, 12, 5], data[0, 0, 0] = np.nan, np.inf, np.nan
     brain[10, 12, 8] = brain[9, 12, 5] = True
-    filled, n = preprocess.clean(images.volume(data), brain)
+    filled, n = preparation_slices.clean(images.volume(data), brain)
     assert n == 2
     assert np.isfinite(filled).all()
     assert filled[0, 0, 0] == 0
@@ -230,7 +231,7 @@ def test_many_bad_voxels_are_rejected():
     data[8:12, 10:14, 6:10] = np.nan
     image = images.volume(data)
     with pytest.raises(InputError, match="NaN or infinite"):
-        preprocess.clean(image, brain_mask(image))
+        preparation_slices.clean(image, brain_mask(image))
 
 
 @pytest.mark.parametrize("value", [0, 7, np.nan, np.inf, -3.5])
@@ -240,7 +241,7 @@ def test_constant_scans_are_rejected(value):
         brain_mask(image)
     brain = images.head((20, 20, 20)) > 0
     with pytest.raises(InputError):
-        preprocess.clean(image, brain)
+        preparation_slices.clean(image, brain)
 
 
 @pytest.mark.parametrize("change", ["negative", "z-score", "shift", "nan background", "overshoot", "huge"])
@@ -262,8 +263,8 @@ def test_backgrounds_of_skull_stripped_scans(change):
     image = images.volume(data)
     found = brain_mask(image)
     np.testing.assert_array_equal(found, brain)
-    filled, n = preprocess.clean(image, found)
-    slices, _ = preprocess.to_slices(filled, found, image.affine, GRID)
+    filled, n = preparation_slices.clean(image, found)
+    slices, _ = preparation_slices.to_slices(filled, found, image.affine, GRID)
     assert n == 0
     assert np.isfinite(slices.y).all()
 
@@ -273,9 +274,9 @@ class TestRealScans:
     def test_a_real_round_trip(self):
         image = nifti.read(min((images.REAL / "brats18").glob("*/*_t2.nii.gz")))
         brain = brain_mask(image)
-        data, _ = preprocess.clean(image, brain)
-        slices, placement = preprocess.to_slices(data, brain, image.affine, Grid(128, 128, 1.5))
-        back = preprocess.from_slices(slices.y, placement)
+        data, _ = preparation_slices.clean(image, brain)
+        slices, placement = preparation_slices.to_slices(data, brain, image.affine, Grid(128, 128, 1.5))
+        back = preparation_slices.from_slices(slices.y, placement)
         z = (data - placement.mean) / placement.std
         kept = brain & np.isin(np.arange(155), slices.index)
         assert np.corrcoef(back[kept], z[kept])[0, 1] > 0.97

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax import data_terms, priors, restoration
 from lgjax.models import MODELS
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
+from lgjax.restoration import data_terms, loop, priors
 
 KEY = jax.random.key(5)
 
@@ -131,13 +131,13 @@ def test_nothing_is_differentiated_through_the_networks(config, params, slices, 
     }[name]
     with pytest.raises(AssertionError, match="differentiated"):  # the guard works
         jax.grad(lambda x: prior(x, KEY).gradient.sum())(slices.y[0])
-    x, _ = restoration.restore(
+    x, _ = loop.restore(
         slices.y[0],
         slices.mask[0],
         KEY,
         prior=prior,
         data_term=data_terms.tv,
-        solver=restoration.ascent(optax.adam(1e-2), data_terms.tv),
+        solver=loop.ascent(optax.adam(1e-2), data_terms.tv),
         strength=jnp.float32(1.0),
         iterations=2,
     )

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lgjax import metrics, tally
-from lgjax.data import nifti, pipeline, preprocess, sources
-from lgjax.data.preprocess import Grid
-from lgjax.data.recipe import Recipe
-from lgjax.errors import InputError
+from lgjax.evaluation import metrics, tally
+from lgjax.preparation import pipeline
+from lgjax.preparation.recipe import Recipe
+from lgjax.preparation.slices import Grid, from_slices, to_slices
+from lgjax.runtime.errors import InputError
+from lgjax.scans import nifti, sources
 
 FEW = hypothesis.settings(
     max_examples=100, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
@@ -68,7 +69,7 @@ def test_any_header_is_restored_or_refused(tmp_path, cls, endianness, changes, p
         prepared = pipeline.prepare(subject, Recipe(GRID, None, None, "none"))
     except InputError:
         return
-    values = preprocess.from_slices(prepared.slices.y, prepared.placement)
+    values = from_slices(prepared.slices.y, prepared.placement)
     assert np.isfinite(values).all()
     nifti.write(tmp_path / "out.nii.gz", values, prepared.image, np.float32)
     again = nifti.read(tmp_path / "out.nii.gz", assume_ras=True)
@@ -130,9 +131,9 @@ def axial_number(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def test_slices_and_back_keep_every_voxel_in_its_place(affine, order):
     data, matrix = moved(HEAD, affine, order)
     brain = data > 0
-    slices, placement = preprocess.to_slices(data, brain, matrix, GRID)
+    slices, placement = to_slices(data, brain, matrix, GRID)
     values = np.broadcast_to(slices.index[:, None, None, None], slices.y.shape).astype(np.float32)
-    numbers = preprocess.from_slices(values, placement)
+    numbers = from_slices(values, placement)
     expected = axial_number(matrix, data.shape)
     kept = brain & np.isin(expected, slices.index)
     np.testing.assert_allclose(numbers[kept], expected[kept], rtol=1e-6)
@@ -144,12 +145,12 @@ def test_slices_and_back_keep_every_voxel_in_its_place(affine, order):
 def test_the_order_on_disk_does_not_matter(affine, order):
     hypothesis.assume(not _is_ambiguous(affine))
     data, matrix = moved(HEAD, affine, order)
-    ours, back = preprocess.to_slices(data, data > 0, matrix, GRID)
-    same, _ = preprocess.to_slices(HEAD, HEAD > 0, affine, GRID)
+    ours, back = to_slices(data, data > 0, matrix, GRID)
+    same, _ = to_slices(HEAD, HEAD > 0, affine, GRID)
     np.testing.assert_array_equal(ours.index, same.index)
     np.testing.assert_array_equal(ours.mask, same.mask)
     np.testing.assert_allclose(ours.y, same.y, atol=1e-5)
-    returned = preprocess.from_slices(ours.y, back)
+    returned = from_slices(ours.y, back)
     assert returned.shape == data.shape
 
 

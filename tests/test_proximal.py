@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize, sparse
 
-from lgjax import proximal
-from lgjax.data_terms import DATA_TERMS, tv
+from lgjax.restoration import proximal
+from lgjax.restoration.data_terms import DATA_TERMS, tv
 
 MASK = np.ones((6, 5, 1), np.float32)
 MASK[0], MASK[3, 2], MASK[4:, :2] = 0, 0, 0  # a border, a hole, a corner

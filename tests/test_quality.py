@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from lgjax import mosaics, quality, tables
-from lgjax.data.preprocess import BACKGROUND, Slices
-from lgjax.quality import Failure
+from lgjax.preparation import mosaic
+from lgjax.preparation.slices import BACKGROUND, Slices
+from lgjax.report import quality, tables
+from lgjax.report.quality import Failure
 
 EVIL = "<script>alert('x')</script>"
 OUTLINE, OUTSIDE, BAR = (255, 210, 30), (30, 42, 58), (120, 184, 224)
@@ -157,10 +158,10 @@ def slices_of(brain: np.ndarray, step: int = 1) -> Slices:
 
 def picture(*parts) -> np.ndarray:
     """Returns the pixels of a mosaic, [H, W, 3]."""
-    png = mosaics.mosaic(*parts)
+    png = mosaic.mosaic(*parts)
     assert png.startswith(b"\x89PNG")
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-    assert pixels.shape == (mosaics.HEIGHT, mosaics.WIDTH, 3)
+    assert pixels.shape == (mosaic.HEIGHT, mosaic.WIDTH, 3)
     return pixels
 
 
@@ -188,7 +189,7 @@ ORIENTATIONS = [
 def test_every_order_of_axes_gives_the_same_picture():
     scan, brain, affine = head((40, 50, 30), (1.5, 1.0, 4.0), (25.0, 20.0, 50.0))
     slices = slices_of(brain)
-    first = mosaics.mosaic(scan, brain, affine, slices)
+    first = mosaic.mosaic(scan, brain, affine, slices)
     assert len(ORIENTATIONS) == 48
     for codes in ORIENTATIONS:
         change = nib.orientations.ornt_transform(
@@ -197,7 +198,7 @@ def test_every_order_of_axes_gives_the_same_picture():
         turned = [np.array(nib.orientations.apply_orientation(part, change)) for part in (scan, brain)]
         found = affine @ nib.orientations.inv_ornt_aff(change, scan.shape)
         assert "".join(nib.aff2axcodes(found)) == codes
-        assert mosaics.mosaic(*turned, found, slices) == first, codes
+        assert mosaic.mosaic(*turned, found, slices) == first, codes
 
 
 @pytest.mark.parametrize("zooms", [(1.0, 1.0, 1.0), (0.8, 1.3, 5.0), (2.0, 0.9, 1.1)])
@@ -262,16 +263,16 @@ def test_an_oblique_scan_goes_by_its_nearest_axes():
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     slices = slices_of(brain)
-    assert mosaics.mosaic(scan, brain, turn @ affine, slices) == mosaics.mosaic(scan, brain, affine, slices)
+    assert mosaic.mosaic(scan, brain, turn @ affine, slices) == mosaic.mosaic(scan, brain, affine, slices)
 
 
 @pytest.mark.parametrize("factor", [2.0**100, 2.0**-100])  # about 1e30
 def test_the_size_of_the_numbers_does_not_matter(factor):
     scan, brain, affine = head((60, 70, 50))
     slices = slices_of(brain)
-    plain = mosaics.mosaic(scan, brain, affine, slices)
-    assert mosaics.mosaic(scan * np.float32(factor), brain, affine, slices) == plain
-    assert mosaics.mosaic(scan - np.float32(512), brain, affine, slices).startswith(b"\x89PNG")
+    plain = mosaic.mosaic(scan, brain, affine, slices)
+    assert mosaic.mosaic(scan * np.float32(factor), brain, affine, slices) == plain
+    assert mosaic.mosaic(scan - np.float32(512), brain, affine, slices).startswith(b"\x89PNG")
 
 
 def test_what_is_not_finite_is_drawn():
@@ -322,7 +323,7 @@ def test_the_picture_is_small():
     rng = np.random.default_rng(0)
     _, brain, affine = head((180, 220, 160), radii=(70.0, 85.0, 65.0))
     scan = rng.normal(100, 30, brain.shape).astype(np.float32)  # nothing is harder to pack than noise
-    assert len(mosaics.mosaic(scan, brain, affine, slices_of(brain))) < 160_000
+    assert len(mosaic.mosaic(scan, brain, affine, slices_of(brain))) < 160_000
 
 
 # The page and the tables
@@ -387,7 +388,7 @@ def test_the_page_is_well_formed_and_loads_its_pictures_only(page):
 def test_every_picture_says_what_it_shows(page):
     for attrs in Tags(page).all("img"):
         assert attrs["loading"] == "lazy"
-        assert (attrs["width"], attrs["height"]) == (str(mosaics.WIDTH), str(mosaics.HEIGHT))
+        assert (attrs["width"], attrs["height"]) == (str(mosaic.WIDTH), str(mosaic.HEIGHT))
         assert "brain mask" in attrs["alt"]
     labels = [attrs["aria-label"] for attrs in Tags(page).all("svg")]
     assert len(labels) == len(quality.FEATURES)

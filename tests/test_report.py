@@ -8,8 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax import charts, comparison, figures, paper, report, tables, tally
-from lgjax.evaluation import COARSE, Result, aggregate
+from lgjax.evaluation import compare, metrics, published, tally
+from lgjax.evaluation.measure import COARSE, Result, aggregate
+from lgjax.report import charts, tables
+from lgjax.report.page import Picture, pictured_subjects, render
+from lgjax.scans.pictures import Panels, pixel_aspect, radiological, subject_figure
 
 EVIL = "<script>alert('x')</script>"
 RATES = {"0.01": 2.0, "0.05": 1.0}
@@ -62,21 +65,21 @@ def results():
     return [result("vae_lg_neural_tv", 2.0), result("intensity", 1.0)]
 
 
-def panels(shape=(30, 24)) -> figures.Panels:
+def panels(shape=(30, 24)) -> Panels:
     rng = np.random.default_rng(0)
     brain = np.zeros(shape, bool)
     brain[3:-3, 3:-3] = True
     reference = np.zeros(shape, bool)
     reference[10:14, 9:15] = True
     values = rng.random((3, *shape)) * brain
-    return figures.Panels(values[0], values[1], values[2], values[2] > 0.9, reference, brain, 1.0)
+    return Panels(values[0], values[1], values[2], values[2] > 0.9, reference, brain, 1.0)
 
 
 @pytest.fixture(scope="module")
 def page(results):
-    png = figures.subject_figure({item.name: panels() for item in results})
-    pictures = [report.Picture(f"sub-0{EVIL}", f"glioma {EVIL}", png)]
-    return report.render(results, pictures, comparison.compare(results, results[0].name), with_paper=True)
+    png = subject_figure({item.name: panels() for item in results})
+    pictures = [Picture(f"sub-0{EVIL}", f"glioma {EVIL}", png)]
+    return render(results, pictures, compare.compare(results, results[0].name), with_paper=True)
 
 
 class Tags(html.parser.HTMLParser):
@@ -123,7 +126,7 @@ def test_the_page_says_what_a_reader_must_know(page):
         "phantom:train",
         "less than 1 % of a score wide",
         "batches of 24 slices of 64x48 on cpu",
-        paper.HEADING.replace("'", "&#39;"),
+        published.HEADING.replace("'", "&#39;"),
         "radiological",
         "Not evaluated",
     ):
@@ -176,7 +179,7 @@ def grids(text: str) -> list[list[list[str]]]:
 
 
 def test_the_markdown_tables(results):
-    text = tables.markdown(results, comparison.compare(results, "vae_lg_neural_tv"))
+    text = tables.markdown(results, compare.compare(results, "vae_lg_neural_tv"))
     assert text.startswith("Measured on 4 subjects of data")
     first = text.splitlines()[0]
     for part in ("1 healthy", "Trained on phantom:train", "batches of 24 slices of 64x48 on cpu"):
@@ -197,12 +200,12 @@ def test_the_markdown_tables(results):
     assert kinds[3][2] == "–"
     assert [row[0] for row in differences] == ["minus", "intensity"]
     assert tables.NOTICE in text
-    assert paper.HEADING not in text
+    assert published.HEADING not in text
 
 
 def test_the_papers_numbers_stand_apart(results):
     text = tables.markdown(results, with_paper=True)
-    ours, theirs = text.split(paper.HEADING)
+    ours, theirs = text.split(published.HEADING)
     assert "0.828" not in ours
     assert "Titan X, batch size not stated" in theirs
     (table,) = grids(theirs)
@@ -212,7 +215,7 @@ def test_the_papers_numbers_stand_apart(results):
         *("0.259 ± 0.246", "0.407 ± 0.252", "0.448 ± 0.209", "0.303 ± 0.123", "0.828", "0.098"),
     ]
     assert table[1][1:] == ["–"] * 4 + ["0.800", "–"]
-    assert paper.place("vae_lg_est_l1") < paper.place("vae_lg_neural_tv") < paper.place("intensity")
+    assert published.place("vae_lg_est_l1") < published.place("vae_lg_neural_tv") < published.place("intensity")
 
 
 def test_models_trained_on_different_data_are_told_apart():
@@ -222,7 +225,7 @@ def test_models_trained_on_different_data_are_told_apart():
 
 def test_subsampled_slices_are_said(results):
     some = [results[0], result("sparse", 2.0, step=4)]
-    for text in (tables.markdown(some), report.render(some, [])):
+    for text in (tables.markdown(some), render(some, [])):
         assert "Subsampled: 1 of 4 axial slices was restored" in text
         assert "(sparse)" in text
     assert "Subsampled" not in tables.markdown(results)
@@ -230,30 +233,30 @@ def test_subsampled_slices_are_said(results):
 
 def test_rounded_scores_are_said(results):
     found = results[0].metrics | {"auc_resolution": 0.0004, "auprc_resolution": 0.002, "score_bits": 24}
-    page = report.render([results[0]._replace(metrics=found)], [])
+    page = render([results[0]._replace(metrics=found)], [])
     assert "24 of 32 bits" in page
     assert "0.0004" in page
-    assert "of 32 bits" not in report.render(results, [])
+    assert "of 32 bits" not in render(results, [])
 
 
 def test_a_page_without_any_lesion(page):
     found = result("gmm", 1.0, kinds=("healthy", "healthy"))
     assert found.curves is None
-    text = report.render([found], [])
+    text = render([found], [])
     assert "no lesion voxel" in text
     assert "ROC curves" not in text
 
 
 def test_one_method_has_one_table_of_kinds(results):
-    text = report.render(results[:1], [])
+    text = render(results[:1], [])
     (table,) = re.findall(r"<th>kind</th>.*?</table>", text, re.DOTALL)[:1]
     assert re.findall(r'<th scope="row">(\w+)</th>', table) == ["glioma", "ms"]
 
 
 def test_which_subjects_are_pictured(results):
-    single = [name[:5] for name, _ in report.pictured_subjects(results[:1])]
+    single = [name[:5] for name, _ in pictured_subjects(results[:1])]
     assert sorted(single) == ["sub-0", "sub-1", "sub-2", "sub-3"]
-    captions = dict(report.pictured_subjects(results))
+    captions = dict(pictured_subjects(results))
     assert len(captions) == 3
     assert any("median Dice of its group" in text for text in captions.values())
 
@@ -268,11 +271,11 @@ def test_radiological_view_of_any_orientation(axes):
     data = nib.orientations.apply_orientation(truth, transform)
     affine = np.diag([1.0, 2.0, 3.0, 1]) @ nib.orientations.inv_ornt_aff(transform, truth.shape)
     assert "".join(nib.aff2axcodes(affine)) == axes
-    shown = figures.radiological(data, affine)
+    shown = radiological(data, affine)
     assert shown.shape == (6, 5, 7)
     assert shown[0, 0, 2] == 1  # top left: the patient's right, front
     assert shown[-1, -1, 2] == 2
-    assert figures.pixel_aspect(affine) == pytest.approx(2)
+    assert pixel_aspect(affine) == pytest.approx(2)
 
 
 def test_figures_survive_extremes():
@@ -282,10 +285,10 @@ def test_figures_survive_extremes():
         panels()._replace(anomaly=-panels().anomaly),
         panels()._replace(image=np.zeros((30, 24))),
     ):
-        assert figures.subject_figure({"$x_1$ müll": panel}).startswith(b"\x89PNG")
+        assert subject_figure({"$x_1$ müll": panel}).startswith(b"\x89PNG")
     entries = {"0.01": {"achieved_fpr": 0.0}, "0.05": {"achieved_fpr": None}}
     assert b"<svg" in charts.rates_figure({"$a$": entries}, charts.styles(["$a$"]))
-    line = charts.Curves((np.array([0, 1]), np.array([0, 1])), (np.array([1.0]), np.array([0.5])), 0.5)
+    line = metrics.Curves((np.array([0, 1]), np.array([0, 1])), (np.array([1.0]), np.array([0.5])), 0.5)
     many = {f"method_{index}": line for index in range(13)}
     style = charts.styles(list(many))
     assert len({str(item) for item in style.values()}) == 13  # all told apart
@@ -298,7 +301,7 @@ def test_figures_survive_extremes():
 
 @pytest.mark.parametrize(("methods", "blocks"), [(1, 1), (6, 1), (7, 2), (13, 2), (14, 3)])
 def test_methods_stand_side_by_side_in_blocks_of_at_most_seven(methods, blocks):
-    png = figures.subject_figure({f"m{index}": panels() for index in range(methods)})
+    png = subject_figure({f"m{index}": panels() for index in range(methods)})
     width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
     columns = -(-(methods + 1) // blocks)
     assert columns <= 7

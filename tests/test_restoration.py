@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax import priors, restoration
-from lgjax.data_terms import DATA_TERMS, l1, tv
 from lgjax.models import MODELS
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
+from lgjax.restoration import loop, priors
+from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
 
 KEY = jax.random.key(7)
 SHAPE = (4, 4, 1)
@@ -57,7 +57,7 @@ def restore(
 ):
     mask = np.ones_like(y) if mask is None else mask
     return jax.device_get(
-        restoration.restore(
+        loop.restore(
             y,
             mask,
             key,
@@ -75,10 +75,10 @@ def solver(name, data_term, rate=0.1, iterations=5):
     """The product's, or that of an optimiser for a data term of this test alone."""
     for term, function in DATA_TERMS.items():
         if function is data_term:
-            return restoration.solver(
+            return loop.solver(
                 name, term, learning_rate=rate, iterations=iterations, refreshes=iterations, dual_steps=400
             )
-    return restoration.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
+    return loop.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 40])
@@ -278,7 +278,7 @@ def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
 def test_the_same_program_gives_the_same_bits(slices, config, params):
     networks = MODELS["vae"].bind(config, params)
     run = jax.jit(
-        lambda y, mask: restoration.restore(
+        lambda y, mask: loop.restore(
             y,
             mask,
             KEY,
@@ -309,7 +309,7 @@ def test_iteration_i_draws_from_its_own_key():
 
 def test_slice_keys_depend_on_the_identity_alone():
     def data(seed, index):
-        return np.asarray(jax.random.key_data(restoration.slice_keys(seed, np.asarray(index, np.int32))))
+        return np.asarray(jax.random.key_data(loop.slice_keys(seed, np.asarray(index, np.int32))))
 
     together = data(4, [12, 0, 7, 3])
     for position, index in enumerate([12, 0, 7, 3]):
@@ -395,7 +395,7 @@ def test_a_slice_stops_below_the_tolerance(name):
     tolerance = 0.02
     x, trace = restore(y, iterations=60, tolerance=tolerance, **choice)
     _, whole = restore(y, iterations=60, **choice)
-    done = int(restoration.taken(trace.change[None], tolerance)[0])
+    done = int(loop.taken(trace.change[None], tolerance)[0])
     assert 1 < done < 60
     assert (trace.change[: done - 1] >= tolerance).all()
     assert trace.change[done - 1] < tolerance
@@ -404,7 +404,7 @@ def test_a_slice_stops_below_the_tolerance(name):
     np.testing.assert_array_equal(trace.change[done:], 0)
     np.testing.assert_array_equal(trace.data_term[done:], trace.data_term[done - 1])
     np.testing.assert_array_equal(trace.prior_gradient[done:], trace.prior_gradient[done - 1])
-    assert restoration.taken(whole.change[None], 0.0)[0] == 60
+    assert loop.taken(whole.change[None], 0.0)[0] == 60
     if name == "adam":  # a solver that does not ask how many iterations there are
         shorter, _ = restore(y, iterations=done, **choice)
         np.testing.assert_allclose(x, shorter, rtol=1e-5, atol=1e-6)
@@ -418,7 +418,7 @@ def test_slices_of_a_batch_stop_one_by_one():
     mu = np.stack([y[0] + 0.1, y[1], y[2] + 3, y[3] + 0.6])
 
     def one(y, mask, mu):
-        return restoration.restore(
+        return loop.restore(
             y,
             mask,
             KEY,
@@ -431,7 +431,7 @@ def test_slices_of_a_batch_stop_one_by_one():
         )
 
     x, trace = jax.jit(jax.vmap(one))(y, mask, mu)
-    done = restoration.taken(np.asarray(trace.change), 0.01)
+    done = loop.taken(np.asarray(trace.change), 0.01)
     assert done[1] == 1
     assert 1 < done[0] < done[3] < done[2] < 50
     np.testing.assert_array_equal(x[1], y[1])

@@ -14,8 +14,11 @@ import pytest
 from conftest import ROOT
 from jax.experimental import multihost_utils
 
-from lgjax import runtime
-from lgjax.errors import EnvironmentFault, InputError, UsageError
+from lgjax.cli import app
+from lgjax.runtime import devices as runtime_devices
+from lgjax.runtime import signals
+from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
+from lgjax.runtime.hosts import differing, join, one_voice
 
 SCRIPT = """
 import os, signal, sys, time, weakref
@@ -72,7 +75,7 @@ def test_ctrl_c_is_not_lost_in_a_callback():
 
 def test_ctrl_c_waits_for_what_must_be_whole(capfd):
     done = []
-    with pytest.raises(KeyboardInterrupt), runtime.uninterrupted() as asked:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), signals.uninterrupted() as asked:  # noqa: PT012
         done.append(asked())
         signal.raise_signal(signal.SIGINT)
         done.append(asked())
@@ -83,17 +86,17 @@ def test_ctrl_c_waits_for_what_must_be_whole(capfd):
 
 
 def test_a_second_ctrl_c_does_not_wait():
-    with pytest.raises(KeyboardInterrupt), runtime.uninterrupted():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), signals.uninterrupted():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
 
 def test_a_fault_in_what_must_be_whole_is_the_fault():
-    with pytest.raises(InputError), runtime.uninterrupted():  # noqa: PT012
+    with pytest.raises(InputError), signals.uninterrupted():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         raise InputError("x", "y", "z")
-    with runtime.uninterrupted():
+    with signals.uninterrupted():
         pass
 
 
@@ -119,7 +122,7 @@ def test_sigterm_ends_at_once_with_143():
     ],
 )
 def test_the_exit_code_of_an_error(error, code):
-    assert runtime._exit_code(error) == code
+    assert app._exit_code(error) == code
 
 
 def test_a_device_that_is_not_there(monkeypatch):
@@ -128,24 +131,24 @@ def test_a_device_that_is_not_there(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", none)
     with pytest.raises(EnvironmentFault, match="--device=cpu"):
-        runtime.start("auto")
+        runtime_devices.start("auto")
 
 
 def test_mesh_and_words():
-    mesh = runtime.mesh()
+    mesh = runtime_devices.mesh()
     assert mesh.shape == {"data": len(jax.devices())}
-    assert "cpu" in runtime.describe(jax.devices()[:1])
-    assert runtime.describe(jax.devices()[:2]).startswith("2 x ")
+    assert "cpu" in runtime_devices.describe(jax.devices()[:1])
+    assert runtime_devices.describe(jax.devices()[:2]).startswith("2 x ")
 
 
 def test_compiler_options_that_xla_does_not_know_are_left_out(monkeypatch):
-    mesh = runtime.mesh()
+    mesh = runtime_devices.mesh()
     for program in ("restoration", "training"):
-        known = runtime.compiler_options(mesh, program)
+        known = runtime_devices.compiler_options(mesh, program)
         assert jax.jit(lambda x: x + 1, compiler_options=known)(1) == 2
-    assert runtime.compiler_options(mesh, "another") == {}
-    monkeypatch.setattr(runtime, "COMPILER_OPTIONS", {("cpu", "training"): {"xla_of_tomorrow": "yes"}})
-    assert runtime.compiler_options.__wrapped__(mesh, "training") == {}
+    assert runtime_devices.compiler_options(mesh, "another") == {}
+    monkeypatch.setattr(runtime_devices, "COMPILER_OPTIONS", {("cpu", "training"): {"xla_of_tomorrow": "yes"}})
+    assert runtime_devices.compiler_options.__wrapped__(mesh, "training") == {}
 
 
 @pytest.fixture
@@ -157,10 +160,10 @@ def told(monkeypatch):
 
 
 def test_hosts_are_joined_when_asked(told):
-    runtime.join(None, None, None)
+    join(None, None, None)
     assert told == []
-    runtime.join(None, "auto", None)
-    runtime.join("node7:1234", "3", 2)
+    join(None, "auto", None)
+    join("node7:1234", "3", 2)
     place = {"coordinator_address": "node7:1234", "num_processes": 3, "process_id": 2}
     assert told == [{}, {**place, "cluster_detection_method": "deactivate"}]
 
@@ -184,7 +187,7 @@ def test_hosts_are_joined_when_asked(told):
 )
 def test_flags_that_do_not_say_which_host_this_is(told, arguments):
     with pytest.raises(UsageError, match="--coordinator=HOST:PORT --hosts=N --host=I"):
-        runtime.join(*arguments)
+        join(*arguments)
     assert not told
 
 
@@ -194,28 +197,28 @@ def test_hosts_that_cannot_be_joined(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(EnvironmentFault, match=r"cannot be joined: coordinator_address should be defined\. Check"):
-        runtime.join(None, "auto", None)
+        join(None, "auto", None)
 
 
 def test_hosts_with_unequal_devices(monkeypatch):
     devices = [SimpleNamespace(process_index=host, id=i, platform="cpu") for i, host in enumerate((0, 0, 1))]
     monkeypatch.setattr(jax, "devices", lambda: devices)
     with pytest.raises(EnvironmentFault, match=r"\[2, 1\] devices"):
-        runtime.start("auto")
+        runtime_devices.start("auto")
 
 
 def test_where_hosts_differ(monkeypatch):
     digests = {"a": "00" * 32, "b": "01" * 32, "c": "ff" * 32}
-    assert runtime.differing(digests) == []
+    assert differing(digests) == []
     other = np.array([[0] * 32, [1] * 31 + [2], [255] * 32], np.uint8)
     monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.stack([mine, mine, other]))
-    assert runtime.differing(digests) == ["b"]
+    assert differing(digests) == ["b"]
 
 
 @pytest.mark.parametrize(("host", "said"), [(0, ("out\n", "bar\n")), (1, ("", ""))])
 def test_only_the_first_host_speaks(monkeypatch, capsys, host, said):
     monkeypatch.setattr(jax, "process_index", lambda: host)
-    with runtime.one_voice():
+    with one_voice():
         print("out")
         print("bar", file=sys.stderr)
     assert capsys.readouterr() == said

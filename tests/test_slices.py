@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from lgjax.data import prepared, recipe, slices
-from lgjax.data.prepared import Entry, Index
-from lgjax.data.preprocess import BACKGROUND, Grid, Slices
-from lgjax.errors import EnvironmentFault, InputError
+from lgjax.preparation import dataset, recipe
+from lgjax.preparation.dataset import Entry, Index
+from lgjax.preparation.slices import BACKGROUND, Grid, Slices
+from lgjax.runtime.errors import EnvironmentFault, InputError
+from lgjax.training import store
 
 GRID = Grid(16, 16, 3.0)
 COUNTS = {"sub-1": 4, "sub-2": 9, "sub-3": 1, "sub-4": 16}  # training slices
@@ -30,17 +31,17 @@ def make(folder: pathlib.Path, counts=COUNTS, grid=GRID) -> Index:
         split = "train" if identifier in counts else "calibration"
         y = y if split == "train" else np.full_like(y, 99)
         written = Slices(y.astype(np.float32), mask.astype(np.float32), np.arange(5, n + 5, dtype=np.int32))
-        found = prepared.write_slices(folder, identifier, written, b"", {})
+        found = dataset.write_slices(folder, identifier, written, b"", {})
         fractions = tuple(found["MaskFraction"])
         hashes = f"raw {identifier}", found["SHA256"], found["MaskSHA256"]
         entries.append(Entry(identifier, split, *hashes, tuple(found["Slices"]), fractions, np.eye(4).tolist()))
     index = Index(recipe.Recipe(grid, None, None, "auto"), tuple(entries))
-    prepared.write_index(folder, index)
+    dataset.write_index(folder, index)
     return index
 
 
-def source(folder: pathlib.Path, index: Index) -> slices.Stored:
-    return slices.Stored(folder, [entry for entry in index.subjects if entry.split == "train"], index.recipe.grid)
+def source(folder: pathlib.Path, index: Index) -> store.Stored:
+    return store.Stored(folder, [entry for entry in index.subjects if entry.split == "train"], index.recipe.grid)
 
 
 @pytest.fixture
@@ -69,14 +70,14 @@ def test_rows_are_the_training_slices_in_order(stored, tmp_path):
     equal(stored.everything(), (y, mask))
     rows = np.array([29, 0, 3, 4, 12, 13, 14, 14, 7])
     equal(stored.read(rows), (y[rows], mask[rows]))
-    equal(slices.Held(y, mask).read(rows), (y[rows], mask[rows]))
+    equal(store.Held(y, mask).read(rows), (y[rows], mask[rows]))
     assert not (y == 99).any()
     equal(pickle.loads(pickle.dumps(stored)).read(rows), (y[rows], mask[rows]))
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count open files in")
 def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(slices, "OPEN_SUBJECTS", 3)
+    monkeypatch.setattr(store, "OPEN_SUBJECTS", 3)
     counts = {f"sub-{i:02}": 2 for i in range(1, 21)}
     stored = source(tmp_path, make(tmp_path, counts))
     before = len(os.listdir("/proc/self/fd"))
@@ -130,7 +131,7 @@ def test_a_file_that_is_not_what_the_index_says(stored, tmp_path, kind):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_parts_of_hosts_are_the_batch(count):
     rows = np.random.default_rng(0).permutation(64)
-    parts = [slices.part(rows, index, count) for index in range(count)]
+    parts = [store.part(rows, index, count) for index in range(count)]
     assert {len(part) for part in parts} == {64 // count}
     np.testing.assert_array_equal(np.concatenate(parts), rows)
 
@@ -154,7 +155,7 @@ def parsed():
 def test_stream(stored, tmp_path, parsed, threads, processes, count):
     """The batches from any step on, whole and in order, whoever reads them."""
     y, mask = written(tmp_path)
-    streams = [slices.stream(stored, order, range(3, 25), (i, count), threads, processes) for i in range(count)]
+    streams = [store.stream(stored, order, range(3, 25), (i, count), threads, processes) for i in range(count)]
     batches = [list(stream) for stream in streams]
     assert {len(found) for found in batches} == {22}
     for step, parts in enumerate(zip(*batches, strict=True), 3):
@@ -173,7 +174,7 @@ def until(condition) -> None:
 @pytest.mark.parametrize("processes", [0, 1])
 def test_a_fault_while_streaming_names_the_file_and_ends_what_reads(stored, tmp_path, parsed, processes):
     path_of(tmp_path).unlink()
-    stream = slices.stream(stored, lambda step: np.array([step]), range(30), (0, 1), 1, processes)
+    stream = store.stream(stored, lambda step: np.array([step]), range(30), (0, 1), 1, processes)
     with pytest.raises(InputError, match=r"sub-2_desc-slices_T2w\.npy: does not exist") as caught:
         list(stream)
     assert caught.value.path == str(path_of(tmp_path))
@@ -181,7 +182,7 @@ def test_a_fault_while_streaming_names_the_file_and_ends_what_reads(stored, tmp_
 
 
 def test_closing_a_stream_ends_its_processes(stored, parsed):
-    stream = slices.stream(stored, order, range(10_000), (0, 1), 1, 1)
+    stream = store.stream(stored, order, range(10_000), (0, 1), 1, 1)
     next(stream)
     assert multiprocessing.active_children()
     stream.close()
@@ -192,8 +193,8 @@ def test_without_grain(stored, monkeypatch):
     """What is in memory needs none."""
     monkeypatch.setitem(sys.modules, "grain", None)
     y, mask = stored.everything()
-    held = slices.stream(slices.Held(y, mask), order, range(3, 5), (1, 2), 1)
+    held = store.stream(store.Held(y, mask), order, range(3, 5), (1, 2), 1)
     for step, found in zip((3, 4), held, strict=True):
         equal(found, (y[order(step)[4:]], mask[order(step)[4:]]))
     with pytest.raises(EnvironmentFault, match=r"pip install grain.*resident=always"):
-        next(slices.stream(stored, order, range(2), (0, 1), 1))
+        next(store.stream(stored, order, range(2), (0, 1), 1))

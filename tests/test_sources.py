@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lgjax.data import sources
-from lgjax.errors import InputError, UsageError
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import sources
 
 SCAN = images.head((8, 9, 7))
 LABEL = (SCAN > 120).astype(np.uint8)

@@ -15,10 +15,15 @@ import pytest
 from conftest import ROOT
 from test_slices import make, source, until
 
-from lgjax import checkpoints, experiment, feeding, runtime, train, training
-from lgjax.data import prepared, recipe
-from lgjax.data.preprocess import Grid
-from lgjax.errors import InputError, UsageError
+from lgjax import train
+from lgjax.preparation import dataset, recipe
+from lgjax.preparation.slices import Grid
+from lgjax.runtime import devices as runtime_devices
+from lgjax.runtime import hosts as runtime_hosts
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.training import feeding
+from lgjax.training import step as training
+from lgjax.workdir import checkpoints, experiment
 
 
 @pytest.fixture
@@ -70,12 +75,12 @@ def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh
     assert record["TrainedOn"] == f"4 healthy subjects, 30 slices, 16x16: {folder}"
     assert record["Subjects"] == ["raw sub-1", "raw sub-2", "raw sub-3", "raw sub-4"]
     settings = recipe.read(tmp_path / "a" / "preprocessing.json")
-    assert settings == prepared.read_index(folder).recipe
+    assert settings == dataset.read_index(folder).recipe
     assert record["RecipeSHA256"] == settings.digest
 
 
 def test_auto_streams_what_does_not_fit(ours, folder, mesh1, mesh8, monkeypatch):
-    stored = source(folder, prepared.read_index(folder))
+    stored = source(folder, dataset.read_index(folder))
     need = stored.nbytes / feeding.MACHINE_SHARE  # bytes of memory at which they just fit
     for pages, mesh, expected in ((need, mesh1, True), (need - 1, mesh1, False), (need, mesh8, False)):
         monkeypatch.setattr(os, "sysconf", lambda name, pages=pages: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}[name])
@@ -95,7 +100,7 @@ def test_an_accelerator_s_own_memory_decides(ours, folder):
         def __init__(self, *limits):
             self.local_devices = [Device(limit) for limit in limits]
 
-    stored = source(folder, prepared.read_index(folder))
+    stored = source(folder, dataset.read_index(folder))
     need = stored.nbytes / feeding.DEVICE_SHARE
     assert feeding.fits(ours, stored, Mesh(need, 2 * need))[0]
     assert not feeding.fits(ours, stored, Mesh(need - 1, 2 * need))[0]
@@ -117,7 +122,7 @@ def test_another_grid_is_refused(ours, mesh1, tmp_path):
 def test_a_set_prepared_anew_in_another_way_or_of_others_is_refused(ours, folder, mesh1, tmp_path):
     train.train(ours, tmp_path / "w", mesh1)
     before = untouched(tmp_path / "w")
-    index = prepared.read_index(folder)
+    index = dataset.read_index(folder)
     entries = index.subjects
     other = [entry._replace(input_sha256="another") if entry.identifier == "sub-2" else entry for entry in entries]
     ours.train.steps = 9
@@ -127,7 +132,7 @@ def test_a_set_prepared_anew_in_another_way_or_of_others_is_refused(ours, folder
         (index._replace(subjects=entries[:-1]), r"on other subjects.*of 4, 1 are gone, 0 are new"),
         (index._replace(subjects=entries[::-1]), r"on other subjects.*of 4, their order has changed"),
     ):
-        prepared.write_index(folder, changed)
+        dataset.write_index(folder, changed)
         with pytest.raises(UsageError, match=f"w was trained {message}.*another --workdir"):
             train.train(ours, tmp_path / "w", mesh1)
         assert untouched(tmp_path / "w") == before
@@ -141,7 +146,7 @@ def test_before_the_first_checkpoint_subjects_may_change(ours, mesh1, tmp_path, 
     (tmp_path / "w" / "training.json").write_text('{"Subjects": ["another"]}')
     monkeypatch.setattr(train, "run", lambda *_: None)
     monkeypatch.setattr(training, "initial_state", training.state_shapes)
-    monkeypatch.setattr(runtime, "replicate", lambda tree, mesh: tree)
+    monkeypatch.setattr(runtime_devices, "replicate", lambda tree, mesh: tree)
     train.train(ours, tmp_path / "w", mesh1)
     assert len(json.loads((tmp_path / "w" / "training.json").read_text())["Subjects"]) == 4
 
@@ -155,7 +160,7 @@ def test_the_recipe_of_other_sources_is_recorded_too(config, tmp_path):
 
 
 def test_damaged_slices_are_found_before_training(ours, folder, mesh1, tmp_path):
-    path = prepared.file(folder, "sub-3", "desc-slices_mask.npy")
+    path = dataset.file(folder, "sub-3", "desc-slices_mask.npy")
     np.save(path, ~np.load(path))
     with pytest.raises(InputError, match=r"sub-3_desc-slices_mask\.npy.*repare it again"):
         train.train(ours, tmp_path / "w", mesh1)
@@ -163,8 +168,8 @@ def test_damaged_slices_are_found_before_training(ours, folder, mesh1, tmp_path)
 
 
 def test_a_set_without_training_subjects(ours, folder, mesh1, tmp_path):
-    index = prepared.read_index(folder)
-    prepared.write_index(folder, index._replace(subjects=index.subjects[:1]))
+    index = dataset.read_index(folder)
+    dataset.write_index(folder, index._replace(subjects=index.subjects[:1]))
     with pytest.raises(UsageError, match="no subject of it falls into the train split"):
         train.train(ours, tmp_path / "w", mesh1)
 
@@ -172,7 +177,7 @@ def test_a_set_without_training_subjects(ours, folder, mesh1, tmp_path):
 def test_a_batch_that_devices_cannot_share(ours, folder, mesh8):
     ours.train.batch_size = 12
     with pytest.raises(UsageError, match=r"batch_size=12.*multiple of the 8 devices"):
-        next(feeding.steps(ours, source(folder, prepared.read_index(folder)), mesh8, 0))
+        next(feeding.steps(ours, source(folder, dataset.read_index(folder)), mesh8, 0))
 
 
 TINY = [
@@ -291,13 +296,13 @@ def test_two_hosts_killed_half_way_train_to_the_same_end_as_one(intact, whole, t
 def test_hosts_with_different_work_are_refused(ours, folder, mesh1, tmp_path, monkeypatch):
     """As where the work directory of one of them is not that of the others."""
     seen = []
-    monkeypatch.setattr(runtime, "differing", lambda digests: seen.append(digests) or ["data", "checkpoint"])
+    monkeypatch.setattr(runtime_hosts, "differing", lambda digests: seen.append(digests) or ["data", "checkpoint"])
     with pytest.raises(UsageError, match=r"hosts differ in their data and checkpoint\..*same command"):
         train.train(ours, tmp_path / "w", mesh1)
     assert not (tmp_path / "w").exists()
     ours.train.steps += 1
-    index = prepared.read_index(folder)
-    prepared.write_index(folder, index._replace(subjects=index.subjects[::-1]))
+    index = dataset.read_index(folder)
+    dataset.write_index(folder, index._replace(subjects=index.subjects[::-1]))
     with pytest.raises(UsageError):
         train.train(ours, tmp_path / "w", mesh1)
     first, second = seen

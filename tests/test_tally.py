@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lgjax import metrics, tally
+from lgjax.evaluation import metrics, tally
 
 
 def volumes(count: int, voxels: int, seed: int = 0, signed: bool = True):

@@ -12,11 +12,17 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax import checkpoints, feeding, methods, runtime, train, training, weights
-from lgjax.data import cohort
-from lgjax.data.pipeline import Prepared
-from lgjax.data.slices import Held
+from lgjax import train
+from lgjax.methods import names as methods
+from lgjax.methods import runner
 from lgjax.models import MODELS, vae
+from lgjax.preparation import cohort
+from lgjax.preparation.pipeline import Prepared
+from lgjax.runtime.devices import batch_sharding, replicate, replicated
+from lgjax.training import feeding
+from lgjax.training import step as training
+from lgjax.training.store import Held
+from lgjax.workdir import checkpoints, weights
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
@@ -104,8 +110,8 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     config.train.learning_rate = 1e-4
     results = []
     for mesh in (mesh1, mesh8):
-        state = jax.device_put(training.initial_state(config), runtime.replicated(mesh))
-        x, mask = jax.device_put(batch(slices), runtime.batch_sharding(mesh))
+        state = jax.device_put(training.initial_state(config), replicated(mesh))
+        x, mask = jax.device_put(batch(slices), batch_sharding(mesh))
         results.append(jax.device_get(feeding.make_step(config, mesh)(state, x, mask)))
     (one, one_terms), (eight, eight_terms) = results
     leaves_close(eight_terms, one_terms, rtol=1e-5)
@@ -346,7 +352,7 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices,
     mesh, results = request.getfixturevalue(f"mesh{devices}"), []
     for count in (1, 3):
         settings = of_steps(config, count, steps=3)
-        state, terms = runtime.replicate(training.initial_state(config), mesh), []
+        state, terms = replicate(training.initial_state(config), mesh), []
         for _, program, arguments in feeding.steps(settings, Held(slices.y, slices.mask), mesh, 0):
             state, found = program(state, *arguments)
             terms.append(jax.device_get(found))
@@ -413,7 +419,7 @@ def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path):
     train.train(config, tmp_path, mesh1)
     assert (tmp_path / "samples" / "0000003.png").stat().st_size > 1000
     loaded = weights.load(config, tmp_path)
-    run = methods.runner(methods.parse(config.restore.method), config, loaded.params, mesh1)
+    run = runner.build_runner(methods.parse(config.restore.method), config, loaded.params, mesh1)
     (x, trace), (rest, _) = run(slices, np.ones(7, np.float32))
     inside = slices.mask[:4] > 0
     assert np.isfinite(x).all()

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import side
 
-from lgjax import data_terms, feeding, methods, models, runtime, training
-from lgjax.data.preprocess import Slices
+from lgjax import models
+from lgjax.methods import names as methods
+from lgjax.methods.runner import build_runner
 from lgjax.models import vae, variance
+from lgjax.preparation.slices import Slices
+from lgjax.restoration import data_terms
+from lgjax.runtime import devices
+from lgjax.training import feeding
+from lgjax.training import step as training
 
 
 def random_variables(config, seed: int) -> dict:
@@ -42,10 +48,10 @@ class Side(side.Side):
     def __init__(self, device: str, threads: int):
         """Takes cpu or gpu; threads are limited by compare.py, before this process starts."""
         super().__init__()
-        self.mesh = runtime.start(device)
+        self.mesh = devices.start(device)
 
     def versions(self) -> dict[str, str]:
-        return runtime.versions()
+        return devices.versions()
 
     def variables(self, config) -> dict:
         """Random variables, {"params", "batch_stats"}, and frozen parameters, {"frozen"}."""
@@ -94,7 +100,7 @@ class Side(side.Side):
         return run
 
     def _restorer(self, config, frozen, method, mode, slices):
-        runner = methods.runner(methods.parse(method), config, frozen, self.mesh)
+        runner = build_runner(methods.parse(method), config, frozen, self.mesh)
         y, mask, strength = slices
         batch = Slices(y, mask, np.arange(len(y), dtype=np.int32))
         return lambda: np.concatenate([x for x, _ in runner(batch, strength)])
@@ -103,8 +109,8 @@ class Side(side.Side):
         params = variables["params"]
         optimizer = training.optimizer(config.train).init(params)
         found = {name: variables[name] for name in ("params", "batch_stats")}
-        state = runtime.replicate(training.TrainState(jnp.zeros((), jnp.int32), found, optimizer), self.mesh)
-        batch = jax.device_put((x, mask), runtime.batch_sharding(self.mesh))
+        state = devices.replicate(training.TrainState(jnp.zeros((), jnp.int32), found, optimizer), self.mesh)
+        batch = jax.device_put((x, mask), devices.batch_sharding(self.mesh))
         compiled = feeding.make_step(config, self.mesh)
 
         def step():

@@ -1,4 +1,4 @@
-"""Restoration in PyTorch: the mathematics of lgjax.restoration and lgjax.priors, for batches."""
+"""Restoration in PyTorch: the mathematics of lgjax.restoration.loop and lgjax.restoration.priors, for batches."""
 
 import functools
 from typing import NamedTuple

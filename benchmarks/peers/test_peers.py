@@ -12,8 +12,8 @@ import train
 from model import to_numpy, to_torch
 
 from configs import vae as experiment
-from lgjax import priors
 from lgjax.models import vae
+from lgjax.restoration import priors
 
 
 @pytest.fixture(scope="module")

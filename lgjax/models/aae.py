@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, precision, vae, variance
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
 
 PRIORS = ("reconstruction", "lg_neural")
 

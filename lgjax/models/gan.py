@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
 
 PRIORS = ("search",)
 

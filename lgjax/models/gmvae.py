@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision, vae, variance
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
 from lgjax.models.vae import Posterior
 
 PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")

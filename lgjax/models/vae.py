@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision, variance
-from lgjax.models.networks import Networks
+from lgjax.models.base import Networks
 
 PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
 

@@ -1,1 +1,0 @@
-"""Methods that need no restoration loop."""

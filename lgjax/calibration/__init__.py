@@ -1,0 +1,1 @@
+"""Lambda and thresholds from held-out healthy scans."""

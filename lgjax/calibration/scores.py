@@ -1,0 +1,42 @@
+"""From restorations to detections: lambda by SSIM, anomaly maps, thresholds by false positive rate. Pure functions."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+FPRS = (0.001, 0.005, 0.01, 0.05)  # the paper's limits of the false positive rate
+
+
+def anomaly(change: np.ndarray, score: str) -> np.ndarray:
+    """The anomaly map of a change Y - X, any shape, in standard deviations of the brain.
+
+    Args:
+      change: Y - X.
+      score: `absolute`, |Y - X| (the paper's); `positive`, max(Y - X, 0); `signed`, Y - X as it is.
+    """
+    if score == "absolute":
+        return np.abs(change)
+    if score == "positive":
+        return np.maximum(change, 0)
+    if score == "signed":
+        return change
+    raise ValueError(f"expected a score among absolute, positive, signed, got {score!r}")
+
+
+def thresholds(scores: np.ndarray, rates: Sequence[float] = FPRS) -> dict[str, float]:
+    """The smallest thresholds whose false positive rate on healthy voxels is at most each rate, ties included.
+
+    Detection is score > threshold, so the threshold at rate x over n voxels is the (floor(x n) + 1)-th largest score:
+    at most floor(x n) voxels lie above it.
+
+    Args:
+      scores: of healthy voxels, [n].
+      rates: false positive rates in (0, 1).
+
+    Returns:
+      Thresholds by rate, the rate as a string ("0.001").
+    """
+    ranks = [len(scores) - 1 - math.floor(rate * len(scores)) for rate in rates]
+    ordered = np.partition(scores, ranks)
+    return {f"{rate:g}": float(ordered[rank]) for rate, rank in zip(rates, ranks, strict=True)}

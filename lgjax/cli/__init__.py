@@ -1,0 +1,1 @@
+"""The command line: flags, recorded configs, exit codes."""

@@ -1,0 +1,122 @@
+"""Runs a command: parses its flags, turns what it raises into one line and an exit code."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+from lgjax import __version__
+from lgjax.runtime import devices, hosts, signals
+from lgjax.runtime.errors import EnvironmentFault, LgjaxError
+
+_LOST = "Another host was lost. Run the same command on all of them again to go on."
+
+
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    define_flags: Callable[[], None],
+    complete: Callable[[Sequence[str]], Sequence[str]] = list,
+) -> None:
+    """Defines a command's flags, runs its main and exits with what it returns, or with the exit code of its fault.
+
+    0 all done, 2 usage, 3 some inputs failed, 4 environment, 130 and 143 on signals.
+
+    Args:
+      main: of the command; gets the words of the command line that are no flags.
+      define_flags: defines the command's own flags; --device and --debug are there already.
+      complete: makes of the words typed the command line that is parsed.
+    """
+    flags.DEFINE_bool("debug", False, "Show tracebacks.")
+    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest.")
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax reports every save at INFO
+    _show_log()
+    # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
+    # written aside first, so nothing is half done.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    sys.unraisablehook = signals.raise_again
+
+    def guarded(argv: Sequence[str]) -> int:
+        try:
+            return main(argv) or 0
+        except KeyboardInterrupt:
+            print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+            return 130
+        except Exception as error:
+            code = _exit_code(error)
+            if code is None or flags.FLAGS.debug:
+                traceback.print_exc()
+            remedy = f" {_LOST}" if hosts.is_lost(error) else ""
+            print(f"error: {error}{remedy}", file=sys.stderr)
+            return 1 if code is None else code
+
+    try:
+        define_flags()
+        app.run(lambda argv: _leave(guarded(argv)), argv=list(complete(sys.argv)), flags_parser=_parse)
+    except LgjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def start() -> jax.sharding.Mesh:
+    """Chooses the device that --device names, says so, and returns a 1-D mesh over all devices; see `devices.start`."""
+    mesh = devices.start(flags.FLAGS.device)
+    used = list(mesh.devices.flat)
+    note = " (no accelerator in use)" if flags.FLAGS.device == "auto" and used[0].platform == "cpu" else ""
+    if hosts.is_first_host():
+        print(f"lgjax {__version__} on {devices.describe(used)}{note}", flush=True)
+    return mesh
+
+
+class _Lines(logging.Handler):
+    """Prints what the rooms log as plain lines, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+        sys.stdout.flush()
+
+
+def _show_log() -> None:
+    """Lets the log of lgjax reach standard output, and only that."""
+    log = logging.getLogger("lgjax")
+    log.handlers[:] = [_Lines()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _leave(code: int) -> None:
+    """Ends the process; among several hosts a fault ends it at once, since a farewell would wait for the others."""
+    if code and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a mistake ends with one line and exit code 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, KeyError, AttributeError, TypeError, OSError, ValueError) as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"error: {error}\nTry --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of a fault that a user can mend; None for a bug."""
+    if isinstance(error, LgjaxError):
+        return error.exit_code
+    if isinstance(error, MemoryError) or devices.is_out_of_memory(error) or hosts.is_lost(error):
+        return EnvironmentFault.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+        return EnvironmentFault.exit_code
+    return None

@@ -1,0 +1,1 @@
+"""What restore writes and eval reads: BIDS derivatives and their sidecars."""

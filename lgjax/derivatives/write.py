@@ -1,0 +1,132 @@
+"""What restore writes for one subject: a BIDS derivative on the scan's own grid, with the mark of completion last."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lgjax import __version__
+from lgjax.preparation import pipeline
+from lgjax.preparation.pipeline import Prepared
+from lgjax.runtime import files
+from lgjax.scans import nifti, pictures
+
+UNITS = {"restored": "as the input", "mask": "1 = inside"}
+DONE = (
+    "SourceSHA256",
+    "Method",
+    "Score",
+    "ConfigSHA256",
+    "WeightsSHA256",
+    "RecipeSHA256",
+    "Lambda",
+    "Thresholds",
+    "SliceStep",
+    "Version",
+)
+
+
+class Detection(NamedTuple):
+    """Everything found in one scan, on its own grid, [X, Y, Z]."""
+
+    restored: np.ndarray | None  # float32, in the input's intensity units; None for methods that draw none
+    anomaly: np.ndarray  # float32, in the unit of the method
+    masks: dict[str, np.ndarray]  # bool, score above the threshold, by false positive rate ("0.01")
+    brain: np.ndarray  # bool
+
+
+def detect(
+    prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, thresholds: dict[str, float]
+) -> Detection:
+    """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written."""
+    brain = prepared.placement.brain
+    restored = None if change is None else pipeline.restored(prepared, change)
+    masks = {rate: (anomaly > threshold) & brain for rate, threshold in thresholds.items()}
+    return Detection(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
+
+
+def file(folder: pathlib.Path, subject: str, entities: str, extension: str = "nii.gz") -> pathlib.Path:
+    """The path of one of a subject's files."""
+    return folder / subject / "anat" / f"{subject}_space-orig_{entities}.{extension}"
+
+
+def rate_name(rate: str) -> str:
+    """`fpr0p5` for the rate "0.005"."""
+    return "fpr" + f"{100 * float(rate):g}".replace(".", "p")
+
+
+def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
+    """Whether the subject was finished with the same input, weights, settings and version."""
+    path = file(folder, subject, "desc-anomaly_T2w", "json")
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return all(found.get(name) == provenance[name] for name in DONE)
+
+
+def describe_dataset(folder: pathlib.Path, name: str) -> None:
+    """Writes dataset_description.json."""
+    description = {
+        "Name": f"lgjax {name} (research use only)",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "lgjax", "Version": __version__}],
+    }
+    files.atomic_write(folder / "dataset_description.json", json.dumps(description, indent=2) + "\n")
+
+
+def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> None:
+    """Writes a subject's images, their sidecars and the picture; the anomaly map's sidecar comes last.
+
+    Raises:
+      EnvironmentFault: the disk refuses.
+    """
+    done = file(folder, subject, "desc-anomaly_T2w", "json")
+    done.unlink(missing_ok=True)  # while anything is replaced, the subject counts as unfinished
+    images: dict[str, tuple[np.ndarray, type, str]] = {
+        "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
+        "desc-anomaly_T2w": (found.anomaly, np.float32, provenance["AnomalyUnits"]),
+    }
+    if found.restored is None:  # another method may have left one
+        for extension in ("json", "nii.gz"):
+            file(folder, subject, "desc-restored_T2w", extension).unlink(missing_ok=True)
+    else:
+        images["desc-restored_T2w"] = (found.restored, np.float32, UNITS["restored"])
+    for rate, mask in found.masks.items():
+        images[f"label-lesion_desc-{rate_name(rate)}_mask"] = (mask, np.uint8, UNITS["mask"])
+    for entities, (data, dtype, _) in images.items():
+        nifti.write(file(folder, subject, entities), data, prepared.image, dtype)
+    files.atomic_write(file(folder, subject, "desc-anomaly_T2w", "png"), picture(prepared, found, provenance))
+    for entities in sorted(images, key=lambda name: name == "desc-anomaly_T2w"):
+        sidecar = {**provenance, "Units": images[entities][2]}
+        files.atomic_write(file(folder, subject, entities, "json"), json.dumps(sidecar, indent=2) + "\n")
+
+
+def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> bytes:
+    """A PNG of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
+    affine = prepared.image.affine
+
+    def seen(volume: np.ndarray) -> np.ndarray:
+        return pictures.radiological(volume, affine)
+
+    image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks["0.01"])
+    brain = seen(found.brain)
+    restored = None if found.restored is None else seen(found.restored)
+    depth = range(anomaly.shape[2])
+    weight = np.array([(np.abs(anomaly[..., k]) * (detected[..., k] + 1e-6)).sum() for k in depth])
+    apart = max(1, int((weight > 0).sum() / 10))
+    chosen: list[int] = []
+    for index in np.argsort(-weight):
+        if len(chosen) < 3 and all(abs(index - other) >= apart for other in chosen):
+            chosen.append(int(index))
+    aspect = pictures.pixel_aspect(affine)
+    rows = {}
+    for k in sorted(chosen, reverse=True):
+        drawn = None if restored is None else restored[..., k]
+        rows[f"slice {k}"] = pictures.Panels(
+            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect
+        )
+    title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
+    return pictures.scan_figure(rows, title)

@@ -1,0 +1,1 @@
+"""Metrics of restorations against references, one subject at a time."""

@@ -1,0 +1,1 @@
+"""Methods by name, each a compiled function from slices to restored slices."""

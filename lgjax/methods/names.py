@@ -1,0 +1,81 @@
+"""Methods by name: `<model>_<prior>_<term>`, or a baseline.
+
+vae_lg_neural_tv = the VAE local Gaussian with the variance network, and TV as the data term
+"""
+
+from typing import NamedTuple
+
+from lgjax.models import MODELS
+from lgjax.restoration.data_terms import DATA_TERMS
+from lgjax.runtime.errors import UsageError
+
+BASELINES = ("intensity", "gmm")  # nothing is trained for them
+
+
+class Method(NamedTuple):
+    """A method taken apart: model and prior, and the data term where there is a restoration loop."""
+
+    name: str
+    model: str  # "" for baselines
+    prior: str  # "" for baselines
+    term: str  # "" where no prior is climbed
+
+    @property
+    def restores(self) -> bool:
+        """Whether it climbs a prior, and so has a lambda to calibrate."""
+        return bool(self.term)
+
+    @property
+    def signed(self) -> bool:
+        """Whether the score is Y - X with its sign (plain intensity) rather than a distance."""
+        return self.name == "intensity"
+
+    @property
+    def unit(self) -> str:
+        """Of the score."""
+        return "standard deviations of the nearest tissue" if self.name == "gmm" else "standard deviations of the brain"
+
+    @property
+    def pictures(self) -> bool:
+        """Whether Y - score is a picture of a healthy brain (not for the distance to the tissue classes of gmm)."""
+        return self.name != "gmm"
+
+
+def available() -> dict[str, Method]:
+    """All methods by name. A model that is searched (anogan) gives its own name to the method."""
+    found = [Method(name, "", "", "") for name in BASELINES]
+    for model, module in MODELS.items():
+        for prior in module.PRIORS:
+            if prior == "search":
+                found.append(Method(model, model, prior, ""))
+            elif prior == "reconstruction":
+                found.append(Method(f"{model}_{prior}", model, prior, ""))
+            else:
+                found += [Method(f"{model}_{prior}_{term}", model, prior, term) for term in DATA_TERMS]
+    return {method.name: method for method in found}
+
+
+def parse(name: str) -> Method:
+    """Takes a method's name apart.
+
+    Raises:
+      UsageError: there is no such method; the message lists those that exist.
+    """
+    methods = available()
+    if name in methods:
+        return methods[name]
+    why = ""
+    model, _, rest = name.partition("_")
+    for prior, need in (("elbo", "evidence lower bound"), ("lg_est", "posterior to draw from")):
+        if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].PRIORS:
+            why = f": {model} has no {need}"
+    raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
+
+
+def check_model(method: Method, config) -> None:
+    """Raises UsageError where a method needs another model than the one that a config describes."""
+    if method.model not in ("", config.model.name):
+        raise UsageError(
+            f"{method.name} needs the model {method.model}, and the config describes {config.model.name}. "
+            f"Train it: python -m lgjax.train --config=configs/{method.model}.py"
+        )

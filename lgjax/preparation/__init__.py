@@ -1,0 +1,1 @@
+"""From a scan to z-scored slices and back; a cohort prepared on disk."""

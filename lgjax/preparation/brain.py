@@ -1,0 +1,138 @@
+"""Where the brain is: a given mask, what a skull-stripped scan leaves, or what an installed tool finds in a head."""
+
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import nifti
+from lgjax.scans.volume import Volume
+
+_MIN_BRAIN = 1.0  # ml
+_MAX_BRAIN = 2500.0  # ml; the largest heads hold about 2000 ml inside the skull
+_MAX_COVERAGE = 0.95  # of the volume, by a mask
+_MIN_BACKGROUND = 0.15  # of the volume, in a scan without its skull; a slab cropped to the brain has 0.21
+_MIN_COMPONENT = 0.01  # of the largest one
+_MAX_OVERSHOOT = 0.01  # of the brain: values below background that spline resampling leaves around it
+_GIVE_MASK = (
+    "Give a brain mask (--mask, or X_mask.nii.gz beside X.nii.gz), or install hd-bet or mri_synthstrip, which are used "
+    "where they are on the PATH"
+)
+STRIPPERS = {  # command -> its arguments for a scan, and the name of the mask it writes
+    "hd-bet": (["-i", "scan.nii.gz", "-o", "out.nii.gz", "--save_bet_mask", "--no_bet_image"], "out_bet.nii.gz"),
+    "mri_synthstrip": (["-i", "scan.nii.gz", "-m", "out_mask.nii.gz"], "out_mask.nii.gz"),
+}
+
+
+class Brain(NamedTuple):
+    """A brain mask and its origin."""
+
+    mask: np.ndarray  # [X, Y, Z] bool
+    origin: str  # given, background or the name of a tool
+
+
+def find_brain(
+    image: Volume, mask: Volume | None = None, stripper: str = "none", scratch: pathlib.Path | None = None
+) -> Brain:
+    """Finds the brain: the given mask, what is not background in a skull-stripped scan, or what a tool says.
+
+    Args:
+      image: the scan.
+      mask: 0 outside the brain and one positive value inside, on the grid of the scan; None: derive it.
+      stripper: the tool for scans with their skull: auto (what is on the PATH), hd-bet, mri_synthstrip or none.
+      scratch: where a folder for the tool is made and removed again; None: the system's place for such.
+
+    Raises:
+      InputError: the mask is empty, tiny, covers nearly everything, is not binary or on another grid; the scan is
+        constant; or it still has its skull and no tool finds the brain.
+      UsageError: the tool asked for is not there.
+    """
+    if mask is not None:
+        return Brain(_checked(image, mask), "given")
+    inside, problem = _without_background(image)
+    if not problem:
+        return Brain(_plausible(image, inside, image.source, _GIVE_MASK), "background")
+    tool = find_tool(stripper)
+    if tool is None:
+        raise InputError(image.source, problem, _GIVE_MASK)
+    with tempfile.TemporaryDirectory(prefix=".stripping-", dir=scratch) as folder:
+        return Brain(_checked(image, _strip(image, tool, pathlib.Path(folder))), tool)
+
+
+def find_tool(stripper: str) -> str | None:
+    """The tool that strips skulls; None where there is or should be none.
+
+    Args:
+      stripper: auto (what is on the PATH), hd-bet, mri_synthstrip or none.
+
+    Raises:
+      UsageError: it is unknown or not there.
+    """
+    if stripper == "none":
+        return None
+    if stripper != "auto" and (stripper not in STRIPPERS or shutil.which(stripper) is None):
+        known = f"known are auto, none, {', '.join(STRIPPERS)}"
+        why = "is not on the PATH" if stripper in STRIPPERS else f"is no tool to strip skulls with; {known}"
+        raise UsageError(f"brain.stripper={stripper}: {stripper} {why}.")
+    return stripper if stripper != "auto" else next(filter(shutil.which, STRIPPERS), None)
+
+
+def _strip(image: Volume, tool: str, folder: pathlib.Path) -> Volume:
+    """Calls the tool on a copy of the scan in `folder` and reads the mask it writes."""
+    arguments, output = STRIPPERS[tool]
+    nifti.write(folder / "scan.nii.gz", np.nan_to_num(image.data, posinf=0, neginf=0), image, np.float32)
+    called = subprocess.run([tool, *arguments], cwd=folder, capture_output=True, text=True, errors="replace")
+    if called.returncode or not (folder / output).exists():
+        said = (called.stderr or called.stdout).strip().splitlines() or ["it said nothing"]
+        problem = f"has its skull, and {tool} failed with exit code {called.returncode}: {said[-1]}"
+        raise InputError(image.source, problem, "Try it by hand, or give a brain mask")
+    found = nifti.read(folder / output)
+    return Volume(found.data, found.affine, None, found.sha256, f"the mask that {tool} made of {image.source}")
+
+
+def _checked(image: Volume, mask: Volume) -> np.ndarray:
+    """The voxels of a mask, [X, Y, Z] bool, if it is one."""
+    nifti.check_same_grid(image, mask)
+    inside = mask.data != 0
+    values = mask.data[inside]
+    if values.size and not (values[0] > 0 and (values == values[0]).all()):
+        raise InputError(mask.source, "is not a binary mask", "Give a mask that is 0 outside and 1 inside the brain")
+    return _plausible(image, inside, mask.source, "Check that it is the brain mask of this scan")
+
+
+def _plausible(image: Volume, inside: np.ndarray, source: str, remedy: str) -> np.ndarray:
+    volume = inside.sum() * image.voxel_ml
+    if volume < _MIN_BRAIN:
+        raise InputError(source, f"has a brain of {volume:.2g} ml", remedy)
+    if inside.mean() > _MAX_COVERAGE:
+        raise InputError(source, f"is a mask that covers {inside.mean():.1%} of the volume", remedy)
+    return inside
+
+
+def _without_background(image: Volume) -> tuple[np.ndarray, str]:
+    """Returns the voxels that differ from a flat background, and why they are no brain: "" if they may be one."""
+    data = image.data
+    axial = int(np.argmax(nib.orientations.io_orientation(image.affine)[:, 0] == 2))
+    planes = np.moveaxis(data, axial, 2)  # slices may end inside the brain, so the border is the in-plane one
+    border = np.concatenate([side.ravel() for side in (planes[0], planes[-1], planes[:, 0], planes[:, -1])])
+    background = np.partition(border, border.size // 2)[border.size // 2]  # the median; NaN sorts last
+    flat = np.isnan(data) if np.isnan(background) else data == background  # SPM writes NaN around the brain
+    brain = ~flat
+    if not brain.any():
+        raise InputError(image.source, "has the same value in every voxel", "Check that this is the right file")
+    below = np.isfinite(data) & (data < background)
+    if below.sum() <= _MAX_OVERSHOOT * brain.sum():
+        brain &= ~below
+    volume = brain.sum() * image.voxel_ml
+    if flat.mean() < _MIN_BACKGROUND or volume > _MAX_BRAIN:
+        return brain, f"still has its skull, it seems: {volume:.0f} ml differ from the background"
+    labels, _ = ndimage.label(brain)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= _MIN_COMPONENT * sizes.max())[labels] & brain, ""

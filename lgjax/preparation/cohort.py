@@ -1,0 +1,105 @@
+"""Cohorts: which healthy subjects train, calibrate and test, and their slices in one array."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from lgjax.preparation import pipeline
+from lgjax.preparation.dataset import is_prepared, read_index
+from lgjax.preparation.pipeline import Prepared
+from lgjax.preparation.recipe import Recipe
+from lgjax.preparation.slices import Slices
+from lgjax.runtime import parallel
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import sources
+from lgjax.scans.sources import Subject
+
+SHARES = {"train": 0.8, "calibration": 0.1, "test": 0.1}  # of a folder's participants, by a hash of their names
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def healthy(config, split: str) -> list[Subject]:
+    """Healthy subjects of one split of `config.data.source`; no subject is in two splits.
+
+    Args:
+      config: the part `data` of a config.
+      split: train, calibration (at most `calibration_subjects`) or test.
+
+    Raises:
+      UsageError: the split is empty.
+    """
+    if config.source.split(":")[0] == "phantom":
+        count = {"train": config.train_subjects, "calibration": config.calibration_subjects}[split]
+        _, _, labels = config.source.partition(":")
+        return sources.find(f"phantom:{split}:{count}" + (f":{labels}" if labels else ""))
+    if is_prepared(config.source):
+        found = sources.prepared(config.source)
+        splits = {entry.identifier: entry.split for entry in read_index(config.source).subjects}
+        chosen = [subject for subject in found if splits.get(subject.identifier) == split]
+    else:
+        found = sources.find(config.source)
+        if any(subject.bias_field is not None for subject in found):
+            raise UsageError(f"{config.source} is an unfinished prepared data set. Run lgjax.preprocess again.")
+        chosen = [subject for subject in found if split_of(subject) == split]
+    if not chosen:
+        raise UsageError(f"{config.source} is too small: no subject of it falls into the {split} split.")
+    return chosen[: config.calibration_subjects] if split == "calibration" else chosen
+
+
+def split_of(subject: Subject) -> str:
+    """The split of a subject: from a hash of the participant's name, so adding subjects moves none.
+
+    All sessions of one participant are in one split.
+    """
+    position = int.from_bytes(hashlib.sha256(subject.participant.encode()).digest()[:8]) / 2**64
+    for split, share in SHARES.items():
+        position -= share
+        if position < 0:
+            return split
+    return "test"
+
+
+def load(
+    subjects: Sequence[Subject], recipe: Recipe, workers: int, label: str, keep: Callable[[Prepared], T]
+) -> tuple[list[T], list[InputError]]:
+    """Prepares subjects in parallel, with a progress bar; one that cannot be used does not stop the others.
+
+    Args:
+      subjects: at least one.
+      keep: what to keep of each, since whole scans of a cohort do not fit in memory.
+
+    Returns:
+      What was kept, in order, and what was wrong with the others.
+
+    Raises:
+      UsageError: nothing is left.
+    """
+
+    def attempt(subject):
+        try:
+            return keep(pipeline.prepare(subject, recipe))
+        except InputError as error:
+            return error
+
+    kept: list[T] = []
+    faults: list[InputError] = []
+    for result in tqdm(parallel.ahead(attempt, subjects, workers), label, len(subjects), unit="subject"):
+        if isinstance(result, InputError):
+            faults.append(result)
+            LOG.warning("left out: %s", result)
+        else:
+            kept.append(result)
+    if not kept:
+        raise UsageError(f"none of {len(subjects)} scans can be used; the first: {faults[0]}")
+    return kept, faults
+
+
+def pool(slices: Sequence[Slices]) -> Slices:
+    """All slices of several subjects in one array."""
+    return Slices(*(np.concatenate(parts) for parts in zip(*slices, strict=True)))

@@ -1,0 +1,121 @@
+"""The one path of every scan: brain, bias field, histogram, z-score, slices, and back to its own intensities."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from lgjax.preparation import bias, histogram
+from lgjax.preparation.brain import Brain, find_brain
+from lgjax.preparation.histogram import Histogram, Transfer
+from lgjax.preparation.recipe import Recipe, bias_json
+from lgjax.preparation.slices import Placement, Slices, clean, to_slices
+from lgjax.runtime.errors import InputError
+from lgjax.scans import orientation
+from lgjax.scans.sources import Subject
+from lgjax.scans.volume import Volume
+
+
+class Corrected(NamedTuple):
+    """A scan with its brain found and its bias field known: all that needs no cohort."""
+
+    image: Volume  # finite everywhere, in the scan's own intensities
+    filled: int  # voxels of the brain that were NaN or infinite
+    brain: Brain
+    field: np.ndarray | None  # [X, Y, Z] float32: the scan is this much too bright; None: nothing to remove
+
+    def intensities(self) -> np.ndarray:
+        """The scan without its bias field, [X, Y, Z] float32."""
+        return self.image.data if self.field is None else self.image.data / self.field
+
+
+class Prepared(NamedTuple):
+    """A scan ready to be restored, and the way back."""
+
+    image: Volume  # finite everywhere, in the scan's own intensities
+    filled: int  # voxels of the brain that were NaN or infinite
+    slices: Slices
+    placement: Placement
+    brain_from: str = "given"  # or background, or the name of a tool
+    field: np.ndarray | None = None  # the bias field that was removed, as in Corrected
+    transfer: Transfer | None = None  # the change of intensities by histogram matching, after the field was removed
+
+
+def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Corrected:
+    """Reads one subject, finds its brain and estimates its bias field.
+
+    Args:
+      subject: a raw scan, or one whose bias field was removed before with the same settings.
+      recipe: its grid and histogram have no say.
+      scratch: a folder of the user's choice for what an external tool needs.
+
+    Raises:
+      InputError: the scan or its mask cannot be used.
+    """
+    image = subject.image()
+    brain = find_brain(image, subject.mask() if subject.mask else None, recipe.stripper, scratch)
+    data, filled = clean(image, brain.mask)
+    image = dataclasses.replace(image, data=data)
+    wanted = bias_json(recipe)
+    if subject.bias_field is not None and subject.bias_field != wanted:
+        problem = f"was prepared with the bias field settings {subject.bias_field}, here they are {wanted}"
+        raise InputError(image.source, problem, "Give the raw scan, or prepare it with --recipe")
+    if subject.bias_field is not None or recipe.bias_field is None:
+        return Corrected(image, filled, brain, None)
+    order = orientation.to_lps(image.affine)
+    values, inside = (orientation.axial(part, order) for part in (data, brain.mask))
+    field, warning = bias.estimate(values, inside, orientation.zooms(image.affine), recipe.bias_field)
+    if field is None:
+        return Corrected(dataclasses.replace(image, warnings=(*image.warnings, warning)), filled, brain, None)
+    return Corrected(image, filled, brain, np.ascontiguousarray(orientation.native(field, order)))
+
+
+def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Prepared:
+    """Brings one subject all the way to z-scored slices; arguments and errors as in `correct`."""
+    corrected = correct(subject, recipe, scratch)
+    image, brain = corrected.image, corrected.brain
+    data, change = corrected.intensities(), None
+    if recipe.histogram:
+        change = match(image.source, data, brain.mask, recipe.histogram)
+        data = histogram.apply(change, data)
+    slices, placement = to_slices(data, brain.mask, image.affine, recipe.grid)
+    if not len(slices.index):
+        raise InputError(image.source, "has no axial slice with enough brain in it", "Check the scan and its mask")
+    return Prepared(image, corrected.filled, slices, placement, brain.origin, corrected.field, change)
+
+
+def match(source: str, data: np.ndarray, brain: np.ndarray, reference: Histogram) -> Transfer:
+    """The map of a scan's intensities, [X, Y, Z], to those of the training cohort.
+
+    Raises:
+      InputError: nearly all of its brain has one intensity.
+    """
+    marks = histogram.landmarks(data[brain], reference.percentiles)
+    if not marks[-1] > marks[0]:
+        raise InputError(source, "has one intensity in nearly all of its brain", "Check that this is the right file")
+    return histogram.transfer(marks, reference)
+
+
+def restored(prepared: Prepared, change: np.ndarray) -> np.ndarray:
+    """The restored scan in the scan's own intensities: where nothing changed, it is the scan, to the bit.
+
+    Args:
+      prepared: the scan.
+      change: Y - X, in standard deviations of the brain, [X, Y, Z] float32, 0 outside the brain.
+
+    Returns:
+      [X, Y, Z] float32.
+    """
+    result = prepared.image.data.copy()
+    for k in range(result.shape[2]):  # a plane at a time: big volumes are not copied
+        inside = change[..., k] != 0
+        data = result[..., k][inside]
+        factor = 1 if prepared.field is None else prepared.field[..., k][inside]
+        difference = change[..., k][inside] * np.float32(prepared.placement.std)
+        if prepared.transfer is not None:
+            matched = histogram.apply(prepared.transfer, data / factor)
+            before, after = (histogram.invert(prepared.transfer, values) for values in (matched, matched - difference))
+            difference = before - after
+        result[..., k][inside] = data - difference * factor
+    return result

@@ -1,0 +1,111 @@
+"""How scans are prepared: the settings that a training cohort, its calibration and every later scan share."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+from lgjax.preparation.bias import BiasField
+from lgjax.preparation.histogram import Histogram
+from lgjax.preparation.slices import Grid
+from lgjax.runtime import files
+from lgjax.runtime.errors import InputError
+
+FORMAT = 1
+
+
+class Recipe(NamedTuple):
+    """Everything between a raw scan and the slices a model sees."""
+
+    grid: Grid
+    bias_field: BiasField | None  # None: not corrected
+    histogram: Histogram | None  # None: not matched
+    stripper: str  # what finds the brain in a head: auto, hd-bet, mri_synthstrip or none
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings."""
+        return files.digest(as_json(self))
+
+    def words(self) -> str:
+        """The settings for people."""
+        grid = self.grid
+        parts = [f"{grid.height} x {grid.width} pixels of {grid.spacing:g} mm"]
+        if self.bias_field:
+            parts.append(f"N4 at {self.bias_field.spacing:g} mm")
+        if self.histogram:
+            parts.append(f"histograms matched at {len(self.histogram.percentiles)} landmarks")
+        return ", ".join([*parts, "z-scored in the brain"])
+
+
+def from_config(config) -> Recipe:
+    """What configs/data.py describes; the histogram is still to be learnt."""
+    settings = config.bias_field
+    bias_field = None
+    if settings.correct:
+        bias_field = BiasField(settings.spacing, settings.levels, settings.iterations, settings.threshold)
+    return Recipe(Grid(config.height, config.width, config.spacing), bias_field, None, config.brain.stripper)
+
+
+def bare(config) -> Recipe:
+    """For scans that are only z-scored and cut into slices.
+
+    Args:
+      config: the part `data` of an experiment's config.
+    """
+    return Recipe(Grid(config.height, config.width, config.spacing), None, None, "auto")
+
+
+def bias_json(recipe: Recipe) -> str:
+    """The settings of bias field correction as one comparable text; "null" where nothing is corrected."""
+    return json.dumps(as_json(recipe)["bias_field"], sort_keys=True)
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON types."""
+    parts = {
+        "grid": recipe.grid._asdict(),
+        "bias_field": recipe.bias_field and recipe.bias_field._asdict(),
+        "histogram": recipe.histogram and recipe.histogram._asdict(),
+        "stripper": recipe.stripper,
+        "format": FORMAT,
+    }
+    return json.loads(json.dumps(parts))
+
+
+def from_json(parts: dict[str, Any]) -> Recipe:
+    """The inverse of `as_json`.
+
+    Raises:
+      ValueError, KeyError, TypeError: it is none.
+    """
+    if parts["format"] != FORMAT:
+        raise ValueError(f"format {parts['format']}, this version knows {FORMAT}")
+    bias_field, marks = parts["bias_field"], parts["histogram"]
+    return Recipe(
+        Grid(**parts["grid"]),
+        BiasField(**bias_field) if bias_field else None,
+        Histogram(*(tuple(map(float, marks[name])) for name in Histogram._fields)) if marks else None,
+        str(parts["stripper"]),
+    )
+
+
+def write(path: str | os.PathLike, recipe: Recipe) -> None:
+    """Writes a recipe as JSON."""
+    files.atomic_write(path, json.dumps(as_json(recipe), indent=2) + "\n")
+
+
+def read(path: str | os.PathLike) -> Recipe:
+    """Reads what `write` wrote.
+
+    Raises:
+      InputError: it is not there or no recipe.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return from_json(json.load(file))
+    except FileNotFoundError:
+        problem, remedy = "is not there", "Prepare the scans, or train, with this version of lgjax"
+        raise InputError(path, problem, remedy) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"cannot be read as preparation settings ({error!r})"
+        raise InputError(path, problem, "Prepare the scans, or train, with this version of lgjax") from error

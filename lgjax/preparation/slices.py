@@ -1,0 +1,224 @@
+"""From a scan to z-scored axial slices on a small grid, and from values on that grid back to the scan.
+
+Geometry is exact where it can be: a volume is brought to one orientation by permuting and flipping its axes,
+and slices are resized in-plane by two small matrices. Nothing is ever interpolated through-plane.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from lgjax.runtime.errors import InputError
+from lgjax.scans import orientation
+from lgjax.scans.volume import Volume
+
+BACKGROUND = -3.5  # z-score of everything outside the brain
+_MAX_NONFINITE = 0.01  # of the brain
+_MIN_PIXELS = 16  # a slice with less brain than this is left out
+
+
+class Grid(NamedTuple):
+    """The slices a model sees: pixels down, pixels across, and the wanted pixel spacing."""
+
+    height: int
+    width: int
+    spacing: float  # mm
+
+
+class Slices(NamedTuple):
+    """Axial slices in radiological view: row 0 is anterior, column 0 the patient's right."""
+
+    y: np.ndarray  # [N, H, W, 1] float32, z-scored inside the mask, BACKGROUND outside
+    mask: np.ndarray  # [N, H, W, 1] float32, 1 inside the brain, 0 outside
+    index: np.ndarray  # type: ignore[assignment]  # [N] int32, slice number from inferior to superior, its identity
+
+
+class Axis(NamedTuple):
+    """Where the pixels of one grid axis lie, in voxels along the (reoriented) volume axis."""
+
+    first: float  # centre of pixel 0
+    step: float  # voxels from one pixel to the next
+    size: int  # pixels
+
+    @property
+    def centres(self) -> np.ndarray:
+        return self.first + self.step * np.arange(self.size)
+
+
+class Placement(NamedTuple):
+    """What `from_slices` needs to know to go back."""
+
+    brain: np.ndarray  # [X, Y, Z] bool, on the native grid
+    orientation: np.ndarray  # [3, 2], from `orientation.to_lps`
+    rows: Axis
+    columns: Axis
+    mask: np.ndarray  # [N, H, W, 1] float32, as in Slices
+    index: np.ndarray  # type: ignore[assignment]  # [N] int32, as in Slices
+    mean: float  # of the brain, in intensity units
+    std: float  # of the brain, in intensity units
+
+
+def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
+    """Returns the voxels with every NaN and infinity replaced, and how many of them lay in the brain.
+
+    Those in the brain become the median of their finite neighbours, or of the brain where they have none;
+    those outside become 0.
+
+    Args:
+      image: the scan.
+      brain: [X, Y, Z] bool.
+
+    Returns:
+      The data, [X, Y, Z] float32, and the number of voxels filled inside the brain.
+
+    Raises:
+      InputError: more than 1 % of the brain is not finite, or the brain is empty or constant.
+    """
+    finite = np.isfinite(image.data)
+    bad = brain & ~finite
+    n_bad, n_brain = int(bad.sum()), int(brain.sum())
+    if n_bad > _MAX_NONFINITE * n_brain:
+        problem = f"has {n_bad} voxels that are NaN or infinite, {n_bad / n_brain:.1%} of the brain"
+        raise InputError(image.source, problem, "Export the scan again without them")
+    values = image.data[brain & finite]
+    if not values.size or values.min() == values.max():
+        raise InputError(image.source, "is constant inside the brain", "Check that this is the right file")
+    if finite.all():
+        return image.data, 0
+    data = np.where(finite, image.data, np.float32(0))
+    for voxel in np.argwhere(bad):
+        near = tuple(slice(max(i - 1, 0), i + 2) for i in voxel)
+        neighbours = image.data[near][(brain & finite)[near]]
+        data[tuple(voxel)] = np.median(neighbours if neighbours.size else values)
+    return data, n_bad
+
+
+def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Grid) -> tuple[Slices, Placement]:
+    """Z-scores a scan inside the brain and cuts it into axial slices on a grid centred on the brain.
+
+    The pixel spacing is `grid.spacing`, or what lets the brain fit with a margin of one pixel. Any
+    permutation and flip of the voxel axes (with its affine) gives the same slices, bit for bit.
+
+    Args:
+      data: [X, Y, Z] float32, finite, not constant inside the brain.
+      brain: [X, Y, Z] bool, not empty.
+      affine: [4, 4], voxel -> mm (RAS+); says which axis is axial.
+      grid: the slices' size.
+
+    Returns:
+      The slices with enough brain in them (possibly none), and the way back.
+    """
+    order = orientation.to_lps(affine)
+    inside, values = orientation.axial(brain, order), orientation.axial(data, order)
+    found = values[inside].astype(np.float64)  # in the order of the axial slices, so that sums are equal too
+    mean, std = float(found.mean()), float(found.std())
+    del found
+
+    box = orientation.box(inside)
+    _, row_zoom, column_zoom = orientation.zooms(affine)
+    rows, columns = _place(box[1], box[2], row_zoom, column_zoom, grid)
+    shrink_rows = _area_weights(rows, box[1])
+    shrink_columns = _area_weights(columns, box[2]).T
+    kept, y, mask = [], [], []
+    for k in range(box[0].start, box[0].stop):  # one at a time: big volumes are not copied
+        m = inside[k, box[1], box[2]].astype(np.float64, order="C")
+        z = (values[k, box[1], box[2]].astype(np.float64, order="C") - mean) / std * m
+        weight = shrink_rows @ m @ shrink_columns
+        total = shrink_rows @ z @ shrink_columns
+        covered = weight >= 0.5 - 1e-9  # a pixel half covered is inside, whatever the rounding
+        if covered.sum() >= _MIN_PIXELS:
+            kept.append(k)
+            mask.append(covered)
+            y.append(np.where(covered, total / np.where(covered, weight, 1), BACKGROUND).astype(np.float32))
+    shape = (len(kept), grid.height, grid.width, 1)
+    slices = Slices(
+        y=np.array(y, np.float32).reshape(shape),
+        mask=np.array(mask, np.float32).reshape(shape),
+        index=np.array(kept, np.int32),
+    )
+    return slices, Placement(brain, order, rows, columns, slices.mask, slices.index, mean, std)
+
+
+def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:
+    """Keeps the axial slices whose number is a multiple of `step`; the others leave the brain mask too."""
+    brain = placement.brain.copy()
+    inside = orientation.axial(brain, placement.orientation)
+    inside[np.arange(len(inside)) % step != 0] = False
+    kept = Slices(*(part[slices.index % step == 0] for part in slices))
+    return kept, placement._replace(brain=brain, mask=kept.mask, index=kept.index)
+
+
+def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
+    """Brings values on the slice grid back to the scan's own grid and axis order.
+
+    Linear interpolation between pixels inside the mask; a brain voxel with none beside it takes the value of
+    the nearest voxel that has. 0 outside the brain and in slices that were left out.
+
+    Args:
+      values: [N, H, W, 1], finite inside the mask.
+      placement: from `to_slices`.
+
+    Returns:
+      [X, Y, Z] float32.
+    """
+    if values.shape != placement.mask.shape:
+        raise ValueError(f"expected values of shape {placement.mask.shape}, got {values.shape}")
+    inside = orientation.axial(placement.brain, placement.orientation)
+    result = np.zeros(placement.brain.shape, np.float32)
+    planes = orientation.axial(result, placement.orientation)
+    mask = placement.mask[..., 0].astype(np.float64)
+    rows = _linear_weights(placement.rows, inside.shape[1])
+    columns = _linear_weights(placement.columns, inside.shape[2]).T
+    sampling = (1 / placement.rows.step, 1 / placement.columns.step)
+    masked = np.where(mask > 0, values[..., 0], 0).astype(np.float64)
+    for k, m, v in zip(placement.index, mask, masked, strict=True):
+        weight = rows @ m @ columns
+        known = weight > 1e-6
+        plane = (rows @ v @ columns) / np.where(known, weight, 1)
+        if (inside[k] & ~known).any():
+            nearest = ndimage.distance_transform_edt(
+                ~known, sampling=sampling, return_distances=False, return_indices=True
+            )
+            plane = plane[tuple(nearest)]
+        planes[k] = np.where(inside[k], plane, 0)
+    return result
+
+
+def pixel_affine(placement: Placement) -> np.ndarray:
+    """(column, row, slice number) of the slice grid -> that of the axial view's voxels, [4, 4]."""
+    result = np.diag([placement.columns.step, placement.rows.step, 1.0, 1.0])
+    result[:2, 3] = placement.columns.first, placement.rows.first
+    return result
+
+
+def _place(row_box: slice, column_box: slice, row_zoom: float, column_zoom: float, grid: Grid) -> tuple[Axis, Axis]:
+    """Centres the grid on the brain's bounding box."""
+    spacing = max(
+        grid.spacing,
+        (row_box.stop - row_box.start) * row_zoom / (grid.height - 2),
+        (column_box.stop - column_box.start) * column_zoom / (grid.width - 2),
+    )
+    axes = []
+    for box, zoom, size in ((row_box, row_zoom, grid.height), (column_box, column_zoom, grid.width)):
+        step = float(spacing / zoom)
+        first = float((box.start + box.stop - 1) / 2 - step * (size - 1) / 2)
+        if abs(step - 1) < 1e-4:  # the native resolution: pixels are voxels, so that nothing is interpolated
+            step, first = 1.0, float(np.floor(first + 0.5))
+        axes.append(Axis(first, step, size))
+    return axes[0], axes[1]
+
+
+def _area_weights(axis: Axis, box: slice) -> np.ndarray:
+    """Returns [pixels, voxels in the box]: overlap of both when shrinking, linear when enlarging."""
+    distance = np.abs(axis.centres[:, None] - np.arange(box.start, box.stop))
+    if axis.step < 1:
+        return np.maximum(0, 1 - distance)
+    overlap = (axis.step + 1) / 2 - distance
+    return np.clip(overlap, 0, 1) / axis.step
+
+
+def _linear_weights(axis: Axis, size: int) -> np.ndarray:
+    """Returns [voxels, pixels]: linear interpolation between pixel centres."""
+    position = (np.arange(size) - axis.first) / axis.step
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(axis.size)))

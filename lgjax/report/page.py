@@ -1,0 +1,196 @@
+"""The page of an evaluation: one self-contained HTML file to read offline, with every table, chart and picture."""
+
+import base64
+import datetime
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from lgjax.evaluation import published
+from lgjax.evaluation.measure import Result
+from lgjax.report import charts, tables
+from lgjax.report.tables import Row
+
+NOTES = (
+    "Dice: per subject inside the brain mask, then mean ± sample standard deviation over the subjects whose "
+    "reference holds a lesion; [95 % interval of the mean, 1000 bootstrap resamples of subjects].",
+    "AUC, AUPRC (average precision) and oracle Dice: all brain voxels of all subjects pooled, with ties; negatives are "
+    "all brain voxels outside the lesions. Their 95 % intervals resample subjects 1000 times over histograms whose "
+    "bins are less than 1 % of a score wide. Oracle Dice is the best that one threshold chosen on the test set itself "
+    "could reach: a bound, not a result.",
+    "Thresholds come from held-out healthy subjects; achieved false positive rates are what they gave here.",
+    "Lesion-wise, in the mask at 1 % FPR: a reference lesion (26-connected) is found if any of its voxels is "
+    "detected; a detected component is true if any of its voxels is lesion. Means run over subjects with a "
+    "lesion.",
+    "HD95, in the mask at 1 % FPR: the larger of the two directed 95th percentiles of distances between border "
+    "voxels, in mm, over subjects with both a lesion and a detection.",
+    "Healthy FP: volume detected at 1 % FPR in subjects whose reference is empty.",
+    "Differences of AUC and AUPRC are taken from those histograms too: their last digit may differ from that of two "
+    "numbers of the tables.",
+)
+
+
+class Picture(NamedTuple):
+    """One subject as the page shows it."""
+
+    identifier: str
+    caption: str
+    png: bytes
+
+
+def render(
+    results: Sequence[Result],
+    pictures: Sequence[Picture],
+    comparison: Mapping[str, Any] | None = None,
+    with_paper: bool = False,
+) -> str:
+    """Returns the report: one HTML page with everything in it, for reading offline and for print.
+
+    Args:
+      results: the methods, in the order of the tables.
+      pictures: of subjects.
+      comparison: see `comparison.compare`; None: there is nothing to compare.
+      with_paper: whether the paper's own Table 1 is appended.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lgjax.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    asked = tables.rates(results)
+    columns, ours = tables.paper_columns(asked), tables.our_columns()
+    return environment.get_template("report.html").render(
+        title=tables.title(results),
+        conditions=tables.conditions(results),
+        notice=tables.NOTICE,
+        notes=[*NOTES, *resolutions(results)],
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        headings=[column.heading for column in columns],
+        table=tables.table(results, columns),
+        our_headings=[column.heading for column in ours],
+        our_table=tables.table(results, ours),
+        lesion_headings=[column.heading for column in tables.lesion_columns(asked)],
+        groups=_groups(results, asked),
+        achieved=achieved(results),
+        rates=[(rate, tables.percent(rate)) for rate in asked],
+        comparison=comparison,
+        differences=tables.differences(comparison, asked) if comparison else [],
+        paper=published if with_paper else None,
+        paper_headings=[column.heading for column in tables.paper_columns(published.RATES)],
+        paper_table=tables.paper_table(),
+        figures={name: _data_uri("svg+xml", data) for name, data in _charts(results, asked).items()},
+        pictures=[(item.identifier, item.caption, _data_uri("png", item.png)) for item in pictures],
+        results=results,
+        undefined=undefined(results),
+        failures=failures(results),
+        words=tables.words,
+    )
+
+
+def achieved(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
+    """Returns achieved false positive rates in percent, a row for each method and each of its groups."""
+    rows = []
+    for result in results:
+        groups = [(f"- {kind}", result.metrics["groups"].get(kind)) for kind in tables.kinds(results)]
+        for name, found in [(result.name, result.metrics), *groups]:
+            if found is not None:
+                values = [found["dice"].get(rate, {}).get("achieved_fpr") for rate in tables.rates(results)]
+                rows.append((name, ["–" if value is None else f"{100 * value:.2f} %" for value in values]))
+    return rows
+
+
+def resolutions(results: Sequence[Result]) -> list[str]:
+    """Returns one line for every method whose pooled metrics are not exact: how far off they can be."""
+    return [
+        f"{result.name}: so many voxels that scores were rounded to {found['score_bits']} of 32 bits for the pooled "
+        f"metrics; AUC is within {found['auc_resolution']:.1g} of the exact one, AUPRC within "
+        f"{found['auprc_resolution']:.1g}."
+        for result in results
+        if (found := result.metrics)["auc_resolution"]
+    ]
+
+
+def undefined(results: Sequence[Result]) -> list[str]:
+    """Returns one line for every null in metrics.json and the reason for it, with the methods it holds for."""
+    reasons: dict[str, dict[str, str]] = {}
+    for result in results:
+        for key, reason in result.metrics["reasons"].items():
+            reasons.setdefault(key, {})[result.name] = reason
+    return [f"{key}: {tables.by_text(by_name, len(results))}" for key, by_name in reasons.items()]
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """Returns one line for every subject that was not evaluated."""
+    return [f"{result.name}: {name}: {text}" for result in results for name, text in result.metrics["failed"].items()]
+
+
+def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Chooses the subjects to show, with captions: the lowest, median and highest Dice of every kind.
+
+    With several methods, the median of each kind by the first method's Dice. Healthy subjects are ordered by
+    their false positive rate.
+    """
+    common = set.intersection(*({row["participant_id"] for row in result.rows} for result in results))
+    rows = [row for row in results[0].rows if row["participant_id"] in common]
+    chosen = []
+    for kind in sorted({row["kind"] for row in rows}):
+        for lesion, key, measure in ((True, "dice_0.01", "Dice"), (False, "fpr_0.01", "false positive rate")):
+            group = [row for row in rows if row["kind"] == kind and (row["lesion_voxels"] > 0) == lesion]
+            group.sort(key=operator.itemgetter("participant_id"))
+            group = [group[index] for index in np.argsort([row.get(key) or 0.0 for row in group], stable=True)]
+            for index, rank in _picks(len(group), several=len(results) > 1).items():
+                value = group[index].get(key)
+                number = f"{rank} {measure} of its group, {value:.3f}" if value is not None else ""
+                volume = f"{group[index]['lesion_ml']:.1f} mL of lesion" if lesion else "no lesion"
+                method = f" ({results[0].name})" if len(results) > 1 and number else ""
+                caption = ", ".join(part for part in (kind, volume, number + method) if part)
+                chosen.append((group[index]["participant_id"], caption))
+    return chosen
+
+
+def _charts(results: Sequence[Result], asked: Sequence[str]) -> dict[str, bytes]:
+    """Returns the charts that there is something to draw in, SVG by name."""
+    style = charts.styles([result.name for result in results])
+    curves = {result.name: result.curves for result in results if result.curves is not None}
+    complete = [result for result in results if list(result.metrics["thresholds"]) == list(asked)]
+    searches = {result.name: found for result in results if (found := result.metrics["search"])}
+    traces = {result.name: found for result in results if (found := result.metrics["convergence"])}
+    drawn = {}
+    if curves:
+        drawn["curves"] = charts.curves_figure(curves, style)
+    if asked and complete:
+        drawn["strips"] = charts.strips_figure({item.name: item.rows for item in complete}, asked)
+        drawn["rates"] = charts.rates_figure({item.name: item.metrics["dice"] for item in complete}, style)
+    if searches:
+        drawn["strengths"] = charts.strengths_figure(searches, style)
+    if traces:
+        drawn["convergence"] = charts.convergence_figure(traces, style)
+    return drawn
+
+
+def _groups(results: Sequence[Result], asked: Sequence[str]) -> list[tuple[str, list[Row]]]:
+    """Returns a table for each kind of lesion; for one method a single table with a row for each kind."""
+    columns = tables.lesion_columns(asked)
+    with_lesion = [kind for kind in tables.kinds(results) if _has_lesion(results, kind)]
+    found = [(kind, tables.table(results, columns, kind)) for kind in with_lesion]
+    if len(results) > 1 or not found:
+        return found
+    return [("", [rows[0]._replace(name=kind) for kind, rows in found])]
+
+
+def _has_lesion(results: Sequence[Result], kind: str) -> bool:
+    groups = (result.metrics["groups"].get(kind) for result in results)
+    return any(group and group["n_with_lesion"] for group in groups)
+
+
+def _picks(size: int, several: bool) -> dict[int, str]:
+    """Returns which places of an ordered group to show, and what they are called."""
+    middle = {(size - 1) // 2: "median"}
+    if size < 2:
+        return {0: "only"} if size else {}
+    return middle if several else dict(sorted((middle | {0: "lowest", size - 1: "highest"}).items()))
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

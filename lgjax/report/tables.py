@@ -1,0 +1,304 @@
+"""The tables of an evaluation: the paper's columns, ours, intervals, kinds, differences; as cells and as Markdown."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lgjax.evaluation import published
+from lgjax.evaluation.measure import MASK_RATE, Result
+
+NOTICE = "Research use only. Not a medical device: nothing here may guide the care of a patient."
+
+
+class Cell(NamedTuple):
+    """One number of a table; its text says what is undefined."""
+
+    value: float | None
+    text: str
+    interval: str = ""
+    best: bool = False
+
+
+class Row(NamedTuple):
+    """One line of a table."""
+
+    name: str
+    n: int
+    cells: list[Cell]
+
+
+class Column(NamedTuple):
+    """One number of every method: how to read it from metrics.json, and which of two values is better."""
+
+    heading: str
+    read: Callable[[Mapping[str, Any]], Cell]
+    better: Callable[..., Any] | None  # max, min, or None where methods do not compete
+
+
+def cell(value: float | None, std: float | None = None, ci95: Sequence[float] | None = None, digits: int = 3) -> Cell:
+    """Returns a number with its standard deviation and 95 % interval as text."""
+    if value is None:
+        return Cell(None, "–")
+    text = f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if std is not None else "")
+    return Cell(value, text, f"[{ci95[0]:.{digits}f}, {ci95[1]:.{digits}f}]" if ci95 else "")
+
+
+def rates(results: Sequence[Result]) -> list[str]:
+    """Returns the asked false positive rates of all methods, ascending, as written in metrics.json."""
+    return sorted({rate for result in results for rate in result.metrics["thresholds"]}, key=float)
+
+
+def percent(rate: str) -> str:
+    """Returns "0.001" as "0.1 %"."""
+    return f"{100 * float(rate):g} %"
+
+
+def paper_columns(asked: Sequence[str]) -> list[Column]:
+    """Returns the columns of the paper's Table 1: Dice at every false positive rate, AUC, time of an iteration."""
+    dice = [Column(f"Dice {percent(rate)}", _dice_reader(rate), max) for rate in asked]
+    auc = Column("AUC", lambda found: cell(found["auc"], None, found["ci95"]["auc"]), max)
+    return [*dice, auc, Column("s/iteration", _seconds, min)]
+
+
+def our_columns() -> list[Column]:
+    """Returns what the paper does not report; all but the first two in the mask at 1 % false positives."""
+    return [
+        Column("AUPRC", lambda found: cell(found["auprc"], None, found["ci95"]["auprc"]), max),
+        Column("oracle Dice", lambda found: cell(found["dice_oracle"]), max),
+        Column("FPR at 1 %", lambda found: _achieved(found, MASK_RATE), None),
+        Column("sensitivity", _lesion_wise_reader("sensitivity"), max),
+        Column("PPV", _lesion_wise_reader("ppv"), max),
+        Column("F1", _lesion_wise_reader("f1"), max),
+        Column("HD95, mm", lambda found: _summary(found["hd95"], 1), min),
+        Column("healthy FP, mL", lambda found: _summary(found["healthy_fp_ml"], 2), min),
+    ]
+
+
+def interval_columns(asked: Sequence[str]) -> list[Column]:
+    """Returns the 95 % intervals that fit a terminal: of Dice, AUC and AUPRC."""
+    shown = [column for column in [*paper_columns(asked), our_columns()[0]] if column.heading != "s/iteration"]
+    return [Column(column.heading, _interval_reader(column.read), None) for column in shown]
+
+
+def kind_columns(asked: Sequence[str]) -> list[Column]:
+    """Returns short columns for groups of subjects: mean Dice, AUC and the achieved false positive rates."""
+    dice = [Column(f"Dice {percent(rate)}", _mean_reader(rate), max) for rate in asked]
+    achieved = [Column(f"FPR {percent(rate)}", _achieved_reader(rate), None) for rate in asked]
+    return [*dice, Column("AUC", lambda found: cell(found["auc"]), max), *achieved]
+
+
+def lesion_columns(asked: Sequence[str]) -> list[Column]:
+    """Returns the columns of one kind of lesion, with intervals: Dice, AUC, AUPRC and the achieved FPR."""
+    auprc, _, achieved, *_ = our_columns()
+    return [*paper_columns(asked)[:-1], auprc, achieved]
+
+
+def table(results: Sequence[Result], columns: Sequence[Column], kind: str | None = None) -> list[Row]:
+    """Returns a row for each method, the best value of every column marked.
+
+    Args:
+      results: the methods.
+      columns: what to show.
+      kind: restricts the table to one group of subjects.
+    """
+    sets = [(result.name, result.metrics) for result in results]
+    if kind is not None:
+        sets = [(name, found["groups"][kind]) for name, found in sets if kind in found["groups"]]
+    rows = [Row(name, found["n_subjects"], [column.read(found) for column in columns]) for name, found in sets]
+    return mark(rows, columns)
+
+
+def mark(rows: list[Row], columns: Sequence[Column]) -> list[Row]:
+    """Marks the best of every column where methods differ; as printed, so equal prints are equally good."""
+    for place, column in enumerate(columns):
+        printed = {_printed(row.cells[place]) for row in rows if row.cells[place].value is not None}
+        if column.better is None or len(printed) < 2:
+            continue
+        best = column.better(printed)
+        for row in rows:
+            known = row.cells[place].value is not None
+            row.cells[place] = row.cells[place]._replace(best=known and _printed(row.cells[place]) == best)
+    return rows
+
+
+def kinds(results: Sequence[Result]) -> list[str]:
+    """Returns the groups worth a table of their own: none where all subjects are of one kind."""
+    found = sorted({kind for result in results for kind in result.metrics["groups"]})
+    return found if len(found) > 1 else []
+
+
+def paper_table() -> list[Row]:
+    """Returns the rows of the paper's Table 1 in the columns of `paper_columns`; no method is marked."""
+    return [
+        Row(
+            f"{entry.printed}{f' {entry.term}' if entry.term else ''} ({entry.method})",
+            0,
+            [
+                *(cell(*(entry.dice[rate] if entry.dice else (None,))) for rate in published.RATES),
+                cell(entry.auc),
+                cell(entry.seconds),
+            ],
+        )
+        for entry in published.TABLE1
+    ]
+
+
+def differences(comparison: Mapping[str, Any], asked: Sequence[str]) -> list[Row]:
+    """Returns a row for each other method: Dice at every rate, AUC, AUPRC; marked: the interval excludes 0."""
+    return [
+        Row(
+            row["against"],
+            row["n_subjects"],
+            [_difference(entry) for entry in [*(row["dice"].get(rate) for rate in asked), row["auc"], row["auprc"]]],
+        )
+        for row in comparison["rows"]
+    ]
+
+
+def title(results: Sequence[Result]) -> str:
+    """Returns on what was measured, and on what the models were trained."""
+    count = max(results, key=lambda result: result.metrics["n_subjects"])
+    groups = ", ".join(f"{found['n_subjects']} {kind}" for kind, found in count.metrics["groups"].items())
+    labels = sorted({result.metrics["provenance"]["labels"] for result in results})
+    trained = by_text({result.name: words(result.metrics["provenance"]["trained_on"]) for result in results})
+    measured = f"{count.metrics['n_subjects']} subjects of {', '.join(labels)}" + (f" ({groups})" if groups else "")
+    scores = ", ".join(sorted({result.metrics["score"] for result in results}))
+    return f"Measured on {measured}. Trained on {trained}. Score: {scores}."
+
+
+def conditions(results: Sequence[Result]) -> list[str]:
+    """Returns what limits the reading of the tables: the batch and device behind the times, slices left out."""
+    timed = {}
+    for result in results:
+        time = result.metrics["seconds_per_iteration"]
+        if time["median"] is not None:
+            size = "of {} slices".format(time["batch_size"]) if time["batch_size"] else "of a size not stated"
+            grid = " of {}x{}".format(*time["grid"]) if time["grid"] else ""
+            timed[result.name] = f"batches {size}{grid} on {result.metrics['provenance']['device']}"
+    skipped = {
+        result.name: f"1 of {step} axial slices was restored and measured; volumes in mL count these slices only, and "
+        "lesion-wise metrics and HD95 know nothing of those between"
+        for result in results
+        if (step := result.metrics["slice_step"]) > 1
+    }
+    lines = [f"s/iteration: median over subjects, {by_text(timed)}."] if timed else []
+    return lines + ([f"Subsampled: {by_text(skipped, len(results))}."] if skipped else [])
+
+
+def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:
+    """Returns a text that all methods share, or each different one with the methods it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        names.setdefault(text, []).append(name)
+    if len(names) == 1 and len(texts) == (everyone or len(texts)):
+        return next(iter(names))
+    return "; ".join(f"{text} ({', '.join(members)})" for text, members in names.items())
+
+
+def markdown(results: Sequence[Result], comparison: Mapping[str, Any] | None = None, with_paper: bool = False) -> str:
+    """Returns all tables, aligned for a terminal and valid as Markdown, the paper's columns first."""
+    asked = rates(results)
+    kind_rows = []
+    for result in results:
+        shown = [(None, result.name), *((kind, f"- {kind}") for kind in kinds(results))]
+        for kind, name in shown:
+            rows = [row for row in table(results, kind_columns(asked), kind) if row.name == result.name]
+            kind_rows += [row._replace(name=name) for row in rows]
+    dice = "Dice: mean ± standard deviation over subjects with a lesion. Bold: best."
+    parts = [
+        " ".join([title(results), *conditions(results)]),
+        _markdown(table(results, paper_columns(asked)), paper_columns(asked)),
+        dice,
+        _markdown(table(results, our_columns()), our_columns()),
+        "Sensitivity, PPV and F1 count lesions; these, HD95 and mL in the mask at 1 % FPR. 95 % intervals:",
+        _markdown(table(results, interval_columns(asked)), interval_columns(asked)),
+    ]
+    if comparison:
+        headings = ["n", *(f"Dice {percent(rate)}" for rate in asked), "AUC", "AUPRC"]
+        rows = differences(comparison, asked)
+        texts = [[item.text + ("*" if item.best else "") for item in row.cells] for row in rows]
+        lines = [[row.name, str(row.n), *cells] for row, cells in zip(rows, texts, strict=True)]
+        parts += [
+            f"{comparison['method']} minus each other method, same subjects; * the 95 % interval excludes 0 (paired "
+            f"bootstrap, {comparison['resamples']} resamples).",
+            aligned(["minus", *headings], lines),
+        ]
+    parts += [
+        "By kind of subject: mean Dice, AUC, and the false positive rates achieved where those were asked.",
+        _markdown(kind_rows, kind_columns(asked)),
+    ]
+    if with_paper:
+        head = ["method in the paper (ours)", *(column.heading for column in paper_columns(published.RATES))]
+        lines = [[row.name, *(item.text for item in row.cells)] for row in paper_table()]
+        parts += [f"## {published.HEADING}", published.CONDITIONS, aligned(head, lines)]
+    return "\n\n".join([*parts, NOTICE]) + "\n"
+
+
+def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table whose columns line up in a terminal."""
+    lines = [[text.replace("|", "/") for text in line] for line in lines]
+    widths = [max(len(line[place]) for line in [head, *lines]) for place in range(len(head))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
+        for line in [head, rule, *lines]
+    )
+
+
+def words(value: Any) -> str:
+    """Returns a provenance value for people."""
+    if value is None or value in ("", "None"):
+        return "not stated"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    lines = [
+        [row.name, str(row.n), *(f"**{item.text}**" if item.best else item.text for item in row.cells)] for row in rows
+    ]
+    return aligned(["method", "n", *(column.heading for column in columns)], lines)
+
+
+def _dice_reader(rate: str) -> Callable[[Mapping[str, Any]], Cell]:
+    return lambda found: _summary(found["dice"].get(rate, {"mean": None}))
+
+
+def _mean_reader(rate: str) -> Callable[[Mapping[str, Any]], Cell]:
+    return lambda found: cell(found["dice"].get(rate, {"mean": None})["mean"])
+
+
+def _achieved_reader(rate: str) -> Callable[[Mapping[str, Any]], Cell]:
+    return lambda found: _achieved(found, rate)
+
+
+def _lesion_wise_reader(key: str) -> Callable[[Mapping[str, Any]], Cell]:
+    return lambda found: cell(found["lesion_wise"][key], None, found["lesion_wise"]["ci95"][key])
+
+
+def _interval_reader(read: Callable[[Mapping[str, Any]], Cell]) -> Callable[[Mapping[str, Any]], Cell]:
+    return lambda found: Cell(None, read(found).interval or "–")
+
+
+def _summary(entry: Mapping[str, Any], digits: int = 3) -> Cell:
+    return cell(entry["mean"], entry.get("std"), entry.get("ci95"), digits)
+
+
+def _achieved(found: Mapping[str, Any], rate: str) -> Cell:
+    value = found["dice"].get(rate, {"achieved_fpr": None})["achieved_fpr"]
+    return Cell(value, "–" if value is None else f"{100 * value:.2f} %")
+
+
+def _seconds(found: Mapping[str, Any]) -> Cell:
+    median = found["seconds_per_iteration"]["median"]
+    return Cell(median, "–" if median is None else f"{median:.3f}" if median >= 0.1 else f"{median:.2g}")
+
+
+def _difference(entry: Mapping[str, Any] | None) -> Cell:
+    if entry is None or entry["difference"] is None:
+        return Cell(None, "–")
+    interval = "[{:+.3f}, {:+.3f}]".format(*entry["ci95"]) if entry["ci95"] else ""
+    return Cell(entry["difference"], f"{entry['difference']:+.3f}", interval, bool(entry["excludes_zero"]))
+
+
+def _printed(item: Cell) -> float:
+    return float(item.text.split(" ")[0])

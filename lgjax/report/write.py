@@ -1,0 +1,207 @@
+"""From folders of predictions to the files of an evaluation: metrics, tables, the page."""
+
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lgjax
+from lgjax.derivatives.read import Prediction, read_predictions
+from lgjax.evaluation import compare, published
+from lgjax.evaluation.measure import MASK_RATE, Result, evaluate, reference_mask
+from lgjax.report import tables
+from lgjax.report.page import Picture, failures, pictured_subjects, render
+from lgjax.runtime.errors import InputError, LgjaxError, UsageError
+from lgjax.runtime.files import atomic_write
+from lgjax.scans import nifti, sources
+from lgjax.scans.pictures import Panels, pixel_aspect, radiological, shown_slice, subject_figure
+
+LOG = logging.getLogger(__name__)
+AGAINST = "vae_lg_neural_tv"  # the paper's best method, held against the others where it is among them
+
+
+NAMES = {False: ("table.md", "table.json", "report.html"), True: ("table1.md", "table1.json", "table1.html")}
+
+
+class Written(NamedTuple):
+    """What an evaluation tells beside the files that it wrote."""
+
+    table: str  # Markdown
+    page: pathlib.Path
+    failures: list[str]  # what could not be evaluated; empty: everything was
+
+
+def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
+    """Returns the slice of one subject that the report shows."""
+    image = subject.image()
+    anomaly = prediction.read("desc-anomaly_T2w")
+    nifti.check_same_grid(anomaly, image)
+    brain = prediction.mask("desc-brain_mask", anomaly)
+    reference = reference_mask(subject, anomaly)
+    index = shown_slice(*(radiological(mask, anomaly.affine) for mask in (reference & brain, brain)))
+    has_mask = MASK_RATE in prediction.sidecar["Thresholds"]
+    detected = prediction.detected(MASK_RATE, anomaly) if has_mask else None
+    has_restored = prediction.path("desc-restored_T2w").exists()  # GMM and others restore nothing
+    restored = prediction.read("desc-restored_T2w").data if has_restored else None
+    parts = (image.data, restored, anomaly.data, detected, reference, brain)
+    cut: list = [None if part is None else radiological(part, anomaly.affine)[..., index] for part in parts]
+    return Panels(*[*cut, pixel_aspect(anomaly.affine)])
+
+
+def save(result: Result, folder: pathlib.Path) -> None:
+    """Writes metrics.json and subjects.tsv."""
+    failed = [{"participant_id": name, "status": text} for name, text in result.metrics["failed"].items()]
+    rows = [{**row, "status": "ok"} for row in result.rows] + failed
+    lines = ["\t".join(rows[0])] + ["\t".join(_cell(row.get(key)) for key in rows[0]) for row in rows]
+    atomic_write(folder / "subjects.tsv", "\n".join(lines) + "\n")
+    atomic_write(folder / "metrics.json", json.dumps(result.metrics, indent=2, allow_nan=False) + "\n")
+
+
+def run_evaluation(
+    folders: Sequence[pathlib.Path],
+    labels: str,
+    output: pathlib.Path,
+    assume_ras: bool = False,
+    against: str | None = None,
+    with_paper: bool = False,
+    command: str = "",
+) -> Written:
+    """Evaluates folders of predictions and writes everything.
+
+    Args:
+      folders: what lgjax.restore wrote, a method each.
+      labels: scans with references.
+      output: where metrics.json, tables and report go.
+      assume_ras: takes references that state no orientation as RAS.
+      against: the method that is compared with every other; None: `AGAINST` where it is there.
+      with_paper: appends the paper's own numbers, and names the outputs table1.
+      command: how this was started, for the record.
+
+    Returns:
+      What a person is told.
+
+    Raises:
+      UsageError: nothing of what was asked makes sense; before anything is computed where that can be known.
+      EnvironmentFault: `output` cannot be written.
+    """
+    present = [folder for folder in folders if any(folder.glob("sub-*/anat"))] or folders[:1]
+    named = _names(present)
+    against = _compared(against, list(named.values()))
+    subjects = sources.find(labels, assume_ras=assume_ras)
+    _probe(output)
+    found: dict[pathlib.Path, Result] = {}
+    remedy = "Run lgjax.restore again, or name another folder"
+    faults = [InputError(path, "holds no sub-*/anat folder", remedy) for path in folders if path not in present]
+    for folder, name in named.items():
+        try:
+            found[folder] = evaluate(folder, subjects, labels)._replace(name=name)
+        except InputError as error:
+            faults.append(error)
+        else:
+            save(found[folder], output / name if len(folders) > 1 else output)
+    if not found:
+        raise faults[0]
+    found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics["method"])))
+    results = list(found.values())
+    evaluated = any(result.name == against for result in results)
+    differences = compare.compare(results, against) if against and evaluated else None
+    table_name, json_name, page_name = NAMES[with_paper]
+    table = tables.markdown(results, differences, with_paper)
+    atomic_write(output / table_name, table)
+    record = as_json(results, differences, with_paper, command)
+    atomic_write(output / json_name, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    page = render(results, _pictures(found, subjects, against), differences, with_paper)
+    atomic_write(output / page_name, page)
+    return Written(table, output / page_name, [str(fault) for fault in faults] + failures(results))
+
+
+def as_json(
+    results: Sequence[Result], differences: Mapping[str, Any] | None, with_paper: bool, command: str
+) -> dict[str, Any]:
+    """Returns the table for programs: a row is metrics.json of a method with its name."""
+    record = {
+        "title": tables.title(results),
+        "conditions": tables.conditions(results),
+        "notice": tables.NOTICE,
+        "device": sorted({result.metrics["provenance"]["device"] for result in results}),
+        "rows": [{"name": result.name, **result.metrics} for result in results],
+        "comparison": differences,
+        "provenance": {
+            "command": command,
+            "version": lgjax.__version__,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "predictions": [result.metrics["provenance"]["predictions"] for result in results],
+        },
+    }
+    if with_paper:
+        rows = [entry._asdict() for entry in published.TABLE1]
+        record["paper"] = {
+            "heading": published.HEADING,
+            "source": published.SOURCE,
+            "conditions": published.CONDITIONS,
+            "rows": rows,
+        }
+    return record
+
+
+def _names(folders: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """Returns folders by name: the method, with the folder's own name where two share a method."""
+    methods = {}
+    for folder in folders:
+        finished = read_predictions(folder)[0]
+        methods[folder] = next(iter(finished.values())).sidecar["Method"] if finished else folder.resolve().name
+    names = {}
+    for folder, method in methods.items():
+        several = list(methods.values()).count(method) > 1
+        own = sources.identifier(folder.resolve().name).removeprefix("sub-")
+        names[folder] = f"{method}-{own}" if several else method
+    if len(set(names.values())) < len(names):
+        raise UsageError("two folders of predictions have one name and one method. Rename one of the folders.")
+    return names
+
+
+def _compared(against: str | None, names: Sequence[str]) -> str | None:
+    """Returns the method to hold against the others; None: there is none."""
+    if against and against not in names:
+        raise UsageError(f"--against={against} is not among the methods. Give one of {', '.join(names)}.")
+    chosen = against or AGAINST
+    return chosen if chosen in names and len(names) > 1 else None
+
+
+def _probe(output: pathlib.Path) -> None:
+    """Makes sure that the results can be written, before the work is done."""
+    probe = output / ".lgjax-eval"
+    atomic_write(probe, "")
+    probe.unlink()
+
+
+def _pictures(
+    results: Mapping[pathlib.Path, Result], subjects: Sequence[sources.Subject], against: str | None
+) -> list[Picture]:
+    """Returns the pictures of a few subjects of every kind; a subject that cannot be pictured is left out.
+
+    Which ones is decided by the method that is compared, or else the first.
+    """
+    references = {subject.identifier: subject for subject in subjects}
+    predictions = {folder: read_predictions(folder)[0] for folder in results}
+    pictures = []
+    for name, caption in pictured_subjects(sorted(results.values(), key=lambda item: item.name != against)):
+        panels = {}
+        for folder, result in results.items():
+            try:
+                panels[result.name] = picture(predictions[folder][name], references[name])
+            except LgjaxError as error:
+                LOG.warning("no picture of %s: %s", name, error)
+        if panels:
+            pictures.append(Picture(name, caption, subject_figure(panels)))
+    return pictures
+
+
+def _cell(value) -> str:
+    """Returns a value as BIDS writes it in a table."""
+    if value is None:
+        return "n/a"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()) or "n/a"  # no tabs and line breaks

@@ -1,0 +1,1 @@
+"""Restoration of one slice by MAP ascent, as pure functions of JAX arrays."""

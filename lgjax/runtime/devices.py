@@ -1,0 +1,114 @@
+"""Devices: which one is used, arrays laid over all of them, what XLA is told about them."""
+
+import collections
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lgjax import __version__
+from lgjax.runtime.errors import EnvironmentFault
+
+# On CPU convolutions and products are left to Eigen: at those of our networks it is faster than YNNPACK, at the image
+# gradient of an upsampled convolution ten times. YNNPACK's reductions pay where normalisation is trained.
+_YNN = "xla_cpu_experimental_ynn_fusion_type"
+COMPILER_OPTIONS = {
+    ("cpu", "restoration"): {_YNN: ""},
+    ("cpu", "training"): {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"},
+}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device said that its memory is exhausted."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def start(wanted: str = "auto") -> Mesh:
+    """Chooses the device, turns on the compilation cache and returns a 1-D mesh over all devices.
+
+    Of several hosts, each holds as many devices as the others, one after the other.
+
+    Args:
+      wanted: auto (the fastest), cpu, gpu or tpu.
+
+    Raises:
+      EnvironmentFault: the wanted device is not there, or not on every host.
+    """
+    if wanted != "auto":
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(wanted, wanted))
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
+        reason = f" ({error})" if str(error) else ""
+        raise EnvironmentFault(
+            f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
+            "lgjax[tpu] on a machine that has one, or use --device=cpu."
+        ) from error
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lgjax" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    counts = collections.Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        raise EnvironmentFault(
+            f"the hosts have {list(counts.values())} devices. Give each of them as many as the others."
+        )
+    return mesh(sorted(devices, key=lambda device: (device.process_index, device.id)))
+
+
+def describe(devices: Sequence[jax.Device]) -> str:
+    """The devices in words, such as `8 x NVIDIA H100` or `cpu with 2 cores`."""
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"cpu with {os.cpu_count()} cores"
+    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A 1-D mesh named `data` over the devices given, or all there are."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+@functools.cache
+def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
+    """What XLA is told to compile a `restoration` or `training` with; nothing where it does not know the option."""
+    options = COMPILER_OPTIONS.get((mesh.devices.flat[0].platform, program))
+    if not options:
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:  # another version of XLA
+        return {}
+    return options
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over the mesh."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every host has, the same on each, on every device of the mesh."""
+    sharding = replicated(mesh)
+    arrays = jax.device_get(tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda _: x), arrays)
+
+
+def versions() -> dict[str, str]:
+    """Versions and device that a result was made with."""
+    return {
+        "lgjax": __version__,
+        "jax": jax.__version__,
+        "device": describe(jax.devices()),
+        "date": time.strftime("%Y-%m-%d"),
+    }

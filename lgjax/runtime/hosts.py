@@ -1,0 +1,88 @@
+"""Several hosts that run one program: how they join, who speaks, where they wait for each other."""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lgjax.runtime.errors import EnvironmentFault, UsageError
+
+LOG = logging.getLogger(__name__)
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether JAX said that another host cannot be reached."""
+    raised = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and jax.distributed.is_initialized()
+    return raised and re.search("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED", str(error)) is not None
+
+
+def join(coordinator: str | None, hosts: str | None, host: int | None) -> None:
+    """Joins this process to those of other hosts, so that all their devices are one mesh; to be called before `start`.
+
+    Args:
+      coordinator: HOST:PORT where host 0 listens.
+      hosts: how many there are; auto: JAX finds all three (TPU pods, SLURM, Open MPI); None: this process is alone.
+      host: which one this is, from 0.
+
+    Raises:
+      UsageError: the arguments do not say which host this is.
+      EnvironmentFault: the hosts cannot be joined; JAX itself ends a process whose others do not come in five minutes.
+    """
+    if (coordinator, hosts, host) == (None, None, None):
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    arguments = {} if (coordinator, hosts, host) == (None, "auto", None) else _place(coordinator, hosts, host)
+    if host == 0:
+        LOG.info("waiting for %s hosts at %s", hosts, coordinator)
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        problem = f"the hosts cannot be joined: {error}".rstrip(".")
+        raise EnvironmentFault(
+            f"{problem}. Check --coordinator, --hosts and --host, and that the port is free."
+        ) from error
+
+
+def is_first_host() -> bool:
+    """Whether this is the host that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Silences print and progress bars on all hosts but the first; what they raise is told all the same."""
+    with contextlib.ExitStack() as stack:
+        if not is_first_host():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
+def differing(digests: dict[str, str]) -> list[str]:
+    """Names of the digests, hex SHA-256, that are not the same on all hosts; each host waits here for the others."""
+    mine = np.array([list(bytes.fromhex(digest)) for digest in digests.values()], np.uint8)
+    found = multihost_utils.process_allgather(mine)  # [hosts, names, 32]
+    return [name for name, same in zip(digests, (found == found[0]).all((0, 2)), strict=True) if not same]
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when all hosts have called it."""
+    multihost_utils.sync_global_devices(name)
+
+
+def _place(coordinator: str | None, hosts: str | None, host: int | None) -> dict[str, Any]:
+    """What JAX is told of a host's place; raises UsageError where the flags do not say it."""
+    named = re.fullmatch(r".+:\d+", coordinator or "") and re.fullmatch(r"\d+", hosts or "")
+    if not named or host is None or not 0 <= host < int(hosts or 0):
+        expected = "--coordinator=HOST:PORT --hosts=N --host=I, with I from 0 to N - 1, or --hosts=auto alone"
+        raise UsageError(f"the flags do not say which host this is: expected {expected}.")
+    place = {"coordinator_address": coordinator, "num_processes": int(hosts or 0), "process_id": host}
+    return {**place, "cluster_detection_method": "deactivate"}  # which under SLURM would hide all GPUs but one

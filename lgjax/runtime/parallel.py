@@ -1,0 +1,65 @@
+"""Work on many items at once, in order and with bounded memory."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from lgjax.runtime.errors import EnvironmentFault
+
+T = TypeVar("T")
+
+
+def ahead(
+    function: Callable[[Any], T], items: Iterable, workers: int, pool: ProcessPoolExecutor | None = None
+) -> Iterator[T]:
+    """Applies a function to items in order; no more than `workers` + 1 results wait for the reader.
+
+    Args:
+      function: takes one item; in processes, it and the items and results are pickled between them.
+      items: what to work on.
+      workers: how many are worked on at once.
+      pool: from `processes`, for what holds the interpreter's lock while it computes; None: threads.
+
+    Raises:
+      EnvironmentFault: a process died, as where memory runs out.
+    """
+    with contextlib.ExitStack() as stack:
+        executor = pool or stack.enter_context(ThreadPoolExecutor(workers))
+        pending: list[Future[T]] = []
+        try:
+            for item in items:
+                pending.append(executor.submit(function, item))
+                if len(pending) > workers:
+                    yield pending.pop(0).result()
+            while pending:
+                yield pending.pop(0).result()
+        except BrokenProcessPool as error:
+            message = "a worker process died, as they do where memory runs out: use fewer with --config.workers"
+            raise EnvironmentFault(message) from error
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def processes(workers: int) -> ProcessPoolExecutor:
+    """Processes that start afresh, since forking beside JAX's threads is unsafe."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=stay_with_parent)
+
+
+def stay_with_parent(*_) -> None:
+    """In a worker process: leaves Ctrl-C to the parent, and ends with it even where it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

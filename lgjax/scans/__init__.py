@@ -1,0 +1,1 @@
+"""What a user has, read strictly: volumes, orientations, layouts, subjects, pictures."""

@@ -1,0 +1,199 @@
+"""Which files make a subject in each layout that data sets come in: names are looked at, images are not."""
+
+import csv
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from lgjax.runtime.errors import InputError, UsageError
+
+_NIFTI = r"\.(nii|nii\.gz|hdr)$"
+# BraTS 2012 to 2021: Brats18_2013_11_1_t2.nii.gz; from 2023: BraTS-GLI-00000-000-t2w.nii.gz
+_BRATS = re.compile(r"(?P<case>brats.*)(?P<mark>[_-])t2w?" + _NIFTI, re.IGNORECASE)
+_BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z]+-[^_]+)*_T2w" + _NIFTI)
+_IXI = re.compile(r"(?P<subject>IXI\d+)-[A-Za-z]+-\d+-T2(_bet|_brain)*" + _NIFTI, re.IGNORECASE)
+_NOT_A_SCAN = re.compile(
+    r"(^|[_.-])(brain)?(mask|d?seg|segmentation|labels?|lesions?|roi|gold_?standard|consensus)(?=[_.-])",
+    re.IGNORECASE,
+)
+_OUTPUTS = re.compile(r"_desc-(restored|anomaly)_")  # what lgjax.restore writes
+# X_bet comes last: beside X it is the mask that HD-BET 2 writes, but the stripped scan where X_bet has a mask itself.
+_MASKS = ("_mask", "_desc-brain_mask", "_brain_mask", "_bet_mask", "_brain_bet", "_bet_bet", "_bet")
+_CAMCAN = ("", "anat/", "*/anat/", "*/*/anat/", "*/*/*/anat/", "*/*/*/*/anat/")  # cc700/mri/pipeline/release004/BIDS*/
+
+
+class Files(NamedTuple):
+    """The files of one subject."""
+
+    name: str
+    image: pathlib.Path
+    mask: pathlib.Path | None = None  # of the brain
+    lesion: pathlib.Path | None = None
+    kind: str = ""  # lesion_kind of participants.tsv
+
+
+class _Layout(NamedTuple):
+    find: Callable[[pathlib.Path], list[Files]]
+    looked_for: str
+
+
+def find(root: pathlib.Path, layout: str) -> list[Files]:
+    """Lists the subjects of a folder.
+
+    Args:
+      root: the folder.
+      layout: a name in `NAMES`; auto takes the first layout of which there is a scan.
+
+    Raises:
+      UsageError: there is no scan.
+      InputError: participants.tsv cannot be read.
+    """
+    for name in _LAYOUTS if layout == "auto" else [layout]:
+        if found := _LAYOUTS[name].find(root):
+            return found
+    if layout == "auto":
+        *most, last = (each.looked_for for each in _LAYOUTS.values())
+        raise UsageError(f"{root} holds no scan. Looked for {', '.join(most)} and {last}.")
+    looked_for = _LAYOUTS[layout].looked_for
+    raise UsageError(f"{root} holds no scan in the layout {layout}. Looked for {looked_for}; or try --layout=auto.")
+
+
+def stem(path: pathlib.Path) -> str:
+    """Returns the name without .nii, .nii.gz, .hdr or .img."""
+    return re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name, flags=re.IGNORECASE)
+
+
+def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] = (".",)) -> list[Files]:
+    """The subjects of a BIDS folder whose folders match `subjects`; participants.tsv is in one of `tables`."""
+    layouts = (f"{subjects}/anat/*", f"{subjects}/ses-*/anat/*")
+    images = [path for path in _files(root, layouts) if _BIDS.fullmatch(path.name) and not _OUTPUTS.search(path.name)]
+    if not images:
+        return []
+    kinds = _kinds([root / table / "participants.tsv" for table in tables])
+    derivatives = [f"derivatives/{inner}{layout}" for inner in ("", "*/") for layout in layouts]
+    index = _index(_files(root, (*layouts, *derivatives)))
+    pipelines = [folder for folder in sorted((root / "derivatives").glob("*")) if not _is_ours(folder)]
+    found = []
+    for image in images:
+        start = stem(image).removesuffix("_T2w")
+        # The name is every entity but those that tell how the image was processed: sub-01_ses-2 -> 01ses2.
+        name = re.sub(r"_(desc|space|res)-[^_]+", "", start)
+        folder = image.parent.relative_to(root)
+        folders = [image.parent, *(pipeline / folder for pipeline in (root / "derivatives", *pipelines))]
+        starts = (start, name, f"{name}_space-orig")
+        mask = _first(index, folders, [f"{each}_desc-brain_mask" for each in starts]) or _mask_beside(index, image)
+        lesion = _first(index, folders, [f"{each}_label-lesion_mask" for each in starts])
+        found.append(Files(name, image, mask, lesion, kinds.get(name.split("_")[0], "")))
+    return found
+
+
+def _camcan(root: pathlib.Path) -> list[Files]:
+    """Cam-CAN's release: a folder a modality, each with subject folders; `root` is any folder on the way there."""
+    for pattern in _CAMCAN:
+        folders = sorted({path.parent for path in root.glob(f"{pattern}sub-CC*")})
+        if found := [files for folder in folders for files in _bids(folder, "sub-CC*", (".", ".."))]:
+            return found
+    return []
+
+
+def _brats(root: pathlib.Path) -> list[Files]:
+    paths = list(_files(root, ("*", "*/*", "*/*/*", "*/*/*/*")))
+    index = _index(paths)
+    found = []
+    for image in paths:
+        if match := _BRATS.fullmatch(image.name):
+            start, folder = match["case"] + match["mark"], [image.parent]
+            mask = _first(index, folder, [f"{start}mask"]) or _mask_beside(index, image)
+            found.append(Files(match["case"], image, mask, _first(index, folder, [f"{start}seg"])))
+    return found
+
+
+def _ixi(root: pathlib.Path) -> list[Files]:
+    """IXI-T2.tar: one folder; site and number of a file are left out of the name, so nobody is in it twice."""
+    matches = ((files, _IXI.fullmatch(files.image.name)) for files in _plain(root))
+    return [files._replace(name=match["subject"].upper()) for files, match in matches if match]
+
+
+def _plain(root: pathlib.Path) -> list[Files]:
+    paths = list(_files(root, ("*",)))
+    index = _index(paths)
+    found = []
+    for image in paths:
+        if not (_NOT_A_SCAN.search(image.name) or _OUTPUTS.search(image.name) or _is_derived(index, image)):
+            lesion = _first(index, [root], [f"{stem(image)}_seg"])
+            found.append(Files(stem(image), image, _mask_beside(index, image), lesion))
+    return found
+
+
+_LAYOUTS = {  # in the order in which auto tries them
+    "bids": _Layout(_bids, "a BIDS folder (sub-*/[ses-*/]anat/sub-*_T2w.nii.gz)"),
+    "camcan": _Layout(_camcan, "Cam-CAN's release (anat/sub-CC*/anat/sub-CC*_T2w.nii.gz, 4 levels down at most)"),
+    "brats": _Layout(_brats, "a BraTS folder (BraTS*_t2.nii.gz or BraTS*-t2w.nii.gz, 3 levels down at most)"),
+    "ixi": _Layout(_ixi, "IXI's scans (IXI*-SITE-*-T2.nii.gz directly inside)"),
+    "folder": _Layout(_plain, "NIfTI files directly inside"),
+}
+NAMES = ("auto", *_LAYOUTS, "phantom")
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    """Whether lgjax wrote a BIDS derivative: its masks are results, not what a user gives."""
+    try:
+        made = json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
+        return any(maker["Name"] == "lgjax" for maker in made)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def mask_beside(image: pathlib.Path) -> pathlib.Path | None:
+    """The brain mask in the folder of a scan, by its name."""
+    return _mask_beside(_index(_files(image.parent, ("*",))), image)
+
+
+def _mask_beside(index: dict, image: pathlib.Path) -> pathlib.Path | None:
+    """Returns the brain mask in the image's own folder that is named after it."""
+    return _first(index, [image.parent], [stem(image) + suffix for suffix in _MASKS])
+
+
+def _is_derived(index: dict, image: pathlib.Path) -> bool:
+    """Tells whether a file X_bet or X_brain was made from a file X beside it: it is no other subject, then."""
+    start = stem(image).lower()
+    while (shorter := re.sub(r"_(bet|brain)$", "", start)) != start:
+        if (image.parent, shorter) in index:
+            return True
+        start = shorter
+    return False
+
+
+def _files(root: pathlib.Path, patterns: Iterable[str]) -> Iterator[pathlib.Path]:
+    """Yields NIfTI files (by their names; a broken link is listed too, and reported when it is read)."""
+    for pattern in patterns:  # of fixed depth: a link to a parent folder cannot send us round
+        for path in sorted(root.glob(pattern)):
+            if re.search(_NIFTI, path.name, re.IGNORECASE) and not path.name.startswith("."):
+                yield path
+
+
+def _index(paths: Iterable[pathlib.Path]) -> dict[tuple[pathlib.Path, str], pathlib.Path]:
+    """Returns the files by folder and name without extension, in lower case."""
+    return {(path.parent, stem(path).lower()): path for path in paths}
+
+
+def _first(index: dict, folders: list[pathlib.Path], stems: list[str]) -> pathlib.Path | None:
+    keys = ((folder, name.lower()) for folder in folders for name in stems)
+    return next((index[key] for key in keys if key in index), None)
+
+
+def _kinds(tables: list[pathlib.Path]) -> dict[str, str]:
+    """Returns the column lesion_kind of the first participants.tsv that is there, by subject."""
+    path = next((path for path in tables if path.is_file()), None)
+    if path is None:
+        return {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, f"cannot be read: {error}", "Save it as tab-separated UTF-8 text") from error
+    return {
+        f"sub-{(row.get('participant_id') or '').removeprefix('sub-')}": row.get("lesion_kind") or "" for row in rows
+    }

@@ -1,0 +1,1 @@
+"""The embedded data set: synthetic T2-weighted brains, healthy and with lesions."""

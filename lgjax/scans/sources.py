@@ -1,0 +1,307 @@
+"""What a user has, one file or a folder in a common layout, as a list of subjects to load one at a time."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import sys
+import unicodedata
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lgjax import __version__
+from lgjax.runtime import files
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import layouts, nifti
+from lgjax.scans.layouts import Files
+from lgjax.scans.phantom import draw
+from lgjax.scans.volume import Scan, Volume
+
+_LABELS = (0, 1, 2, 3, 4)  # BraTS 2018 uses 0, 1, 2 and 4, from 2023 on 0 to 3; others 0 and 1
+_PREPARED = "_desc-preproc_T2w.nii.gz"  # how lgjax.preprocess names a scan whose bias field it has seen to
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """One scan and what belongs to it; nothing is read before it is asked for, and each part fails by itself.
+
+    Attributes:
+      identifier: "sub-" and letters and digits only: safe in any path or page.
+      original: the name as found.
+      image: reads the scan.
+      mask: reads the brain mask, where there is one.
+      lesion: reads the reference segmentation, where there is one (`reference` checks it).
+      kind: group shown in tables, for example "glioma"; "" if unknown.
+      paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
+      reading: the options that the files are read with, as JSON.
+      bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
+        the bias field that it removed ("null": none).
+      person: of such a scan, who was scanned, since its name does not tell sessions any more.
+    """
+
+    identifier: str
+    original: str
+    image: Callable[[], Volume]
+    mask: Callable[[], Volume] | None = None
+    lesion: Callable[[], Volume] | None = None
+    kind: str = ""
+    paths: tuple[pathlib.Path, ...] = ()
+    reading: str = ""
+    bias_field: str | None = None
+    person: str = ""
+
+    @property
+    def participant(self) -> str:
+        """Who was scanned: sub-01 of sub-01_ses-2_run-1, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
+        if self.person:
+            return self.person
+        if self.original.startswith("sub-"):
+            return identifier(self.original.split("_")[0])
+        return identifier(re.sub(r"_ses-.*|(?<=-\d{5})-\d{3}$", "", self.original))
+
+
+def find(
+    spec: str,
+    *,
+    layout: str = "auto",
+    mask: str | None = None,
+    max_voxels: int = nifti.MAX_VOXELS,
+    assume_ras: bool = False,
+    volume: int | None = None,
+    single_slice: bool = False,
+) -> list[Subject]:
+    """Lists the subjects in one NIfTI file, a folder or the phantom.
+
+    Args:
+      spec: path of the file or folder; or phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration (both
+        healthy) or test (COUNT subjects of every kind), made from a folder of label maps where one is named.
+      layout: of a folder: bids, camcan, brats, ixi or folder; auto recognises it (and the phantom by its name).
+      mask: path of the brain mask, with a single file only.
+      max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
+
+    Returns:
+      The subjects, by identifier.
+
+    Raises:
+      UsageError: there is no subject, no such layout, or a mask is given for a folder.
+      InputError: two subjects would get one identifier, or participants.tsv cannot be read.
+    """
+    if layout not in layouts.NAMES:
+        raise UsageError(f"There is no layout {layout}. Choose one of {', '.join(layouts.NAMES)}.")
+    if layout == "phantom" or (layout == "auto" and spec.split(":")[0] == "phantom"):
+        return _phantom(spec)
+    found = _found(spec, layout, mask)
+    _check_unique(spec, found)
+    read = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
+    reading = json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice})
+    subjects = [_subject(entry, functools.partial(read, volume=volume), read, reading) for entry in found]
+    return sorted(subjects, key=lambda subject: subject.identifier)
+
+
+def prepared(folder: str) -> list[Subject]:
+    """The scans that lgjax.preprocess wrote into a folder: what was doubtful in them was decided then."""
+    return find(folder, layout="bids", max_voxels=sys.maxsize, assume_ras=True, single_slice=True)
+
+
+def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
+    root = pathlib.Path(spec)
+    if root.is_dir():
+        if mask is not None:
+            raise UsageError(f"--mask goes with a single file, and {spec} is a folder: name the masks X_mask.nii.gz")
+        return layouts.find(root, layout)
+    if not (root.exists() or root.is_symlink()):
+        raise UsageError(f"{spec} does not exist. Give a NIfTI file or a folder of scans.")
+    if layout != "auto":
+        raise UsageError(f"--layout={layout} goes with a folder, and {spec} is a file.")
+    return [Files(layouts.stem(root), root, pathlib.Path(mask) if mask else layouts.mask_beside(root))]
+
+
+def _subject(
+    entry: Files, read: Callable[[pathlib.Path], Volume], read_label: Callable[..., Volume], reading: str
+) -> Subject:
+    return Subject(
+        identifier=identifier(entry.name),
+        original=entry.name,
+        image=functools.partial(_image, read, entry.image),
+        mask=functools.partial(read_label, entry.mask) if entry.mask else None,
+        lesion=functools.partial(read_label, entry.lesion) if entry.lesion else None,
+        kind=entry.kind,
+        paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
+        reading=reading,
+        **_noted(entry.image),  # type: ignore[arg-type]
+    )
+
+
+def identifier(name: str) -> str:
+    """Returns "sub-" and the letters and digits of `name`, accents dropped; of its hash if none is left."""
+    plain = unicodedata.normalize("NFKD", name.removeprefix("sub-")).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9]", "", plain)
+    if len(plain) > 64:  # keeps file names within what file systems take
+        plain = plain[:56] + _short_hash(name)
+    return "sub-" + (plain or _short_hash(name))
+
+
+def digest(subject: Subject) -> str:
+    """SHA-256 of all that a subject's preparation starts from: the bytes of its files and how they are read.
+
+    Raises:
+      InputError: a file cannot be read.
+    """
+    found = [subject.original, __version__]  # the phantom is made by this version
+    if subject.paths:
+        with files.faults(subject.paths[0]):
+            found = [files.sha256(path) for path in subject.paths]
+    return files.digest([found, subject.reading])
+
+
+def reference(subject: Subject, image: Volume) -> np.ndarray | None:
+    """Reads a subject's reference segmentation: the lesion is where the label is above 0.
+
+    Args:
+      subject: whose.
+      image: the scan, or anything on its grid.
+
+    Returns:
+      [X, Y, Z] bool, or None where the subject has no reference.
+
+    Raises:
+      InputError: it is unreadable, on another grid, or has labels other than 0 to 4.
+    """
+    if subject.lesion is None:
+        return None
+    label = subject.lesion()
+    nifti.check_same_grid(image, label)
+    strange = label.data[~np.isin(label.data, _LABELS)]
+    if strange.size:
+        values = ", ".join(f"{value:g}" for value in np.unique(strange)[:5])
+        problem = f"has the label values {values}; a reference holds 0 (healthy) and 1 to 4 (lesion)"
+        raise InputError(
+            label.source,
+            problem,
+            "Give a segmentation; resample labels with nearest neighbours",
+        )
+    return label.data > 0
+
+
+_PHANTOM = {
+    "train": (1, ("healthy",), 652),
+    "calibration": (2, ("healthy",), 24),
+    "test": (3, draw.KINDS, 6),
+}
+
+
+def _phantom(spec: str) -> list[Subject]:
+    """Subjects of the embedded data set; a split is a seed, so no subject is in two splits."""
+    _, _, rest = spec.partition(":")
+    split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
+    if split not in _PHANTOM or not (count.isdigit() or not count):
+        raise UsageError(f"{spec}: expected phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration or test.")
+    seed, kinds, default = _PHANTOM[split]
+    subjects = []
+    for number in range(int(count or default)):
+        for k, kind in enumerate(kinds):
+            part = functools.partial(_phantom_part, labels or None, seed, number * len(kinds) + k, kind)
+            subjects.append(
+                Subject(
+                    identifier=f"sub-{split}{kind}{number:03d}",
+                    original=f"phantom:{split}:{kind}:{number}",
+                    image=functools.partial(part, "image"),
+                    mask=functools.partial(part, "brain"),
+                    lesion=functools.partial(part, "lesion"),
+                    kind=kind,
+                )
+            )
+    return sorted(subjects, key=lambda subject: subject.identifier)
+
+
+@functools.lru_cache(maxsize=8)
+def _phantom_scan(labels: str | None, seed: int, index: int, kind: str) -> Scan:
+    """One subject of the phantom, kept for a moment because its image, mask and lesion are asked for in turn."""
+    return draw.make_subject(draw.load_anatomies(labels), seed, index, kind)
+
+
+def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: str) -> Volume:
+    """The image, the brain mask or the lesion mask of a phantom subject."""
+    scan = _phantom_scan(labels, seed, index, kind)
+    if part == "image":
+        return scan.image
+    return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))
+
+
+class _Preparation(NamedTuple):
+    """What the sidecar of a prepared scan says."""
+
+    input_sha256: str  # of the raw scan
+    sha256: str  # of the prepared one
+    bias_field: str  # canonical JSON of the settings of the bias field removed, "null" if none was
+    warnings: tuple[str, ...]
+    participant: str  # who was scanned; "" where that was not noted
+
+
+def _image(read: Callable[[pathlib.Path], Volume], path: pathlib.Path) -> Volume:
+    """Reads a scan; a prepared one keeps the identity and the warnings of the scan that it was made from."""
+    preparation = _preparation(path)
+    image = read(path)
+    if preparation is None:
+        return image
+    if image.sha256 != preparation.sha256:
+        raise InputError(path, "was changed since it was prepared", "Prepare the scan again with lgjax.preprocess")
+    warnings = tuple(dict.fromkeys((*preparation.warnings, *image.warnings)))
+    return dataclasses.replace(image, sha256=preparation.input_sha256, warnings=warnings)
+
+
+def _noted(path: pathlib.Path) -> dict[str, str]:
+    """What a prepared scan's sidecar says of its subject."""
+    try:
+        preparation = _preparation(path)
+    except InputError:  # said when the scan is read
+        return {}
+    return {"bias_field": preparation.bias_field, "person": preparation.participant} if preparation else {}
+
+
+def _preparation(path: pathlib.Path) -> _Preparation | None:
+    """Reads what lgjax.preprocess noted beside a scan; None where it did not make the scan.
+
+    Raises:
+      InputError: the sidecar is damaged.
+    """
+    sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    if not path.name.endswith(_PREPARED) or not os.path.lexists(sidecar):
+        return None
+    remedy = "Prepare the scan again with lgjax.preprocess"
+    with files.faults(sidecar):
+        content = sidecar.read_bytes()
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(sidecar, f"is no JSON: {error}", remedy) from error
+    if not isinstance(record, dict) or not {"InputSHA256", "SHA256"} & record.keys():
+        return None  # another program's
+    identity, digest = (record.get(name, "") for name in ("InputSHA256", "SHA256"))
+    warnings = record.get("Warnings", [])
+    if (
+        not all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (identity, digest))
+        or not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings))
+        or not isinstance(record.get("BiasField", ""), dict | None)
+    ):
+        raise InputError(sidecar, "is damaged: InputSHA256, SHA256, BiasField or Warnings is not as written", remedy)
+    bias_field, person = json.dumps(record["BiasField"], sort_keys=True), record.get("Participant", "")
+    return _Preparation(identity, digest, bias_field, tuple(warnings), person if isinstance(person, str) else "")
+
+
+def _check_unique(spec: str, found: list[Files]) -> None:
+    seen: dict[str, Files] = {}
+    for entry in found:
+        other = seen.setdefault(identifier(entry.name).lower(), entry)  # some file systems ignore case
+        if other is not entry:
+            problem = f"has two scans that would both be {identifier(entry.name)}: {other.image} and {entry.image}"
+            raise InputError(spec, problem, "Keep one of them, or rename one by more than punctuation")
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""How fast programs run and how fast a device could be."""

@@ -1,0 +1,219 @@
+"""What a benchmark times: the restoration of one batch by a method, and the training steps of a model.
+
+Weights are random and slices synthetic: every iteration does the same work whatever they hold.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from lgjax import models
+from lgjax.evaluation.published import TABLE1
+from lgjax.methods import runner as runners
+from lgjax.methods.names import Method
+from lgjax.preparation.slices import BACKGROUND, Slices
+from lgjax.runtime.devices import batch_sharding, replicate
+from lgjax.speed import peaks as speed_peaks
+from lgjax.speed.peaks import Peaks, Runs
+from lgjax.training import feeding, step, store
+from lgjax.training.step import TrainState
+
+AXES = (0.85, 0.65)  # of the ellipse that stands for a brain, as parts of half a slice
+LAMBDA = 1.0
+ENDLESS = 1 << 30  # training steps
+
+
+def brain_like(seed: int, count: int, height: int, width: int) -> Slices:
+    """`count` slices of noise in an ellipse, [count, height, width, 1], z-scored as brains are."""
+    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    mask = np.broadcast_to(np.hypot(rows / AXES[0], columns / AXES[1]) < 1, (count, height, width))[..., None]
+    noise = np.random.default_rng(seed).standard_normal(mask.shape, np.float32)
+    y = np.where(mask, noise, np.float32(BACKGROUND))
+    return Slices(y, mask.astype(np.float32), np.arange(count, dtype=np.int32))
+
+
+def random_state(config) -> TrainState:
+    """A state before the first step, with random kernels from `config.seed`; nothing has to be compiled for it."""
+    rng = np.random.default_rng(config.seed)
+
+    def draw(path, leaf):
+        if (name := path[-1].key) == "kernel":
+            values = rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            values = np.full(leaf.shape, name in ("scale", "var"))
+        return values.astype(leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(draw, step.state_shapes(config).variables)
+    return TrainState(jnp.zeros((), jnp.int32), variables, step.optimizer(config.train).init(variables["params"]))
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Within it programs are compiled even where an earlier process left them on disk."""
+    _enable_cache(False)
+    try:
+        yield
+    finally:
+        _enable_cache(True)
+
+
+def _enable_cache(value: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", value)
+    compilation_cache.reset_cache()  # it remembers what it was told before
+
+
+def compiled(function, *arguments) -> tuple[Any, Any, float]:
+    """A jitted function lowered and compiled for some arguments, and the seconds that both took."""
+    with uncached():
+        began = time.perf_counter()
+        lowered = function.lower(*arguments)
+        program = lowered.compile()
+        return lowered, program, time.perf_counter() - began
+
+
+class Restoration:
+    """A method, compiled for a short and a long run, both with the same batch."""
+
+    kind = "methods"
+
+    def __init__(self, method: Method, config, mesh: jax.sharding.Mesh, short: int, target: float):
+        """Compiles and runs both once; the long one takes about `target` seconds, or all iterations of `config`.
+
+        Args:
+          method: that iterates.
+          config: of its experiment.
+          mesh: that batches are split over.
+          short: iterations of the short run.
+          target: seconds.
+        """
+        self.name, self.method, self.config, self.mesh = method.name, method, config, mesh
+        batch_size = runners.batch_size(config, mesh)
+        self.slices = brain_like(config.seed, batch_size, config.data.height, config.data.width)
+        self.strength = np.full(batch_size, LAMBDA, np.float32)
+        self.params = models.freeze(random_state(config).variables)
+        self.length = runners.length(method, config)
+        self.short, self.short_runs = self._compile(short), Runs(short, [])
+        guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
+        long = speed_peaks.count_for(target, guess, 4 * short, config.restore[self.length])
+        self.long, self.long_runs = self._compile(long), Runs(long, [])
+
+    def _compile(self, iterations: int) -> runners.Runner:
+        """The method as the product runs it, compiled before its first batch, which it then restores."""
+        config = self.config.copy_and_resolve_references()
+        config.restore[self.length] = iterations
+        if self.method.restores:
+            config.restore.tolerance = 0.0  # every slice makes all iterations
+        runner = runners.Runner(self.method, config, self.params, self.mesh)
+        arrays = jax.device_put((*self.slices, self.strength), batch_sharding(self.mesh))
+        self.lowered, runner.compiled, self.compile_seconds = compiled(runner.function, runner.params, *arrays)
+        self._run(runner)
+        return runner
+
+    def _run(self, runner: runners.Runner) -> float:
+        return speed_peaks.seconds(lambda: list(runner(self.slices, self.strength)))
+
+    def sample(self) -> None:
+        """Times one run of each length."""
+        self.short_runs.seconds.append(self._run(self.short))
+        self.long_runs.seconds.append(self._run(self.long))
+
+    def record(self, peaks: Peaks, settings) -> dict[str, Any]:
+        """What was measured, and what follows from it."""
+        iterations, batch, long = self.config.restore[self.length], len(self.slices.index), self.long_runs
+        seconds = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
+        batches = -(-settings.volume_slices // batch)
+        made_of = f"{batches} batches of {batch} for {settings.volume_slices} slices, {iterations} iterations"
+        volume = batches * speed_peaks.run_seconds(long, seconds.median, iterations)
+        published = next((entry.seconds for entry in TABLE1 if entry.method == self.name), None)
+        published = published if settings.as_paper and self.length == "iterations" else None
+        return {
+            "batch_size": batch,
+            "batch_size_of_programs": self.long.batch_size,  # smaller after an out-of-memory error
+            "grid": [self.config.data.height, self.config.data.width],
+            "seconds_per_iteration": seconds._asdict(),
+            "paper_seconds": published,
+            "paper_over_ours": speed_peaks.ratio(published, seconds.median),
+            "volume": {"seconds": volume, "computed_from": made_of},
+            "compile_seconds": self.compile_seconds,
+            **against_floor(self.lowered, self.long.compiled, peaks, seconds.median, self.mesh.size),
+            "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
+        }
+
+
+class Training:
+    """The training of a model, its slices on the device."""
+
+    kind = "training"
+
+    def __init__(self, name: str, config, mesh: jax.sharding.Mesh, count: int, target: float):
+        """Compiles the steps and takes some; a run then is as many as take about `target` seconds.
+
+        Args:
+          name: of the model.
+          config: of its experiment.
+          mesh: that batches are split over.
+          count: slices that batches are drawn from.
+          target: seconds.
+        """
+        self.name, self.mesh = name, mesh
+        self.config = config.copy_and_resolve_references()
+        self.config.data.resident = "always"
+        for field in ("steps", "log_every", "checkpoint_every"):
+            self.config.train[field] = ENDLESS
+        found = brain_like(config.seed, count, config.data.height, config.data.width)
+        self.steps = feeding.steps(self.config, store.Held(found.y, found.mask), mesh, 0)
+        self.state = replicate(random_state(self.config), mesh)
+        with contextlib.redirect_stdout(None):  # which is told where slices lie
+            self.together, program, arguments = next(self.steps)
+        self.lowered, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
+        self._run(1)
+        self.dispatches = speed_peaks.count_for(target, self._run(1), 1, 1000)
+        self.runs = Runs(self.dispatches * self.together, [])
+
+    def _run(self, dispatches: int) -> float:
+        def run():
+            for _ in range(dispatches):
+                self.state, terms = self.program(self.state, *next(self.steps).arguments)
+            return self.state, terms
+
+        return speed_peaks.seconds(run)
+
+    def sample(self) -> None:
+        """Times one run of some steps."""
+        self.runs.seconds.append(self._run(self.dispatches))
+
+    def record(self, peaks: Peaks, settings) -> dict[str, Any]:
+        """What was measured, and what follows from it."""
+        rate = speed_peaks.spread([self.runs.iterations / taken for taken in self.runs.seconds])
+        return {
+            "batch_size": self.config.train.batch_size,
+            "grid": [self.config.data.height, self.config.data.width],
+            "slices_on_device": settings.train_slices,
+            "steps_per_dispatch": self.together,
+            "steps_per_second": rate._asdict(),
+            "compile_seconds": self.compile_seconds,
+            **against_floor(self.lowered, self.program, peaks, 1 / rate.median, self.mesh.size),
+            "samples": self.runs._asdict(),
+        }
+
+
+def against_floor(lowered, compiled, peaks: Peaks, seconds: float, devices: int) -> dict[str, Any]:
+    """What one iteration of a program takes, and the least time that it needs beside `seconds`, which it took."""
+    cost = speed_peaks.cost(lowered, compiled, devices)
+    floor = speed_peaks.floor(cost, peaks)
+    return {
+        "program_bytes": speed_peaks.memory(compiled),
+        "flops": cost.flops,
+        "bytes": cost.bytes,
+        "flops_per_second": speed_peaks.ratio(cost.flops, seconds),
+        "floor_seconds": floor.seconds,
+        "floor_seconds_compute": floor.compute,
+        "fraction_of_floor": speed_peaks.ratio(floor.seconds, seconds),
+        "fraction_of_compute_floor": speed_peaks.ratio(floor.compute, seconds),
+    }

@@ -1,0 +1,211 @@
+"""What times mean: seconds per iteration from whole runs, the peak rates of a device, the least time a program needs.
+
+The floor of a program is max(operations / peak rate, bytes / peak bandwidth); both peaks are measured here, on the
+device that the program runs on.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lgjax.runtime.devices import batch_sharding
+
+PRODUCTS, SUMS = 4, 16  # in a run, so that starting it does not count
+PRODUCT_SECONDS = 0.3  # no larger matrices are tried once a run takes longer
+
+
+class Spread(NamedTuple):
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    lower: float
+    upper: float
+
+
+class Runs(NamedTuple):
+    """Repeated runs of a program that iterates."""
+
+    iterations: int  # in each run
+    seconds: list[float]  # of each run
+
+
+class Cost(NamedTuple):
+    """What one iteration of a program takes, on all devices together; None where XLA does not say."""
+
+    flops: float | None  # floating-point operations
+    bytes: float | None  # read and written
+
+
+class Peaks(NamedTuple):
+    """The best rates that were measured on all devices together."""
+
+    flops: float  # per second
+    bytes: float  # per second
+    samples: dict[str, list[float]]  # all tries, per second, by what was run
+
+
+class Floor(NamedTuple):
+    """The least seconds that the operations and the bytes of a program need."""
+
+    compute: float | None
+    memory: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Both at the same time: the larger one, where both are known."""
+        return None if self.compute is None or self.memory is None else max(self.compute, self.memory)
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Median and quartiles, interpolated linearly."""
+    lower, median, upper = (float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75)))
+    return Spread(median, lower, upper)
+
+
+def per_iteration(short: Runs, long: Runs) -> list[float]:
+    """Seconds per iteration from each pair of runs: the slope between them, in which all that a run does once cancels.
+
+    Noise can make it negative where the difference is short.
+    """
+    pairs = zip(short.seconds, long.seconds, strict=True)
+    return [(b - a) / (long.iterations - short.iterations) for a, b in pairs]
+
+
+def run_seconds(long: Runs, slope: float, iterations: int) -> float:
+    """Seconds of a run of any number of iterations, from the median of `long` and the seconds per iteration."""
+    return float(np.median(long.seconds)) + (iterations - long.iterations) * slope
+
+
+def count_for(target: float, seconds: float, least: int, most: int) -> int:
+    """How many iterations of `seconds` each fill `target` seconds, within limits of which `least` is the stronger."""
+    return max(least, min(most, round(target / seconds)))
+
+
+def floor(cost: Cost, peaks: Peaks) -> Floor:
+    """The least time of a program on a device."""
+    compute = None if cost.flops is None else cost.flops / peaks.flops
+    return Floor(compute, None if cost.bytes is None else cost.bytes / peaks.bytes)
+
+
+def ratio(numerator: float | None, denominator: float | None) -> float | None:
+    """Their quotient; None where one is unknown, or the denominator is no time."""
+    return None if numerator is None or denominator is None or denominator <= 0 else numerator / denominator
+
+
+def cost(lowered: Any, compiled: Any, devices: int) -> Cost:
+    """What XLA counts in a program: in a loop one iteration, whatever its length, beside what is done once.
+
+    Operations are counted in the program as written, before any compiler pass, so that no backend hides them in calls
+    of a library: a multiplication and an addition are two, products with padding none, exponentials and the like none.
+    Bytes are those of the program as compiled: all that a fused kernel reads and writes, in a cache or not.
+
+    Args:
+      lowered, compiled: a jitted function, lowered and then compiled.
+      devices: that it is split over.
+    """
+    flops = (lowered.cost_analysis() or {}).get("flops")
+    accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
+    return Cost(flops, None if accessed is None else accessed * devices)
+
+
+def memory(compiled: Any) -> int | None:
+    """Bytes that a compiled program holds on each device: arguments, results and what lies between; None if unknown."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    shared = found.alias_size_in_bytes  # by an argument and a result
+    return found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes - shared
+
+
+def peak_memory(mesh: jax.sharding.Mesh) -> int | None:
+    """The most bytes that this process has held on one device so far; None where devices do not count (CPU)."""
+    found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in mesh.local_devices]
+    return max((value for value in found if value is not None), default=None)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Wall time until the arrays that `run` returns are computed."""
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - began
+
+
+def measure_peaks(mesh: jax.sharding.Mesh, dtype: str, sizes: Sequence[int], length: int, tries: int = 2) -> Peaks:
+    """Measures the rate of matrix products, the best over some sizes, and the bandwidth of a sum of two large arrays.
+
+    Args:
+      mesh: all its devices work at the same time.
+      dtype: of the matrices; products are of JAX's default precision, on a GPU TensorFloat-32.
+      sizes: rows of the square matrices, ascending; large ones are left out where they take long.
+      length: elements of each array, on each device; more than a cache holds.
+      tries: runs of each kind; the best one counts.
+    """
+    products: dict[str, list[float]] = {}
+    for n in sizes:
+        taken = _product_seconds(mesh, dtype, n, tries)
+        products[f"{dtype} matrix product {n}"] = [PRODUCTS * mesh.size * 2 * n**3 / t for t in taken]
+        if min(taken) > PRODUCT_SECONDS:
+            break
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    sums = _host_sum_rates(length, tries) if on_cpu else _sum_rates(mesh, length, tries)
+    fastest = max(max(rates) for rates in products.values())
+    return Peaks(fastest, max(sums), {**products, "float32 sum a + b -> a": sums})
+
+
+def best(found: Sequence[Peaks]) -> Peaks:
+    """The peaks of several measurements on the same device, with the samples of all."""
+    samples: dict[str, list[float]] = {}
+    for name, rates in (item for peaks in found for item in peaks.samples.items()):
+        samples.setdefault(name, []).extend(rates)
+    return Peaks(max(peaks.flops for peaks in found), max(peaks.bytes for peaks in found), samples)
+
+
+def _product_seconds(mesh: jax.sharding.Mesh, dtype: str, n: int, tries: int) -> list[float]:
+    """Seconds of PRODUCTS products of n x n matrices, one pair on each device, one product after the other."""
+    split = batch_sharding(mesh)
+    shape = (mesh.size, n, n)
+    draw = jax.jit(lambda key: (jax.random.normal(key, shape) / n**0.5).astype(dtype), out_shardings=split)
+    w = draw(jax.random.key(0))  # of which products neither grow nor vanish
+    run = jax.jit(lambda x, w: jax.lax.fori_loop(0, PRODUCTS, lambda _, x: x @ w, x), out_shardings=split)
+    return _timed(lambda: run(w, w), tries)
+
+
+def _sum_rates(mesh: jax.sharding.Mesh, length: int, tries: int) -> list[float]:
+    """Bytes per second of SUMS sums a + b -> a of arrays on each device, too large for a cache."""
+    split = batch_sharding(mesh)
+    ones = jax.jit(lambda: jnp.ones((mesh.size, length), jnp.float32), out_shardings=split)
+    a, b = ones(), ones()
+    add = jax.jit(lambda a, b: jax.lax.fori_loop(0, SUMS, lambda _, a: a + b, a), donate_argnums=0, out_shardings=split)
+
+    def run():
+        nonlocal a
+        a = add(a, b)
+        return a
+
+    return [SUMS * mesh.size * 3 * 4 * length / t for t in _timed(run, tries)]
+
+
+def _host_sum_rates(length: int, tries: int) -> list[float]:
+    """The same on CPU by NumPy, split over the cores: XLA's sum keeps to one of them."""
+    cores = os.cpu_count() or 1
+    parts = [np.ones((2, n), np.float32) for n in np.diff(np.linspace(0, length, cores + 1).astype(int))]
+
+    def add(part: np.ndarray) -> None:
+        for _ in range(SUMS):
+            np.add(part[0], part[1], out=part[0])
+
+    with ThreadPoolExecutor(cores) as pool:
+        taken = _timed(lambda: list(pool.map(add, parts)), tries)
+    return [SUMS * 3 * 4 * length / t for t in taken]
+
+
+def _timed(run: Callable[[], Any], tries: int) -> list[float]:
+    """Seconds of some runs after a first one, which compiles."""
+    seconds(run)
+    return [seconds(run) for _ in range(tries)]

@@ -1,0 +1,1 @@
+"""A work directory: its config, checkpoints, weights and calibrations."""

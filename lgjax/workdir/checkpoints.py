@@ -1,0 +1,143 @@
+"""Checkpoints that are verified before they are believed: Orbax for the arrays, a SHA-256 manifest for the bytes.
+
+A checkpoint is a folder `<step>/` with Orbax's files in `state/`; `manifest.json`, which lists every file's digest and
+every array's shape; and `manifest.sha256`, the digest of that list. It takes its final name last, so a folder with a
+valid manifest is complete.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from lgjax.runtime import files
+from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
+
+LOG = logging.getLogger(__name__)
+FORMAT = 1
+KEPT = 2  # newest checkpoints that are kept: one to use, one to fall back on
+
+
+def save(folder: pathlib.Path, step: int, state: Any) -> None:
+    """Writes `folder/<step>`, all of it or nothing, and removes all but the newest KEPT; for one host of several.
+
+    Args:
+      folder: of checkpoints.
+      step: whose state it is.
+      state: arrays in this host's reach.
+
+    Raises:
+      EnvironmentFault: the disk is full or refuses.
+    """
+    final, temporary = folder / str(step), folder / f".{step}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(temporary.absolute() / "state", state)
+        contents = {str(p.relative_to(temporary)): files.sha256(p) for p in _files(temporary / "state")}
+        manifest = {"format": FORMAT, "step": step, "arrays": _arrays(state), "sha256": contents}
+        files.atomic_write(temporary / "manifest.json", json.dumps(manifest, indent=1))
+        files.atomic_write(temporary / "manifest.sha256", files.sha256(temporary / "manifest.json"))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        for old in steps(folder)[KEPT:]:
+            shutil.rmtree(folder / str(old))
+    except (OSError, ValueError, EnvironmentFault) as error:  # Orbax reports a failed write as ValueError
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise EnvironmentFault(
+            f"{final}: cannot be written: {error}. Free some space or name another --workdir."
+        ) from error
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints in a folder, newest first, valid or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+
+
+def restore_newest(folder: pathlib.Path, like: Any) -> tuple[Any, int] | None:
+    """Restores the newest valid checkpoint; a damaged one is passed over with a warning.
+
+    Args:
+      folder: of checkpoints.
+      like: a state with the expected arrays (values are not used).
+
+    Returns:
+      The state and its step; None if there is no checkpoint at all.
+
+    Raises:
+      UsageError: a checkpoint belongs to another architecture or a newer format.
+      InputError: there are checkpoints, and none is valid.
+    """
+    found = steps(folder)
+    for step in found:
+        try:
+            _verify(folder / str(step), like)
+        except InputError as error:
+            LOG.warning("warning: %s Falling back to the one before.", error)
+            continue
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore((folder / str(step) / "state").absolute(), _on_one_device(like)), step
+    if found:
+        raise InputError(folder, "holds no valid checkpoint", "Restore it from a backup or train again")
+    return None
+
+
+def weights_digest(folder: pathlib.Path, step: int) -> str:
+    """SHA-256 that identifies the arrays of a checkpoint."""
+    return files.sha256(folder / str(step) / "manifest.json")
+
+
+def _verify(path: pathlib.Path, like: Any) -> None:
+    """Raises InputError for damage, UsageError for a checkpoint that is sound but not ours."""
+    remedy = "The checkpoint is not used"
+    try:
+        if files.sha256(path / "manifest.json") != (path / "manifest.sha256").read_text():
+            raise ValueError("it is damaged")
+        manifest = json.loads((path / "manifest.json").read_text())
+        listed, arrays, version = manifest["sha256"], manifest["arrays"], manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f"has no readable manifest ({error})", remedy) from error
+    if version != FORMAT:
+        raise UsageError(f"{path}: has format {version}, this version reads {FORMAT}. Update lgjax.")
+    present = {str(p.relative_to(path)): p for p in _files(path / "state")}
+    if present.keys() != listed.keys():
+        raise InputError(path, "has missing or additional files", remedy)
+    for name, digest in listed.items():
+        if files.sha256(present[name]) != digest:
+            raise InputError(path / name, "is damaged: its SHA-256 differs from the manifest's", remedy)
+    if arrays != _arrays(like):
+        raise UsageError(f"{path}: belongs to another architecture. Use the config it was trained with.")
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax for this host alone: one host saves while the others do something else, and each restores by itself."""
+    host = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _on_one_device(like: Any) -> Any:
+    """What Orbax is to restore: the same arrays, on this host's first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+
+
+def _arrays(state: Any) -> dict[str, list]:
+    """Shape and dtype of every array, by its path in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,49 @@
+"""The trained weights of a work directory, ready for restoration."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from lgjax import models
+from lgjax.preparation import recipe as recipes
+from lgjax.preparation.dataset import RECIPE
+from lgjax.preparation.recipe import Recipe
+from lgjax.runtime.errors import InputError
+from lgjax.training.step import state_shapes
+from lgjax.workdir import checkpoints
+
+
+class Trained(NamedTuple):
+    """Frozen parameters and where they come from."""
+
+    params: Any  # for `models.bind`
+    digest: str  # SHA-256
+    step: int
+    trained_on: str  # in words
+    subjects: frozenset[str]  # SHA-256 of the scans it was trained on
+    recipe: Recipe  # how those were prepared, and how others must be
+
+    def words(self, model: str) -> str:
+        """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
+        return self.trained_on if model else "nothing"
+
+
+def load(config, workdir: pathlib.Path) -> Trained:
+    """Loads the newest valid checkpoint, normalisation folded away.
+
+    Raises:
+      InputError: the work directory holds no trained weights, or does not say how scans are prepared.
+    """
+    folder = workdir / "checkpoints"
+    restored = checkpoints.restore_newest(folder, state_shapes(config))
+    if restored is None:
+        raise InputError(workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}")
+    state, step = restored
+    try:
+        record = json.loads((workdir / "training.json").read_text())
+        trained_on, subjects = record["TrainedOn"], frozenset(record["Subjects"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
+    words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
+    digest = checkpoints.weights_digest(folder, step)
+    return Trained(models.freeze(state.variables), digest, step, words, subjects, recipes.read(workdir / RECIPE))
