@@ -14,7 +14,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["lgjax", "lgjax.*"]),
+    packages=[*find_packages(include=["lgjax", "lgjax.*"]), "lgjax.configs"],
+    package_dir={"lgjax.configs": "configs"},  # found by name where there is no clone: --config=vae:smoke
     package_data={"lgjax.report": ["templates/*.html"]},
     python_requires=">=3.11",
     install_requires=[
@@ -37,6 +38,7 @@ setup(
         "SimpleITK>=2.4",  # N4 bias field correction
         "grain>=0.2.10",  # streams prepared slices that do not fit the device
     ],
+    entry_points={"console_scripts": ["lgjax=lgjax.__main__:main"]},
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],

@@ -11,16 +11,16 @@ import json
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from lgjax.cli import app
+from lgjax.cli.configs import define_config
 from lgjax.runtime import files
 from lgjax.speed.record import choose, markdown, measure
 
 
 def define_flags() -> None:
     """Defines the command line."""
-    config_flags.DEFINE_config_file("config", "configs/bench.py", "Which networks, how often: FILE[:variant].")
+    define_config("bench", "Which networks, how often: FILE[:variant], or a name: bench[:variant].")
     flags.DEFINE_list("method", None, "Methods to time; default: those of the paper's Table 1 that iterate.")
     flags.DEFINE_string("output", None, "JSON file; default: benchmarks/<config name>_<platform>.json.")
 

@@ -8,20 +8,19 @@ that lgjax.restore takes.
 """
 
 import pathlib
+import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from lgjax.calibration import procedure
 from lgjax.cli import app
-from lgjax.cli.recorded import with_recorded_config
+from lgjax.cli.recorded import define_recorded_config
 from lgjax.workdir import experiment
 
 
 def define_flags() -> None:
     """Defines the command line."""
-    config_flags.DEFINE_config_file("config", None, "Default: the config recorded in the work directory.")
-    flags.DEFINE_string("workdir", None, "Folder that lgjax.train wrote; default: the newest in runs/.")
+    define_recorded_config(sys.argv)
     flags.DEFINE_list("method", None, "Methods, separated by commas; default: the config's restore.method.")
 
 
@@ -35,4 +34,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags, with_recorded_config)
+    app.run(main, define_flags)

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
 from lgjax import __version__
 from lgjax.cli import app
+from lgjax.cli.configs import define_config
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.derivatives import write
 from lgjax.preparation import cohort, dataset, passes
@@ -129,7 +129,7 @@ def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputErro
 
 def define_flags() -> None:
     """The command line of this binary."""
-    config_flags.DEFINE_config_file("config", "configs/data.py", "Preparation: FILE[:variant].")
+    define_config("data", "Preparation: FILE[:variant], or a name: data[:variant].")
     define_input_flags("phantom:train:8")
     flags.DEFINE_string("output", None, "Folder for the prepared data set; default: prepared/<config name>.")
     flags.DEFINE_string("recipe", None, "Prepare as this prepared data set, work directory or preprocessing.json says.")

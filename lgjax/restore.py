@@ -14,14 +14,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from lgjax import __version__
 from lgjax.calibration import procedure, scores
 from lgjax.cli import app
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
-from lgjax.cli.recorded import with_recorded_config
+from lgjax.cli.recorded import define_recorded_config
 from lgjax.derivatives import write
 from lgjax.methods import names as methods
 from lgjax.methods.runner import Restored, build_runner, restore_scan
@@ -164,8 +163,7 @@ def report(total: int, skipped: int, failures: list[tuple[str, InputError]], fol
 
 def define_flags() -> None:
     """The command line of this binary."""
-    config_flags.DEFINE_config_file("config", None, "Default: the config recorded in the work directory.")
-    flags.DEFINE_string("workdir", None, "Folder of a trained and calibrated model; default: the newest in runs/.")
+    define_recorded_config(sys.argv)
     define_input_flags("phantom:test")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
     flags.DEFINE_list("method", None, "Methods, separated by commas; several get a folder each in the output.")
@@ -196,4 +194,4 @@ def main(_) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags, with_recorded_config)
+    app.run(main, define_flags)

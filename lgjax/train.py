@@ -21,12 +21,12 @@ import pathlib
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from lgjax import models
 from lgjax.cli import app
+from lgjax.cli.configs import define_config
 from lgjax.models import MODELS
 from lgjax.preparation import dataset, recipe
 from lgjax.preparation.dataset import Index
@@ -249,7 +249,7 @@ def sample(config, workdir: pathlib.Path, step: int, state: TrainState, x: np.nd
 
 def define_flags() -> None:
     """Defines the command line."""
-    config_flags.DEFINE_config_file("config", "configs/vae.py", "Experiment: FILE[:variant].")
+    define_config("vae", "Experiment: FILE[:variant], or a name: vae[:variant].")
     flags.DEFINE_string("workdir", None, "Folder for everything that training writes; default: runs/<config name>.")
     flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.")
     flags.DEFINE_string("hosts", None, "How many hosts train together; auto: found out on TPU pods and under SLURM.")

@@ -23,7 +23,6 @@ _LOST = "Another host was lost. Run the same command on all of them again to go 
 def run(
     main: Callable[[Sequence[str]], int | None],
     define_flags: Callable[[], None],
-    complete: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> None:
     """Defines a command's flags, runs its main and exits with what it returns, or with the exit code of its fault.
 
@@ -32,7 +31,6 @@ def run(
     Args:
       main: of the command; gets the words of the command line that are no flags.
       define_flags: defines the command's own flags; --device and --debug are there already.
-      complete: makes of the words typed the command line that is parsed.
     """
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest.")
@@ -59,7 +57,7 @@ def run(
 
     try:
         define_flags()
-        app.run(lambda argv: _leave(guarded(argv)), argv=list(complete(sys.argv)), flags_parser=_parse)
+        app.run(lambda argv: _leave(guarded(argv)), flags_parser=_parse)
     except LgjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

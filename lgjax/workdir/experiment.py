@@ -30,7 +30,7 @@ CHOICES = {
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
-    """Reads a recorded config.json: lets `--config=lgjax/experiment.py:W/config.json` work as any config file."""
+    """Reads the config.json that a work directory records."""
     try:
         recorded = json.loads(pathlib.Path(path).read_text())
         if not isinstance(recorded, dict) or "gmm" not in recorded:

@@ -1,0 +1,72 @@
+"""The command `lgjax`: `lgjax restore ...` is `python -m lgjax.restore ...`; alone, it lists the commands."""
+
+import ast
+import json
+import os
+import pathlib
+import platform
+import runpy
+import sys
+from importlib import metadata
+
+import lgjax
+
+COMMANDS = ("preprocess", "train", "calibrate", "restore", "eval", "bench")
+PARTS = ("jax", "jaxlib", "flax", "optax", "numpy", "nibabel", "orbax-checkpoint")
+
+
+def main() -> None:
+    """Runs the command that the first word names; exit code 2 where there is none of that name."""
+    words = sys.argv[1:]
+    name = words[0] if words else "--help"
+    if name in COMMANDS:
+        sys.argv[:] = [f"lgjax {name}", *words[1:]]
+        runpy.run_module(f"lgjax.{name}", run_name="__main__")
+    elif name == "info":
+        print(information(as_json="--json" in words))
+    elif name in ("-h", "--help", "help"):
+        print(overview())
+    elif name == "--version":
+        print(f"lgjax {lgjax.__version__}")
+    else:
+        print(f"error: there is no command {name!r}.\n\n{overview()}", file=sys.stderr)
+        sys.exit(2)
+
+
+def overview() -> str:
+    """Returns the list of commands, one line each."""
+    lines = [f"  {name:<11} {_first_line(name)}" for name in COMMANDS]
+    lines.append(f"  {'info':<11} Tells versions and devices; --json for programs.")
+    return "\n".join(["lgjax finds lesions in brain MRI without labels. Research use only.", "", *lines, "", USAGE])
+
+
+USAGE = "Usage: lgjax COMMAND [--flag=value ...]; lgjax COMMAND --help tells its flags."
+
+
+def _first_line(name: str) -> str:
+    """Returns the first line of a command's docstring, without importing the command."""
+    source = pathlib.Path(lgjax.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def information(as_json: bool) -> str:
+    """Returns versions and devices; nothing is compiled."""
+    import jax
+
+    found = {
+        "lgjax": lgjax.__version__,
+        "python": platform.python_version(),
+        "versions": {part: metadata.version(part) for part in PARTS},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "cores": os.cpu_count(),
+        "released_models": [],
+    }
+    if as_json:
+        return json.dumps(found, indent=2)
+    rows = {**found, **found["versions"], "devices": ", ".join(found["devices"])}
+    del rows["versions"], rows["released_models"]
+    return "\n".join(f"{name}: {value}" for name, value in rows.items())
+
+
+if __name__ == "__main__":
+    main()
