@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with lgjax and what its tests and docs need, once, and again when setup.py changes.
+# Sourced by the other scripts: makes .venv with the needs of lgjax, tests and docs, once, and again when setup.py changes.
 # PYTHON chooses the interpreter (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
