@@ -52,5 +52,6 @@ setup(
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
         ],
+        "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
     },
 )

@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with lgjax and its tests' needs, once, and again when setup.py changes.
+# Sourced by the other scripts: makes .venv with the needs of lgjax, tests and docs, once, and again when setup.py changes.
 # PYTHON chooses the interpreter (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +9,7 @@ if [ ! -e "$stamp" ]; then
     || { echo "lgjax needs Python 3.11 or newer, $python is older: set PYTHON" >&2; exit 4; }
   echo "setting up .venv (a minute or two) ..."
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,docs]'
   rm -f .venv/.lgjax-*
   touch "$stamp"
 fi

@@ -4,4 +4,5 @@ source "$(dirname "$0")/setup.sh"
 ruff check lgjax configs tests
 ruff format --check --quiet lgjax configs tests
 mypy
+bash launch/docs.sh
 exec python -m pytest -n 2 --dist loadfile "$@"
