@@ -53,18 +53,13 @@ def information(as_json: bool) -> str:
     """Returns versions and devices; nothing is compiled."""
     import jax
 
-    found = {
-        "lgjax": lgjax.__version__,
-        "python": platform.python_version(),
-        "versions": {part: metadata.version(part) for part in PARTS},
-        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        "cores": os.cpu_count(),
-        "released_models": [],
-    }
+    parts = {part: metadata.version(part) for part in PARTS}
+    kinds = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+    about = {"lgjax": lgjax.__version__, "python": platform.python_version()}
     if as_json:
-        return json.dumps(found, indent=2)
-    rows = {**found, **found["versions"], "devices": ", ".join(found["devices"])}
-    del rows["versions"], rows["released_models"]
+        rest = {"versions": parts, "devices": kinds, "cores": os.cpu_count(), "released_models": []}
+        return json.dumps({**about, **rest}, indent=2)
+    rows = {**about, **parts, "devices": ", ".join(kinds), "cores": str(os.cpu_count())}
     return "\n".join(f"{name}: {value}" for name, value in rows.items())
 
 

@@ -12,142 +12,73 @@ import sys
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from lgjax import __version__
-from lgjax.calibration import procedure, scores
+from lgjax.calibration import procedure
 from lgjax.cli import app
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.cli.recorded import define_recorded_config
 from lgjax.derivatives import write
+from lgjax.detector import Detector, from_config
 from lgjax.methods import names as methods
-from lgjax.methods.runner import Restored, build_runner, restore_scan
-from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
-from lgjax.preparation.recipe import Recipe
-from lgjax.runtime import devices, files, parallel
+from lgjax.runtime import parallel
 from lgjax.runtime.errors import InputError
 from lgjax.scans import sources
 from lgjax.scans.sources import Subject
-from lgjax.workdir import calibrations, experiment, weights
-
-CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
+from lgjax.workdir import calibrations, experiment
 
 
-def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], folder: pathlib.Path, mesh) -> int:
-    """Restores subjects with one method, which it calibrates first if nobody has.
+def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, workers: int) -> int:
+    """Restores subjects with one method; those that are finished are skipped, those that fail do not stop the others.
 
     Returns:
       The exit code: 0, or 3 if some subjects failed.
     """
-    method = methods.parse(name)
-    trained = weights.load(config, workdir)
-    if not calibrations.path(workdir, method.name).exists():
-        print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
-        procedure.calibrate([name], config, workdir, mesh)
-    calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
-    score = "signed" if method.signed else config.restore.score
-    strength = calibration["Lambda"] or 0.0
-    common = provenance_of_method(method, config, trained, calibration, score)
-    runner = build_runner(method, config, trained.params, mesh)
-    write.describe_dataset(folder, "restorations")
     failures, skipped = [], 0
-    prepared = prepare_all(subjects, trained.recipe, config.data.workers, folder, common)
-    for subject, digest, result in tqdm(prepared, method.name, len(subjects), unit="scan"):
-        if isinstance(result, InputError):
-            failures.append((subject.identifier, result))
-            tqdm.write(f"failed: {result}")
-        elif result is None:
-            skipped += 1
-        else:
-            try:
-                restored = restore_scan(runner, result, strength, config.restore.slice_step)
-            except InputError as error:
-                failures.append((subject.identifier, error))
-                tqdm.write(f"failed: {error}")
-                continue
-            anomaly = scores.anomaly(restored.change, score)
-            change = restored.change if method.pictures else None
-            found = write.detect(restored.subject, change, anomaly, common["Thresholds"])
-            used = bool(method.model) and result.image.sha256 in trained.subjects
-            about = provenance(
-                {**common, "SourceSHA256": digest, "BatchSize": runner.batch_size, "UsedInTraining": used}, restored
-            )
-            write.write(folder, subject.identifier, restored.subject, found, about)
+    write.describe_dataset(folder, "restorations")
+    prepared = prepare_all(detector, subjects, folder, workers)
+    for subject, digest, result in tqdm(prepared, detector.method.name, len(subjects), unit="scan"):
+        try:
+            if isinstance(result, InputError):
+                raise result
+            if result is None:
+                skipped += 1
+            else:
+                detector.detect(subject, result, digest).save(folder)
+        except InputError as error:
+            failures.append((subject.identifier, error))
+            tqdm.write(f"failed: {error}")
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
 
-def provenance_of_method(method, config, trained: weights.Trained, calibration: dict, score: str) -> dict:
-    """What the sidecars of all subjects say."""
-    return {
-        "Method": method.name,
-        "Score": score,
-        "Lambda": calibration["Lambda"],
-        "Thresholds": calibration["Thresholds"][score],
-        "TrainedOn": trained.words(method.model),
-        "CalibrationSubjects": calibration["CalibrationSubjects"],
-        "ConfigSHA256": calibration["ConfigSHA256"],
-        "WeightsSHA256": trained.digest,
-        "RecipeSHA256": trained.recipe.digest,
-        "Preparation": trained.recipe.words(),
-        "Version": __version__,
-        "Search": calibration["Search"],
-        "SliceStep": config.restore.slice_step,
-        "AnomalyUnits": method.unit,
-        "Grid": [config.data.height, config.data.width],
-        "Seed": config.seed,
-        "Device": devices.describe(jax.devices()),
-        "JaxVersion": jax.__version__,
-        "Notice": "Research use only. Not a medical device.",
-    }
-
-
 def prepare_all(
-    subjects: list[Subject], recipe: Recipe, workers: int, folder: pathlib.Path, common: dict
+    detector: Detector, subjects: list[Subject], folder: pathlib.Path, workers: int
 ) -> Iterator[tuple[Subject, str, Prepared | InputError | None]]:
     """Prepares subjects in the background, a few ahead; yields each with its digest, None where it is finished."""
 
     def attempt(subject: Subject):
         digest = ""
         try:
-            files.check_contained(folder, write.file(folder, subject.identifier, "").parent)
+            write.check_place(folder, subject.identifier)
             digest = sources.digest(subject)
-            if write.is_done(folder, subject.identifier, {**common, "SourceSHA256": digest}):
+            if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):
                 return subject, digest, None
-            return subject, digest, pipeline.prepare(subject, recipe, folder)
+            return subject, digest, detector.prepare(subject, folder)
         except InputError as error:
             return subject, digest, error
 
     return parallel.ahead(attempt, subjects, workers)
 
 
-def provenance(common: dict, restored: Restored) -> dict:
-    """What the sidecars of one subject say."""
-    prepared = restored.subject
-    image, convergence = prepared.image, None
-    if restored.traces is not None and restored.taken is not None:
-        means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
-        kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
-        taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped
-        values = {name: [float(f"{v:.6g}") for v in mean[kept]] for name, mean in means.items()}
-        convergence = {"iterations_of_slices": taken, "iteration": kept.tolist(), **values}
-    return {
-        "Sources": [image.source],
-        "InputSHA256": image.sha256,
-        **common,
-        "BrainFrom": prepared.brain_from,
-        "BiasFieldRemoved": prepared.field is not None,
-        "N4Threads": None if prepared.field is None else bias.THREADS,
-        "HistogramMatched": prepared.transfer is not None,
-        "FilledVoxels": prepared.filled,
-        "Slices": len(prepared.slices.index),
-        "SecondsPerIteration": restored.seconds_per_iteration,
-        "Warnings": list(image.warnings),
-        "Convergence": convergence,
-    }
+def calibrated(name: str, config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Detector:
+    """Loads a method, which is calibrated first if nobody has."""
+    if not calibrations.path(workdir, name).exists():
+        print(f"{name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
+        procedure.calibrate([name], config, workdir, mesh)
+    return from_config(config, workdir, name, mesh)
 
 
 def report(total: int, skipped: int, failures: list[tuple[str, InputError]], folder: pathlib.Path) -> None:
@@ -186,7 +117,8 @@ def main(_) -> int:
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:
-            code = max(code, restore(name, config, workdir, subjects, place, mesh))
+            detector = calibrated(name, config, workdir, mesh)
+            code = max(code, restore(detector, subjects, place, config.data.workers))
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)

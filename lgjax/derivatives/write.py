@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,11 @@ def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> b
     return all(found.get(name) == provenance[name] for name in DONE)
 
 
+def check_place(folder: pathlib.Path, subject: str) -> None:
+    """Raises InputError where a link leads a subject's files out of the output folder."""
+    files.check_contained(folder, file(folder, subject, "").parent)
+
+
 def describe_dataset(folder: pathlib.Path, name: str) -> None:
     """Writes dataset_description.json."""
     description = {
@@ -104,8 +110,13 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
         files.atomic_write(file(folder, subject, entities, "json"), json.dumps(sidecar, indent=2) + "\n")
 
 
-def picture(prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> bytes:
-    """A PNG of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
+def picture(prepared: Prepared, found: Detection, provenance: Mapping[str, Any]) -> bytes:
+    """The PNG of `figure`."""
+    return pictures.encode(figure(prepared, found, provenance), "png")
+
+
+def figure(prepared: Prepared, found: Detection, provenance: Mapping[str, Any]) -> pictures.Figure:
+    """A figure of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
 
     def seen(volume: np.ndarray) -> np.ndarray:

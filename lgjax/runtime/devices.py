@@ -45,11 +45,7 @@ def start(wanted: str = "auto") -> Mesh:
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
-        reason = f" ({error})" if str(error) else ""
-        raise EnvironmentFault(
-            f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
-            "lgjax[tpu] on a machine that has one, or use --device=cpu."
-        ) from error
+        raise _absent(wanted, error) from error
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lgjax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     counts = collections.Counter(device.process_index for device in devices)
@@ -58,6 +54,30 @@ def start(wanted: str = "auto") -> Mesh:
             f"the hosts have {list(counts.values())} devices. Give each of them as many as the others."
         )
     return mesh(sorted(devices, key=lambda device: (device.process_index, device.id)))
+
+
+def chosen(wanted: str) -> Mesh:
+    """Returns a 1-D mesh over this process's devices of one kind, and changes no setting of JAX.
+
+    Args:
+      wanted: auto (the fastest), cpu, gpu or tpu.
+
+    Raises:
+      EnvironmentFault: there is no such device.
+    """
+    try:
+        return mesh(jax.local_devices(backend=None if wanted == "auto" else wanted))
+    except (RuntimeError, AssertionError) as error:
+        raise _absent(wanted, error) from error
+
+
+def _absent(wanted: str, error: Exception) -> EnvironmentFault:
+    """What is said where a device cannot be used."""
+    reason = f" ({error})" if str(error) else ""
+    return EnvironmentFault(
+        f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
+        "lgjax[tpu] on a machine that has one, or use --device=cpu."
+    )
 
 
 def describe(devices: Sequence[jax.Device]) -> str:

@@ -94,8 +94,8 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
         return encode(figure, "png")
 
 
-def scan_figure(rows: Mapping[str, Panels], title: str) -> bytes:
-    """Returns a PNG of one scan without reference, a row for each slice: input, restored, anomaly map, detection."""
+def scan_figure(rows: Mapping[str, Panels], title: str) -> Figure:
+    """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection."""
     panels = list(rows.values())
     box = _box(np.logical_or.reduce([panel.brain for panel in panels]))
     height = 2.2 * panels[0].aspect * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
@@ -119,7 +119,7 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> bytes:
         for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", "Detected at 1 % FPR"), strict=True):
             axes.set_title(text)
         figure.suptitle(title, fontsize=9)
-        return encode(figure, "png")
+        return figure
 
 
 def _draw_source(column: Sequence[Axes], panel: Panels) -> None:

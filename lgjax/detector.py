@@ -1,0 +1,233 @@
+"""The front entrance: a trained and calibrated method, and what it finds in a scan."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lgjax import __version__
+from lgjax.calibration import scores
+from lgjax.derivatives import lesions, write
+from lgjax.derivatives.lesions import Lesion
+from lgjax.methods import names as methods
+from lgjax.methods.names import Method
+from lgjax.methods.runner import Restored, Traces, build_runner, restore_scan
+from lgjax.preparation import bias, pipeline
+from lgjax.preparation.pipeline import Prepared
+from lgjax.runtime import devices
+from lgjax.scans import sources
+from lgjax.scans.memory import read as read
+from lgjax.scans.sources import Subject
+from lgjax.scans.sources import find as find
+from lgjax.workdir import calibrations, experiment, weights
+from lgjax.workdir.weights import Trained
+
+SHOWN_RATE = "0.01"  # whose mask lesions are counted in
+CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
+NOTICE = "Research use only. Not a medical device."
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """What was found in one scan; all maps lie on the scan's own grid, [X, Y, Z].
+
+    Attributes:
+      identifier: "sub-" and the scan's name: names the outputs.
+      subject: the scan as it was prepared.
+      maps: what is written.
+      trace: what happened at each iteration of each slice, each [N, iterations]; None for methods without a loop.
+      about: what the sidecars say, by their keys.
+    """
+
+    identifier: str
+    subject: Prepared
+    maps: write.Detection
+    trace: Traces
+    about: Mapping[str, Any]
+
+    @property
+    def anomaly(self) -> np.ndarray:
+        """The score of every voxel, float32, 0 outside the brain; mostly in standard deviations of the brain."""
+        return self.maps.anomaly
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Detections, bool, by the false positive rate on healthy voxels that each threshold promises ("0.01")."""
+        return self.maps.masks
+
+    @property
+    def restored(self) -> np.ndarray | None:
+        """The restored scan, float32, in the scan's own intensities; None for methods that restore no image."""
+        return self.maps.restored
+
+    @property
+    def brain(self) -> np.ndarray:
+        """Where the method looked, bool."""
+        return self.maps.brain
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel indices -> world millimetres (RAS+), [4, 4]."""
+        return self.subject.image.affine
+
+    @functools.cached_property
+    def lesions(self) -> list[Lesion]:
+        """Connected components of the mask at 1 % false positives, the largest first."""
+        return lesions.find(self.masks[SHOWN_RATE], self.anomaly, self.brain, self.affine)
+
+    def figure(self):
+        """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""
+        return write.figure(self.subject, self.maps, self.about)
+
+    def save(self, folder: str | os.PathLike) -> pathlib.Path:
+        """Writes what the command `restore` writes for one scan, and returns the path of the anomaly map.
+
+        Raises:
+          InputError: a link leads out of the folder.
+          EnvironmentFault: the disk refuses.
+        """
+        root = pathlib.Path(folder)
+        write.check_place(root, self.identifier)
+        write.describe_dataset(root, "restorations")
+        write.write(root, self.identifier, self.subject, self.maps, dict(self.about))
+        return write.file(root, self.identifier, "desc-anomaly_T2w")
+
+
+class Detector:
+    """A method with its weights, lambda and thresholds: a function from a scan to a `Detection`."""
+
+    def __init__(self, method: Method, trained: Trained, runner, strength: float, step: int, about: Mapping[str, Any]):
+        """Keeps what `load` and `from_config` put together.
+
+        Args:
+          method: by name.
+          trained: weights, and the recipe that scans are prepared by.
+          runner: the compiled method.
+          strength: lambda; 0 where the method has none.
+          step: every how many axial slices are looked at.
+          about: what the sidecars of all scans say.
+        """
+        self.method, self.trained, self.runner = method, trained, runner
+        self.strength, self.step, self.about = strength, step, about
+
+    def __repr__(self) -> str:
+        return f"Detector({self.method.name}, trained on {self.about['TrainedOn']})"
+
+    def __call__(self, subject: Subject) -> Detection:
+        """Prepares and restores one scan and maps what changed.
+
+        Args:
+          subject: from `read` or `find`.
+
+        Raises:
+          InputError: the scan cannot be used, or its restoration diverged.
+        """
+        return self.detect(subject, self.prepare(subject), sources.digest(subject))
+
+    def prepare(self, subject: Subject, scratch: pathlib.Path | None = None) -> Prepared:
+        """Prepares one scan as the training scans were; arguments and errors as in `pipeline.prepare`."""
+        return pipeline.prepare(subject, self.trained.recipe, scratch)
+
+    def detect(self, subject: Subject, prepared: Prepared, digest: str) -> Detection:
+        """Restores one prepared scan and maps what changed.
+
+        Args:
+          subject: whose scan it is.
+          prepared: from `prepare`.
+          digest: of the subject's files, from `sources.digest`.
+
+        Raises:
+          InputError: the restoration diverged.
+        """
+        restored = restore_scan(self.runner, prepared, self.strength, self.step)
+        anomaly = scores.anomaly(restored.change, self.about["Score"])
+        change = restored.change if self.method.pictures else None
+        maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
+        used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
+        common = {**self.about, "SourceSHA256": digest, "BatchSize": self.runner.batch_size, "UsedInTraining": used}
+        return Detection(subject.identifier, restored.subject, maps, restored.traces, _provenance(common, restored))
+
+
+def load(workdir: str | os.PathLike, *, method: str | None = None, device: str = "auto") -> Detector:
+    """Loads a trained and calibrated method.
+
+    Args:
+      workdir: folder that `lgjax train` wrote.
+      method: by name; None: the one that the recorded config names.
+      device: auto (the fastest), cpu, gpu or tpu.
+
+    Raises:
+      InputError: the folder holds no trained weights, or the method is not calibrated.
+      UsageError: there is no such method, or the calibration belongs to other weights or settings.
+      EnvironmentFault: there is no such device.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    config = experiment.get_config(str(folder / "config.json"))
+    return from_config(config, folder, method or config.restore.method, devices.chosen(device))
+
+
+def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
+    """Puts a detector together from a config and its work directory; errors as in `load`."""
+    method = methods.parse(name)
+    trained = weights.load(config, workdir)
+    calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
+    score = "signed" if method.signed else config.restore.score
+    about = {
+        "Method": method.name,
+        "Score": score,
+        "Lambda": calibration["Lambda"],
+        "Thresholds": calibration["Thresholds"][score],
+        "TrainedOn": trained.words(method.model),
+        "CalibrationSubjects": calibration["CalibrationSubjects"],
+        "ConfigSHA256": calibration["ConfigSHA256"],
+        "WeightsSHA256": trained.digest,
+        "RecipeSHA256": trained.recipe.digest,
+        "Preparation": trained.recipe.words(),
+        "Version": __version__,
+        "Search": calibration["Search"],
+        "SliceStep": config.restore.slice_step,
+        "AnomalyUnits": method.unit,
+        "Grid": [config.data.height, config.data.width],
+        "Seed": config.seed,
+        "Device": devices.describe(list(mesh.devices.flat)),
+        "JaxVersion": jax.__version__,
+        "Notice": NOTICE,
+    }
+    runner = build_runner(method, config, trained.params, mesh)
+    return Detector(method, trained, runner, calibration["Lambda"] or 0.0, config.restore.slice_step, about)
+
+
+def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
+    """What the sidecars of one subject say."""
+    prepared = restored.subject
+    image = prepared.image
+    return {
+        "Sources": [image.source],
+        "InputSHA256": image.sha256,
+        **common,
+        "BrainFrom": prepared.brain_from,
+        "BiasFieldRemoved": prepared.field is not None,
+        "N4Threads": None if prepared.field is None else bias.THREADS,
+        "HistogramMatched": prepared.transfer is not None,
+        "FilledVoxels": prepared.filled,
+        "Slices": len(prepared.slices.index),
+        "SecondsPerIteration": restored.seconds_per_iteration,
+        "Warnings": list(image.warnings),
+        "Convergence": _convergence(restored),
+    }
+
+
+def _convergence(restored: Restored) -> dict[str, Any] | None:
+    """The mean trace of the slices, thinned; None for methods without a loop."""
+    if restored.traces is None or restored.taken is None:
+        return None
+    means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
+    kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
+    taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped
+    values = {name: [float(f"{v:.6g}") for v in mean[kept]] for name, mean in means.items()}
+    return {"iterations_of_slices": taken, "iteration": kept.tolist(), **values}

@@ -1,0 +1,108 @@
+"""One scan for a program: a file, or an image that the program has in memory, as a subject like those of a folder."""
+
+import functools
+import hashlib
+import os
+import pathlib
+
+import nibabel as nib
+import numpy as np
+
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import nifti, sources
+from lgjax.scans.sources import Subject
+from lgjax.scans.volume import Volume
+
+
+def read(
+    image: "str | nib.spatialimages.SpatialImage | np.ndarray",
+    affine: np.ndarray | None = None,
+    *,
+    mask=None,
+    name: str = "scan",
+    max_voxels: int = nifti.MAX_VOXELS,
+    assume_ras: bool = False,
+    volume: int | None = None,
+    single_slice: bool = False,
+) -> Subject:
+    """Returns one scan; a file is read only when the scan is restored, strictly and to its last byte.
+
+    Args:
+      image: path of a NIfTI file; a nibabel image; or an array [X, Y, Z].
+      affine: [4, 4], voxel indices -> mm (RAS+), with an array only.
+      mask: of the brain: for a file its path, otherwise an image or an array. None: X_mask.nii.gz beside X.nii.gz, or
+        what a skull-stripped scan leaves.
+      name: of a scan in memory.
+      max_voxels, assume_ras, volume, single_slice: as in `nifti.read`, for files.
+
+    Raises:
+      UsageError: the path is no file.
+      InputError: the image in memory is not one volume.
+    """
+    if isinstance(image, str | os.PathLike):
+        if pathlib.Path(image).is_dir():
+            raise UsageError(f"{image} is a folder. Give one file, or list the folder's scans with lgjax.find.")
+        found = sources.find(
+            str(image),
+            mask=None if mask is None else str(mask),
+            max_voxels=max_voxels,
+            assume_ras=assume_ras,
+            volume=volume,
+            single_slice=single_slice,
+        )
+        return found[0]
+    return _subject(image, affine, mask, name)
+
+
+def _subject(
+    image: nib.spatialimages.SpatialImage | np.ndarray,
+    affine: np.ndarray | None = None,
+    mask: nib.spatialimages.SpatialImage | np.ndarray | None = None,
+    name: str = "scan",
+) -> Subject:
+    """The subject of one image in memory.
+
+    Args:
+      image: a nibabel image; or an array, [X, Y, Z].
+      affine: [4, 4], voxel indices -> mm (RAS+); with an array only.
+      mask: of the brain, on the same grid; None: found as for files.
+      name: names the outputs, as "sub-" and its letters and digits.
+
+    Raises:
+      InputError: it is not one volume, or its affine is missing or not invertible.
+    """
+    scan = _volume(image, affine, name)
+    brain = None if mask is None else _volume(mask, scan.affine if isinstance(mask, np.ndarray) else None, name)
+    return Subject(
+        identifier=sources.identifier(name),
+        original=f"{name} {scan.sha256}",  # what its digest is made of, since there is no file
+        image=functools.partial(_itself, scan),
+        mask=None if brain is None else functools.partial(_itself, brain),
+        reading="" if brain is None else brain.sha256,
+    )
+
+
+def _volume(image, affine: np.ndarray | None, name: str) -> Volume:
+    """The volume of an image or an array."""
+    header = None
+    if not isinstance(image, np.ndarray):
+        if affine is not None:
+            raise InputError(name, "is an image that has an affine, and another affine is given", "Give one of them")
+        affine = image.affine
+        header = image.header.copy() if isinstance(image.header, nib.Nifti1Header) else None
+        image = image.get_fdata(dtype=np.float32)
+    if affine is None:
+        raise InputError(name, "is an array without an affine", "Give affine=, [4, 4], voxel indices -> mm (RAS+)")
+    affine = np.asarray(affine, np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(name, f"has the affine\n{affine}\nwhich cannot be inverted", "Give the scan's own affine")
+    data = np.asarray(image, np.float32)
+    data = data.reshape(data.shape[:3]) if data.ndim > 3 and data.size == np.prod(data.shape[:3]) else data
+    if data.ndim != 3 or not data.size:
+        raise InputError(name, f"has the shape {data.shape}", "Give one volume, [X, Y, Z]")
+    content = hashlib.sha256(repr((data.shape, affine.tolist())).encode() + data.tobytes(order="F"))
+    return Volume(data, affine, header, content.hexdigest(), name)
+
+
+def _itself(volume: Volume) -> Volume:
+    return volume

@@ -1,0 +1,186 @@
+"""The front entrance for Python: what a notebook types, against what the command writes."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import images
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import ndimage
+
+import lgjax
+from lgjax.derivatives import lesions
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans.phantom import draw
+
+TINY = [
+    "--config.data.train_subjects=3",
+    "--config.data.calibration_subjects=2",
+    "--config.model.channels=(4,8,8,8,8)",
+    "--config.model.latent_channels=4",
+    "--config.train.batch_size=8",
+    "--config.train.steps=2",
+    "--config.restore.iterations=3",
+    "--config.calibrate.slices=4",
+    "--config.calibrate.lambdas=2",
+    "--config.calibrate.bisections=0",
+    "--config.restore.slice_step=4",
+]
+LINES = re.search(r"```python\n(import lgjax\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def python(*words, cwd) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own, as from a shell in another folder than the clone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    result = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny model in runs/vae and a scan, as the README's five lines name them."""
+    folder = tmp_path_factory.mktemp("user")
+    python("-m", "lgjax", "train", "--config=vae:smoke", "--workdir=runs/vae", *TINY, cwd=folder)
+    python("-m", "lgjax", "calibrate", "--workdir=runs/vae", cwd=folder)
+    scan = draw.make_subject(draw.load_anatomies(None), 9, 0, "glioma", slices=8)
+    nib.save(nib.Nifti1Image(scan.image.data.astype(np.int16), scan.image.affine), folder / "scan.nii.gz")
+    return folder
+
+
+def same_files(ours: pathlib.Path, theirs: pathlib.Path) -> None:
+    """All files of two outputs are equal, but for the time that an iteration took."""
+    names = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
+    assert len(names) > 10
+    assert sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file()) == names
+    for name in names:
+        pair = [(folder / name).read_bytes() for folder in (ours, theirs)]
+        if name.suffix == ".json":
+            pair = [{**json.loads(text), "SecondsPerIteration": None} for text in pair]
+        assert pair[0] == pair[1], name
+
+
+def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
+    assert LINES, "the README has no Python block"
+    python("-c", LINES.group(1), cwd=place)
+    python("-m", "lgjax.restore", "--workdir=runs/vae", "--input=scan.nii.gz", "--output=typed", cwd=place)
+    same_files(place / "out", place / "typed")
+
+
+@pytest.mark.skipif(not images.REAL.is_dir(), reason=images.NEEDS_REAL)
+def test_the_five_lines_on_a_real_scan(place):
+    scan = images.REAL / "brats18" / "Brats18_2013_3_1" / "Brats18_2013_3_1_t2.nii.gz"
+    code = LINES.group(1).replace("scan.nii.gz", str(scan)).replace('"out"', '"real"')
+    python("-c", code, cwd=place)
+    python("-m", "lgjax.restore", "--workdir=runs/vae", f"--input={scan}", "--output=realtyped", cwd=place)
+    same_files(place / "real", place / "realtyped")
+
+
+OWN_FLAGS = """
+import argparse, sys
+from absl import flags
+flags.DEFINE_bool("debug", False, "of this program")
+flags.DEFINE_string("device", "mine", "of this program")
+argparse.ArgumentParser().parse_args([])
+flags.FLAGS(["program", "--debug"])
+import lgjax
+detector = lgjax.load("runs/vae", device="cpu")
+found = detector(lgjax.read("scan.nii.gz"))
+assert found.anomaly.shape == found.restored.shape == found.brain.shape == found.masks["0.01"].shape
+assert (found.anomaly[~found.brain] == 0).all()
+assert found.trace.change.shape[1] == 3
+assert "glioma" not in str(detector) and "vae_lg_neural_tv" in str(detector)
+found.figure().savefig("figure.png")
+print(len(found.lesions), flags.FLAGS.device, "matplotlib.pyplot" in sys.modules)
+"""
+
+
+def test_beside_another_programs_flags(place):
+    said = python("-c", OWN_FLAGS, "--debug", cwd=place).stdout
+    assert re.fullmatch(r"\d+ mine False\n", said)  # and nothing else is printed
+    assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_image_in_memory_gives_the_maps_of_its_file(place):
+    code = """
+import lgjax, nibabel, numpy as np
+detector = lgjax.load("runs/vae")
+image = nibabel.load("scan.nii.gz")
+expected = detector(lgjax.read("scan.nii.gz"))
+for scan in (lgjax.read(image), lgjax.read(image.get_fdata(), image.affine, name="a b")):
+    found = detector(scan)
+    assert np.array_equal(found.anomaly, expected.anomaly) and np.array_equal(found.restored, expected.restored)
+found.save("memory")
+written = nibabel.load("memory/sub-ab/anat/sub-ab_space-orig_desc-anomaly_T2w.nii.gz")
+assert np.array_equal(written.get_fdata(dtype=np.float32), expected.anomaly)
+assert np.allclose(written.affine, image.affine)
+"""
+    python("-c", code, cwd=place)
+
+
+def test_import_is_light():
+    code = "import sys, lgjax; print(sorted({'jax', 'matplotlib', 'numpy', 'absl'} & set(sys.modules)), dir(lgjax))"
+    said = python("-c", code, cwd=ROOT).stdout
+    assert said.startswith("[] ['Detection', 'Detector'")
+    began = time.process_time()
+    code = "import time; t = time.process_time(); import lgjax; print(time.process_time() - t)"
+    assert float(python("-c", code, cwd=ROOT).stdout) < 0.1, time.process_time() - began
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="detect"):
+        lgjax.detect  # noqa: B018
+
+
+def test_what_read_refuses(tmp_path):
+    with pytest.raises(UsageError, match="is a folder"):
+        lgjax.read(tmp_path)
+    with pytest.raises(InputError, match="affine"):
+        lgjax.read(np.zeros((4, 4, 4)))
+    with pytest.raises(InputError, match="inverted"):
+        lgjax.read(np.zeros((4, 4, 4)), np.zeros((4, 4)))
+    with pytest.raises(InputError, match="one volume"):
+        lgjax.read(np.zeros((4, 4, 4, 2)), np.eye(4))
+    with pytest.raises(InputError, match="another affine"):
+        lgjax.read(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), np.eye(4))
+
+
+def test_scans_in_memory_differ_by_what_they_hold():
+    """The digest that marks outputs as finished follows voxels, affine and mask."""
+    from lgjax.scans import sources
+
+    data, other = np.zeros((4, 4, 4), np.float32), np.ones((4, 4, 4), np.float32)
+    scans = [
+        lgjax.read(data, np.eye(4)),
+        lgjax.read(other, np.eye(4)),
+        lgjax.read(data, 2 * np.eye(4)),
+        lgjax.read(data, np.eye(4), mask=other),
+    ]
+    assert len({sources.digest(scan) for scan in scans}) == 4
+
+
+def test_lesions_are_the_components_of_the_mask():
+    """Against boxes whose volume, centre, side and scores are known, in an oblique, flipped grid."""
+    affine = np.diag([-2.0, 1.5, 3.0, 1.0])
+    affine[:3, 3] = 40, -30, 10
+    brain, mask = np.ones((40, 30, 20), bool), np.zeros((40, 30, 20), bool)
+    mask[2:6, 3:5, 4:5], mask[30:32, 10:14, 10:14] = True, True
+    mask[32, 14, 14] = True  # touches a corner of the second
+    anomaly = np.where(mask, np.random.default_rng(0).uniform(1, 2, mask.shape), 0)
+    found = lesions.find(mask, anomaly, brain, affine)
+    assert [lesion.label for lesion in found] == [1, 2]
+    assert [lesion.volume_ml for lesion in found] == pytest.approx([33 * 9 / 1000, 8 * 9 / 1000])
+    assert [lesion.side for lesion in found] == ["left", "right"]  # the first axis runs to the left
+    centre = np.array([3.5, 3.5, 4.0]) * [-2, 1.5, 3] + [40, -30, 10]
+    assert found[1].centroid_mm == pytest.approx(centre)
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    inside = anomaly[labels == labels[32, 14, 14]]
+    assert (found[0].peak, found[0].mean) == pytest.approx((inside.max(), inside.mean()))
+    assert lesions.find(np.zeros_like(mask), anomaly, brain, affine) == []
