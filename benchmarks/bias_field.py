@@ -16,24 +16,23 @@ import numpy as np
 from lgjax.preparation import bias
 from lgjax.preparation.bias import BiasField
 from lgjax.runtime import devices
-from lgjax.scans import orientation
-from lgjax.scans.phantom import draw
+from lgjax.scans import orientation, phantom
 
 LEVELS = (2, 3, 4)
 
 
 def scans(subjects: int):
     """Yields synthetic scans and the field that each was made with, [X, Y, Z]."""
-    anatomies = draw.load_anatomies(None)
-    fields, scan = [], draw._scan
+    anatomies = phantom.load_anatomies(None)
+    fields, scan = [], maker.scan_of
 
     def remember(subject, grid, signal, noise):
         fields.append(np.stack([grid.lattice.plane(subject.fields[5], z) for z in grid.z], axis=-1))
         return scan(subject, grid, signal, noise)
 
-    draw._scan = remember
+    maker.scan_of = remember
     for index in range(subjects):
-        yield draw.make_subject(anatomies, 1, index, "healthy"), fields.pop()
+        yield phantom.make_subject(anatomies, 1, index, "healthy"), fields.pop()
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from scipy import ndimage
 import lgjax
 from lgjax.derivatives import lesions
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans.phantom import draw
+from lgjax.scans import phantom
 
 TINY = [
     "--config.data.train_subjects=3",
@@ -50,7 +50,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     python("-m", "lgjax", "train", "--config=vae:smoke", "--workdir=runs/vae", *TINY, cwd=folder)
     python("-m", "lgjax", "calibrate", "--workdir=runs/vae", cwd=folder)
-    scan = draw.make_subject(draw.load_anatomies(None), 9, 0, "glioma", slices=8)
+    scan = phantom.make_subject(phantom.load_anatomies(None), 9, 0, "glioma", slices=8)
     nib.save(nib.Nifti1Image(scan.image.data.astype(np.int16), scan.image.affine), folder / "scan.nii.gz")
     return folder
 

@@ -10,8 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax.scans import nifti
-from lgjax.scans.phantom import draw
+from lgjax.scans import nifti, phantom
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = [
@@ -54,7 +53,7 @@ def workdir(tmp_path_factory):
 
 def oblique_scan(folder: pathlib.Path) -> pathlib.Path:
     """A phantom patient as a scan with permuted, flipped axes, different qform and sform codes, and units."""
-    scan = draw.make_subject(draw.load_anatomies(None), 9, 0, "glioma", slices=6, thickness=5.0)
+    scan = phantom.make_subject(phantom.load_anatomies(None), 9, 0, "glioma", slices=6, thickness=5.0)
     image = nib.Nifti1Image(scan.image.data.astype(np.int16), scan.image.affine)
     image = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
     image.set_sform(image.affine, code=4)
@@ -172,13 +171,13 @@ def test_eval_of_the_phantom_writes_what_it_promises(workdir, tmp_path):
     said = ok(lgjax("eval", f"--predictions={out}", "--labels=phantom:test:1", f"--output={result}")).stdout
     metrics = json.loads((result / "metrics.json").read_text())
     assert metrics["method"] == "vae_lg_neural_tv"
-    assert metrics["n_subjects"] == len(draw.KINDS)
-    assert set(metrics["groups"]) == set(draw.KINDS)
+    assert metrics["n_subjects"] == len(phantom.KINDS)
+    assert set(metrics["groups"]) == set(phantom.KINDS)
     assert set(metrics["dice"]) == {"0.001", "0.005", "0.01", "0.05"}
     assert 0 <= metrics["auc"] <= 1
     assert "glioma" in said
     assert (result / "report.html").stat().st_size > 10_000
-    assert len((result / "subjects.tsv").read_text().splitlines()) == 1 + len(draw.KINDS)
+    assert len((result / "subjects.tsv").read_text().splitlines()) == 1 + len(phantom.KINDS)
 
 
 def test_restore_calibrates_what_nobody_calibrated(workdir, tmp_path):

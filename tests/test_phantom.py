@@ -4,13 +4,17 @@ import pathlib
 import subprocess
 import sys
 
+import cohorts
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans.phantom import draw
+from lgjax.scans import phantom
+from lgjax.scans.phantom import render, subject
+from lgjax.scans.phantom.draw import draw
+from lgjax.scans.phantom.lattice import Lattice
 
 LABELS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "labels_synthseg"
 SMALL = {"slices": 17, "spacing": 2.0}
@@ -26,20 +30,20 @@ PATIENTS = [(kind, index) for kind in SIZES for index in (0, 1, 2)]
 
 @pytest.fixture(scope="module")
 def anatomies():
-    return draw.load_anatomies(None)
+    return phantom.load_anatomies(None)
 
 
 @pytest.fixture(scope="module")
 def scans(anatomies):
     """Twelve patients and their healthy twins."""
-    made = {p: draw.make_subject(anatomies, 7, p[1], p[0], **SMALL) for p in PATIENTS}
-    return made | {i: draw.make_subject(anatomies, 7, i, "healthy", **SMALL) for i in (0, 1, 2)}
+    made = {p: phantom.make_subject(anatomies, 7, p[1], p[0], **SMALL) for p in PATIENTS}
+    return made | {i: phantom.make_subject(anatomies, 7, i, "healthy", **SMALL) for i in (0, 1, 2)}
 
 
 def test_order_and_workers_change_nothing(anatomies, scans):
     kinds = ["healthy", "glioma", "ms", "isointense"]
     for workers, indices in ((1, [0, 1, 2, 0]), (3, [0, 1, 2, 0])):
-        made = draw.make_cohort(anatomies, 7, indices, kinds, workers=workers, progress=False, **SMALL)
+        made = cohorts.make_cohort(anatomies, 7, indices, kinds, workers=workers, **SMALL)
         for scan, kind, index in zip(made, kinds, indices, strict=True):
             expected = scans[index] if kind == "healthy" else scans[kind, index]
             assert scan.image.sha256 == expected.image.sha256
@@ -50,7 +54,7 @@ def test_order_and_workers_change_nothing(anatomies, scans):
 
 def test_another_process_makes_the_same(scans):
     program = (
-        "from lgjax.scans.phantom import draw as phantom; anatomies = phantom.load_anatomies(None); "
+        "from lgjax.scans import phantom; anatomies = phantom.load_anatomies(None); "
         "print(phantom.make_subject(anatomies, 7, 1, 'glioma', slices=17, spacing=2.0).image.sha256)"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
@@ -58,7 +62,7 @@ def test_another_process_makes_the_same(scans):
 
 
 def test_seed_and_index_change_the_brain(anatomies, scans):
-    other = draw.make_subject(anatomies, 8, 0, "healthy", **SMALL)
+    other = phantom.make_subject(anatomies, 8, 0, "healthy", **SMALL)
     assert len({scans[0].image.sha256, scans[1].image.sha256, other.image.sha256}) == 3
 
 
@@ -120,9 +124,7 @@ def test_brightness_of_each_kind(scans, kind, index):
 
 
 def test_healthy_tissues_have_the_order_of_t2(anatomies):
-    means = [
-        draw._draw(draw._stream(0, i, 0), anatomies[0], draw.Lattice(np.zeros(1), np.zeros(1))).means for i in range(20)
-    ]
+    means = [draw(subject.stream(0, i, 0), anatomies[0], Lattice(np.zeros(1), np.zeros(1))).means for i in range(20)]
     ventricle, cortex, striatum, _, _, white, *_ = np.transpose(means)
     assert (ventricle > cortex).all()
     assert (cortex > striatum).all()
@@ -134,12 +136,12 @@ def test_interpolation_agrees_with_scipy(anatomies):
     maps = anatomies[0].maps
     position = rng.uniform(1, np.array(maps.shape[1:])[:, None] - 2, (3, 500)).astype(np.float32)
     expected = [ndimage.map_coordinates(m.astype(float), position, order=1) for m in maps]
-    np.testing.assert_allclose(draw._fractions(anatomies[0], position), expected, atol=4.5)  # of 255, three roundings
+    np.testing.assert_allclose(render._fractions(anatomies[0], position), expected, atol=4.5)  # of 255, three roundings
 
 
 def test_lattice_repeats_straight_lines():
     x, y = np.array([-50.0, 3.0, 71.5]), np.array([-99.0, 12.25])
-    lattice = draw.Lattice(x, y)
+    lattice = Lattice(x, y)
     plane = lattice.plane(lattice.nodes, 33.3)
     np.testing.assert_allclose(plane[0], np.repeat(x[:, None], 2, 1), rtol=1e-6)
     np.testing.assert_allclose(plane[1], np.repeat(y[None], 3, 0), rtol=1e-6)
@@ -147,7 +149,7 @@ def test_lattice_repeats_straight_lines():
 
 
 def test_bids_opens_with_nibabel(anatomies, scans, tmp_path):
-    paths = draw.write_bids(tmp_path, anatomies, 7, [0, 2], ["healthy", "ms"], progress=False, **SMALL)
+    paths = cohorts.write_bids(tmp_path, anatomies, 7, [0, 2], ["healthy", "ms"], **SMALL)
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
         "sub-0000/anat/sub-0000_T2w.nii.gz",
         "sub-0002/anat/sub-0002_T2w.nii.gz",
@@ -169,8 +171,8 @@ def test_bids_opens_with_nibabel(anatomies, scans, tmp_path):
 def test_label_maps_make_brains(tmp_path):
     source = sorted(LABELS.rglob("*.nii.gz"))[0]  # a tilted head
     (tmp_path / source.name).symlink_to(source)
-    (anatomy,) = draw.load_anatomies(str(tmp_path))
-    scan = draw.make_subject([anatomy], 0, 0, "dark", **SMALL)
+    (anatomy,) = phantom.load_anatomies(str(tmp_path))
+    scan = phantom.make_subject([anatomy], 0, 0, "dark", **SMALL)
     assert scan.lesion.any()
     area = scan.brain.sum(axis=(0, 1)) * 4.0
     assert area[0] > 0  # this head's brain ends in the lowest slice
@@ -180,16 +182,16 @@ def test_label_maps_make_brains(tmp_path):
 
 def test_faults_are_named(anatomies, tmp_path):
     with pytest.raises(InputError, match="holds no label map"):
-        draw.load_anatomies(str(tmp_path))
+        phantom.load_anatomies(str(tmp_path))
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(InputError, match="too few voxels"):
-        draw.load_anatomies(str(tmp_path))
+        phantom.load_anatomies(str(tmp_path))
     (tmp_path / "a.nii").write_bytes(b"no image")
     with pytest.raises(InputError, match="cannot be read"):
-        draw.load_anatomies(str(tmp_path))
+        phantom.load_anatomies(str(tmp_path))
     with pytest.raises(UsageError, match="expected a kind among"):
-        draw.make_subject(anatomies, 0, 0, "stroke")
+        phantom.make_subject(anatomies, 0, 0, "stroke")
     with pytest.raises(UsageError, match="slices >= 1"):
-        draw.make_subject(anatomies, 0, 0, "healthy", slices=0)
+        phantom.make_subject(anatomies, 0, 0, "healthy", slices=0)
     with pytest.raises(UsageError, match="at least one anatomy"):
-        draw.make_subject([], 0, 0, "healthy")
+        phantom.make_subject([], 0, 0, "healthy")

@@ -16,7 +16,7 @@ from lgjax.runtime.errors import EnvironmentFault, InputError
 _CHUNK = 1 << 20  # bytes
 _MAX_PADDING = 1 << 20  # bytes of zeros tolerated after the content
 _MAX_DEFLATE_RATIO = 1032  # what deflate can reach
-_COPY_AGAIN = "Copy or download the file again"
+COPY_AGAIN = "Copy or download the file again"
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
@@ -167,7 +167,7 @@ class Stream:
         while content := self.read(_CHUNK):
             padding += len(content)
             if padding > _MAX_PADDING or content.strip(b"\0"):
-                raise InputError(self._path, "has data after its declared content", _COPY_AGAIN)
+                raise InputError(self._path, "has data after its declared content", COPY_AGAIN)
 
 
 @contextlib.contextmanager
@@ -176,14 +176,14 @@ def faults(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except EOFError as error:
-        raise InputError(path, f"is truncated: {error}".rstrip("."), _COPY_AGAIN) from error
+        raise InputError(path, f"is truncated: {error}".rstrip("."), COPY_AGAIN) from error
     except gzip.BadGzipFile as error:
         # The magic of the first member is known to be right, so this one is said of what follows it.
         trailing = "Not a gzipped file" in str(error)
         problem = "has data after the end of its gzip stream" if trailing else f"is damaged: {error}"
-        raise InputError(path, problem, _COPY_AGAIN) from error
+        raise InputError(path, problem, COPY_AGAIN) from error
     except zlib.error as error:
-        raise InputError(path, f"is damaged: {error}", _COPY_AGAIN) from error
+        raise InputError(path, f"is damaged: {error}", COPY_AGAIN) from error
     except FileNotFoundError as error:
         if path.is_symlink():
             problem, remedy = "is a link to a file that is not there", "Fetch the content, or mend the link"

@@ -4,26 +4,23 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import re
 import sys
 import unicodedata
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import layouts, nifti
+from lgjax.scans import layouts, nifti, phantom
 from lgjax.scans.layouts import Files
-from lgjax.scans.phantom import draw
+from lgjax.scans.prepared import noted, read_image
 from lgjax.scans.volume import Scan, Volume
 
 _LABELS = (0, 1, 2, 3, 4)  # BraTS 2018 uses 0, 1, 2 and 4, from 2023 on 0 to 3; others 0 and 1
-_PREPARED = "_desc-preproc_T2w.nii.gz"  # how lgjax.preprocess names a scan whose bias field it has seen to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +124,13 @@ def _subject(
     return Subject(
         identifier=identifier(entry.name),
         original=entry.name,
-        image=functools.partial(_image, read, entry.image),
+        image=functools.partial(read_image, read, entry.image),
         mask=functools.partial(read_label, entry.mask) if entry.mask else None,
         lesion=functools.partial(read_label, entry.lesion) if entry.lesion else None,
         kind=entry.kind,
         paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
         reading=reading,
-        **_noted(entry.image),  # type: ignore[arg-type]
+        **noted(entry.image),  # type: ignore[arg-type]
     )
 
 
@@ -191,7 +188,7 @@ def reference(subject: Subject, image: Volume) -> np.ndarray | None:
 _PHANTOM = {
     "train": (1, ("healthy",), 652),
     "calibration": (2, ("healthy",), 24),
-    "test": (3, draw.KINDS, 6),
+    "test": (3, phantom.KINDS, 6),
 }
 
 
@@ -222,7 +219,7 @@ def _phantom(spec: str) -> list[Subject]:
 @functools.lru_cache(maxsize=8)
 def _phantom_scan(labels: str | None, seed: int, index: int, kind: str) -> Scan:
     """One subject of the phantom, kept for a moment because its image, mask and lesion are asked for in turn."""
-    return draw.make_subject(draw.load_anatomies(labels), seed, index, kind)
+    return phantom.make_subject(phantom.load_anatomies(labels), seed, index, kind)
 
 
 def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: str) -> Volume:
@@ -231,67 +228,6 @@ def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: st
     if part == "image":
         return scan.image
     return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))
-
-
-class _Preparation(NamedTuple):
-    """What the sidecar of a prepared scan says."""
-
-    input_sha256: str  # of the raw scan
-    sha256: str  # of the prepared one
-    bias_field: str  # canonical JSON of the settings of the bias field removed, "null" if none was
-    warnings: tuple[str, ...]
-    participant: str  # who was scanned; "" where that was not noted
-
-
-def _image(read: Callable[[pathlib.Path], Volume], path: pathlib.Path) -> Volume:
-    """Reads a scan; a prepared one keeps the identity and the warnings of the scan that it was made from."""
-    preparation = _preparation(path)
-    image = read(path)
-    if preparation is None:
-        return image
-    if image.sha256 != preparation.sha256:
-        raise InputError(path, "was changed since it was prepared", "Prepare the scan again with lgjax.preprocess")
-    warnings = tuple(dict.fromkeys((*preparation.warnings, *image.warnings)))
-    return dataclasses.replace(image, sha256=preparation.input_sha256, warnings=warnings)
-
-
-def _noted(path: pathlib.Path) -> dict[str, str]:
-    """What a prepared scan's sidecar says of its subject."""
-    try:
-        preparation = _preparation(path)
-    except InputError:  # said when the scan is read
-        return {}
-    return {"bias_field": preparation.bias_field, "person": preparation.participant} if preparation else {}
-
-
-def _preparation(path: pathlib.Path) -> _Preparation | None:
-    """Reads what lgjax.preprocess noted beside a scan; None where it did not make the scan.
-
-    Raises:
-      InputError: the sidecar is damaged.
-    """
-    sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-    if not path.name.endswith(_PREPARED) or not os.path.lexists(sidecar):
-        return None
-    remedy = "Prepare the scan again with lgjax.preprocess"
-    with files.faults(sidecar):
-        content = sidecar.read_bytes()
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(sidecar, f"is no JSON: {error}", remedy) from error
-    if not isinstance(record, dict) or not {"InputSHA256", "SHA256"} & record.keys():
-        return None  # another program's
-    identity, digest = (record.get(name, "") for name in ("InputSHA256", "SHA256"))
-    warnings = record.get("Warnings", [])
-    if (
-        not all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (identity, digest))
-        or not (isinstance(warnings, list) and all(isinstance(warning, str) for warning in warnings))
-        or not isinstance(record.get("BiasField", ""), dict | None)
-    ):
-        raise InputError(sidecar, "is damaged: InputSHA256, SHA256, BiasField or Warnings is not as written", remedy)
-    bias_field, person = json.dumps(record["BiasField"], sort_keys=True), record.get("Participant", "")
-    return _Preparation(identity, digest, bias_field, tuple(warnings), person if isinstance(person, str) else "")
 
 
 def _check_unique(spec: str, found: list[Files]) -> None:
