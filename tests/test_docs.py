@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 LOOP = re.compile(r"for (\w+) in ([^;\n]+); do\n(.*?)done", re.DOTALL)
 COMMAND = re.compile(r"(?:python -m lgjax\.|\blgjax )\w.*|bash (?:launch|benchmarks)/.*")
+RECORDED = ROOT / "configs" / "vae.py"  # in place of the config that a work directory records
 PLACE = re.compile(r"(?:configs|launch|benchmarks|lgjax|tests|docs)/[\w./{},*-]*")
 
 
@@ -53,13 +54,8 @@ def unrolled(loop: re.Match) -> str:
     return "".join(body.replace(f"${name}", value) for value in values.split())
 
 
-def command_problems(command: str, recorded: pathlib.Path) -> list[str]:
-    """What is wrong with one command.
-
-    Args:
-      command: as typed.
-      recorded: a config file in place of the one that a work directory records.
-    """
+def command_problems(command: str) -> list[str]:
+    """What is wrong with one command, as typed."""
     words = shlex.split(command)
     if words[0] == "bash":
         return script_problems(*words[1:])
@@ -67,8 +63,6 @@ def command_problems(command: str, recorded: pathlib.Path) -> list[str]:
     if door not in DOORS:
         known = door == "info" and importlib.util.find_spec("lgjax.__main__") and given in ([], ["--json"])
         return [] if known else [f"there is no command {door}"]
-    if door in ("calibrate", "restore") and not any(word.startswith("--config=") for word in given):
-        given = [f"--config={recorded}", *given]
     try:
         methods = parsed(door, [word for word in given if not word.startswith("--device=")], method_of)
         for method in methods or []:
@@ -89,6 +83,8 @@ def parsed(door: str, given: list[str], look: Callable[[flags.FlagValues], Any])
     """Parses the flags of a command as the command does, returns a look at them and leaves none behind."""
     values, before = flags.FLAGS, set(flags.FLAGS)
     sys_argv, was_parsed = sys.argv, values.is_parsed()
+    if door in ("calibrate", "restore") and not any(word.startswith("--config=") for word in given):
+        given = [f"--config={RECORDED}", *given]
     sys.argv = [door, *given]  # where config flags look for overrides
     try:
         importlib.import_module(f"lgjax.{door}").define_flags()
@@ -208,10 +204,10 @@ def page(request, monkeypatch):
     return request.param
 
 
-def test_every_command_of_a_page_parses(page, experiments):
+def test_every_command_of_a_page_parses(page):
     text = page.read_text(encoding="utf-8")
     for command in commands(text):
-        assert command_problems(command, pathlib.Path(experiments.__file__)) == []
+        assert command_problems(command) == []
 
 
 def test_what_a_page_points_to_exists(page):
@@ -237,7 +233,7 @@ def test_the_pages_hold_the_commands_that_are_checked():
         ("python -m lgjax.paint", "no command paint"),
         ("lgjax paint", "no command paint"),
         ("python -m lgjax.train --nosuch=1", "nosuch"),
-        ("python -m lgjax.train --config=configs/nothing.py", "nothing.py"),
+        ("python -m lgjax.train --config=configs/nothing.py", "no config of that name"),
         ("python -m lgjax.train --config=configs/vae.py:bogus", "bogus"),
         ("python -m lgjax.train --config.train.stepz=1", "stepz"),
         ("python -m lgjax.train --config.train.steps=many", "many"),
@@ -248,11 +244,11 @@ def test_the_pages_hold_the_commands_that_are_checked():
         ("bash launch/table1.sh --tiny", "no --tiny"),
     ],
 )
-def test_a_wrong_command_is_noticed(command, problem, experiments, monkeypatch):
+def test_a_wrong_command_is_noticed(command, problem, monkeypatch):
     monkeypatch.chdir(ROOT)
     for text in (f"`{command}`", f"```bash\n{command}  # as typed\n```"):
         (typed,) = commands(text)
-        (found,) = command_problems(typed, pathlib.Path(experiments.__file__))
+        (found,) = command_problems(typed)
         assert problem in found.removeprefix(typed)
         assert "load_module" not in found
 
@@ -274,10 +270,10 @@ def test_what_does_not_exist_is_noticed():
     ]
 
 
-def test_no_flag_is_left_behind(experiments, monkeypatch):
+def test_no_flag_is_left_behind(monkeypatch):
     monkeypatch.chdir(ROOT)
     before = set(flags.FLAGS)
-    assert command_problems("lgjax restore --workdir=W", pathlib.Path(experiments.__file__)) == []
+    assert command_problems("lgjax restore --workdir=W") == []
     assert set(flags.FLAGS) == before
 
 
