@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from lgjax.models import MODELS
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 from lgjax.restoration import loop, priors
 from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
 
@@ -27,7 +27,7 @@ def quadratic(x, y):
 
 def fixed(mu, sigma2) -> priors.Prior:
     """The local Gaussian prior of networks that answer mu and sigma2 to everything: log P = log N(mu, sigma2)."""
-    networks = Networks(
+    networks = BoundModel(
         samples=lambda x, key, count: jnp.broadcast_to(mu, (count, *mu.shape)),
         variance=lambda x: jnp.broadcast_to(sigma2, x.shape),
     )
@@ -45,7 +45,7 @@ def linear(sigma2) -> priors.Prior:
         z = x.reshape(2, 2, 2, 2, 1).mean(axis=(1, 3))
         return 0.9 * jnp.repeat(jnp.repeat(z, 2, axis=0), 2, axis=1)
 
-    networks = Networks(
+    networks = BoundModel(
         samples=lambda x, key, count: jnp.stack([reconstruct(x)] * count),
         variance=lambda x: jnp.full_like(x, sigma2),
     )

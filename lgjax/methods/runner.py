@@ -16,7 +16,7 @@ import numpy as np
 from lgjax.methods import anogan, gmm, intensity
 from lgjax.methods.names import Method, check_model
 from lgjax.models import MODELS, precision
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 from lgjax.preparation import slices as preparation_slices
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
@@ -55,7 +55,7 @@ def restorer(method: Method, config) -> Restorer:
     return restore
 
 
-def _restore(method: Method, config, networks: Networks, y, mask, key, strength):
+def _restore(method: Method, config, networks: BoundModel, y, mask, key, strength):
     """Restores one slice."""
     settings = config.restore
     if method.prior == "reconstruction":
@@ -95,7 +95,7 @@ def length(method: Method, config) -> str:
     return "refreshes" if method.restores and config.restore.optimizer == "proximal" else "iterations"
 
 
-def _prior(method: Method, config, networks: Networks, y: jax.Array) -> Prior:
+def _prior(method: Method, config, networks: BoundModel, y: jax.Array) -> Prior:
     """The prior that a method's restoration of the slice y climbs."""
     settings = config.restore
     if method.prior == "elbo":

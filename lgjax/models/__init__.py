@@ -3,7 +3,7 @@
 PRIORS                                      what a method can do with it, see `methods`
 initialise(config, key)                     -> {"params": ..., "batch_stats": ...}, by network
 losses(config, variables, x, mask, key)     -> (loss, (new batch_stats, terms by name)); x, mask: [N, H, W, 1]
-bind(config, params)                        -> `Networks`, from frozen parameters
+bind(config, params)                        -> `BoundModel`, from frozen parameters
 """
 
 from types import ModuleType

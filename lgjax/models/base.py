@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 
-class Networks(NamedTuple):
+class BoundModel(NamedTuple):
     """The parts of a trained model; a part it does not have is None. x is one slice, [H, W, 1], z-scored."""
 
     reconstruct: Any = None  # x -> [H, W, 1], without noise
