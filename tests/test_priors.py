@@ -8,7 +8,7 @@ import pytest
 
 from lgjax.models import MODELS
 from lgjax.models.base import BoundModel
-from lgjax.restoration import data_terms, loop, priors
+from lgjax.restoration import data_terms, loop, priors, solvers
 
 KEY = jax.random.key(5)
 
@@ -137,7 +137,7 @@ def test_nothing_is_differentiated_through_the_networks(config, params, slices, 
         KEY,
         prior=prior,
         data_term=data_terms.tv,
-        solver=loop.ascent(optax.adam(1e-2), data_terms.tv),
+        solver=solvers.ascent(optax.adam(1e-2), data_terms.tv),
         strength=jnp.float32(1.0),
         iterations=2,
     )

@@ -10,7 +10,7 @@ import pytest
 
 from lgjax.models import MODELS
 from lgjax.models.base import BoundModel
-from lgjax.restoration import loop, priors
+from lgjax.restoration import loop, priors, solvers
 from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
 
 KEY = jax.random.key(7)
@@ -75,10 +75,10 @@ def solver(name, data_term, rate=0.1, iterations=5):
     """The product's, or that of an optimiser for a data term of this test alone."""
     for term, function in DATA_TERMS.items():
         if function is data_term:
-            return loop.solver(
+            return solvers.solver(
                 name, term, learning_rate=rate, iterations=iterations, refreshes=iterations, dual_steps=400
             )
-    return loop.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
+    return solvers.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 40])

@@ -20,7 +20,7 @@ from lgjax.models.base import BoundModel
 from lgjax.preparation import slices as preparation_slices
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
-from lgjax.restoration import loop, priors
+from lgjax.restoration import loop, priors, solvers
 from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.restoration.priors import Prior
 from lgjax.runtime import devices
@@ -76,7 +76,7 @@ def _restore(method: Method, config, networks: BoundModel, y, mask, key, strengt
         key,
         prior=_prior(method, config, networks, y),
         data_term=DATA_TERMS[method.term],
-        solver=loop.solver(
+        solver=solvers.solver(
             settings.optimizer,
             method.term,
             learning_rate=settings.learning_rate,
