@@ -12,10 +12,13 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
+from lgjax import models
 from lgjax.calibration import procedure
 from lgjax.cli import app
 from lgjax.cli.recorded import with_recorded_config
-from lgjax.workdir import experiment
+from lgjax.methods import names as methods
+from lgjax.methods import runner
+from lgjax.workdir import calibrations, experiment, weights
 
 
 def define_flags() -> None:
@@ -31,7 +34,23 @@ def main(_) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or experiment.default_workdir(config))
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
     mesh = app.start()
-    procedure.calibrate(flags.FLAGS.method or [config.restore.method], config, workdir, mesh)
+    chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
+    for method in chosen:
+        methods.check_model(method, config.model.name)
+    trained = weights.load(config, workdir)
+    prepared = procedure.prepare(trained, experiment.source(config), config.data.workers)
+    for method in chosen:
+        procedure.calibrate(
+            method,
+            runner.from_config(config),
+            models.from_config(config, config.restore.precision),
+            trained,
+            prepared,
+            goal=procedure.from_config(config),
+            digest=calibrations.digest(config),
+            workdir=workdir,
+            mesh=mesh,
+        )
 
 
 if __name__ == "__main__":

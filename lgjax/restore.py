@@ -17,14 +17,15 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from lgjax import __version__
+from lgjax import __version__, models
 from lgjax.calibration import procedure, scores
 from lgjax.cli import app
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.cli.recorded import with_recorded_config
 from lgjax.derivatives import write
 from lgjax.methods import names as methods
-from lgjax.methods.runner import Restored, build_runner, restore_scan
+from lgjax.methods import runner as runners
+from lgjax.methods.runner import Restored, Runner, restore_scan
 from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
@@ -33,6 +34,7 @@ from lgjax.runtime.errors import InputError
 from lgjax.scans import sources
 from lgjax.scans.sources import Subject
 from lgjax.workdir import calibrations, experiment, weights
+from lgjax.workdir.calibrations import Calibration
 
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 
@@ -45,14 +47,25 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
     """
     method = methods.parse(name)
     trained = weights.load(config, workdir)
+    settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
     if not calibrations.path(workdir, method.name).exists():
         print(f"{method.name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
-        procedure.calibrate([name], config, workdir, mesh)
+        procedure.calibrate(
+            method,
+            settings,
+            model,
+            trained,
+            procedure.prepare(trained, experiment.source(config), config.data.workers),
+            goal=procedure.from_config(config),
+            digest=calibrations.digest(config),
+            workdir=workdir,
+            mesh=mesh,
+        )
     calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
     score = "signed" if method.signed else config.restore.score
-    strength = calibration["Lambda"] or 0.0
+    strength = calibration.strength or 0.0
     common = provenance_of_method(method, config, trained, calibration, score)
-    runner = build_runner(method, config, trained.params, mesh)
+    runner = Runner(method, settings, model, trained.params, mesh)
     write.describe_dataset(folder, "restorations")
     failures, skipped = [], 0
     prepared = prepare_all(subjects, trained.recipe, config.data.workers, folder, common)
@@ -81,21 +94,21 @@ def restore(name: str, config, workdir: pathlib.Path, subjects: list[Subject], f
     return 3 if failures else 0
 
 
-def provenance_of_method(method, config, trained: weights.Trained, calibration: dict, score: str) -> dict:
+def provenance_of_method(method, config, trained: weights.Trained, calibration: Calibration, score: str) -> dict:
     """What the sidecars of all subjects say."""
     return {
         "Method": method.name,
         "Score": score,
-        "Lambda": calibration["Lambda"],
-        "Thresholds": calibration["Thresholds"][score],
+        "Lambda": calibration.strength,
+        "Thresholds": calibration.thresholds[score],
         "TrainedOn": trained.words(method.model),
-        "CalibrationSubjects": calibration["CalibrationSubjects"],
-        "ConfigSHA256": calibration["ConfigSHA256"],
+        "CalibrationSubjects": calibration.subjects,
+        "ConfigSHA256": calibration.config_digest,
         "WeightsSHA256": trained.digest,
         "RecipeSHA256": trained.recipe.digest,
         "Preparation": trained.recipe.words(),
         "Version": __version__,
-        "Search": calibration["Search"],
+        "Search": calibration.search,
         "SliceStep": config.restore.slice_step,
         "AnomalyUnits": method.unit,
         "Grid": [config.data.height, config.data.width],
@@ -184,7 +197,7 @@ def main(_) -> int:
     names = arguments.method or [config.restore.method]
     folders = [folder / name if len(names) > 1 else folder for name in names]
     for name in names:  # a mistyped one is found before the others are done
-        methods.check_model(methods.parse(name), config)
+        methods.check_model(methods.parse(name), config.model.name)
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:

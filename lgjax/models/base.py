@@ -1,5 +1,6 @@
 """What every trained model is to the methods: pure functions of one slice, parameters bound, normalisation frozen."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -12,3 +13,12 @@ class BoundModel(NamedTuple):
     elbo: Any = None  # (x, key) -> bound on log P(x), scalar, from one draw
     generate: Any = None  # z, [D] -> [H, W, 1]
     features: Any = None  # x -> what a discriminator sees in it, any shape
+
+
+class Model(NamedTuple):
+    """A model that can be trained and bound."""
+
+    init: Callable[..., Any]  # key -> {"params": ..., "batch_stats": ...}, by network
+    loss: Callable[..., Any]  # (variables, x, mask, key) -> (loss, (new batch_stats, terms by name))
+    bind: Callable[..., BoundModel]  # frozen parameters -> the trained model
+    supports: tuple[str, ...]  # priors, see `methods`

@@ -25,6 +25,9 @@ class DataTerm(NamedTuple):
         return self.cost(x, y)
 
 
+Cost = Callable[[jax.Array, jax.Array], jax.Array] | DataTerm  # (x, y), both [H, W, 1] -> R(Y, X), scalar
+
+
 def tv_cost(x: jax.Array, y: jax.Array) -> jax.Array:
     """Computes the anisotropic total variation of X - Y: the L1 norm of its forward differences.
 

@@ -1,12 +1,12 @@
 """Restoration of a slice by MAP ascent (Chen et al. 2019, Eq. 4): the heart of the program, as pure functions."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lgjax.restoration.data_terms import Cost
 from lgjax.restoration.priors import Prior
 from lgjax.restoration.solvers import Problem, Solver
 
@@ -33,7 +33,7 @@ def restore(
     key: jax.Array,
     *,
     prior: Prior,
-    data_term: Callable[[jax.Array, jax.Array], jax.Array],
+    data_term: Cost,
     solver: Solver,
     strength: jax.Array,
     iterations: int,

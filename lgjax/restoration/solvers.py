@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lgjax.restoration.data_terms import DATA_TERMS, DataTerm
+from lgjax.restoration.data_terms import DATA_TERMS, Cost, DataTerm
 from lgjax.restoration.priors import LocalPrior
-
-Cost = Callable[[jax.Array, jax.Array], jax.Array]  # (x, y), both [H, W, 1] -> R(Y, X), scalar
 
 
 class Problem(NamedTuple):
@@ -63,7 +61,7 @@ def ascent(optimizer: optax.GradientTransformation, data_term: Cost) -> Solver:
     """Climbs the gradient of Eq. 4, of which an optimiser makes a step."""
 
     def step(i, x, near: LocalPrior, problem: Problem, state):
-        cost_gradient = jax.grad(data_term)(x, problem.y)
+        cost_gradient = jax.grad(lambda x: data_term(x, problem.y))(x)
         climb = near.gradient - problem.strength * cost_gradient * problem.mask
         # Optax descends, so it is given the negated ascent direction.
         update, state = optimizer.update(-climb, state, x)
