@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from configs import vae as experiment
 from lgjax import models
 from lgjax.methods import names
-from lgjax.methods.runner import build_runner
+from lgjax.methods import runner as runners
 from lgjax.models import blocks, convolutions
 from lgjax.runtime import devices
 from lgjax.speed import contestants
@@ -52,7 +52,8 @@ def restoration(name: str, slices: int):
     config = experiment.paper()
     config.restore.iterations, config.restore.batch_size = METHODS[name], slices
     params = models.freeze(contestants.random_state(config).variables)
-    runner = build_runner(names.parse(name), config, params, devices.mesh())
+    settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
+    runner = runners.Runner(names.parse(name), settings, model, params, devices.mesh())
     batch = contestants.brain_like(0, slices, config.data.height, config.data.width)
     return lambda: list(runner(batch, np.ones(slices, np.float32))), METHODS[name]
 

@@ -27,15 +27,17 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import calibrate
-from lgjax.calibration import scores
+from lgjax import models
+from lgjax.calibration import procedure, scores
 from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
-from lgjax.methods.runner import build_runner, restore_scan
+from lgjax.methods import runner as runners
+from lgjax.methods.runner import restore_scan
 from lgjax.preparation import pipeline, slices
 from lgjax.runtime import devices, files
 from lgjax.scans import sources
 from lgjax.workdir import calibrations, weights
+from lgjax.workdir import experiment as experiments
 
 METHOD = names.parse("vae_lg_neural_tv")
 SHARES = (0.5, 0.9, 0.99, 0.999)  # quantiles of the differences
@@ -64,7 +66,8 @@ def restore_all(mode: str, config, params, mesh, patients, strength: float) -> l
     config = config.copy_and_resolve_references()
     config.restore.precision = "bfloat16" if mode == "bfloat16" else "float32"
     config.restore.batch_size = OTHER_BATCH if mode == "float32_other_batch" else BATCH
-    runner = build_runner(METHOD, config, params, mesh)
+    settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
+    runner = runners.Runner(METHOD, settings, model, params, mesh)
     found = []
     with emulated_tensorfloat32() if mode == "tensorfloat32_emulated" else contextlib.nullcontext():
         for patient in patients:
@@ -114,9 +117,19 @@ def main() -> None:
     config.restore.precision = "float32"
     trained = weights.load(config, options.workdir)
     if not calibrations.path(options.workdir, METHOD.name).exists():
-        calibrate.calibrate([METHOD.name], config, options.workdir, mesh)
+        procedure.calibrate(
+            METHOD,
+            runners.from_config(config),
+            models.from_config(config, config.restore.precision),
+            trained,
+            procedure.prepare(trained, experiments.source(config), config.data.workers),
+            goal=procedure.from_config(config),
+            digest=calibrations.digest(config),
+            workdir=options.workdir,
+            mesh=mesh,
+        )
     calibration = calibrations.load(config, options.workdir, METHOD.name, trained.digest, trained.recipe.digest)
-    strength, thresholds = calibration["Lambda"], calibration["Thresholds"]["absolute"]
+    strength, thresholds = calibration.strength, calibration.thresholds["absolute"]
     subjects = [subject for subject in sources.find(options.input) if subject.kind != "healthy"]
     patients, lesions = [], []
     for subject in subjects:

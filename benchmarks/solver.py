@@ -22,17 +22,17 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import aae, gmvae, vae
-from lgjax import restore
+from lgjax import models, restore
 from lgjax.derivatives import read
 from lgjax.evaluation import compare as evaluation_compare
 from lgjax.evaluation import measure
 from lgjax.methods import names
-from lgjax.methods.runner import build_runner, length
+from lgjax.methods import runner as runners
 from lgjax.preparation import cohort, slices
 from lgjax.runtime import devices, files
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import sources
-from lgjax.workdir import calibrations, weights
+from lgjax.workdir import calibrations, experiment, weights
 
 CONFIGS = {"aae": aae, "gmvae": gmvae, "vae": vae}
 KEPT = ("dice", "auc", "auprc", "ci95", "n_subjects", "n_with_lesion")
@@ -85,12 +85,13 @@ def times(method: str, arguments, mesh) -> dict[str, Any]:
         config = configuration(arguments, optimizer)
         workdir = pathlib.Path(arguments.folder) / optimizer / "workdir"
         trained = weights.load(config, workdir)
-        strength = json.loads(calibrations.path(workdir, method).read_text())["Lambda"]
-        subject = cohort.healthy(config.data, "calibration")[:1]
+        strength = calibrations.read(workdir, method).strength
+        subject = cohort.healthy(experiment.source(config), "calibration")[:1]
         (prepared,), _ = cohort.load(subject, trained.recipe, 1, "preparing", lambda one: one)
         kept, _ = slices.every(prepared.slices, prepared.placement, 1)
         batch = type(kept)(*(part[: config.restore.batch_size] for part in kept))
-        runner = build_runner(names.parse(method), config, trained.params, mesh)
+        settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
+        runner = runners.Runner(names.parse(method), settings, model, trained.params, mesh)
         runs[optimizer] = (runner, batch, np.full(len(batch.index), strength, np.float32))
     for repeat in range(arguments.repeats + 1):
         for optimizer, (runner, batch, strength) in runs.items():
@@ -125,15 +126,15 @@ def compare(method: str, arguments, subjects, mesh) -> dict[str, Any]:
     for name, result in results.items():
         config = configuration(arguments, name)
         workdir = pathlib.Path(arguments.folder) / name / "workdir"
-        record = json.loads(calibrations.path(workdir, method).read_text())
-        evaluations = config.restore[length(names.parse(method), config)]
+        record = calibrations.read(workdir, method)
+        evaluations = config.restore[runners.length(names.parse(method), runners.from_config(config))]
         sides[name] = {
             "network_evaluations_per_slice": evaluations,
             "seconds_per_batch": result.metrics["seconds_per_iteration"]["median"] * evaluations,
-            "lambda": record["Lambda"],
-            "ssim": record["Search"]["ssim"],
-            "lambda_curve": record["Search"]["curve"],
-            "thresholds": record["Thresholds"][config.restore.score],
+            "lambda": record.strength,
+            "ssim": record.search["ssim"],
+            "lambda_curve": record.search["curve"],
+            "thresholds": record.thresholds[config.restore.score],
             **{key: result.metrics[key] for key in KEPT},
         }
     against = evaluation_compare.compare(list(results.values()), "proximal")["rows"][0]

@@ -15,7 +15,7 @@ from absl import flags
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
 from lgjax.runtime import files
-from lgjax.speed.record import choose, markdown, measure
+from lgjax.speed.record import choose, from_config, markdown, measure
 
 
 def define_flags() -> None:
@@ -29,9 +29,10 @@ def main(_) -> int | None:
     """Runs the command line."""
     values = flags.FLAGS
     config = values.config
-    names = choose(config, values.method)
+    settings = from_config(config)
+    names = choose(values.method)
     mesh = app.start()
-    record = measure(config, names, mesh)
+    record = measure(settings, names, mesh)
     print(f"\n{markdown(record)}", flush=True)
     platform = mesh.devices.flat[0].platform
     output = pathlib.Path(values.output or f"benchmarks/{config.name}_{platform}.json")

@@ -15,6 +15,7 @@ from absl import flags
 from lgjax.calibration import procedure
 from lgjax.cli import app
 from lgjax.cli.recorded import define_recorded_config
+from lgjax.methods import names as methods
 from lgjax.workdir import experiment
 
 
@@ -30,7 +31,12 @@ def main(_) -> None:
     workdir = pathlib.Path(flags.FLAGS.workdir or experiment.default_workdir(config))
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
     mesh = app.start()
-    procedure.calibrate(flags.FLAGS.method or [config.restore.method], config, workdir, mesh)
+    chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
+    for method in chosen:  # one that another model is needed for is found before the others are done
+        methods.check_model(method, config.model.name)
+    calibrate = procedure.from_config(config, workdir, mesh)
+    for method in chosen:
+        calibrate(method)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgjax import __version__
+from lgjax import __version__, models
 from lgjax.calibration import scores
 from lgjax.derivatives import lesions, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
+from lgjax.methods import runner as runners
 from lgjax.methods.names import Method
-from lgjax.methods.runner import Restored, Traces, build_runner, restore_scan
+from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices
@@ -101,7 +102,9 @@ class Detection:
 class Detector:
     """A method with its weights, lambda and thresholds: a function from a scan to a `Detection`."""
 
-    def __init__(self, method: Method, trained: Trained, runner, strength: float, step: int, about: Mapping[str, Any]):
+    def __init__(
+        self, method: Method, trained: Trained, runner: Runner, strength: float, step: int, about: Mapping[str, Any]
+    ):
         """Keeps what `load` and `from_config` put together.
 
         Args:
@@ -180,16 +183,16 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     about = {
         "Method": method.name,
         "Score": score,
-        "Lambda": calibration["Lambda"],
-        "Thresholds": calibration["Thresholds"][score],
+        "Lambda": calibration.strength,
+        "Thresholds": calibration.thresholds[score],
         "TrainedOn": trained.words(method.model),
-        "CalibrationSubjects": calibration["CalibrationSubjects"],
-        "ConfigSHA256": calibration["ConfigSHA256"],
+        "CalibrationSubjects": calibration.subjects,
+        "ConfigSHA256": calibration.config_digest,
         "WeightsSHA256": trained.digest,
         "RecipeSHA256": trained.recipe.digest,
         "Preparation": trained.recipe.words(),
         "Version": __version__,
-        "Search": calibration["Search"],
+        "Search": calibration.search,
         "SliceStep": config.restore.slice_step,
         "AnomalyUnits": method.unit,
         "Grid": [config.data.height, config.data.width],
@@ -198,8 +201,9 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
         "JaxVersion": jax.__version__,
         "Notice": NOTICE,
     }
-    runner = build_runner(method, config, trained.params, mesh)
-    return Detector(method, trained, runner, calibration["Lambda"] or 0.0, config.restore.slice_step, about)
+    settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
+    runner = Runner(method, settings, model, trained.params, mesh)
+    return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about)
 
 
 def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:

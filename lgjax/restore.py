@@ -77,7 +77,7 @@ def calibrated(name: str, config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
     """Loads a method, which is calibrated first if nobody has."""
     if not calibrations.path(workdir, name).exists():
         print(f"{name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
-        procedure.calibrate([name], config, workdir, mesh)
+        procedure.from_config(config, workdir, mesh)(methods.parse(name))
     return from_config(config, workdir, name, mesh)
 
 
@@ -113,7 +113,7 @@ def main(_) -> int:
     names = arguments.method or [config.restore.method]
     folders = [folder / name if len(names) > 1 else folder for name in names]
     for name in names:  # a mistyped one is found before the others are done
-        methods.check_model(methods.parse(name), config)
+        methods.check_model(methods.parse(name), config.model.name)
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:

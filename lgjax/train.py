@@ -103,7 +103,7 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
       UsageError: they do not.
     """
     experiment.check_workdir(config, workdir)
-    settings, index, folder = recipe.bare(config.data), None, config.data.source
+    settings, index, folder = recipe.bare(experiment.grid(config)), None, config.data.source
     if dataset.is_prepared(folder):
         grid = settings.grid
         index = dataset.read_index(folder)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from lgjax import models
 from lgjax.methods import anogan
 from lgjax.models import gan
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 KEY = jax.random.key(5)
 SIZE = 16
@@ -162,9 +162,9 @@ def test_training_brings_generated_slices_to_the_data(config, variables):
 MATRIX = np.random.default_rng(3).normal(size=(36, 3)).astype(np.float32)
 
 
-def linear() -> Networks:
+def linear() -> BoundModel:
     """A generator 6x6 whose latents are identifiable, and features that mix neighbouring pixels."""
-    return Networks(
+    return BoundModel(
         generate=lambda z: (jnp.asarray(MATRIX) @ z).reshape(6, 6, 1),
         features=lambda x: x[1:] - 0.5 * x[:-1],
     )

@@ -14,7 +14,7 @@ from conftest import ROOT
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import bench as settings
-from lgjax import bench, models
+from lgjax import models
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.methods import runner
@@ -22,6 +22,7 @@ from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import contestants
 from lgjax.speed import peaks as speed_peaks
+from lgjax.speed import record as bench
 from lgjax.speed.peaks import Cost, Peaks, Runs
 from lgjax.training import step
 
@@ -167,7 +168,9 @@ def test_operations_of_a_method_grow_with_the_batch_alone(config, name):
     def flops(iterations, count):
         config.restore.iterations = iterations
         arrays = (*contestants.brain_like(0, count, 16, 16), np.ones(count, np.float32))
-        lowered = jax.jit(runner.restorer(methods.parse(name), config)).lower(params, *arrays)
+        model = models.from_config(config, config.restore.precision)
+        restore = runner.restorer(methods.parse(name), runner.from_config(config), model)
+        lowered = jax.jit(restore).lower(params, *arrays)
         return lowered.cost_analysis()["flops"]
 
     once = flops(2, 2)
@@ -207,34 +210,34 @@ def test_compiling_takes_its_time_every_time(empty_cache):
 
 
 def test_methods_by_default_are_the_papers_that_iterate():
-    names = bench.choose(settings.get_config("smoke"), None)
+    names = bench.choose(None)
     assert set(names) == {entry.method for entry in published.TABLE1 if entry.seconds} | {"anogan"}
     assert names == sorted(names, key=published.place)
     given = ["aae_lg_neural_l1", "vae_elbo_l1", "aae_lg_neural_l1"]
-    assert bench.choose(settings.get_config("smoke"), given) == given[:2]
+    assert bench.choose(given) == given[:2]
 
 
 def test_training_is_timed_for_the_models_of_the_methods():
-    config = settings.get_config("paper")
-    names = bench.choose(config, None)
-    assert bench.trained(config, names) == ["anogan", "vae", "gmvae", "aae"]
-    assert bench.trained(config, ["vae_elbo_tv", "vae_elbo_l1"]) == ["vae"]
-    assert bench.trained(settings.get_config("smoke"), names) == ["vae"]
+    paper, smoke = (bench.from_config(settings.get_config(variant)) for variant in ("paper", "smoke"))
+    names = bench.choose(None)
+    assert bench.trained(paper, names) == ["anogan", "vae", "gmvae", "aae"]
+    assert bench.trained(paper, ["vae_elbo_tv", "vae_elbo_l1"]) == ["vae"]
+    assert bench.trained(smoke, names) == ["vae"]
 
 
 @pytest.mark.parametrize("name", ["gmm", "intensity", "vae_reconstruction", "dae_reconstruction"])
 def test_methods_without_iterations_are_refused(name):
     with pytest.raises(UsageError, match=f"{name} iterates nothing.*vae_lg_neural_tv"):
-        bench.choose(settings.get_config("smoke"), ["vae_lg_neural_tv", name])
+        bench.choose(["vae_lg_neural_tv", name])
 
 
 def test_wrong_names_and_values_are_refused():
     config = settings.get_config("smoke")
     with pytest.raises(UsageError, match="no method 'vae_lg'"):
-        bench.choose(config, ["vae_lg"])
+        bench.choose(["vae_lg"])
     config.experiments.vae.restore.variance_at = "y"
     with pytest.raises(UsageError, match="variance_at"):
-        bench.choose(config, None)
+        bench.from_config(config)
 
 
 def test_everything_is_timed_in_turn(monkeypatch, mesh1):
@@ -258,7 +261,7 @@ def test_everything_is_timed_in_turn(monkeypatch, mesh1):
 
     monkeypatch.setattr(bench, "contestants", lambda *_: [Item("a"), Item("b")])
     monkeypatch.setattr(speed_peaks, "measure_peaks", peaks)
-    record = bench.measure(settings.get_config("smoke"), ["vae_elbo_tv", "vae_elbo_l1"], mesh1)
+    record = bench.measure(bench.from_config(settings.get_config("smoke")), ["vae_elbo_tv", "vae_elbo_l1"], mesh1)
     assert order == ["a", "b", "peaks"] * 3
     assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}  # the best of the whole run
 

@@ -335,10 +335,10 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
     path = calibrations.path(tmp_path, "intensity")
     with pytest.raises(InputError, match="not calibrated"):
         calibrations.load(config, tmp_path, "intensity", "w", "r")
-    path.parent.mkdir()
-    path.write_text(
-        json.dumps({"WeightsSHA256": "w", "RecipeSHA256": "r", "ConfigSHA256": calibrations.digest(config)})
-    )
+    digests = (calibrations.digest(config), "w", "r")
+    written = calibrations.Calibration("intensity", None, None, 9, {"signed": {"0.01": 2.0}}, ["s"], *digests, "", {})
+    assert calibrations.write(tmp_path, written) == path
+    assert calibrations.load(config, tmp_path, "intensity", "w", "r") == written
     calibrations.load(config, tmp_path, "intensity", "w", "r")
     with pytest.raises(UsageError, match="prepared otherwise"):
         calibrations.load(config, tmp_path, "intensity", "w", "q")

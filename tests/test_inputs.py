@@ -120,7 +120,7 @@ def workdir(tmp_path_factory, experiments):
     folder = tmp_path_factory.mktemp("workdir")
     experiment.record(config, folder)
     checkpoints.save(folder / "checkpoints", 1, step.initial_state(config))
-    recipe.write(folder / "preprocessing.json", recipe.bare(config.data))
+    recipe.write(folder / "preprocessing.json", recipe.bare(experiment.grid(config)))
     files.atomic_write(folder / "training.json", json.dumps({"TrainedOn": "nothing", "Subjects": []}))
     return folder
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from lgjax import models
 from lgjax.methods import gmm, names
 from lgjax.methods import runner as runners
 from lgjax.models import MODELS
@@ -19,9 +20,15 @@ RESTORING = [f"vae_{prior}_{term}" for prior in ("elbo", "lg_est", "lg_neural") 
 ALL = ["intensity", "vae_reconstruction", *RESTORING]
 
 
+def runner_of(method, config, params, mesh):
+    """What runs a method, by its name."""
+    model = models.from_config(config, config.restore.precision)
+    return runners.Runner(names.parse(method), runners.from_config(config), model, params, mesh)
+
+
 def run(name, config, params, mesh, slices, strength=1.0):
     """Restored slices and traces of all batches, joined."""
-    runner = runners.Runner(names.parse(name), config, params, mesh)
+    runner = runner_of(name, config, params, mesh)
     return join(runner(slices, np.full(len(slices.index), strength, np.float32)))
 
 
@@ -78,34 +85,34 @@ def test_what_a_model_cannot_do_is_said(name, why):
         names.parse(name)
 
 
-def test_a_method_needs_its_own_model(config, params, mesh1):
+def test_a_method_needs_its_own_model(config):
     with pytest.raises(UsageError, match=r"gmvae_elbo_tv needs the model gmvae.*configs/gmvae.py"):
-        runners.build_runner(names.parse("gmvae_elbo_tv"), config, params, mesh1)
-    runners.build_runner(names.parse("intensity"), config, params, mesh1)
+        names.check_model(names.parse("gmvae_elbo_tv"), config.model.name)
+    names.check_model(names.parse("intensity"), config.model.name)
 
 
 def test_gmm_sees_a_whole_volume(config, params, mesh1, slices):
     """In any batch size and order of slices, the score is the distance to the classes of all slices together."""
     strength = np.zeros(7, np.float32)
-    (x, trace), *rest = runners.build_runner(names.parse("gmm"), config, params, mesh1)(slices, strength)
+    (x, trace), *rest = runner_of("gmm", config, params, mesh1)(slices, strength)
     assert not rest
     assert trace is None
     expected = gmm.distance_map(slices.y, slices.mask, **config.gmm)
     np.testing.assert_allclose(slices.y - x, np.abs(expected), rtol=1e-3, atol=1e-4)
     config.restore.batch_size = 2
     backwards = pick(slices, slice(None, None, -1))
-    ((other, _),) = runners.build_runner(names.parse("gmm"), config, params, mesh1)(backwards, strength)
+    ((other, _),) = runner_of("gmm", config, params, mesh1)(backwards, strength)
     np.testing.assert_allclose(other[::-1], x, rtol=1e-3, atol=1e-4)
 
 
 def test_seconds_per_iteration_leave_compilation_out(config, params, mesh1, slices):
-    runner = runners.Runner(names.parse("vae_lg_neural_tv"), config, params, mesh1)
+    runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     join(runner(slices, np.ones(7, np.float32)))
     assert len(runner.seconds) == 2  # batches of four
     expected = np.median(runner.seconds) / config.restore.iterations
     assert runner.seconds_per_iteration() == pytest.approx(expected)
     assert runner.seconds_per_iteration() is None  # counted once
-    other = runners.Runner(names.parse("vae_reconstruction"), config, params, mesh1)
+    other = runner_of("vae_reconstruction", config, params, mesh1)
     join(other(slices, np.ones(7, np.float32)))
     assert other.seconds_per_iteration() is None  # no iterations
 
@@ -140,7 +147,7 @@ def test_runner_restores_inside_the_mask_in_order(config, params, mesh1, slices,
 
 def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh1, slices):
     chosen = settings(config, 4, iterations=2)  # at the first one X = Y, and no lambda has a say
-    runner = runners.Runner(names.parse("vae_lg_est_l1"), chosen, params, mesh1)
+    runner = runner_of("vae_lg_est_l1", chosen, params, mesh1)
     grid = np.array([0.05, 1.0, 20.0], np.float32)
     tiled = Slices(*(np.concatenate([part] * 3) for part in slices))
     together, _ = join(runner(tiled, np.repeat(grid, 7)))
@@ -154,14 +161,14 @@ def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh
 
 def test_batch_size_that_suits_the_device(config, mesh1, mesh8):
     config.restore.batch_size = 0
-    assert runners.batch_size(config, mesh1) == 16
-    assert runners.batch_size(config, mesh8) == 16
+    assert runners.batch_size(runners.from_config(config), mesh1) == 16
+    assert runners.batch_size(runners.from_config(config), mesh8) == 16
     config.restore.batch_size = 17
-    assert runners.batch_size(config, mesh8) == 24  # as many slices on each device
+    assert runners.batch_size(runners.from_config(config), mesh8) == 24  # as many slices on each device
 
 
 def test_an_empty_cohort_yields_nothing(config, params, mesh1, slices):
-    runner = runners.Runner(names.parse("intensity"), config, params, mesh1)
+    runner = runner_of("intensity", config, params, mesh1)
     assert list(runner(pick(slices, slice(0)), np.zeros(0, np.float32))) == []
 
 
@@ -245,7 +252,7 @@ def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1
 def test_seconds_per_iteration_count_what_was_done(config, params, mesh1, slices):
     """A batch that stops early is divided by the iterations of its slowest slice."""
     config.restore.tolerance = 1e3  # everything stops after its first iteration
-    runner = runners.Runner(names.parse("vae_lg_neural_tv"), config, params, mesh1)
+    runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     _, trace = join(runner(slices, np.ones(7, np.float32)))
     np.testing.assert_array_equal(runner.taken(trace), 1)
     expected = np.median(runner.seconds)
@@ -254,10 +261,10 @@ def test_seconds_per_iteration_count_what_was_done(config, params, mesh1, slices
 
 def test_proximal_is_chosen_by_one_value(config):
     method = names.parse("vae_lg_neural_tv")
-    assert runners.length(method, config) == "iterations"
+    assert runners.length(method, runners.from_config(config)) == "iterations"
     config.restore.optimizer = "proximal"
-    assert runners.length(method, config) == "refreshes"
-    assert runners.length(names.parse("vae_reconstruction"), config) == "iterations"
+    assert runners.length(method, runners.from_config(config)) == "refreshes"
+    assert runners.length(names.parse("vae_reconstruction"), runners.from_config(config)) == "iterations"
 
 
 def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
@@ -265,7 +272,7 @@ def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
     strengths = np.array([0.0, 0.5, 3.0, 100.0], np.float32)
     config = settings(config, 3, iterations=3, rate=1e-3)
     same = Slices(*(np.stack([part[1]] * 4) for part in slices))
-    runner = runners.Runner(names.parse("vae_lg_neural_l1"), config, params, mesh1)
+    runner = runner_of("vae_lg_neural_l1", config, params, mesh1)
     together, _ = join(runner(same, strengths))
     for i, strength in enumerate(strengths):
         alone, _ = run("vae_lg_neural_l1", config, params, mesh1, pick(slices, slice(1, 2)), strength)
@@ -300,17 +307,17 @@ def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory a
 
 
 @pytest.mark.parametrize(("batch_size", "most", "tried"), [(7, 3, [7, 4, 2, 2, 2, 2]), (4, 1, [4, 2, *[1] * 7])])
-def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, capsys, batch_size, most, tried):
+def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, caplog, batch_size, most, tried):
     config, log, method = settings(config, batch_size), [], names.parse("vae_lg_neural_tv")
     reference, _ = run(method.name, config, params, mesh1, slices)
-    capsys.readouterr()
-    runner = runners.Runner(method, config, params, mesh1)
+    caplog.clear()
+    runner = runner_of(method.name, config, params, mesh1)
     limit_memory(runner, most, log)
     x, trace = join(runner(slices, np.ones(7, np.float32)))
     assert log == tried
     np.testing.assert_allclose(x, reference, rtol=1e-5, atol=1e-5)
     assert len(trace.change) == 7
-    lines = capsys.readouterr().out.splitlines()
+    lines = caplog.messages
     assert [int(re.findall(r"\d+", line)[-1]) for line in lines] == sorted(set(tried) - {batch_size}, reverse=True)
     assert all("out of device memory" in line for line in lines)
 
@@ -318,7 +325,7 @@ def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, capsys, b
 def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices):
     config, method = settings(config, 4), names.parse("vae_lg_neural_tv")
     reference, _ = run(method.name, config, params, mesh1, slices)
-    runner = runners.Runner(method, config, params, mesh1)
+    runner = runner_of(method.name, config, params, mesh1)
     batches = runner(slices, np.ones(7, np.float32))
     first, _ = next(batches)
     limit_memory(runner, 2, [])
@@ -328,7 +335,7 @@ def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices):
 
 def test_batches_stay_divisible_by_the_devices(config, params, mesh8, slices):
     log = []
-    runner = runners.Runner(names.parse("intensity"), settings(config, 40), params, mesh8)
+    runner = runner_of("intensity", settings(config, 40), params, mesh8)
     limit_memory(runner, 8, log)
     join(runner(slices, np.ones(7, np.float32)))
     assert log == [40, 24, 16, 8]
@@ -337,7 +344,7 @@ def test_batches_stay_divisible_by_the_devices(config, params, mesh8, slices):
 @pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: Out of memory", "INTERNAL: something else"])
 def test_what_halving_cannot_mend_is_raised(config, params, mesh1, slices, message):
     log = []
-    runner = runners.Runner(names.parse("intensity"), settings(config, 2), params, mesh1)
+    runner = runner_of("intensity", settings(config, 2), params, mesh1)
     limit_memory(runner, 0, log, message)
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         join(runner(slices, np.ones(7, np.float32)))
@@ -355,7 +362,7 @@ def subject():
 
 @pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
 def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
-    runner = runners.Runner(names.parse(name), config, params, mesh1)
+    runner = runner_of(name, config, params, mesh1)
     _, change, traces, *_ = runners.restore_scan(runner, subject, 1.0)
     assert change.shape == subject.image.data.shape
     assert change.dtype == np.float32
@@ -373,7 +380,7 @@ def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
 @pytest.mark.parametrize("name", ["gmm", "vae_lg_neural_tv"])
 def test_a_slice_is_the_same_among_all_and_among_few(config, params, mesh1, subject, name):
     """gmm too: it fits the whole volume, whatever is looked at."""
-    runner = runners.build_runner(names.parse(name), settings(config, 4), params, mesh1)
+    runner = runner_of(name, settings(config, 4), params, mesh1)
     whole, few = (runners.restore_scan(runner, subject, 1.0, step) for step in (1, 2))
     slices = np.arange(16) % 2 == 0
     np.testing.assert_array_equal(few.subject.placement.brain[..., ~slices], False)
@@ -389,7 +396,7 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
     brain = images.head() > 0
     ramp = np.where(brain, 100 + np.indices(brain.shape)[axis], 0).astype(np.float32)
     slices, placement = to_slices(ramp, brain, images.affine(), Grid(16, 16, 2.0))
-    runner = runners.Runner(names.parse("intensity"), config, params, mesh1)
+    runner = runner_of("intensity", config, params, mesh1)
     change = runners.restore_scan(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0).change
     shown = brain & (change != 0)  # slices at the poles have too little brain
     assert shown.sum() > 0.9 * brain.sum()
@@ -398,13 +405,13 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
 
 def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subject):
     config = settings(config, 4, iterations=40, rate=1e30)
-    runner = runners.Runner(names.parse("vae_lg_neural_tv"), config, params, mesh1)
+    runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     with pytest.raises(InputError, match=r"made: its restoration diverged in \d+ slices.*learning_rate"):
         runners.restore_scan(runner, subject, 1.0)
 
 
 def test_one_bad_slice_is_counted(config, params, mesh1, subject):
-    runner = runners.Runner(names.parse("intensity"), config, params, mesh1)
+    runner = runner_of("intensity", config, params, mesh1)
     function = runner.function
 
     def spoilt(params, y, mask, index, strength):

@@ -50,6 +50,11 @@ EXPECTED = {
 KEPT = {("float32", HIGH, HIGH)}  # in bfloat16: discriminators that are trained, the mixture of the GMVAE
 
 
+def restorer(method, config):
+    """What restores a batch."""
+    return runner.restorer(method, runner.from_config(config), models.from_config(config, config.restore.precision))
+
+
 @pytest.mark.parametrize("value", precision.CHOICES)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
@@ -62,7 +67,9 @@ def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
     params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
     for method in names.available().values():
         if method.model == name:
-            restore = runner.restorer(method, config)
+            restore = runner.restorer(
+                method, runner.from_config(config), models.from_config(config, config.restore.precision)
+            )
             jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
             kept = KEPT if (name, method.prior, value) == ("gmvae", "elbo", "bfloat16") else set()
             assert convolutions(jaxpr.jaxpr) == EXPECTED[value] | kept
@@ -90,7 +97,12 @@ def test_everything_but_the_networks_stays_float32(name, slices):
     for method in names.available().values():
         if method.model == name:
             arguments = params, slices.y, slices.mask, slices.index, np.ones(7, np.float32)
-            found = jax.eval_shape(runner.restorer(method, config), *arguments)
+            found = jax.eval_shape(
+                runner.restorer(
+                    method, runner.from_config(config), models.from_config(config, config.restore.precision)
+                ),
+                *arguments,
+            )
             assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
             assert found[0].shape == slices.y.shape
 
@@ -183,7 +195,11 @@ def test_a_restoration_moves_alike(config, params, slices):
     strength = np.ones(7, np.float32)
     results = []
     for one in both(config):
-        run = jax.jit(runner.restorer(names.parse("vae_lg_neural_tv"), one))
+        run = jax.jit(
+            runner.restorer(
+                names.parse("vae_lg_neural_tv"), runner.from_config(one), models.from_config(one, one.restore.precision)
+            )
+        )
         results.append(np.asarray(run(params, slices.y, slices.mask, slices.index, strength)[0]))
     exact, rounded = results
     inside = slices.mask > 0
@@ -198,7 +214,13 @@ def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
     results = []
     for value in ("float32", "tensorfloat32"):
         config.train.precision = config.restore.precision = value
-        restored = jax.jit(runner.restorer(names.parse("vae_elbo_tv"), config))
+        restored = jax.jit(
+            runner.restorer(
+                names.parse("vae_elbo_tv"),
+                runner.from_config(config),
+                models.from_config(config, config.restore.precision),
+            )
+        )
         x, _ = restored(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
         state, _ = jax.jit(make_step(config))(initial_state(config), slices.y, slices.mask)
         results.append([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((x, state))])

@@ -19,6 +19,7 @@ from lgjax.preparation import cohort, dataset, histogram, passes, pipeline, reci
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
+from lgjax.workdir import experiment
 
 NUMBERS = (0, 1, 2, 3, 4, 8, 18)  # of subjects: their hashes fall into all three splits
 SETTINGS = [
@@ -316,7 +317,7 @@ def test_an_unfinished_data_set_is_not_trained_on(first, tmp_path, experiments):
     config = experiments.smoke()
     config.data.source = str(folder)
     with pytest.raises(UsageError, match="unfinished"):
-        cohort.healthy(config.data, "train")
+        cohort.healthy(experiment.source(config), "train")
 
 
 def test_prepared_again_sessions_stay_together_and_damage_is_mended(tmp_path):

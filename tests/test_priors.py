@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from lgjax.models import MODELS
-from lgjax.models.base import Networks
-from lgjax.restoration import data_terms, loop, priors
+from lgjax.models.base import BoundModel
+from lgjax.restoration import data_terms, loop, priors, solvers
 
 KEY = jax.random.key(5)
 
@@ -24,8 +24,8 @@ class Recorder:
         self.draws, self.seen = [], []
 
     @property
-    def networks(self) -> Networks:
-        return Networks(samples=self.samples, variance=self.variance)
+    def networks(self) -> BoundModel:
+        return BoundModel(samples=self.samples, variance=self.variance)
 
     def samples(self, x, key, count):
         draws = jnp.sin(x[None] + jax.random.normal(key, (count, *x.shape)))
@@ -124,7 +124,7 @@ def test_batch_by_vmap_equals_a_loop(config, params, slices, name):
 @pytest.mark.parametrize("name", ["est", "neural"])
 def test_nothing_is_differentiated_through_the_networks(config, params, slices, name):
     bound = MODELS["vae"].bind(config, params)
-    networks = Networks(samples=guarded_samples(bound.samples), variance=forbidden(bound.variance))
+    networks = BoundModel(samples=guarded_samples(bound.samples), variance=forbidden(bound.variance))
     prior = {
         "est": priors.local_gaussian_estimated(networks, 2, 1e-3),
         "neural": priors.local_gaussian_neural(networks, 1),
@@ -137,7 +137,7 @@ def test_nothing_is_differentiated_through_the_networks(config, params, slices, 
         KEY,
         prior=prior,
         data_term=data_terms.tv,
-        solver=loop.ascent(optax.adam(1e-2), data_terms.tv),
+        solver=solvers.ascent(optax.adam(1e-2), data_terms.tv),
         strength=jnp.float32(1.0),
         iterations=2,
     )
@@ -179,7 +179,7 @@ def test_variance_of_the_local_gaussian(name):
 def test_elbo_variance_is_the_curvature_of_its_first_term():
     """Where the reconstruction does not follow x, the second derivative of the bound is -1 / variance."""
     weight, target = 3.0, normal(4, 4, 1)
-    networks = Networks(elbo=lambda x, key: -weight * ((x - target) ** 2).sum())
+    networks = BoundModel(elbo=lambda x, key: -weight * ((x - target) ** 2).sum())
     x = normal(4, 4, 1, seed=1)
     near = priors.elbo(networks, weight)(x, KEY)
     np.testing.assert_allclose(x + near.variance * near.gradient, target, atol=1e-5)

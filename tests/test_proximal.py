@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, sparse
 
-from lgjax.restoration import proximal
+from lgjax.restoration import operators
 from lgjax.restoration.data_terms import DATA_TERMS, tv
 
 MASK = np.ones((6, 5, 1), np.float32)
@@ -19,7 +19,7 @@ def normal(*shape, seed=0):
 
 def solve(term, b, sigma2, mask, strength, steps=2000, state=None):
     """D of one call, float32."""
-    operator = proximal.operator(term, steps)
+    operator = DATA_TERMS[term].prox(steps)
     state = operator.init(jnp.asarray(b)) if state is None else state
     found, state = jax.jit(operator.apply)(b * mask, sigma2 * mask, jnp.float32(strength), state)
     return np.asarray(found), state
@@ -126,6 +126,6 @@ def test_a_call_goes_on_where_the_last_one_ended():
 
 def test_transposed_differences():
     """<G u, p> = <u, G^T p>."""
-    u, dual = normal(6, 5, 1), proximal.Dual(normal(5, 5, 1, seed=1), normal(6, 4, 1, seed=2))
-    forward = sum(float((a * b).sum()) for a, b in zip(proximal.differences(u), dual, strict=True))
-    assert forward == pytest.approx(float((u * proximal.transposed_differences(dual)).sum()), rel=1e-5)
+    u, dual = normal(6, 5, 1), operators.Dual(normal(5, 5, 1, seed=1), normal(6, 4, 1, seed=2))
+    forward = sum(float((a * b).sum()) for a, b in zip(operators.differences(u), dual, strict=True))
+    assert forward == pytest.approx(float((u * operators.transposed_differences(dual)).sum()), rel=1e-5)

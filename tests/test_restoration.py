@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from lgjax.models import MODELS
-from lgjax.models.base import Networks
-from lgjax.restoration import loop, priors
+from lgjax.models.base import BoundModel
+from lgjax.restoration import loop, priors, solvers
 from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
 
 KEY = jax.random.key(7)
@@ -27,7 +27,7 @@ def quadratic(x, y):
 
 def fixed(mu, sigma2) -> priors.Prior:
     """The local Gaussian prior of networks that answer mu and sigma2 to everything: log P = log N(mu, sigma2)."""
-    networks = Networks(
+    networks = BoundModel(
         samples=lambda x, key, count: jnp.broadcast_to(mu, (count, *mu.shape)),
         variance=lambda x: jnp.broadcast_to(sigma2, x.shape),
     )
@@ -45,7 +45,7 @@ def linear(sigma2) -> priors.Prior:
         z = x.reshape(2, 2, 2, 2, 1).mean(axis=(1, 3))
         return 0.9 * jnp.repeat(jnp.repeat(z, 2, axis=0), 2, axis=1)
 
-    networks = Networks(
+    networks = BoundModel(
         samples=lambda x, key, count: jnp.stack([reconstruct(x)] * count),
         variance=lambda x: jnp.full_like(x, sigma2),
     )
@@ -75,10 +75,10 @@ def solver(name, data_term, rate=0.1, iterations=5):
     """The product's, or that of an optimiser for a data term of this test alone."""
     for term, function in DATA_TERMS.items():
         if function is data_term:
-            return loop.solver(
+            return solvers.solver(
                 name, term, learning_rate=rate, iterations=iterations, refreshes=iterations, dual_steps=400
             )
-    return loop.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
+    return solvers.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 7, 40])

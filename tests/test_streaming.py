@@ -155,7 +155,7 @@ def test_the_recipe_of_other_sources_is_recorded_too(config, tmp_path):
     settings, index = train.check(config, tmp_path)
     train.record(config, tmp_path, settings)
     assert index is None
-    assert settings == recipe.read(tmp_path / "preprocessing.json") == recipe.bare(config.data)
+    assert settings == recipe.read(tmp_path / "preprocessing.json") == recipe.bare(experiment.grid(config))
     assert settings.grid == Grid(16, 16, config.data.spacing)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax import train
+from lgjax import models, train
 from lgjax.methods import names as methods
 from lgjax.methods import runner
 from lgjax.models import MODELS, vae
@@ -419,7 +419,8 @@ def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path):
     train.train(config, tmp_path, mesh1)
     assert (tmp_path / "samples" / "0000003.png").stat().st_size > 1000
     loaded = weights.load(config, tmp_path)
-    run = runner.build_runner(methods.parse(config.restore.method), config, loaded.params, mesh1)
+    method, model = methods.parse(config.restore.method), models.from_config(config, config.restore.precision)
+    run = runner.Runner(method, runner.from_config(config), model, loaded.params, mesh1)
     (x, trace), (rest, _) = run(slices, np.ones(7, np.float32))
     inside = slices.mask[:4] > 0
     assert np.isfinite(x).all()

@@ -10,7 +10,7 @@ import side
 
 from lgjax import models
 from lgjax.methods import names as methods
-from lgjax.methods.runner import build_runner
+from lgjax.methods import runner as runners
 from lgjax.models import vae, variance
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import data_terms
@@ -100,7 +100,8 @@ class Side(side.Side):
         return run
 
     def _restorer(self, config, frozen, method, mode, slices):
-        runner = build_runner(methods.parse(method), config, frozen, self.mesh)
+        settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
+        runner = runners.Runner(methods.parse(method), settings, model, frozen, self.mesh)
         y, mask, strength = slices
         batch = Slices(y, mask, np.arange(len(y), dtype=np.int32))
         return lambda: np.concatenate([x for x, _ in runner(batch, strength)])

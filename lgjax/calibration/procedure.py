@@ -1,69 +1,143 @@
 """Calibration of methods on held-out healthy subjects, through the same path that restoration takes."""
 
-import json
+import functools
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from lgjax import models
 from lgjax.calibration.scores import anomaly, thresholds
 from lgjax.calibration.strength import Search, data_range, masked_ssim, smallest_strength
-from lgjax.methods import names as methods
-from lgjax.methods.runner import build_runner, restore_scan
+from lgjax.methods import runner as runners
+from lgjax.methods.names import Method
+from lgjax.methods.runner import Runner, Settings, restore_scan
+from lgjax.models.base import Model
 from lgjax.preparation import cohort
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
-from lgjax.runtime import devices, files
+from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
-from lgjax.workdir import calibrations, weights
+from lgjax.workdir import calibrations, experiment, weights
+from lgjax.workdir.calibrations import Calibration
+from lgjax.workdir.weights import Trained
 
 LOG = logging.getLogger(__name__)
-SCORES = ("absolute", "positive")
 
 
-def calibrate(names: Sequence[str], config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
-    """Calibrates several methods on the same held-out healthy subjects."""
-    chosen = [methods.parse(name) for name in names]
+class Goal(NamedTuple):
+    """What the search for lambda aims at, and how it goes there."""
+
+    ssim: float  # least mean SSIM of restored healthy slices
+    slices: int  # healthy slices that lambda is searched on
+    smallest_lambda: float
+    largest_lambda: float
+    lambdas: int  # tried first, spaced evenly in log lambda
+    bisections: int
+
+
+def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Callable[[Method], Calibration]:
+    """Loads the weights, prepares the held-out healthy subjects, and returns `calibrate` of a method on them.
+
+    Args:
+      config: of the experiment.
+      workdir: its work directory.
+      mesh: the devices.
+
+    Raises:
+      InputError: the work directory holds no trained weights.
+      UsageError: a scan is in the training set too, or there is none.
+    """
     trained = weights.load(config, workdir)
-    subjects = cohort.healthy(config.data, "calibration")
-    prepared, _ = cohort.load(subjects, trained.recipe, config.data.workers, "preparing", lambda subject: subject)
+    return functools.partial(
+        calibrate,
+        settings=runners.from_config(config),
+        model=models.from_config(config, config.restore.precision),
+        trained=trained,
+        prepared=prepare(trained, experiment.source(config), config.data.workers),
+        goal=Goal(**config.calibrate) if "calibrate" in config else None,  # whose model has no lambda to find
+        digest=calibrations.digest(config),
+        workdir=workdir,
+        mesh=mesh,
+    )
+
+
+def prepare(trained: Trained, source: cohort.Source, workers: int) -> list[Prepared]:
+    """Prepares the held-out healthy subjects as those of the training were.
+
+    Raises:
+      UsageError: a scan is in the training set too, or there is none.
+    """
+    subjects = cohort.healthy(source, "calibration")
+    prepared, _ = cohort.load(subjects, trained.recipe, workers, "preparing", lambda subject: subject)
     if leaked := [p.image.source for p in prepared if p.image.sha256 in trained.subjects]:
         raise UsageError(f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart.")
-    for method in chosen:
-        runner = build_runner(method, config, trained.params, mesh)
-        search = search_strength(method, runner, prepared, config) if method.restores else None
-        found = healthy_thresholds(method, runner, prepared, search.strength if search else 0.0)
-        record = {
-            "Method": method.name,
-            "Lambda": search.strength if search else None,
-            "Search": {**search._asdict(), "target": config.calibrate.ssim} if search else None,
-            **found,
-            "CalibrationSubjects": [p.image.sha256 for p in prepared],
-            "ConfigSHA256": calibrations.digest(config),
-            "WeightsSHA256": trained.digest,
-            "RecipeSHA256": trained.recipe.digest,
-            "TrainedOn": trained.words(method.model),
-            "Versions": devices.versions(),
-        }
-        path = calibrations.path(workdir, method.name)
-        files.atomic_write(path, json.dumps(record, indent=2) + "\n")
-        LOG.info(summary(method, search, found, path))
+    return prepared
 
 
-def search_strength(method, runner, prepared: Sequence[Prepared], config) -> Search:
+def calibrate(
+    method: Method,
+    *,
+    settings: Settings,
+    model: Model,
+    trained: Trained,
+    prepared: Sequence[Prepared],
+    goal: Goal | None,
+    digest: str,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+) -> Calibration:
+    """Calibrates one method on healthy subjects and writes the record.
+
+    Args:
+      method: from `methods.names.parse`.
+      settings: of the restoration.
+      model: that `trained` belongs to.
+      trained: the weights.
+      prepared: held-out healthy subjects, from `prepare`.
+      goal: of the search for lambda; None will do for methods that have none.
+      digest: of the parts of the config that a restoration depends on, from `calibrations.digest`.
+      workdir: where the record goes.
+      mesh: the devices.
+    """
+    runner = Runner(method, settings, model, trained.params, mesh)
+    search = None
+    if method.restores:
+        assert goal
+        search = search_strength(method, runner, prepared, goal)
+    changes = healthy_changes(method, runner, prepared, search.strength if search else 0.0)
+    calibration = Calibration(
+        method=method.name,
+        strength=search.strength if search else None,
+        search={**search._asdict(), "target": goal.ssim} if search and goal else None,
+        voxels=int(changes.size),
+        thresholds={score: thresholds(anomaly(changes, score)) for score in method.scores},
+        subjects=[p.image.sha256 for p in prepared],
+        config_digest=digest,
+        weights_digest=trained.digest,
+        recipe_digest=trained.recipe.digest,
+        trained_on=trained.words(method.model),
+        versions=devices.versions(),
+    )
+    path = calibrations.write(workdir, calibration)
+    LOG.info(summary(method, search, calibration.voxels, path))
+    return calibration
+
+
+def search_strength(method: Method, runner: Runner, prepared: Sequence[Prepared], goal: Goal) -> Search:
     """Finds lambda on a fixed, evenly spaced choice of healthy slices; a vector of lambdas is one batched program."""
-    settings = config.calibrate
     everything = cohort.pool([subject.slices for subject in prepared])
-    chosen = np.unique(np.linspace(0, len(everything.index) - 1, settings.slices).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(everything.index) - 1, goal.slices).round().astype(int))
     slices = Slices(*(part[chosen] for part in everything))
     span = data_range(everything.y[everything.mask > 0])
     bar = tqdm(
         desc=f"lambda of {method.name}",
         unit="slice",
-        total=len(chosen) * (settings.lambdas + settings.bisections),
+        total=len(chosen) * (goal.lambdas + goal.bisections),
     )
 
     def evaluate(strengths: np.ndarray) -> np.ndarray:
@@ -77,27 +151,22 @@ def search_strength(method, runner, prepared: Sequence[Prepared], config) -> Sea
         return np.reshape(ssim, (len(strengths), -1)).mean(axis=1)
 
     with bar:
-        candidates = np.geomspace(settings.smallest_lambda, settings.largest_lambda, settings.lambdas)
-        return smallest_strength(evaluate, list(candidates), settings.ssim, settings.bisections)
+        candidates = np.geomspace(goal.smallest_lambda, goal.largest_lambda, goal.lambdas)
+        return smallest_strength(evaluate, list(candidates), goal.ssim, goal.bisections)
 
 
-def healthy_thresholds(method, runner, prepared: Sequence[Prepared], strength: float) -> dict:
-    """Thresholds of every score on the brain voxels of healthy subjects, at their own resolution."""
+def healthy_changes(method: Method, runner: Runner, prepared: Sequence[Prepared], strength: float) -> np.ndarray:
+    """Returns Y - X at all brain voxels of healthy subjects, [voxels], at their own resolution."""
     changes = [
         restore_scan(runner, subject, strength).change[subject.placement.brain]
         for subject in tqdm(prepared, f"thresholds of {method.name}", unit="subject")
     ]
-    pooled = np.concatenate(changes)
-    scores = ("signed",) if method.signed else SCORES
-    return {
-        "Voxels": int(pooled.size),
-        "Thresholds": {score: thresholds(anomaly(pooled, score)) for score in scores},
-    }
+    return np.concatenate(changes)
 
 
-def summary(method, search: Search | None, found: dict, path: pathlib.Path) -> str:
-    """One or a few lines for a person."""
-    lines = [f"{method.name}: thresholds from {found['Voxels']} healthy voxels -> {path}"]
+def summary(method: Method, search: Search | None, voxels: int, path: pathlib.Path) -> str:
+    """Says in a few lines what was found, for a person."""
+    lines = [f"{method.name}: thresholds from {voxels} healthy voxels -> {path}"]
     if search:
         lines.append(f"  lambda {search.strength:.3g}, SSIM {search.ssim:.3f} on healthy slices")
         if not search.monotone:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FPRS = (0.001, 0.005, 0.01, 0.05)  # the paper's limits of the false positive rate
+from lgjax.methods.names import FPRS, SCORES
 
 
 def anomaly(change: np.ndarray, score: str) -> np.ndarray:
@@ -21,7 +21,7 @@ def anomaly(change: np.ndarray, score: str) -> np.ndarray:
         return np.maximum(change, 0)
     if score == "signed":
         return change
-    raise ValueError(f"expected a score among absolute, positive, signed, got {score!r}")
+    raise ValueError(f"expected a score among {', '.join(SCORES)}, got {score!r}")
 
 
 def thresholds(scores: np.ndarray, rates: Sequence[float] = FPRS) -> dict[str, float]:

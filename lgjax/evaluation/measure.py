@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
@@ -17,7 +16,7 @@ from lgjax.derivatives.read import Prediction, read_predictions
 from lgjax.evaluation import bootstrap, metrics, tally
 from lgjax.evaluation.metrics import Curves
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
-from lgjax.scans import sources
+from lgjax.scans import orientation, sources
 from lgjax.scans.volume import Volume
 
 MASK_RATE = "0.01"  # lesions, distances and volumes are counted in the mask at 1 % FPR
@@ -92,7 +91,7 @@ def measure(prediction: Prediction, subject: sources.Subject) -> Case:
 
 def _looked_at(brain: np.ndarray, affine: np.ndarray, step: int) -> tuple[int, np.ndarray]:
     """Returns the axis closest to the body's and which slices along it were restored, [S] bool."""
-    axis = int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == 2)[0])
+    axis = orientation.axial_axis(affine)
     if step == 1:
         return axis, np.ones(brain.shape[axis], bool)
     return axis, np.moveaxis(brain, axis, 0).reshape(brain.shape[axis], -1).sum(axis=1) > 0

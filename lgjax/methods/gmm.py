@@ -11,6 +11,14 @@ import jax.numpy as jnp
 VARIANCE_FLOOR = 1e-4  # of a class, in squared standard deviations of the brain
 
 
+class Settings(NamedTuple):
+    """How a mixture is fitted, see `fit`."""
+
+    classes: int = 3
+    kappa: float = 3.0
+    iterations: int = 100
+
+
 class Mixture(NamedTuple):
     """A Gaussian mixture, each [K]."""
 
@@ -50,7 +58,6 @@ def fit(
     classes: int = 3,
     kappa: float = 3.0,
     iterations: int = 100,
-    priors: jax.Array | None = None,  # [n, K]
 ) -> Mixture:
     """Fits a mixture to one volume by EM that is robust to voxels of no class.
 
@@ -65,22 +72,15 @@ def fit(
       classes: K.
       kappa: in standard deviations of a class; `math.inf` is the plain EM.
       iterations: number of EM steps.
-      priors: probabilities of the classes at every voxel, [n, K], from a tissue atlas, classes by ascending
-        intensity; they take the place of the mixing weights in the E step. Where all are 0 they count as equal.
 
     Returns:
       The mixture, by intensity at the start and as a rule at the end. A class that no voxel belongs to keeps its mean
       and variance, at weight 0.
     """
-    log_priors = None
-    if priors is not None:
-        covered = priors.sum(axis=1, keepdims=True) > 0
-        log_priors = jnp.log(jnp.where(covered, priors, 1.0)).T
 
     def step(_, mixture: Mixture) -> Mixture:
         squared = _standardised(values, mixture) ** 2
-        log_shares = jnp.log(mixture.weights)[:, None] if log_priors is None else log_priors
-        log_joint = log_shares - 0.5 * (squared + jnp.log(mixture.variances)[:, None])
+        log_joint = jnp.log(mixture.weights)[:, None] - 0.5 * (squared + jnp.log(mixture.variances)[:, None])
         responsibility = jax.nn.softmax(log_joint, axis=0)
         # N / (N + lambda) = 1 / (1 + exp((d^2 - kappa^2) / 2)) at Mahalanobis distance d.
         typicality = jax.nn.sigmoid(0.5 * (kappa**2 - squared))

@@ -10,6 +10,10 @@ from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.runtime.errors import UsageError
 
 BASELINES = ("intensity", "gmm")  # nothing is trained for them
+SCORES = ("absolute", "positive", "signed")  # what a method's change Y - X can be scored by
+FPRS = (0.001, 0.005, 0.01, 0.05)  # the paper's limits of the false positive rate
+RATES = tuple(f"{rate:g}" for rate in FPRS)  # the same as thresholds are named by
+MASK_RATE = "0.01"  # of the mask that is shown, and whose lesions, distances and volumes are counted
 
 
 class Method(NamedTuple):
@@ -29,6 +33,11 @@ class Method(NamedTuple):
     def signed(self) -> bool:
         """Whether the score is Y - X with its sign (plain intensity) rather than a distance."""
         return self.name == "intensity"
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The scores that have thresholds, of `SCORES`."""
+        return ("signed",) if self.signed else ("absolute", "positive")
 
     @property
     def unit(self) -> str:
@@ -72,10 +81,10 @@ def parse(name: str) -> Method:
     raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
 
 
-def check_model(method: Method, config) -> None:
-    """Raises UsageError where a method needs another model than the one that a config describes."""
-    if method.model not in ("", config.model.name):
+def check_model(method: Method, model: str) -> None:
+    """Raises UsageError where a method needs another model than the one that a config describes, by its name."""
+    if method.model not in ("", model):
         raise UsageError(
-            f"{method.name} needs the model {method.model}, and the config describes {config.model.name}. "
+            f"{method.name} needs the model {method.model}, and the config describes {model}. "
             f"Train it: python -m lgjax.train --config=configs/{method.model}.py"
         )

@@ -7,20 +7,20 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lgjax.methods import anogan, gmm, intensity
-from lgjax.methods.names import Method, check_model
-from lgjax.models import MODELS, precision
-from lgjax.models.base import Networks
+from lgjax.methods.names import Method
+from lgjax.models import precision
+from lgjax.models.base import BoundModel, Model
 from lgjax.preparation import slices as preparation_slices
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
-from lgjax.restoration import loop, priors
+from lgjax.restoration import loop, priors, solvers
 from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.restoration.priors import Prior
 from lgjax.runtime import devices
@@ -30,34 +30,63 @@ LOG = logging.getLogger(__name__)
 AUTHORS = 64  # slices that the authors' code restores at a time
 # On CPU a slice of a larger batch is restored as fast, and the last batch of a volume is filled up with empty ones.
 SUITABLE = {"cpu": 16}
-
+VOLUME_STEP = 16  # slices: volumes are padded to a multiple of it, so that few programs are compiled
 
 Traces = loop.Trace | anogan.Trace | None  # None where nothing is iterated
 # (params, y, mask, index, strength) -> (x, Traces); y, mask: [N, H, W, 1]; index, strength: [N]
 Restorer = Callable[..., tuple[jax.Array, Traces]]
 
 
-def restorer(method: Method, config) -> Restorer:
-    """The pure function that restores a batch of slices with one method; each slice depends on itself alone.
+class Settings(NamedTuple):
+    """All that a restoration reads; what a model has no use for keeps its default."""
+
+    seed: int
+    precision: str  # of products of matrices, see models.precision
+    batch_size: int  # slices restored at a time; 0: as suits the device
+    mixture: gmm.Settings
+    learning_rate: float = 0.0
+    iterations: int = 0
+    optimizer: str = "adam"  # see restoration.solvers.solver
+    refreshes: int = 0
+    dual_steps: int = 0
+    tolerance: float = 0.0  # standard deviations of the brain, see restoration.restore
+    samples_est: int = 1  # an exact code (aae) has nothing to draw
+    samples_neural: int = 1
+    variance_at: str = "restored"  # or observed
+    deviation_limit: float = 0.0
+    variance_floor: float = 0.0  # squared standard deviations of the brain
+    reconstruction_weight: float = 1.0
+    latent_size: int = 0
+
+
+def from_config(config) -> Settings:
+    """Takes what a restoration reads from an experiment's config."""
+    given = {**config.model, **config.restore, "seed": config.seed, "mixture": gmm.Settings(**config.gmm)}
+    return Settings(**{name: given[name] for name in Settings._fields if name in given})
+
+
+def restorer(method: Method, settings: Settings, model: Model | None) -> Restorer:
+    """Returns the pure function that restores a batch of slices with one method; each slice depends on itself alone.
 
     Args:
       method: from `parse`, not gmm, which needs whole volumes.
-      config: the whole config.
+      settings: of the restoration.
+      model: that the method needs; None for intensity.
     """
 
     def restore(params, y, mask, index, strength):
         one = intensity.restore
         if method.model:
-            one = functools.partial(_restore, method, config, MODELS[method.model].bind(config, params))
-        with precision.products(config.restore.precision):
-            return jax.vmap(one)(y, mask, loop.slice_keys(config.seed, index), strength)
+            assert model
+            one = functools.partial(_restore, method, settings, model.bind(params))
+        with precision.products(settings.precision):
+            return jax.vmap(one)(y, mask, loop.slice_keys(settings.seed, index), strength)
 
     return restore
 
 
-def _restore(method: Method, config, networks: Networks, y, mask, key, strength):
+def _restore(method: Method, settings: Settings, networks: BoundModel, y, mask, key, strength):
     """Restores one slice."""
-    settings = config.restore
     if method.prior == "reconstruction":
         return jnp.where(mask > 0, networks.reconstruct(y), y), None
     if method.prior == "search":
@@ -66,7 +95,7 @@ def _restore(method: Method, config, networks: Networks, y, mask, key, strength)
             y,
             mask,
             key,
-            latent_size=config.model.latent_size,
+            latent_size=settings.latent_size,
             iterations=settings.iterations,
             learning_rate=settings.learning_rate,
         )
@@ -74,9 +103,9 @@ def _restore(method: Method, config, networks: Networks, y, mask, key, strength)
         y,
         mask,
         key,
-        prior=_prior(method, config, networks, y),
+        prior=_prior(method, settings, networks, y),
         data_term=DATA_TERMS[method.term],
-        solver=loop.solver(
+        solver=solvers.solver(
             settings.optimizer,
             method.term,
             learning_rate=settings.learning_rate,
@@ -85,31 +114,29 @@ def _restore(method: Method, config, networks: Networks, y, mask, key, strength)
             dual_steps=settings.dual_steps,
         ),
         strength=strength,
-        iterations=settings[length(method, config)],
+        iterations=getattr(settings, length(method, settings)),
         tolerance=settings.tolerance,
     )
 
 
-def length(method: Method, config) -> str:
-    """The field of `config.restore` that says how many iterations a method makes at most."""
-    return "refreshes" if method.restores and config.restore.optimizer == "proximal" else "iterations"
+def length(method: Method, settings: Settings) -> str:
+    """Names the field of `Settings` that says how many iterations a method makes at most."""
+    return "refreshes" if method.restores and settings.optimizer == "proximal" else "iterations"
 
 
-def _prior(method: Method, config, networks: Networks, y: jax.Array) -> Prior:
+def _prior(method: Method, settings: Settings, networks: BoundModel, y: jax.Array) -> Prior:
     """The prior that a method's restoration of the slice y climbs."""
-    settings = config.restore
     if method.prior == "elbo":
-        return priors.elbo(networks, config.model.reconstruction_weight)
+        return priors.elbo(networks, settings.reconstruction_weight)
     if method.prior == "lg_est":
-        return priors.local_gaussian_estimated(networks, settings.samples_est, config.model.variance_floor)
+        return priors.local_gaussian_estimated(networks, settings.samples_est, settings.variance_floor)
     observed = {"restored": None, "observed": y}[settings.variance_at]
-    samples = settings.get("samples_neural", 1)  # an exact code (aae) has nothing to draw
-    return priors.local_gaussian_neural(networks, samples, observed, settings.deviation_limit)
+    return priors.local_gaussian_neural(networks, settings.samples_neural, observed, settings.deviation_limit)
 
 
-def batch_size(config, mesh: jax.sharding.Mesh) -> int:
-    """Slices in a batch: `restore.batch_size`, or where that is 0 what suits the device, for each device as many."""
-    wanted = config.restore.batch_size or SUITABLE.get(mesh.devices.flat[0].platform, AUTHORS)
+def batch_size(settings: Settings, mesh: jax.sharding.Mesh) -> int:
+    """Returns the slices of a batch, the same number for each device: those of the settings, or what suits it."""
+    wanted = settings.batch_size or SUITABLE.get(mesh.devices.flat[0].platform, AUTHORS)
     return -(-wanted // mesh.size) * mesh.size
 
 
@@ -117,37 +144,66 @@ class Runner:
     """A method compiled for one batch size on a mesh: any number of slices in, as many restored slices out.
 
     The last batch is padded with empty slices. Out of device memory, the batch is halved, which changes no result.
+    gmm fits all slices of one volume at once, and has no batches.
     """
 
-    whole = False  # any slices will do, each is restored by itself
+    def __init__(self, method: Method, settings: Settings, model: Model | None, params: Any, mesh: jax.sharding.Mesh):
+        """Places the parameters on every device of the mesh.
 
-    def __init__(self, method: Method, config, params, mesh: jax.sharding.Mesh):
-        """Places the parameters on every device of the mesh."""
-        check_model(method, config)
+        Args:
+          method: from `parse`.
+          settings: of the restoration.
+          model: that the method needs (see `check_model`); None will do for baselines.
+          params: frozen parameters of the model.
+          mesh: the devices.
+        """
         self.mesh = mesh
-        self.devices = mesh.devices.size
-        self.batch_size = batch_size(config, mesh)
+        self.whole = method.name == "gmm"  # it needs all slices of a volume; else each is restored by itself
+        self.size = batch_size(settings, mesh)
         self.iterates = method.prior not in ("", "reconstruction")
-        self.tolerance = config.restore.tolerance if method.restores else 0.0
+        self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
-        options = devices.compiler_options(mesh, "restoration")
-        self.function = jax.jit(restorer(method, config), compiler_options=options)
+        if self.whole:
+            classes, kappa, iterations = settings.mixture.classes, settings.mixture.kappa, settings.mixture.iterations
+            distance = functools.partial(gmm.distance_map, classes=classes, kappa=kappa, iterations=iterations)
+            self.function = jax.jit(distance)
+        else:
+            options = devices.compiler_options(mesh, "restoration")
+            self.function = jax.jit(restorer(method, settings, model), compiler_options=options)
         self.compiled: Callable | None = None  # for the present batch size
         self.seconds: list[float] = []  # of every batch since the last call of `seconds_per_iteration`
         self.done: list[int] = []  # iterations of the same batches
+
+    @property
+    def batch_size(self) -> int | None:
+        """Slices in a batch; None for gmm."""
+        return None if self.whole else self.size
 
     def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
 
         Args:
-          slices: N of them.
+          slices: N of them; for gmm all slices of one volume.
           strength: lambda of every slice, [N].
         """
+        return self._volume(slices) if self.whole else self._batches(slices, strength)
+
+    def _volume(self, slices: Slices) -> Iterator[tuple[np.ndarray, None]]:
+        """Yields the slices of one volume minus their distance to the nearest tissue, once.
+
+        The distance has no sign: where the nearest class changes, an interpolation between +2 and -2 would say 0.
+        """
+        n = len(slices.index)
+        pad = [(0, -n % VOLUME_STEP), (0, 0), (0, 0), (0, 0)]
+        distance = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
+        yield slices.y - np.abs(distance), None
+
+    def _batches(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
         start, total = 0, len(slices.index)
         while start < total:
-            part = [a[start : start + self.batch_size] for a in (*slices, strength)]
+            part = [a[start : start + self.size] for a in (*slices, strength)]
             n = len(part[0])
-            padded = [np.pad(a, [(0, self.batch_size - n)] + [(0, 0)] * (a.ndim - 1)) for a in part]
+            padded = [np.pad(a, [(0, self.size - n)] + [(0, 0)] * (a.ndim - 1)) for a in part]
             try:
                 arrays = jax.device_put(padded, devices.batch_sharding(self.mesh))
                 if self.compiled is None:
@@ -175,47 +231,11 @@ class Runner:
 
     def _halve(self, error: Exception) -> None:
         """Halves the batch after an out-of-memory error; raises any other error, and this one when it cannot."""
-        if not devices.is_out_of_memory(error) or self.batch_size <= self.devices:
+        if not devices.is_out_of_memory(error) or self.size <= self.mesh.size:
             raise error
-        self.batch_size = -(-self.batch_size // (2 * self.devices)) * self.devices
+        self.size = -(-self.size // (2 * self.mesh.size)) * self.mesh.size
         self.compiled, self.seconds, self.done = None, [], []
-        LOG.warning("out of device memory: going on with batches of %d", self.batch_size)
-
-
-class VolumeRunner:
-    """The counterpart of `Runner` for gmm, which fits all slices of one volume at once."""
-
-    whole = True  # needs all slices of a volume
-    batch_size = None
-
-    STEP = 16  # slices: volumes are padded to a multiple of it, so that few programs are compiled
-
-    def __init__(self, config):
-        """Takes the whole config."""
-        settings = config.gmm
-        self.function = jax.jit(
-            functools.partial(
-                gmm.distance_map, classes=settings.classes, kappa=settings.kappa, iterations=settings.iterations
-            )
-        )
-
-    def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, None]]:
-        """Yields the slices of one volume minus their distance to the nearest tissue, once; `strength` has no say.
-
-        The distance has no sign: where the nearest class changes, an interpolation between +2 and -2 would say 0.
-        """
-        n = len(slices.index)
-        pad = [(0, -n % self.STEP), (0, 0), (0, 0), (0, 0)]
-        distance = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
-        yield slices.y - np.abs(distance), None
-
-    def seconds_per_iteration(self) -> None:
-        """None: the iterations of EM are not those of a restoration."""
-
-
-def build_runner(method: Method, config, params, mesh: jax.sharding.Mesh) -> "Runner | VolumeRunner":
-    """What runs a method on slices, batch by batch or volume by volume."""
-    return VolumeRunner(config) if method.name == "gmm" else Runner(method, config, params, mesh)
+        LOG.warning("out of device memory: going on with batches of %d", self.size)
 
 
 class Restored(NamedTuple):
@@ -228,7 +248,7 @@ class Restored(NamedTuple):
     seconds_per_iteration: float | None  # of a batch, without compilation
 
 
-def restore_scan(runner: Runner | VolumeRunner, subject: Prepared, strength: float, step: int = 1) -> Restored:
+def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int = 1) -> Restored:
     """Restores every `step`-th slice of one subject with one lambda.
 
     Raises:
@@ -246,7 +266,7 @@ def restore_scan(runner: Runner | VolumeRunner, subject: Prepared, strength: flo
             "Lower --config.restore.learning_rate, calibrate and restore again",
         )
     traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
-    taken = None if isinstance(runner, VolumeRunner) or traces is None else runner.taken(traces)
+    taken = None if traces is None else runner.taken(traces)
     change = preparation_slices.from_slices(difference[slices.index % step == 0], placement)
     looked_at = subject._replace(slices=kept, placement=placement)
     return Restored(looked_at, change, traces, taken, runner.seconds_per_iteration())

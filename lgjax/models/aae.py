@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, precision, vae, variance
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 PRIORS = ("reconstruction", "lg_neural")
 
@@ -121,7 +121,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     return terms["loss"] + discriminator + penalty + spread, ({"autoencoder": updates["batch_stats"]}, terms)
 
 
-def bind(config, params: dict) -> Networks:
+def bind(config, params: dict) -> BoundModel:
     """The trained model as functions of one slice; the code is exact, so one sample says all (see `models`)."""
     params = precision.cast(params, config.restore.precision)
     network = _network(config, normalise=False)
@@ -129,7 +129,7 @@ def bind(config, params: dict) -> Networks:
     def reconstruct(x):
         return network.apply({"params": params["autoencoder"]}, x[None], method="autoencode")[0][0]
 
-    return Networks(
+    return BoundModel(
         reconstruct=reconstruct,
         samples=lambda x, key, count: reconstruct(x)[None],
         variance=lambda x: variance.predict(config, params["variance"], x[None])[0],

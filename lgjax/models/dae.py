@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 PRIORS = ("reconstruction",)
 
@@ -79,11 +79,11 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     return loss, (updates["batch_stats"], {"loss": loss})
 
 
-def bind(config, params: dict) -> Networks:
+def bind(config, params: dict) -> BoundModel:
     """The trained U-Net as a function of one slice (see `models`)."""
     params = precision.cast(params, config.restore.precision)
     network = _network(config, normalise=False)
-    return Networks(reconstruct=lambda x: network.apply({"params": params}, x[None])[0])
+    return BoundModel(reconstruct=lambda x: network.apply({"params": params}, x[None])[0])
 
 
 def _network(config, normalise: bool = True) -> UNet:

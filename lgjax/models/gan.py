@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 PRIORS = ("search",)
 
@@ -104,11 +104,11 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     return total, ({"generator": updates["batch_stats"]}, terms)
 
 
-def bind(config, params: dict) -> Networks:
+def bind(config, params: dict) -> BoundModel:
     """The trained model as functions of one slice (see `models`)."""
     params = precision.cast(params, config.restore.precision)
     generator, discriminator = _generator(config, normalise=False), _discriminator(config)
-    return Networks(
+    return BoundModel(
         generate=lambda z: generator.apply({"params": params["generator"]}, z[None])[0],
         features=lambda x: discriminator.apply({"params": params["discriminator"]}, x[None], method="features")[0],
     )

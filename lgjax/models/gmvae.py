@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision, vae, variance
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 from lgjax.models.vae import Posterior
 
 PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
@@ -158,7 +158,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     return loss + spread, ({"gmvae": updates["batch_stats"]}, {"loss": loss, **parts, "variance": spread})
 
 
-def bind(config, params: dict) -> Networks:
+def bind(config, params: dict) -> BoundModel:
     """The trained model as functions of one slice (see `models`)."""
     params = _cast(params, config.restore.precision)
     network = _network(config, normalise=False)
@@ -177,7 +177,7 @@ def bind(config, params: dict) -> Networks:
         _, parts = network.apply(weights, x[None], key, *_weights(config), method="negative_elbo")
         return -sum(parts.values())[0]
 
-    return Networks(
+    return BoundModel(
         reconstruct=lambda x: decode(encode(x).mean)[0],
         samples=samples,
         variance=lambda x: variance.predict(config, params["variance"], x[None])[0],

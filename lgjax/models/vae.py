@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lgjax.models import blocks, convolutions, precision, variance
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
 
@@ -111,7 +111,7 @@ def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Arra
     return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"]}, terms)
 
 
-def bind(config, params: dict) -> Networks:
+def bind(config, params: dict) -> BoundModel:
     """The trained model as functions of one slice (see `models`)."""
     params = precision.cast(params, config.restore.precision)
     autoencoder = network(config, normalise=False)
@@ -132,7 +132,7 @@ def bind(config, params: dict) -> Networks:
         error, kl = negative_elbo(x[None], reconstruction, posterior, config.model.reconstruction_weight)
         return -(error + kl)[0]
 
-    return Networks(
+    return BoundModel(
         reconstruct=lambda x: decode(encode(x).mean)[0],
         samples=samples,
         variance=lambda x: variance.predict(config, params["variance"], x[None])[0],

@@ -6,12 +6,11 @@ import subprocess
 import tempfile
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti
+from lgjax.scans import nifti, orientation
 from lgjax.scans.volume import Volume
 
 _MIN_BRAIN = 1.0  # ml
@@ -118,7 +117,7 @@ def _plausible(image: Volume, inside: np.ndarray, source: str, remedy: str) -> n
 def _without_background(image: Volume) -> tuple[np.ndarray, str]:
     """Returns the voxels that differ from a flat background, and why they are no brain: "" if they may be one."""
     data = image.data
-    axial = int(np.argmax(nib.orientations.io_orientation(image.affine)[:, 0] == 2))
+    axial = orientation.axial_axis(image.affine)
     planes = np.moveaxis(data, axial, 2)  # slices may end inside the brain, so the border is the in-plane one
     border = np.concatenate([side.ravel() for side in (planes[0], planes[-1], planes[:, 0], planes[:, -1])])
     background = np.partition(border, border.size // 2)[border.size // 2]  # the median; NaN sorts last

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -24,32 +24,40 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def healthy(config, split: str) -> list[Subject]:
-    """Healthy subjects of one split of `config.data.source`; no subject is in two splits.
+class Source(NamedTuple):
+    """Where healthy subjects come from."""
+
+    spec: str  # phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
+    train_subjects: int  # of the phantom
+    calibration_subjects: int  # at most
+
+
+def healthy(source: Source, split: str) -> list[Subject]:
+    """Finds the healthy subjects of one split; no subject is in two splits.
 
     Args:
-      config: the part `data` of a config.
+      source: where they come from.
       split: train, calibration (at most `calibration_subjects`) or test.
 
     Raises:
       UsageError: the split is empty.
     """
-    if config.source.split(":")[0] == "phantom":
-        count = {"train": config.train_subjects, "calibration": config.calibration_subjects}[split]
-        _, _, labels = config.source.partition(":")
+    if source.spec.split(":")[0] == "phantom":
+        count = {"train": source.train_subjects, "calibration": source.calibration_subjects}[split]
+        _, _, labels = source.spec.partition(":")
         return sources.find(f"phantom:{split}:{count}" + (f":{labels}" if labels else ""))
-    if is_prepared(config.source):
-        found = sources.prepared(config.source)
-        splits = {entry.identifier: entry.split for entry in read_index(config.source).subjects}
+    if is_prepared(source.spec):
+        found = sources.prepared(source.spec)
+        splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
         chosen = [subject for subject in found if splits.get(subject.identifier) == split]
     else:
-        found = sources.find(config.source)
+        found = sources.find(source.spec)
         if any(subject.bias_field is not None for subject in found):
-            raise UsageError(f"{config.source} is an unfinished prepared data set. Run lgjax.preprocess again.")
+            raise UsageError(f"{source.spec} is an unfinished prepared data set. Run lgjax.preprocess again.")
         chosen = [subject for subject in found if split_of(subject) == split]
     if not chosen:
-        raise UsageError(f"{config.source} is too small: no subject of it falls into the {split} split.")
-    return chosen[: config.calibration_subjects] if split == "calibration" else chosen
+        raise UsageError(f"{source.spec} is too small: no subject of it falls into the {split} split.")
+    return chosen[: source.calibration_subjects] if split == "calibration" else chosen
 
 
 def split_of(subject: Subject) -> str:

@@ -46,13 +46,9 @@ def from_config(config) -> Recipe:
     return Recipe(Grid(config.height, config.width, config.spacing), bias_field, None, config.brain.stripper)
 
 
-def bare(config) -> Recipe:
-    """For scans that are only z-scored and cut into slices.
-
-    Args:
-      config: the part `data` of an experiment's config.
-    """
-    return Recipe(Grid(config.height, config.width, config.spacing), None, None, "auto")
+def bare(grid: Grid) -> Recipe:
+    """Returns the recipe of scans that are only z-scored and cut into slices."""
+    return Recipe(grid, None, None, "auto")
 
 
 def bias_json(recipe: Recipe) -> str:

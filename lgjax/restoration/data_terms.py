@@ -1,24 +1,35 @@
-"""Costs R(Y, X) that keep a restoration X near its observation Y; log P(Y|X) = -lambda R(Y, X).
+"""Data terms R(Y, X), which keep a restoration X near its observation Y; log P(Y|X) = -lambda R(Y, X).
 
-Both are plain functions of one slice; their gradients come from `jax.grad` with the subgradient sign(0) = 0.
+A data term holds its cost, a plain function of one slice, and its proximal operator. Gradients of a cost come from
+`jax.grad` with the subgradient sign(0) = 0.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-
-def _absolute(t: jax.Array) -> jax.Array:
-    """|t| with derivative sign(t), 0 at 0: that of `jnp.abs` is 1 there, which would push a pixel off X = Y."""
-    return t * jax.lax.stop_gradient(jnp.sign(t))
+from lgjax.restoration import operators
+from lgjax.restoration.operators import Operator, differences
 
 
-def differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Forward differences of [H, W, 1] along rows, [H - 1, W, 1], and columns, [H, W - 1, 1]: none across the last."""
-    return image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
+class DataTerm(NamedTuple):
+    """A data term, which is called as its cost."""
+
+    cost: Callable[[jax.Array, jax.Array], jax.Array]  # (x, y), both [H, W, 1] -> R(Y, X), scalar
+    prox: Callable[[int], Operator]  # steps of the dual -> proximal operator
+
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Returns the cost of two slices [H, W, 1], a scalar."""
+        return self.cost(x, y)
 
 
-def tv(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Anisotropic total variation of X - Y: the L1 norm of its forward differences.
+Cost = Callable[[jax.Array, jax.Array], jax.Array] | DataTerm  # (x, y), both [H, W, 1] -> R(Y, X), scalar
+
+
+def tv_cost(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Computes the anisotropic total variation of X - Y: the L1 norm of its forward differences.
 
     Args:
       x, y: [H, W, 1], z-scored.
@@ -30,9 +41,16 @@ def tv(x: jax.Array, y: jax.Array) -> jax.Array:
     return _absolute(rows).sum() + _absolute(columns).sum()
 
 
-def l1(x: jax.Array, y: jax.Array) -> jax.Array:
-    """sum |X - Y| of two slices [H, W, 1]; a scalar."""
+def l1_cost(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Computes sum |X - Y| of two slices [H, W, 1], a scalar."""
     return _absolute(x - y).sum()
 
 
+def _absolute(t: jax.Array) -> jax.Array:
+    """|t| with derivative sign(t), 0 at 0: that of `jnp.abs` is 1 there, which would push a pixel off X = Y."""
+    return t * jax.lax.stop_gradient(jnp.sign(t))
+
+
+tv = DataTerm(tv_cost, operators.of_total_variation)
+l1 = DataTerm(l1_cost, operators.of_absolute)
 DATA_TERMS = {"tv": tv, "l1": l1}

@@ -33,8 +33,13 @@ def native(slices: np.ndarray, orientation: np.ndarray) -> np.ndarray:
 def zooms(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel sizes of the axial view in mm: between slices, rows and columns."""
     axes = np.argsort(to_lps(affine)[:, 0])
-    sizes = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0))[axes]
+    sizes = nib.affines.voxel_sizes(np.asarray(affine))[axes]
     return float(sizes[2]), float(sizes[1]), float(sizes[0])
+
+
+def axial_axis(affine: np.ndarray) -> int:
+    """The voxel axis that runs closest to the body's, from slice to slice."""
+    return int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == 2)[0])
 
 
 def codes(affine: np.ndarray) -> str:

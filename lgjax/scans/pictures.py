@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from lgjax.scans import orientation
 
 INK = "#1d2329"
 COLUMNS = 7  # side by side, before anything gets tiny
@@ -47,8 +48,7 @@ class Panels(NamedTuple):
 
 def radiological(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Returns a volume [X, Y, Z] of any orientation as [H, W, S]: anterior on top, right side on the left."""
-    canonical = nib.orientations.apply_orientation(data, nib.orientations.io_orientation(affine))  # RAS+
-    return canonical[::-1, ::-1].transpose(1, 0, 2)
+    return np.moveaxis(orientation.axial(data, orientation.to_lps(affine)), 0, -1)
 
 
 def shown_slice(reference: np.ndarray, brain: np.ndarray) -> int:
@@ -58,9 +58,8 @@ def shown_slice(reference: np.ndarray, brain: np.ndarray) -> int:
 
 def pixel_aspect(affine: np.ndarray) -> float:
     """Returns height / width of an axial pixel of the volume that `radiological` returns."""
-    zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    axes = nib.orientations.io_orientation(affine)[:, 0]  # world axis of every voxel axis
-    return float(zooms[axes == 1][0] / zooms[axes == 0][0])
+    _, rows, columns = orientation.zooms(affine)
+    return rows / columns
 
 
 def subject_figure(panels: Mapping[str, Panels]) -> bytes:

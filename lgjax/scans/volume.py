@@ -30,7 +30,7 @@ class Volume:
     @property
     def zooms(self) -> np.ndarray:
         """Voxel sizes in mm, [3]."""
-        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return nib.affines.voxel_sizes(self.affine)
 
     @property
     def voxel_ml(self) -> float:

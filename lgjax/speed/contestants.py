@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from lgjax import models
 from lgjax.evaluation.published import TABLE1
 from lgjax.methods import runner as runners
 from lgjax.methods.names import Method
-from lgjax.preparation.slices import BACKGROUND, Slices
+from lgjax.models.base import Model
+from lgjax.preparation.slices import BACKGROUND, Grid, Slices
 from lgjax.runtime.devices import batch_sharding, replicate
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.peaks import Peaks, Runs
@@ -82,34 +82,46 @@ class Restoration:
 
     kind = "methods"
 
-    def __init__(self, method: Method, config, mesh: jax.sharding.Mesh, short: int, target: float):
-        """Compiles and runs both once; the long one takes about `target` seconds, or all iterations of `config`.
+    def __init__(
+        self,
+        method: Method,
+        settings: runners.Settings,
+        model: Model,
+        params: Any,
+        grid: Grid,
+        mesh: jax.sharding.Mesh,
+        *,
+        short: int,
+        target: float,
+    ):
+        """Compiles and runs both once; the long one takes about `target` seconds, or all iterations of `settings`.
 
         Args:
           method: that iterates.
-          config: of its experiment.
+          settings: of the restoration.
+          model: that the method needs.
+          params: frozen parameters of the model.
+          grid: of the slices.
           mesh: that batches are split over.
           short: iterations of the short run.
           target: seconds.
         """
-        self.name, self.method, self.config, self.mesh = method.name, method, config, mesh
-        batch_size = runners.batch_size(config, mesh)
-        self.slices = brain_like(config.seed, batch_size, config.data.height, config.data.width)
+        self.name, self.method, self.settings, self.model, self.mesh = method.name, method, settings, model, mesh
+        self.params, self.grid = params, grid
+        batch_size = runners.batch_size(settings, mesh)
+        self.slices = brain_like(settings.seed, batch_size, grid.height, grid.width)
         self.strength = np.full(batch_size, LAMBDA, np.float32)
-        self.params = models.freeze(random_state(config).variables)
-        self.length = runners.length(method, config)
+        self.length = runners.length(method, settings)
         self.short, self.short_runs = self._compile(short), Runs(short, [])
         guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
-        long = speed_peaks.count_for(target, guess, 4 * short, config.restore[self.length])
+        long = speed_peaks.count_for(target, guess, 4 * short, getattr(settings, self.length))
         self.long, self.long_runs = self._compile(long), Runs(long, [])
 
     def _compile(self, iterations: int) -> runners.Runner:
         """The method as the product runs it, compiled before its first batch, which it then restores."""
-        config = self.config.copy_and_resolve_references()
-        config.restore[self.length] = iterations
-        if self.method.restores:
-            config.restore.tolerance = 0.0  # every slice makes all iterations
-        runner = runners.Runner(self.method, config, self.params, self.mesh)
+        changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}  # every slice makes all iterations
+        settings = self.settings._replace(**changes)
+        runner = runners.Runner(self.method, settings, self.model, self.params, self.mesh)
         arrays = jax.device_put((*self.slices, self.strength), batch_sharding(self.mesh))
         self.lowered, runner.compiled, self.compile_seconds = compiled(runner.function, runner.params, *arrays)
         self._run(runner)
@@ -125,7 +137,7 @@ class Restoration:
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """What was measured, and what follows from it."""
-        iterations, batch, long = self.config.restore[self.length], len(self.slices.index), self.long_runs
+        iterations, batch, long = getattr(self.settings, self.length), len(self.slices.index), self.long_runs
         seconds = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
         batches = -(-settings.volume_slices // batch)
         made_of = f"{batches} batches of {batch} for {settings.volume_slices} slices, {iterations} iterations"
@@ -135,7 +147,7 @@ class Restoration:
         return {
             "batch_size": batch,
             "batch_size_of_programs": self.long.batch_size,  # smaller after an out-of-memory error
-            "grid": [self.config.data.height, self.config.data.width],
+            "grid": [self.grid.height, self.grid.width],
             "seconds_per_iteration": seconds._asdict(),
             "paper_seconds": published,
             "paper_over_ours": speed_peaks.ratio(published, seconds.median),

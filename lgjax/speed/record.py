@@ -4,19 +4,23 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from lgjax import models
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
+from lgjax.methods import runner
+from lgjax.models.base import Model
+from lgjax.preparation.slices import Grid
 from lgjax.report import tables
 from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
-from lgjax.speed.contestants import Restoration, Training
+from lgjax.speed.contestants import Restoration, Training, random_state
 from lgjax.workdir import experiment
 
 NOTES = (
@@ -40,14 +44,54 @@ BESIDE_PAPER = (
 OTHER_SIZE = "These are not the paper's networks and slices: its seconds are not set beside ours."
 
 
-def choose(config, names: Sequence[str] | None) -> list[str]:
-    """The methods that are timed: those given, or those of the paper's Table 1 that have a loop.
+class Experiment(NamedTuple):
+    """One model whose methods and training are timed."""
+
+    model: Model
+    restoration: runner.Settings
+    grid: Grid
+    config: Any  # for its training
+
+
+class Settings(NamedTuple):
+    """How speed is measured, see configs/bench.py."""
+
+    as_paper: bool  # whether networks and slices are of the size of the paper's
+    volume_slices: int
+    repeats: int
+    run_seconds: float
+    short_iterations: int
+    train_models: tuple[str, ...]
+    train_slices: int
+    peak_dtype: str
+    peak_sizes: tuple[int, ...]
+    peak_length: int
+    experiments: dict[str, Experiment]  # by model
+    as_json: dict[str, Any]  # all of it, for the record
+
+
+def from_config(config) -> Settings:
+    """Takes what is timed, and how, from a config of configs/bench.py.
 
     Raises:
-      UsageError: a method is unknown or iterates nothing, or a config has an unknown value.
+      UsageError: an experiment has an unknown value.
     """
-    for model in config.experiments:
-        experiment.check(config.experiments[model])
+    experiments = {}
+    for name in config.experiments:
+        part = config.experiments[name]
+        experiment.check(part)
+        model = models.from_config(part, part.restore.precision)
+        experiments[name] = Experiment(model, runner.from_config(part), experiment.grid(part), part)
+    values = {field: config[field] for field in Settings._fields if field in config}
+    return Settings(**{**values, "experiments": experiments, "as_json": experiment.as_json(config)})
+
+
+def choose(names: Sequence[str] | None) -> list[str]:
+    """Returns the methods that are timed: those given, or those of the paper's Table 1 that have a loop.
+
+    Raises:
+      UsageError: a method is unknown or iterates nothing.
+    """
     looped = [name for name, method in methods.available().items() if method.prior not in ("", "reconstruction")]
     for name in names or ():
         if methods.parse(name).name not in looped:
@@ -55,54 +99,56 @@ def choose(config, names: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(names or [entry.method for entry in published.TABLE1 if entry.method in looped]))
 
 
-def trained(config, names: Sequence[str]) -> list[str]:
-    """The models of some methods whose training is timed too."""
-    models = dict.fromkeys(methods.parse(name).model for name in names)
-    return [model for model in models if model in config.train_models]
+def trained(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Returns the models of some methods whose training is timed too."""
+    found = dict.fromkeys(methods.parse(name).model for name in names)
+    return [model for model in found if model in settings.train_models]
 
 
-def contestants(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Restoration | Training]:
+def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Restoration | Training]:
     """Compiles the methods and the trainings of their models, one after the other; yields each."""
-    settings = config.experiments
+    short, target = settings.short_iterations, settings.run_seconds
     for method in map(methods.parse, names):
-        part = settings[method.model]
-        yield Restoration(method, part, mesh, config.short_iterations, config.run_seconds)
-    for model in trained(config, names):
-        yield Training(model, settings[model], mesh, config.train_slices, config.run_seconds)
+        model, restoration, grid, config = settings.experiments[method.model]
+        params = models.freeze(random_state(config).variables)
+        yield Restoration(method, restoration, model, params, grid, mesh, short=short, target=target)
+    for name in trained(settings, names):
+        yield Training(name, settings.experiments[name].config, mesh, settings.train_slices, target)
 
 
-def measure(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Runs everything in turn, A B C A B C, so that a disturbance of the machine meets all alike.
 
     Args:
-      config: of configs/bench.py.
+      settings: from `from_config`.
       names: of methods, as from `choose`.
       mesh: the devices.
 
     Returns:
       The record, as written to --output.
     """
-    count = len(names) + len(trained(config, names))
-    items = list(tqdm(contestants(config, names, mesh), "compiling", count, unit="program"))
+    count = len(names) + len(trained(settings, names))
+    items = list(tqdm(contestants(settings, names, mesh), "compiling", count, unit="program"))
     held, peaks = speed_peaks.peak_memory(mesh), []
-    with tqdm(None, "measuring", config.repeats * (count + 1), unit="run") as bar:
-        for _ in range(config.repeats):
+    sizes = (settings.peak_dtype, settings.peak_sizes, settings.peak_length)
+    with tqdm(None, "measuring", settings.repeats * (count + 1), unit="run") as bar:
+        for _ in range(settings.repeats):
             for item in items:
                 item.sample()
                 bar.update()
-            peaks.append(speed_peaks.measure_peaks(mesh, config.peak_dtype, config.peak_sizes, config.peak_length))
+            peaks.append(speed_peaks.measure_peaks(mesh, *sizes))
             bar.update()
     best = speed_peaks.best(peaks)
     found: dict[str, dict] = {"methods": {}, "training": {}}
     for item in items:
-        found[item.kind][item.name] = item.record(best, config)
+        found[item.kind][item.name] = item.record(best, settings)
     return {
         "what": "Measures how fast methods restore and models train on this machine, and how fast it could be.",
         "command": shlex.join(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
         "versions": {**devices.versions(), "numpy": np.__version__, "python": sys.version.split()[0]},
         "devices": mesh.size,
         "cores": os.cpu_count(),
-        "config": experiment.as_json(config),
+        "config": settings.as_json,
         "peaks": best._asdict(),
         "peak_bytes_of_process": held,
         **found,

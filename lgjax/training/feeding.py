@@ -41,7 +41,9 @@ def find_slices(config, settings: Recipe, index: Index | None) -> tuple[Source, 
       InputError: a file of the prepared data set is not what its index says.
     """
     if index is None:
-        subjects = cohort.healthy(config.data, "train")
+        data = config.data
+        healthy = cohort.Source(data.source, data.train_subjects, data.calibration_subjects)
+        subjects = cohort.healthy(healthy, "train")
         found, _ = cohort.load(
             subjects, settings, config.data.workers, "preparing", lambda p: (p.slices, p.image.sha256)
         )

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
@@ -14,6 +14,37 @@ FREE = {
     "restore": ("batch_size", "score", "method", "slice_step"),
     "model": (),
     "gmm": (),
+}
+
+
+class Calibration(NamedTuple):
+    """What calibration found for one method, and what that holds for."""
+
+    method: str
+    strength: float | None  # lambda; None where there is none to find
+    search: dict[str, Any] | None  # for lambda: calibration.strength.Search, and the wanted SSIM as `target`
+    voxels: int  # healthy ones that thresholds are taken from
+    thresholds: dict[str, dict[str, float]]  # by score, then by false positive rate ("0.01")
+    subjects: list[str]  # SHA-256 of the healthy scans
+    config_digest: str
+    weights_digest: str
+    recipe_digest: str
+    trained_on: str  # in words
+    versions: dict[str, Any]
+
+
+KEYS = {  # of the record on disk, by field
+    "method": "Method",
+    "strength": "Lambda",
+    "search": "Search",
+    "voxels": "Voxels",
+    "thresholds": "Thresholds",
+    "subjects": "CalibrationSubjects",
+    "config_digest": "ConfigSHA256",
+    "weights_digest": "WeightsSHA256",
+    "recipe_digest": "RecipeSHA256",
+    "trained_on": "TrainedOn",
+    "versions": "Versions",
 }
 
 
@@ -29,25 +60,48 @@ def digest(config) -> str:
     return files.digest({**kept, "seed": config.seed})
 
 
-def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe_digest: str) -> dict[str, Any]:
-    """Reads a method's calibration.
+def write(workdir: pathlib.Path, calibration: Calibration) -> pathlib.Path:
+    """Writes a method's calibration and returns its file."""
+    file = path(workdir, calibration.method)
+    record = {key: getattr(calibration, field) for field, key in KEYS.items()}
+    files.atomic_write(file, json.dumps(record, indent=2) + "\n")
+    return file
+
+
+def read(workdir: pathlib.Path, method: str) -> Calibration:
+    """Reads a method's calibration, whatever it was made for.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    file = path(workdir, method)
+    again = f"Run {_command(workdir, method)}"
+    try:
+        record = {KEYS["recipe_digest"]: None, **json.loads(file.read_text())}  # which earlier records lack
+        return Calibration(**{field: record[key] for field, key in KEYS.items()})
+    except FileNotFoundError:
+        raise InputError(file, "is not there: the method is not calibrated", again) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(file, f"cannot be read ({error})", again) from error
+
+
+def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe_digest: str) -> Calibration:
+    """Reads a method's calibration and checks what it was made for.
 
     Raises:
       InputError: there is none, or it is damaged.
       UsageError: it was made for other weights, another preparation of scans or other settings.
     """
-    file = path(workdir, method)
-    again = f"python -m lgjax.calibrate --workdir={workdir} --method={method}"
-    try:
-        record = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise InputError(file, "is not there: the method is not calibrated", f"Run {again}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(file, f"cannot be read ({error})", f"Run {again}") from error
-    if record["WeightsSHA256"] != weights_digest:
+    file, again = path(workdir, method), _command(workdir, method)
+    found = read(workdir, method)
+    if found.weights_digest != weights_digest:
         raise UsageError(f"{file}: was made for other weights. Run {again}")
-    if record.get("RecipeSHA256") != recipe_digest:
+    if found.recipe_digest != recipe_digest:
         raise UsageError(f"{file}: was made from scans that were prepared otherwise. Run {again}")
-    if record["ConfigSHA256"] != digest(config):
+    if found.config_digest != digest(config):
         raise UsageError(f"{file}: was made with other settings of data, model or restore. Run {again} with the same.")
-    return record
+    return found
+
+
+def _command(workdir: pathlib.Path, method: str) -> str:
+    return f"python -m lgjax.calibrate --workdir={workdir} --method={method}"

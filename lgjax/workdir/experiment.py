@@ -6,6 +6,8 @@ import pathlib
 import ml_collections
 
 from lgjax.models import precision
+from lgjax.preparation import cohort
+from lgjax.preparation.slices import Grid
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.runtime.files import atomic_write
 
@@ -94,6 +96,16 @@ def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
         if differing:
             names = ", ".join(f"{part}.{key} ({theirs.get(key)}, now {ours.get(key)})" for key in differing)
             raise UsageError(f"{workdir} was trained with other values of {names}. Use another --workdir.")
+
+
+def grid(config: ml_collections.ConfigDict) -> Grid:
+    """Returns the grid of the slices that models see."""
+    return Grid(config.data.height, config.data.width, config.data.spacing)
+
+
+def source(config: ml_collections.ConfigDict) -> cohort.Source:
+    """Returns where the healthy subjects of an experiment come from."""
+    return cohort.Source(config.data.source, config.data.train_subjects, config.data.calibration_subjects)
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict:

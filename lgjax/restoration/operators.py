@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lgjax.restoration.data_terms import differences
-
 
 class Operator(NamedTuple):
     """The proximal operator of one data term."""
@@ -69,6 +67,11 @@ def total_variation(
     return b - sigma2 * transposed_differences(dual), dual
 
 
+def differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Forward differences of [H, W, 1] along rows, [H - 1, W, 1], and columns, [H, W - 1, 1]: none across the last."""
+    return image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
+
+
 def transposed_differences(dual: Dual) -> jax.Array:
     """G^T p, [H, W, 1]: the negative divergence of a flow."""
     rows, columns = dual
@@ -77,18 +80,20 @@ def transposed_differences(dual: Dual) -> jax.Array:
     return down + right
 
 
-def operator(term: str, dual_steps: int) -> Operator:
-    """The proximal operator of a data term by its name in `DATA_TERMS`; that of `l1` is exact and takes no steps."""
-    return {
-        "tv": Operator(
-            lambda image: jax.tree.map(jnp.zeros_like, Dual(*differences(image))),
-            lambda b, sigma2, strength, dual: total_variation(b, sigma2, strength, dual, dual_steps),
-        ),
-        "l1": Operator(
-            lambda image: (),
-            lambda b, sigma2, strength, state: (soft_threshold(b, sigma2, strength), state),
-        ),
-    }[term]
+def of_total_variation(dual_steps: int) -> Operator:
+    """Returns the operator of the total variation, which takes `dual_steps` steps of the dual at every call."""
+    return Operator(
+        lambda image: jax.tree.map(jnp.zeros_like, Dual(*differences(image))),
+        lambda b, sigma2, strength, dual: total_variation(b, sigma2, strength, dual, dual_steps),
+    )
+
+
+def of_absolute(dual_steps: int) -> Operator:
+    """Returns the operator of the L1 norm, which is exact and takes no steps."""
+    return Operator(
+        lambda image: (),
+        lambda b, sigma2, strength, state: (soft_threshold(b, sigma2, strength), state),
+    )
 
 
 def _inverse(t: jax.Array) -> jax.Array:
