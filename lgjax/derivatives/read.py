@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lgjax.derivatives.write import rate_name
+from lgjax.methods.names import SCORES
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti
 from lgjax.scans.volume import Volume
 
 SUFFIX = "_space-orig_desc-anomaly_T2w.nii.gz"
-SCORES = ("absolute", "positive", "signed")
 SAME = ("Method", "Score", "ConfigSHA256", "WeightsSHA256", "Lambda", "Thresholds", "SliceStep")  # within one folder
 UNFINISHED = "Run lgjax.restore again, or remove this subject's folder"
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lgjax import __version__
+from lgjax.methods.names import MASK_RATE
 from lgjax.preparation import pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
@@ -122,7 +123,7 @@ def figure(prepared: Prepared, found: Detection, provenance: Mapping[str, Any]) 
     def seen(volume: np.ndarray) -> np.ndarray:
         return pictures.radiological(volume, affine)
 
-    image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks["0.01"])
+    image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks[MASK_RATE])
     brain = seen(found.brain)
     restored = None if found.restored is None else seen(found.restored)
     depth = range(anomaly.shape[2])

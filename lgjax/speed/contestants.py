@@ -4,6 +4,7 @@ Weights are random and slices synthetic: every iteration does the same work what
 """
 
 import contextlib
+import io
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -181,7 +182,7 @@ class Training:
         found = brain_like(config.seed, count, config.data.height, config.data.width)
         self.steps = feeding.steps(self.config, store.Held(found.y, found.mask), mesh, 0)
         self.state = replicate(random_state(self.config), mesh)
-        with contextlib.redirect_stdout(None):  # which is told where slices lie
+        with contextlib.redirect_stdout(io.StringIO()):  # which is told where slices lie
             self.together, program, arguments = next(self.steps)
         self.lowered, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
         self._run(1)
