@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax.models import MODELS
-from lgjax.models.base import Networks
+from lgjax import models
+from lgjax.models.base import BoundModel
 from lgjax.restoration import data_terms, loop, priors
 
 KEY = jax.random.key(5)
@@ -24,8 +24,8 @@ class Recorder:
         self.draws, self.seen = [], []
 
     @property
-    def networks(self) -> Networks:
-        return Networks(samples=self.samples, variance=self.variance)
+    def networks(self) -> BoundModel:
+        return BoundModel(samples=self.samples, variance=self.variance)
 
     def samples(self, x, key, count):
         draws = jnp.sin(x[None] + jax.random.normal(key, (count, *x.shape)))
@@ -96,7 +96,7 @@ def test_elbo_gradient_by_finite_differences(config, params):
     """Along random directions, central differences of the bound at one draw, in float64."""
     with jax.enable_x64(True):
         to64 = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree)  # noqa: E731
-        networks = MODELS["vae"].bind(config, to64(params))
+        networks = models.from_config(config, config.restore.precision).bind(to64(params))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(16, 16, 1))  # without flat parts, where a kink of the activation may lie on many pixels
         gradient = np.asarray(priors.elbo(networks, 4.0)(x, KEY).gradient)
@@ -108,7 +108,7 @@ def test_elbo_gradient_by_finite_differences(config, params):
 
 @pytest.mark.parametrize("name", ["elbo", "est", "neural"])
 def test_batch_by_vmap_equals_a_loop(config, params, slices, name):
-    networks = MODELS["vae"].bind(config, params)
+    networks = models.from_config(config, config.restore.precision).bind(params)
     prior = {
         "elbo": priors.elbo(networks, 4.0),
         "est": priors.local_gaussian_estimated(networks, 3, 1e-3),
@@ -123,8 +123,8 @@ def test_batch_by_vmap_equals_a_loop(config, params, slices, name):
 
 @pytest.mark.parametrize("name", ["est", "neural"])
 def test_nothing_is_differentiated_through_the_networks(config, params, slices, name):
-    bound = MODELS["vae"].bind(config, params)
-    networks = Networks(samples=guarded_samples(bound.samples), variance=forbidden(bound.variance))
+    bound = models.from_config(config, config.restore.precision).bind(params)
+    networks = BoundModel(samples=guarded_samples(bound.samples), variance=forbidden(bound.variance))
     prior = {
         "est": priors.local_gaussian_estimated(networks, 2, 1e-3),
         "neural": priors.local_gaussian_neural(networks, 1),
@@ -179,7 +179,7 @@ def test_variance_of_the_local_gaussian(name):
 def test_elbo_variance_is_the_curvature_of_its_first_term():
     """Where the reconstruction does not follow x, the second derivative of the bound is -1 / variance."""
     weight, target = 3.0, normal(4, 4, 1)
-    networks = Networks(elbo=lambda x, key: -weight * ((x - target) ** 2).sum())
+    networks = BoundModel(elbo=lambda x, key: -weight * ((x - target) ** 2).sum())
     x = normal(4, 4, 1, seed=1)
     near = priors.elbo(networks, weight)(x, KEY)
     np.testing.assert_allclose(x + near.variance * near.gradient, target, atol=1e-5)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax.models import MODELS
-from lgjax.models.base import Networks
+from lgjax import models
+from lgjax.models.base import BoundModel
 from lgjax.restoration import loop, priors
 from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
 
@@ -27,7 +27,7 @@ def quadratic(x, y):
 
 def fixed(mu, sigma2) -> priors.Prior:
     """The local Gaussian prior of networks that answer mu and sigma2 to everything: log P = log N(mu, sigma2)."""
-    networks = Networks(
+    networks = BoundModel(
         samples=lambda x, key, count: jnp.broadcast_to(mu, (count, *mu.shape)),
         variance=lambda x: jnp.broadcast_to(sigma2, x.shape),
     )
@@ -45,7 +45,7 @@ def linear(sigma2) -> priors.Prior:
         z = x.reshape(2, 2, 2, 2, 1).mean(axis=(1, 3))
         return 0.9 * jnp.repeat(jnp.repeat(z, 2, axis=0), 2, axis=1)
 
-    networks = Networks(
+    networks = BoundModel(
         samples=lambda x, key, count: jnp.stack([reconstruct(x)] * count),
         variance=lambda x: jnp.full_like(x, sigma2),
     )
@@ -262,7 +262,7 @@ def test_adam_bounds_the_move(rate):
 
 @pytest.mark.parametrize("name", ["adam", "gradient"])
 def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
-    networks = MODELS["vae"].bind(config, params)
+    networks = models.from_config(config, config.restore.precision).bind(params)
     prior, iterations, rate = priors.local_gaussian_estimated(networks, 3, 0.5), 4, 1e-2
     y, mask = jnp.asarray(slices.y[0]), jnp.asarray(slices.mask[0])
     looped, _ = restore(y, mask, prior=prior, data_term=quadratic, name=name, rate=rate, iterations=iterations)
@@ -276,7 +276,7 @@ def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
 
 
 def test_the_same_program_gives_the_same_bits(slices, config, params):
-    networks = MODELS["vae"].bind(config, params)
+    networks = models.from_config(config, config.restore.precision).bind(params)
     run = jax.jit(
         lambda y, mask: loop.restore(
             y,

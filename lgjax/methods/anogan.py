@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 
 class Trace(NamedTuple):
@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 def search(
-    networks: Networks,
+    networks: BoundModel,
     y: jax.Array,  # [H, W, 1], z-scored
     mask: jax.Array,  # [H, W, 1], 1 inside the brain
     key: jax.Array,

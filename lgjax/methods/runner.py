@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lgjax import models
 from lgjax.methods import anogan, gmm, intensity
 from lgjax.methods.names import Method, check_model
-from lgjax.models import MODELS, precision
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
+from lgjax.models.precision import matmul_precision
 from lgjax.preparation import slices as preparation_slices
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
@@ -48,14 +49,16 @@ def restorer(method: Method, config) -> Restorer:
     def restore(params, y, mask, index, strength):
         one = intensity.restore
         if method.model:
-            one = functools.partial(_restore, method, config, MODELS[method.model].bind(config, params))
-        with precision.products(config.restore.precision):
+            one = functools.partial(
+                _restore, method, config, models.from_config(config, config.restore.precision).bind(params)
+            )
+        with matmul_precision(config.restore.precision):
             return jax.vmap(one)(y, mask, loop.slice_keys(config.seed, index), strength)
 
     return restore
 
 
-def _restore(method: Method, config, networks: Networks, y, mask, key, strength):
+def _restore(method: Method, config, networks: BoundModel, y, mask, key, strength):
     """Restores one slice."""
     settings = config.restore
     if method.prior == "reconstruction":
@@ -95,7 +98,7 @@ def length(method: Method, config) -> str:
     return "refreshes" if method.restores and config.restore.optimizer == "proximal" else "iterations"
 
 
-def _prior(method: Method, config, networks: Networks, y: jax.Array) -> Prior:
+def _prior(method: Method, config, networks: BoundModel, y: jax.Array) -> Prior:
     """The prior that a method's restoration of the slice y climbs."""
     settings = config.restore
     if method.prior == "elbo":

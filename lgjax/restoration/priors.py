@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lgjax.models.base import Networks
+from lgjax.models.base import BoundModel
 
 
 class LocalPrior(NamedTuple):
@@ -28,7 +28,7 @@ def gaussian_gradient(x: jax.Array, mu: jax.Array, sigma2: jax.Array) -> jax.Arr
     return -(x - mu) / sigma2
 
 
-def local_gaussian_estimated(networks: Networks, samples: int, floor: float) -> Prior:
+def local_gaussian_estimated(networks: BoundModel, samples: int, floor: float) -> Prior:
     """`lg_est`: mean and variance from the same L decoder samples.
 
     Args:
@@ -51,7 +51,7 @@ def local_gaussian_estimated(networks: Networks, samples: int, floor: float) -> 
 
 
 def local_gaussian_neural(
-    networks: Networks, samples: int, observed: jax.Array | None = None, deviation_limit: float = 0.0
+    networks: BoundModel, samples: int, observed: jax.Array | None = None, deviation_limit: float = 0.0
 ) -> Prior:
     """`lg_neural`: mean from L decoder samples, variance from the variance network.
 
@@ -74,7 +74,7 @@ def local_gaussian_neural(
     return near
 
 
-def elbo(networks: Networks, reconstruction_weight: float) -> Prior:
+def elbo(networks: BoundModel, reconstruction_weight: float) -> Prior:
     """`elbo`: gradient of the evidence lower bound through encoder and decoder, one draw of the latents (MAP rows).
 
     Args:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from lgjax import models
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.report import tables
@@ -17,6 +18,7 @@ from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.contestants import Restoration, Training
+from lgjax.training import settings as training_settings
 from lgjax.workdir import experiment
 
 NOTES = (
@@ -57,8 +59,8 @@ def choose(config, names: Sequence[str] | None) -> list[str]:
 
 def trained(config, names: Sequence[str]) -> list[str]:
     """The models of some methods whose training is timed too."""
-    models = dict.fromkeys(methods.parse(name).model for name in names)
-    return [model for model in models if model in config.train_models]
+    found = dict.fromkeys(methods.parse(name).model for name in names)
+    return [model for model in found if model in config.train_models]
 
 
 def contestants(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Restoration | Training]:
@@ -68,7 +70,10 @@ def contestants(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterat
         part = settings[method.model]
         yield Restoration(method, part, mesh, config.short_iterations, config.run_seconds)
     for model in trained(config, names):
-        yield Training(model, settings[model], mesh, config.train_slices, config.run_seconds)
+        part = settings[model]
+        made, values = models.from_config(part, part.train.precision), training_settings.from_config(part)
+        grid = part.data.height, part.data.width
+        yield Training(model, made, values, grid, mesh, config.train_slices, config.run_seconds)
 
 
 def measure(config, names: Sequence[str], mesh: jax.sharding.Mesh) -> dict[str, Any]:
