@@ -25,7 +25,7 @@ from lgjax.methods import runner as runners
 from lgjax.models import blocks, convolutions
 from lgjax.runtime import devices
 from lgjax.speed import contestants
-from lgjax.training import feeding
+from lgjax.training import feeding, settings
 
 METHODS = {"vae_lg_neural_tv": 10, "vae_lg_est_tv": 2, "vae_elbo_tv": 5}  # and iterations of a run
 
@@ -51,9 +51,9 @@ def restoration(name: str, slices: int):
     """A run of a method on a batch; call it without arguments."""
     config = experiment.paper()
     config.restore.iterations, config.restore.batch_size = METHODS[name], slices
-    params = models.freeze(contestants.random_state(config).variables)
-    settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
-    runner = runners.Runner(names.parse(name), settings, model, params, devices.mesh())
+    model = models.from_config(config, config.restore.precision)
+    params = models.freeze(contestants.random_state(model, settings.from_config(config)).variables)
+    runner = runners.Runner(names.parse(name), runners.from_config(config), model, params, devices.mesh())
     batch = contestants.brain_like(0, slices, config.data.height, config.data.width)
     return lambda: list(runner(batch, np.ones(slices, np.float32))), METHODS[name]
 
@@ -61,10 +61,11 @@ def restoration(name: str, slices: int):
 def training(slices: int):
     """A training step; call it without arguments."""
     config, mesh = experiment.paper(), devices.mesh()
-    state = devices.replicate(contestants.random_state(config), mesh)
+    model, values = models.from_config(config, config.train.precision), settings.from_config(config)
+    state = devices.replicate(contestants.random_state(model, values), mesh)
     found = contestants.brain_like(0, slices, config.data.height, config.data.width)
     batch = jax.device_put((found.y, found.mask), devices.batch_sharding(mesh))
-    step = feeding.make_step(config, mesh).lower(state, *batch).compile()
+    step = feeding.make_step(model, values, mesh).lower(state, *batch).compile()
 
     def run():
         nonlocal state

@@ -18,10 +18,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
+from lgjax import models
 from lgjax.runtime import devices, files
 from lgjax.speed import contestants
-from lgjax.training import feeding
-from lgjax.training.store import Held
+from lgjax.training import feeding, settings
+from lgjax.training.store import InMemory
 
 COUNTS, SLICES, RUN = (1, 8), 128, 8
 
@@ -40,9 +41,10 @@ def main() -> None:
         config.data.resident, config.train.steps_per_dispatch = "always", count
         for name in ("steps", "log_every", "checkpoint_every"):
             config.train[name] = contestants.ENDLESS
+        model, values = models.from_config(config, config.train.precision), settings.from_config(config)
         found = contestants.brain_like(0, SLICES, config.data.height, config.data.width)
-        streams[count] = feeding.steps(config, Held(found.y, found.mask), mesh, 0)
-        states[count] = devices.replicate(contestants.random_state(config), mesh)
+        streams[count] = feeding.steps(model, values, InMemory(found.y, found.mask), mesh, 0)
+        states[count] = devices.replicate(contestants.random_state(model, values), mesh)
 
     def run(count: int) -> tuple[float, float]:
         began, used = time.perf_counter(), time.process_time()

@@ -3,18 +3,21 @@
 python -m lgjax.train --config=configs/aae.py             # or :smoke
 """
 
-from configs import vae
+from configs import common
 
 
 def get_config(variant: str = "paper"):
     """Returns the config of a variant: paper (default) or smoke, as in configs/vae.py where nothing else is said."""
-    config = {"paper": vae.paper, "smoke": vae.smoke}[variant]()
-    config.name = config.name.replace("vae", "aae")
-    config.model.name = "aae"
+    config = common.experiment("aae", "aae", "aae_lg_neural_tv")  # a code is exact: there is nothing to draw
+    common.add_autoencoder(config.model)
+    common.add_ascent(config)
+    if variant == "smoke":
+        common.shorten(config)
+        common.shorten_autoencoder(config)
+    elif variant != "paper":
+        raise KeyError(variant)
     config.model.discriminator_features = (256, 256)
     config.model.adversarial_weight = 1.0  # per latent, see lgjax/models/aae.py
     config.model.gradient_penalty = 1.0  # R1 of the discriminator
     config.train.momentum = 0.5  # usual where networks play against each other
-    config.restore.method = "aae_lg_neural_tv"
-    del config.restore.samples_est, config.restore.samples_neural  # a code is exact: there is nothing to draw
     return config

@@ -2,26 +2,23 @@
 
     python -m lgjax.train --config=configs/anogan.py             # or :smoke
 
-What is not said here is as in configs/vae.py.
+What is not said here is as in configs/common.py.
 """
 
-from configs import vae
+from configs import common
 
 
 def get_config(variant: str = "paper"):
     """Returns the config of a variant: paper (default; its size, it states no schedule for AnoGAN) or smoke."""
-    config = vae.paper()
-    vae.without_autoencoder(config)
-    config.name = config.model.name = "anogan"
+    config = common.experiment("anogan", "anogan", "anogan")
     config.model.channels = (16, 32, 64, 128, 256)
     config.model.latent_size = 128
     config.train.learning_rate = 2e-4
     config.train.momentum = 0.5  # DCGAN's
-    config.restore.method = "anogan"
     config.restore.iterations = 500  # of the search
     config.restore.learning_rate = 1e-2
     if variant == "smoke":
-        vae.shorten(config)
+        common.shorten(config)
         config.model.channels = (16, 32, 64, 128)
         config.model.latent_size = 64
         config.train.learning_rate = 5e-4

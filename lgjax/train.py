@@ -27,14 +27,13 @@ from tqdm import tqdm
 from lgjax import models
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
-from lgjax.models import MODELS
 from lgjax.preparation import dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
 from lgjax.runtime import devices, files, hosts, signals
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import pictures
-from lgjax.training import feeding
+from lgjax.training import feeding, settings
 from lgjax.training.step import TrainState, initial_state, state_shapes
 from lgjax.workdir import checkpoints, experiment
 
@@ -54,29 +53,32 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
       UsageError: the work directory, the source and the config do not belong together, or hosts differ in them.
       Diverged: the loss is not finite any more.
     """
-    settings, index = check(config, workdir)
-    state, start = checkpoints.restore_newest(workdir / "checkpoints", state_shapes(config)) or (None, 0)
+    prepared, index = check(config, workdir)
+    model, values = models.from_config(config, config.train.precision), settings.from_config(config)
+    shapes = state_shapes(model, values)
+    state, start = checkpoints.restore_newest(workdir / "checkpoints", shapes) or (None, 0)
     if start >= config.train.steps:
-        record(config, workdir, settings)
+        record(config, workdir, prepared)
         print(f"{workdir} is trained already: {start} steps", flush=True)
         return
-    source, subjects = feeding.find_slices(config, settings, index)
-    about = trained_on(config, settings, subjects, len(source))
+    source, subjects = feeding.find_slices(experiment.source(config), prepared, index, config.data.workers)
+    about = trained_on(config, prepared, subjects, len(source))
     if start:
         check_subjects(workdir, subjects)
     check_hosts(config, workdir, start, about)
-    record(config, workdir, settings, about)
+    record(config, workdir, prepared, about)
     if state is None:
-        state = initial_state(config)
+        state = initial_state(model, values)
     run(config, workdir, mesh, source, devices.replicate(state, mesh), start)
 
 
 def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: TrainState, start: int) -> None:
     """Takes the steps that are left, from `start`; logs, and keeps checkpoints."""
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
-    log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(config, start)
-    bar = tqdm(None, "training", config.train.steps, initial=start, unit="step")
-    stream = feeding.steps(config, source, mesh, start)
+    model, values = models.from_config(config, config.train.precision), settings.from_config(config)
+    log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(values, start)
+    bar = tqdm(None, "training", values.steps, initial=start, unit="step")
+    stream = feeding.steps(model, values, source, mesh, start)
     with signals.uninterrupted() as asked, bar, contextlib.closing(log), contextlib.closing(stream):
         for taken, program, arguments in stream:
             state, terms = program(state, *arguments)
@@ -86,8 +88,8 @@ def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: Trai
             if done == stop:
                 check_finite(log.write(done, pending), workdir)
                 bar.set_postfix_str(f"loss {log.loss:.1f}")
-                pending, stop = [], feeding.next_stop(config, done)
-                if done == config.train.steps or done % config.train.checkpoint_every == 0:
+                pending, stop = [], feeding.next_stop(values, done)
+                if done == values.steps or done % values.checkpoint_every == 0:
                     keep(config, workdir, done, jax.device_get(state), examples)
             if asked():
                 break
@@ -103,21 +105,21 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
       UsageError: they do not.
     """
     experiment.check_workdir(config, workdir)
-    settings, index, folder = recipe.bare(experiment.grid(config)), None, config.data.source
+    prepared, index, folder = recipe.bare(experiment.grid(config)), None, config.data.source
     if dataset.is_prepared(folder):
-        grid = settings.grid
+        grid = prepared.grid
         index = dataset.read_index(folder)
-        settings = index.recipe
-        if settings.grid != grid:
-            values = " ".join(f"--config.data.{name}={value}" for name, value in settings.grid._asdict().items())
+        prepared = index.recipe
+        if prepared.grid != grid:
+            values = " ".join(f"--config.data.{name}={value}" for name, value in prepared.grid._asdict().items())
             raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
     path = workdir / dataset.RECIPE
-    if path.exists() and recipe.read(path).digest != settings.digest:
+    if path.exists() and recipe.read(path).digest != prepared.digest:
         raise UsageError(
             f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of {folder} any more. "
             "Use another --workdir, or prepare the scans as before."
         )
-    return settings, index
+    return prepared, index
 
 
 def check_subjects(workdir: pathlib.Path, subjects: list[str]) -> None:
@@ -153,11 +155,11 @@ def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
         )
 
 
-def record(config, workdir: pathlib.Path, settings: Recipe, about: dict | None = None) -> None:
+def record(config, workdir: pathlib.Path, prepared: Recipe, about: dict | None = None) -> None:
     """Writes config.json, preprocessing.json and, given what the weights are trained on, training.json."""
     if hosts.is_first_host():
         experiment.record(config, workdir)
-        recipe.write(workdir / dataset.RECIPE, settings)
+        recipe.write(workdir / dataset.RECIPE, prepared)
         if about:
             files.atomic_write(workdir / "training.json", json.dumps(about, indent=2) + "\n")
 
@@ -220,21 +222,21 @@ def check_finite(terms: dict[str, float], workdir: pathlib.Path) -> None:
         )
 
 
-def trained_on(config, settings: Recipe, subjects: list[str], n: int) -> dict:
+def trained_on(config, prepared: Recipe, subjects: list[str], n: int) -> dict:
     """What stands beside every number: the training data in words and by hash."""
     source = "synthetic healthy brains (phantom)" if config.data.source.startswith("phantom") else config.data.source
     size = f"{config.data.height}x{config.data.width}"
     return {
         "TrainedOn": f"{len(subjects)} healthy subjects, {n} slices, {size}: {source}",
         "Subjects": subjects,
-        "RecipeSHA256": settings.digest,
+        "RecipeSHA256": prepared.digest,
         "Versions": devices.versions(),
     }
 
 
 def sample(config, workdir: pathlib.Path, step: int, state: TrainState, x: np.ndarray) -> None:
     """Draws a few slices, [N, H, W, 1], and what the model makes of them into samples/."""
-    networks = MODELS[config.model.name].bind(config, models.freeze(state.variables))
+    networks = models.from_config(config, config.restore.precision).bind(models.freeze(state.variables))
     rows = {"input": x}
     if networks.reconstruct:
         rows["reconstruction"] = jax.vmap(networks.reconstruct)(x)

@@ -14,7 +14,6 @@ import pytest
 
 from configs import vae
 from lgjax import models
-from lgjax.models import MODELS
 from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import mesh
 
@@ -61,7 +60,7 @@ def config():
 
 def random_variables(config, seed: int = 0):
     """{"params", "batch_stats"} of untrained networks in which normalisation is far from the identity."""
-    shapes = jax.eval_shape(lambda key: MODELS[config.model.name].initialise(config, key), jax.random.key(seed))
+    shapes = jax.eval_shape(models.from_config(config, config.train.precision).init, jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

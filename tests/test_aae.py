@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from lgjax import models
 from lgjax.models import aae, blocks
 
 
@@ -21,6 +22,7 @@ def config():
             "train": {"precision": "float32"},
             "restore": {"precision": "float32"},
             "model": {
+                "name": "aae",
                 "channels": (4,),
                 "latent_channels": 1,
                 "variance_channels": (4,),
@@ -36,7 +38,7 @@ def config():
 
 
 def initialise(config):
-    return jax.jit(lambda key: aae.initialise(config, key))(jax.random.key(0))
+    return jax.jit(models.from_config(config, "float32").init)(jax.random.key(0))
 
 
 def toy(count, seed=0):
@@ -57,7 +59,9 @@ def codes_after_training(config):
             batch = jnp.asarray(x)[jax.random.permutation(key, 256)[:64]]
 
             def loss(params):
-                return aae.losses(config, {**variables, "params": params}, batch, jnp.ones_like(batch), key)
+                return models.from_config(config, "float32").loss(
+                    {**variables, "params": params}, batch, jnp.ones_like(batch), key
+                )
 
             gradient, (stats, _) = jax.grad(loss, has_aux=True)(variables["params"])
             updates, state = adam.update(gradient, state)
@@ -100,7 +104,9 @@ def test_each_loss_moves_its_own_network_alone(config):
     @jax.jit
     @jax.jacrev
     def gradients(params):
-        total, (_, terms) = aae.losses(config, {**variables, "params": params}, x, jnp.ones_like(x), jax.random.key(2))
+        total, (_, terms) = models.from_config(config, "float32").loss(
+            {**variables, "params": params}, x, jnp.ones_like(x), jax.random.key(2)
+        )
         penalty = total - terms["loss"] - terms["discriminator"] - terms["variance"]
         return {**terms, "penalty": penalty}
 
@@ -132,7 +138,7 @@ def test_gradient_penalty_of_a_quadratic_judge():
 def test_bound_functions_are_of_one_slice_and_without_noise(config):
     variables, x = initialise(config), toy(3)
     assert "log_variance_head" not in variables["params"]["autoencoder"]
-    networks = aae.bind(config, blocks.fold(variables["params"], variables["batch_stats"]))
+    networks = models.from_config(config, "float32").bind(blocks.fold(variables["params"], variables["batch_stats"]))
     assert networks.elbo is None
     for function in (networks.reconstruct, networks.variance):
         together = jax.jit(jax.vmap(function))(x)

@@ -30,7 +30,7 @@ def config():
 @pytest.fixture(scope="module")
 def variables(config):
     """Random networks whose biases and running statistics are not those that training starts with."""
-    shapes = jax.eval_shape(functools.partial(gan.initialise, config), KEY)
+    shapes = jax.eval_shape(models.from_config(config, "float32").init, KEY)
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -53,9 +53,9 @@ def discs(n, seed=0):
 
 def test_architecture():
     """The shapes at full size, nothing computed."""
-    model = {"channels": (16, 32, 64, 128, 256), "latent_size": 64}
+    model = {"name": "anogan", "channels": (16, 32, 64, 128, 256), "latent_size": 64}
     config = ConfigDict({"data": {"height": 128, "width": 192}, "model": model})
-    shapes = jax.eval_shape(functools.partial(gan.initialise, config), KEY)["params"]
+    shapes = jax.eval_shape(models.from_config(config, "float32").init, KEY)["params"]
     generator, discriminator = shapes["generator"], shapes["discriminator"]
     assert generator["first"]["kernel"].shape == (64, 4 * 6 * 256)
     ups = [generator[f"up_{i}"]["conv"]["kernel"].shape[2:] for i in range(5)]
@@ -66,7 +66,7 @@ def test_architecture():
 
 
 def test_frozen_networks_are_the_trained_ones(config, variables):
-    networks = gan.bind(config, models.freeze(variables))
+    networks = models.from_config(config, "float32").bind(models.freeze(variables))
     z = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
     network = gan.Generator((4, 8), SIZE, SIZE)
     part = {kind: tree["generator"] for kind, tree in variables.items()}
@@ -116,7 +116,7 @@ def test_each_network_learns_from_its_own_loss_alone(config, variables):
 
     @jax.jit
     def together(params):
-        loss = lambda p: gan.losses(config, {**variables, "params": p}, x, mask, KEY)  # noqa: E731
+        loss = lambda p: models.from_config(config, "float32").loss({**variables, "params": p}, x, mask, KEY)  # noqa: E731
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     ((generator, stats), generator_gradient), (discriminator, discriminator_gradient) = separate(variables["params"])
@@ -139,7 +139,9 @@ def test_training_brings_generated_slices_to_the_data(config, variables):
     @jax.jit
     def step(i, variables, state):
         def loss(params):
-            return gan.losses(config, {**variables, "params": params}, x, mask, jax.random.fold_in(KEY, i))
+            return models.from_config(config, "float32").loss(
+                {**variables, "params": params}, x, mask, jax.random.fold_in(KEY, i)
+            )
 
         gradients, (stats, _) = jax.grad(loss, has_aux=True)(variables["params"])
         updates, state = optimizer.update(gradients, state)
@@ -147,7 +149,7 @@ def test_training_brings_generated_slices_to_the_data(config, variables):
 
     @jax.jit
     def miss(variables):
-        networks = gan.bind(config, models.freeze(variables))
+        networks = models.from_config(config, "float32").bind(models.freeze(variables))
         generated = jax.vmap(networks.generate)(jax.random.normal(jax.random.key(1), (64, 3)))
         return jnp.abs(generated.mean(axis=0) - x.mean(axis=0)).mean()
 
@@ -204,7 +206,7 @@ def test_search_leaves_out_what_the_generator_cannot_make():
 
 def test_search_through_networks(config, variables):
     """A slice that the generator made is found again by a search that starts elsewhere."""
-    networks = gan.bind(config, models.freeze(variables))
+    networks = models.from_config(config, "float32").bind(models.freeze(variables))
     y = np.asarray(jax.jit(networks.generate)(jnp.array([0.4, -0.8, 0.2])))
     x, trace = search(y, np.ones_like(y), networks=networks, iterations=200, learning_rate=0.05)
     assert trace.residual[0] > 10 * np.abs(x - y).sum()

@@ -24,7 +24,13 @@ from lgjax.speed import contestants
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import record as bench
 from lgjax.speed.peaks import Cost, Peaks, Runs
+from lgjax.training import settings as training_settings
 from lgjax.training import step
+
+
+def both(config):
+    """The model of a config, and the settings of its training."""
+    return models.from_config(config, config.train.precision), training_settings.from_config(config)
 
 
 def test_spread_is_median_and_quartiles():
@@ -155,15 +161,15 @@ def test_slices_look_like_brains():
 @pytest.mark.parametrize("name", list(settings.EXPERIMENTS))
 def test_random_states_are_those_of_training(name):
     config = settings.get_config("smoke").experiments[name]
-    state = contestants.random_state(config)
-    assert jax.eval_shape(lambda: state) == step.state_shapes(config)
+    state = contestants.random_state(*both(config))
+    assert jax.eval_shape(lambda: state) == step.state_shapes(*both(config))
     kernels = [leaf for leaf in jax.tree.leaves(models.freeze(state.variables)) if leaf.ndim > 1]
     assert all(np.isfinite(kernel).all() and np.asarray(kernel).std() > 0 for kernel in kernels)
 
 
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_elbo_tv"])
 def test_operations_of_a_method_grow_with_the_batch_alone(config, name):
-    params = models.freeze(contestants.random_state(config).variables)
+    params = models.freeze(contestants.random_state(*both(config)).variables)
 
     def flops(iterations, count):
         config.restore.iterations = iterations

@@ -14,8 +14,10 @@ import jax
 import numpy as np
 import pytest
 
+from lgjax import models
 from lgjax.runtime import files
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
+from lgjax.training import settings
 from lgjax.training import step as training
 from lgjax.workdir import checkpoints
 
@@ -35,7 +37,7 @@ def like():
 
 def initial_state(config):
     """A training state of zeros: its arrays without the seconds that drawing them takes."""
-    shapes = jax.eval_shape(lambda: training.initial_state(config))
+    shapes = training.state_shapes(models.from_config(config, config.train.precision), settings.from_config(config))
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from lgjax import models
 from lgjax.models import blocks, dae
 
 
@@ -16,7 +17,7 @@ def config():
     return ml_collections.ConfigDict(
         {
             "data": {"height": 16, "width": 16},
-            "model": {"channels": (4, 8)},
+            "model": {"name": "dae", "channels": (4, 8)},
             "train": {"noise_cells": 4, "noise_std": 1.0, "precision": "float32"},
             "restore": {"precision": "float32"},
         }
@@ -24,7 +25,7 @@ def config():
 
 
 def initialise(config):
-    return jax.jit(lambda key: dae.initialise(config, key))(jax.random.key(0))
+    return jax.jit(models.from_config(config, "float32").init)(jax.random.key(0))
 
 
 def disc(size, radius):
@@ -82,7 +83,9 @@ def test_every_slice_of_a_batch_has_its_own_noise(config):
     x, mask = toy(1, 0)
     variables = initialise(config)
     pair = [np.concatenate([a, a]) for a in (x, mask)]
-    loss = jax.jit(lambda variables, key: dae.losses(config, variables, *pair, key)[0])(variables, jax.random.key(5))
+    loss = jax.jit(lambda variables, key: models.from_config(config, "float32").loss(variables, *pair, key)[0])(
+        variables, jax.random.key(5)
+    )
     keys = jax.random.split(jax.random.key(5), 2)
     noise = jnp.stack([dae.coarse_noise(key, jnp.asarray(mask[0]), 4, 1.0) for key in keys])
     assert np.abs(noise[0] - noise[1]).max() > 0.1
@@ -100,7 +103,7 @@ def test_training_removes_noise(config):
     @jax.jit
     def step(variables, state, key):
         def loss(params):
-            return dae.losses(config, {**variables, "params": params}, x, mask, key)
+            return models.from_config(config, "float32").loss({**variables, "params": params}, x, mask, key)
 
         gradient, (stats, _) = jax.grad(loss, has_aux=True)(variables["params"])
         updates, state = adam.update(gradient, state)
@@ -111,7 +114,7 @@ def test_training_removes_noise(config):
         variables, state = step(variables, state, jax.random.key(i))
     new, mask = toy(16, 1)
     noisy = new + draw_noise(16, mask[0], 4, 1.0)
-    networks = dae.bind(config, blocks.fold(variables["params"], variables["batch_stats"]))
+    networks = models.from_config(config, "float32").bind(blocks.fold(variables["params"], variables["batch_stats"]))
     denoised = np.asarray(jax.jit(jax.vmap(networks.reconstruct))(noisy))
     inside = mask > 0
     before, after = (np.mean((image - new)[inside] ** 2) for image in (noisy, denoised))
@@ -123,7 +126,7 @@ def test_any_size_divisible_by_the_coarsest_level_works_and_slices_stand_alone(c
     variables = initialise(config)
     params = blocks.fold(variables["params"], variables["batch_stats"])
     x = np.random.default_rng(0).normal(size=(3, height, width, 1)).astype(np.float32)
-    networks = dae.bind(config, params)
+    networks = models.from_config(config, "float32").bind(params)
     together = jax.jit(jax.vmap(networks.reconstruct))(x)
     assert together.shape == x.shape
     alone = jax.jit(networks.reconstruct)(x[1])
@@ -134,6 +137,6 @@ def test_any_size_divisible_by_the_coarsest_level_works_and_slices_stand_alone(c
 
 
 def test_offers_reconstruction_alone(config):
-    networks = dae.bind(config, {})
+    networks = models.from_config(config, "float32").bind({})
     assert [name for name, part in networks._asdict().items() if part is not None] == ["reconstruct"]
-    assert dae.PRIORS == ("reconstruction",)
+    assert dae.SUPPORTS == ("reconstruction",)

@@ -12,12 +12,13 @@ import pytest
 from absl import flags
 from conftest import ROOT
 
+from lgjax import models
 from lgjax.cli.recorded import define_recorded_config
 from lgjax.methods import names as methods
 from lgjax.models import MODELS
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.training import step
+from lgjax.training import settings, step
 from lgjax.workdir import calibrations, experiment
 
 
@@ -84,7 +85,7 @@ def test_variants_fit_their_models(name):
 def test_the_networks_of_every_config_can_be_made(name):
     """Shapes only: nothing is computed at the paper's size."""
     for config in variants(name).values():
-        state = step.state_shapes(config)
+        state = step.state_shapes(models.from_config(config, config.train.precision), settings.from_config(config))
         assert jax.tree.leaves(state.variables["params"])
 
 

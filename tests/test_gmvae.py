@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lgjax import models
 from lgjax.models import blocks, gmvae, vae
 from lgjax.models.gmvae import Clusters
 from lgjax.models.vae import Posterior
@@ -23,6 +24,7 @@ def config():
             "train": {"precision": "float32"},
             "restore": {"precision": "float32"},
             "model": {
+                "name": "gmvae",
                 "channels": (4,),
                 "latent_channels": CHANNELS,
                 "w_channels": 2,
@@ -40,7 +42,7 @@ def config():
 
 @pytest.fixture
 def variables(config):
-    return jax.jit(lambda key: gmvae.initialise(config, key))(jax.random.key(0))
+    return jax.jit(models.from_config(config, "float32").init)(jax.random.key(0))
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def test_one_standard_normal_cluster_is_the_vae():
 
 
 def test_log_variances_of_the_clusters_are_bounded():
-    prior = gmvae.Prior(K, CHANNELS, 8)
+    prior = gmvae.MixturePrior(K, CHANNELS, 8)
     w = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2)), jnp.float32)
     weights = prior.init(jax.random.key(0), w)
     for size in (1.0, 1e6):
@@ -150,7 +152,7 @@ def test_log_variances_of_the_clusters_are_bounded():
 def test_elbo_is_minus_the_loss_of_one_slice(config, params):
     """The terms from the networks' outputs, all put together again by SciPy."""
     x, key = slices(1)[0], jax.random.key(5)
-    network = gmvae.GMVAE(vae.VAE((4,), CHANNELS + 2, normalise=False), gmvae.Prior(K, CHANNELS, 8))
+    network = gmvae.GMVAE(vae.VAE((4,), CHANNELS + 2, normalise=False), gmvae.MixturePrior(K, CHANNELS, 8))
     weights = {"params": params["gmvae"]}
     posterior_z, posterior_w = network.apply(weights, x[None], method="encode")
     assert posterior_z.mean.shape == posterior_w.mean.shape == (1, 4, 4, 2)
@@ -162,7 +164,7 @@ def test_elbo_is_minus_the_loss_of_one_slice(config, params):
     kl_c = max(stats.entropy(weight, np.full_like(weight, 1 / K), axis=-1).sum(), 0.5)
     kl_z = gmvae.kl_to_clusters(posterior_z, clusters, jnp.log(weight))[0]
     kl_w = vae.kl_to_standard_normal(posterior_w)[0]
-    found = jax.jit(gmvae.bind(config, params).elbo)(x, key)
+    found = jax.jit(models.from_config(config, "float32").bind(params).elbo)(x, key)
     assert np.isclose(found, -(2.0 * squared + kl_z + kl_w + kl_c), rtol=1e-4)
 
 
@@ -171,7 +173,7 @@ def test_gradient_of_the_elbo_against_finite_differences(config, params):
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
         x, key = jnp.asarray(slices(1)[0], jnp.float64), jax.random.key(5)
-        elbo = jax.jit(lambda x: gmvae.bind(config, double).elbo(x, key))
+        elbo = jax.jit(lambda x: models.from_config(config, "float32").bind(double).elbo(x, key))
         gradient = jax.jit(jax.grad(elbo))(x)
         assert gradient.dtype == jnp.float64
         for seed in range(4):
@@ -182,7 +184,7 @@ def test_gradient_of_the_elbo_against_finite_differences(config, params):
 
 
 def test_draws_are_keyed_and_slices_stand_alone(config, variables, params):
-    x, networks = slices(3), gmvae.bind(config, params)
+    x, networks = slices(3), models.from_config(config, "float32").bind(params)
     samples = jax.jit(networks.samples, static_argnums=2)
     first = samples(x[0], jax.random.key(1), 4)
     assert first.shape == (4, 8, 8, 1)
@@ -201,8 +203,8 @@ def test_losses_report_their_terms_and_stay_apart(config, variables):
     x = slices(4)
 
     def losses(params):
-        total, (_, terms) = gmvae.losses(
-            config, {**variables, "params": params}, x, jnp.ones_like(x), jax.random.key(0)
+        total, (_, terms) = models.from_config(config, "float32").loss(
+            {**variables, "params": params}, x, jnp.ones_like(x), jax.random.key(0)
         )
         return {"loss": terms["loss"], "variance": terms["variance"]}, (total, terms)
 

@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from lgjax import models
 from lgjax.preparation import recipe
 from lgjax.runtime import files
-from lgjax.training import step
+from lgjax.training import settings, step
 from lgjax.workdir import checkpoints, experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -119,7 +120,11 @@ def workdir(tmp_path_factory, experiments):
     config.model.variance_channels = (4, 8, 4)
     folder = tmp_path_factory.mktemp("workdir")
     experiment.record(config, folder)
-    checkpoints.save(folder / "checkpoints", 1, step.initial_state(config))
+    checkpoints.save(
+        folder / "checkpoints",
+        1,
+        step.initial_state(models.from_config(config, config.train.precision), settings.from_config(config)),
+    )
     recipe.write(folder / "preprocessing.json", recipe.bare(experiment.grid(config)))
     files.atomic_write(folder / "training.json", json.dumps({"TrainedOn": "nothing", "Subjects": []}))
     return folder

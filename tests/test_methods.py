@@ -10,7 +10,6 @@ import pytest
 from lgjax import models
 from lgjax.methods import gmm, names
 from lgjax.methods import runner as runners
-from lgjax.models import MODELS
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop
@@ -130,7 +129,7 @@ def test_intensity_scores_the_z_score(config, params, mesh1, slices):
 
 def test_reconstruction_has_no_loop(config, params, mesh1, slices):
     x, trace = run("vae_reconstruction", config, params, mesh1, slices)
-    expected = jax.vmap(MODELS["vae"].bind(config, params).reconstruct)(slices.y)
+    expected = jax.vmap(models.from_config(config, config.restore.precision).bind(params).reconstruct)(slices.y)
     np.testing.assert_allclose(x, np.where(slices.mask > 0, expected, slices.y), atol=1e-5)
     assert trace is None
 

@@ -1,4 +1,4 @@
-"""Networks: architecture as method.md states it, folding, independence of the batch, and losses against NumPy."""
+"""Networks: architecture as docs/method.md states it, folding, independence of the batch, and losses against NumPy."""
 
 import functools
 
@@ -19,20 +19,31 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def network(config, normalise=True):
+    """The auto-encoder of a config."""
+    return vae.VAE(tuple(config.model.channels), config.model.latent_channels, normalise)
+
+
+def variances(config):
+    """Settings of the variance network of a config."""
+    model = config.model
+    return variance.Settings(tuple(model.variance_channels), model.variance_target, model.variance_floor)
+
+
 def encode(config, variables, x, normalise=True):
     tree = {name: part["autoencoder"] for name, part in variables.items()}
-    return vae.network(config, normalise).apply(tree, x, method="encode")
+    return network(config, normalise).apply(tree, x, method="encode")
 
 
 def decode(config, variables, z, normalise=True):
     tree = {name: part["autoencoder"] for name, part in variables.items()}
-    return vae.network(config, normalise).apply(tree, z, method="decode")
+    return network(config, normalise).apply(tree, z, method="decode")
 
 
 def kernels(experiments):
     """Kernel shapes of the paper's networks by path, nothing computed."""
     config = experiments.paper()
-    trees = jax.eval_shape(lambda key: vae.initialise(config, key), jax.random.key(0))["params"]
+    trees = jax.eval_shape(models.from_config(config, "float32").init, jax.random.key(0))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(trees)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x.shape for p, x in leaves if p[-1].key == "kernel"}
 
@@ -68,7 +79,7 @@ def test_architecture_of_the_paper(experiments):
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 192), (192, 256)])
 def test_shapes_of_the_paper(experiments, height, width):
     config = experiments.paper()
-    autoencoder, variance_net = vae.network(config), variance.network(config)
+    autoencoder, variance_net = network(config), variances(config).network
     x, key = jax.ShapeDtypeStruct((3, height, width, 1), jnp.float32), jax.random.key(0)
     # The same parameters serve every size: they are made at 128.
     made_at = jax.ShapeDtypeStruct((1, 128, 128, 1), jnp.float32)
@@ -78,8 +89,8 @@ def test_shapes_of_the_paper(experiments, height, width):
     assert posterior.mean.shape == posterior.log_variance.shape == latent
     decoded = jax.eval_shape(lambda v, z: autoencoder.apply(v, z, method="decode"), variables, posterior.mean)
     assert decoded.shape == (3, height, width, 1)
-    variances = jax.eval_shape(variance_net.init_with_output, key, x)[0]
-    assert variances.shape == (3, height, width, 1)
+    spread = jax.eval_shape(variance_net.init_with_output, key, x)[0]
+    assert spread.shape == (3, height, width, 1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 24), (20, 4)])
@@ -169,7 +180,7 @@ def test_a_slice_does_not_know_its_batch(config, params):
     together, alone = (encode(config, folded, part, normalise=False) for part in (x, x[1:2]))
     pairs = [*zip(together, alone, strict=True)]
     pairs += [tuple(decode(config, folded, part, normalise=False) for part in (z, z[1:2]))]
-    pairs += [tuple(variance.predict(config, params["variance"], part) for part in (x, x[1:2]))]
+    pairs += [tuple(variance.predict(variances(config), params["variance"], part) for part in (x, x[1:2]))]
     for together, alone in pairs:
         np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-5)
 
@@ -180,7 +191,7 @@ def test_training_mode_does_know_its_batch(config, variables):
     x = normal(5, 16, 16, 1)
     x[3:] *= 100
     together, alone = (
-        vae.network(config).apply(tree, batch, True, method="encode", mutable="batch_stats")[0].mean[1]
+        network(config).apply(tree, batch, True, method="encode", mutable="batch_stats")[0].mean[1]
         for batch in (x, x[:2])
     )
     assert np.abs(together - alone).max() > 0.1
@@ -188,7 +199,11 @@ def test_training_mode_does_know_its_batch(config, variables):
 
 def test_networks_of_one_slice(config, params):
     """`bind` gives the network's own functions, a slice at a time."""
-    networks, folded, key = vae.bind(config, params), {"params": params}, jax.random.key(2)
+    networks, folded, key = (
+        models.from_config(config, config.restore.precision).bind(params),
+        {"params": params},
+        jax.random.key(2),
+    )
     x = normal(16, 16, 1)
     posterior = encode(config, folded, x[None], normalise=False)
     expected = decode(config, folded, posterior.mean, normalise=False)[0]
@@ -199,14 +214,14 @@ def test_networks_of_one_slice(config, params):
     many = np.asarray(networks.samples(x, key, 4000))
     mean_latent = many.mean(axis=0)
     assert np.abs(mean_latent - expected).mean() < np.abs(draws[0] - expected).mean()
-    sigma2 = variance.predict(config, params["variance"], x[None])[0]
+    sigma2 = variance.predict(variances(config), params["variance"], x[None])[0]
     np.testing.assert_allclose(networks.variance(x), sigma2, rtol=1e-6)
 
 
 def test_elbo_of_one_slice_by_numpy(config, params):
     """Over many draws, the bound is -w E|X - g(z)|^2 - KL by the network's own samples."""
     config.model.reconstruction_weight = 0.7
-    networks, folded = vae.bind(config, params), {"params": params}
+    networks, folded = models.from_config(config, config.restore.precision).bind(params), {"params": params}
     x = normal(16, 16, 1)
     found = jax.vmap(lambda key: networks.elbo(x, key))(jax.random.split(jax.random.key(0), 2000))
     kl = vae.kl_to_standard_normal(encode(config, folded, x[None], normalise=False))[0]
@@ -221,9 +236,9 @@ def test_elbo_of_one_slice_by_numpy(config, params):
 def test_variance_is_above_its_floor(config, params, target):
     config.model.variance_floor, config.model.variance_target = 0.25, target
     x = normal(2, 16, 16, 1)
-    output = np.asarray(variance.network(config).apply({"params": params["variance"]}, x))
+    output = np.asarray(variances(config).network.apply({"params": params["variance"]}, x))
     expected = np.exp(output) if target == "likelihood" else output**2
-    np.testing.assert_allclose(variance.predict(config, params["variance"], x), expected + 0.25, rtol=1e-5)
+    np.testing.assert_allclose(variance.predict(variances(config), params["variance"], x), expected + 0.25, rtol=1e-5)
 
 
 def test_absolute_target_by_numpy(config, params):
@@ -231,9 +246,9 @@ def test_absolute_target_by_numpy(config, params):
     config.model.variance_target = "absolute"
     x, reconstruction = normal(2, 16, 16, 1), normal(2, 16, 16, 1, seed=1)
     mask = (normal(2, 16, 16, 1, seed=2) > 0).astype(np.float32)
-    output = np.asarray(variance.network(config).apply({"params": params["variance"]}, x))
+    output = np.asarray(variances(config).network.apply({"params": params["variance"]}, x))
     expected = ((output - np.abs(x - reconstruction)) ** 2)[mask > 0].mean()
-    loss = variance.loss(config, params["variance"], x, reconstruction, mask)
+    loss = variance.loss(variances(config), params["variance"], x, reconstruction, mask)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
@@ -336,7 +351,7 @@ def test_variance_loss_counts_the_brain_and_stops_gradients(config, params, targ
     mask = (normal(2, 16, 16, 1, seed=2) > 0).astype(np.float32)
 
     def loss(reconstruction, mask=mask):
-        return variance.loss(config, params["variance"], x, reconstruction, mask)
+        return variance.loss(variances(config), params["variance"], x, reconstruction, mask)
 
     np.testing.assert_array_equal(jax.grad(loss)(reconstruction), 0)
     elsewhere = np.where(mask > 0, reconstruction, 99.0)

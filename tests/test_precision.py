@@ -11,7 +11,8 @@ from configs import vae as experiment
 from lgjax import models
 from lgjax.methods import names, runner
 from lgjax.models import MODELS, precision, vae
-from lgjax.training.step import initial_state, make_step
+from lgjax.training import settings
+from lgjax.training import step as training
 
 ROUNDING = 2.0**-8  # relative, of a number with 8 significant bits
 HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
@@ -22,6 +23,19 @@ def of_model(name, value):
     config = shrunk(name)
     config.train.precision = config.restore.precision = value
     return config
+
+
+def model(config):
+    """The model of a config, in the precision of its training."""
+    return models.from_config(config, config.train.precision)
+
+
+def initial_state(config):
+    return training.initial_state(model(config), settings.from_config(config))
+
+
+def make_step(config):
+    return training.make_step(model(config), settings.from_config(config))
 
 
 def equations(jaxpr, name: str) -> list:
@@ -89,7 +103,7 @@ def test_everything_but_the_networks_stays_float32(name, slices):
         given = state.variables["batch_stats"]
         stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), given)
         variables = {"params": params, "batch_stats": stats}
-        return MODELS[name].losses(config, variables, slices.y, slices.mask, jax.random.key(0))[0]
+        return model(config).loss(variables, slices.y, slices.mask, jax.random.key(0))[0]
 
     gradient = jax.eval_shape(jax.grad(loss), state.variables["params"])
     assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
@@ -126,7 +140,7 @@ def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, para
     its result.
     """
     a_convolution, x = 5, slices.y
-    network, weights = vae.network(config, False), params["autoencoder"]
+    network, weights = vae.VAE(tuple(config.model.channels), config.model.latent_channels, False), params["autoencoder"]
     rounded = precision.cast(weights, "bfloat16")
     z = np.random.default_rng(0).standard_normal((3, 4, 4, 4), np.float32)
     depth = 2 * len(config.model.channels) + 2  # of encoder and decoder
@@ -157,9 +171,9 @@ def test_bfloat16_gradients_point_where_float32_s_do(config, variables, params, 
 
     def gradients(config):
         def loss(p):
-            return vae.losses(config, {**variables, "params": p}, slices.y, slices.mask, key)[0]
+            return model(config).loss({**variables, "params": p}, slices.y, slices.mask, key)[0]
 
-        elbo = jax.grad(vae.bind(config, params).elbo)
+        elbo = jax.grad(models.from_config(config, config.restore.precision).bind(params).elbo)
         return jax.jit(jax.grad(loss))(variables["params"]), jax.jit(elbo)(slices.y[0], key)
 
     exact, rounded = (gradients(one) for one in both(config))
@@ -172,7 +186,7 @@ def test_gradients_of_biases_are_sums_in_float32(config, variables, slices):
 
     def gradient(config):
         def loss(p):
-            return vae.losses(config, {**variables, "params": p}, slices.y, slices.mask, jax.random.key(0))[0]
+            return model(config).loss({**variables, "params": p}, slices.y, slices.mask, jax.random.key(0))[0]
 
         return jax.jit(jax.grad(loss))(variables["params"])["autoencoder"]["last"]["bias"]
 
@@ -183,7 +197,7 @@ def test_gradients_of_biases_are_sums_in_float32(config, variables, slices):
 def test_running_statistics_are_of_the_bfloat16_activations_in_float32(config, variables, slices):
     """One step from the same state: the means of activations are as precise as they are, the averaging is exact."""
     exact, rounded = (
-        vae.losses(one, variables, slices.y, slices.mask, jax.random.key(0))[1][0] for one in both(config)
+        model(one).loss(variables, slices.y, slices.mask, jax.random.key(0))[1][0] for one in both(config)
     )
     assert 0 < relative(rounded, exact) < 2 * ROUNDING
     values = np.concatenate([np.ravel(x) for x in jax.tree.leaves(rounded)])

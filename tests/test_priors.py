@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax.models import MODELS
 from lgjax.models.base import BoundModel
 from lgjax.restoration import data_terms, loop, priors, solvers
 
@@ -96,7 +95,7 @@ def test_elbo_gradient_by_finite_differences(config, params):
     """Along random directions, central differences of the bound at one draw, in float64."""
     with jax.enable_x64(True):
         to64 = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree)  # noqa: E731
-        networks = MODELS["vae"].bind(config, to64(params))
+        networks = models.from_config(config, config.restore.precision).bind(to64(params))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(16, 16, 1))  # without flat parts, where a kink of the activation may lie on many pixels
         gradient = np.asarray(priors.elbo(networks, 4.0)(x, KEY).gradient)
@@ -108,7 +107,7 @@ def test_elbo_gradient_by_finite_differences(config, params):
 
 @pytest.mark.parametrize("name", ["elbo", "est", "neural"])
 def test_batch_by_vmap_equals_a_loop(config, params, slices, name):
-    networks = MODELS["vae"].bind(config, params)
+    networks = models.from_config(config, config.restore.precision).bind(params)
     prior = {
         "elbo": priors.elbo(networks, 4.0),
         "est": priors.local_gaussian_estimated(networks, 3, 1e-3),
@@ -123,7 +122,7 @@ def test_batch_by_vmap_equals_a_loop(config, params, slices, name):
 
 @pytest.mark.parametrize("name", ["est", "neural"])
 def test_nothing_is_differentiated_through_the_networks(config, params, slices, name):
-    bound = MODELS["vae"].bind(config, params)
+    bound = models.from_config(config, config.restore.precision).bind(params)
     networks = BoundModel(samples=guarded_samples(bound.samples), variance=forbidden(bound.variance))
     prior = {
         "est": priors.local_gaussian_estimated(networks, 2, 1e-3),

@@ -40,8 +40,8 @@ def make(folder: pathlib.Path, counts=COUNTS, grid=GRID) -> Index:
     return index
 
 
-def source(folder: pathlib.Path, index: Index) -> store.Stored:
-    return store.Stored(folder, [entry for entry in index.subjects if entry.split == "train"], index.recipe.grid)
+def source(folder: pathlib.Path, index: Index) -> store.OnDisk:
+    return store.OnDisk(folder, [entry for entry in index.subjects if entry.split == "train"], index.recipe.grid)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_rows_are_the_training_slices_in_order(stored, tmp_path):
     equal(stored.everything(), (y, mask))
     rows = np.array([29, 0, 3, 4, 12, 13, 14, 14, 7])
     equal(stored.read(rows), (y[rows], mask[rows]))
-    equal(store.Held(y, mask).read(rows), (y[rows], mask[rows]))
+    equal(store.InMemory(y, mask).read(rows), (y[rows], mask[rows]))
     assert not (y == 99).any()
     equal(pickle.loads(pickle.dumps(stored)).read(rows), (y[rows], mask[rows]))
 
@@ -193,7 +193,7 @@ def test_without_grain(stored, monkeypatch):
     """What is in memory needs none."""
     monkeypatch.setitem(sys.modules, "grain", None)
     y, mask = stored.everything()
-    held = store.stream(store.Held(y, mask), order, range(3, 5), (1, 2), 1)
+    held = store.stream(store.InMemory(y, mask), order, range(3, 5), (1, 2), 1)
     for step, found in zip((3, 4), held, strict=True):
         equal(found, (y[order(step)[4:]], mask[order(step)[4:]]))
     with pytest.raises(EnvironmentFault, match=r"pip install grain.*resident=always"):

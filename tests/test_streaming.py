@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from test_slices import make, source, until
+from test_training import both
 
 from lgjax import train
 from lgjax.preparation import dataset, recipe
@@ -21,7 +22,7 @@ from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices as runtime_devices
 from lgjax.runtime import hosts as runtime_hosts
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.training import feeding
+from lgjax.training import feeding, settings
 from lgjax.training import step as training
 from lgjax.workdir import checkpoints, experiment
 
@@ -52,7 +53,7 @@ def ours(config, folder):
 def weights(workdir):
     """The newest checkpoint's step and the bytes of its arrays."""
     config = experiment.get_config(str(workdir / "config.json"))
-    state, step = checkpoints.restore_newest(workdir / "checkpoints", training.state_shapes(config))
+    state, step = checkpoints.restore_newest(workdir / "checkpoints", training.state_shapes(*both(config)))
     return step, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
@@ -74,9 +75,9 @@ def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh
     record = json.loads((tmp_path / "a" / "training.json").read_text())
     assert record["TrainedOn"] == f"4 healthy subjects, 30 slices, 16x16: {folder}"
     assert record["Subjects"] == ["raw sub-1", "raw sub-2", "raw sub-3", "raw sub-4"]
-    settings = recipe.read(tmp_path / "a" / "preprocessing.json")
-    assert settings == dataset.read_index(folder).recipe
-    assert record["RecipeSHA256"] == settings.digest
+    prepared = recipe.read(tmp_path / "a" / "preprocessing.json")
+    assert prepared == dataset.read_index(folder).recipe
+    assert record["RecipeSHA256"] == prepared.digest
 
 
 def test_auto_streams_what_does_not_fit(ours, folder, mesh1, mesh8, monkeypatch):
@@ -84,10 +85,10 @@ def test_auto_streams_what_does_not_fit(ours, folder, mesh1, mesh8, monkeypatch)
     need = stored.nbytes / feeding.MACHINE_SHARE  # bytes of memory at which they just fit
     for pages, mesh, expected in ((need, mesh1, True), (need - 1, mesh1, False), (need, mesh8, False)):
         monkeypatch.setattr(os, "sysconf", lambda name, pages=pages: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}[name])
-        assert feeding.fits(ours, stored, mesh)[0] == expected
+        assert feeding.fits(settings.from_config(ours), stored, mesh)[0] == expected
         for choice, decided in (("always", True), ("never", False)):
             ours.data.resident = choice
-            assert feeding.fits(ours, stored, mesh)[0] == decided
+            assert feeding.fits(settings.from_config(ours), stored, mesh)[0] == decided
         ours.data.resident = "auto"
 
 
@@ -102,8 +103,8 @@ def test_an_accelerator_s_own_memory_decides(ours, folder):
 
     stored = source(folder, dataset.read_index(folder))
     need = stored.nbytes / feeding.DEVICE_SHARE
-    assert feeding.fits(ours, stored, Mesh(need, 2 * need))[0]
-    assert not feeding.fits(ours, stored, Mesh(need - 1, 2 * need))[0]
+    assert feeding.fits(settings.from_config(ours), stored, Mesh(need, 2 * need))[0]
+    assert not feeding.fits(settings.from_config(ours), stored, Mesh(need - 1, 2 * need))[0]
 
 
 def untouched(workdir) -> dict:
@@ -152,11 +153,11 @@ def test_before_the_first_checkpoint_subjects_may_change(ours, mesh1, tmp_path, 
 
 
 def test_the_recipe_of_other_sources_is_recorded_too(config, tmp_path):
-    settings, index = train.check(config, tmp_path)
-    train.record(config, tmp_path, settings)
+    prepared, index = train.check(config, tmp_path)
+    train.record(config, tmp_path, prepared)
     assert index is None
-    assert settings == recipe.read(tmp_path / "preprocessing.json") == recipe.bare(experiment.grid(config))
-    assert settings.grid == Grid(16, 16, config.data.spacing)
+    assert prepared == recipe.read(tmp_path / "preprocessing.json") == recipe.bare(config.data)
+    assert prepared.grid == Grid(16, 16, config.data.spacing)
 
 
 def test_damaged_slices_are_found_before_training(ours, folder, mesh1, tmp_path):
@@ -177,7 +178,7 @@ def test_a_set_without_training_subjects(ours, folder, mesh1, tmp_path):
 def test_a_batch_that_devices_cannot_share(ours, folder, mesh8):
     ours.train.batch_size = 12
     with pytest.raises(UsageError, match=r"batch_size=12.*multiple of the 8 devices"):
-        next(feeding.steps(ours, source(folder, dataset.read_index(folder)), mesh8, 0))
+        next(feeding.steps(*both(ours), source(folder, dataset.read_index(folder)), mesh8, 0))
 
 
 TINY = [

@@ -15,14 +15,19 @@ import pytest
 from lgjax import models, train
 from lgjax.methods import names as methods
 from lgjax.methods import runner
-from lgjax.models import MODELS, vae
+from lgjax.models import MODELS
 from lgjax.preparation import cohort
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime.devices import batch_sharding, replicate, replicated
-from lgjax.training import feeding
+from lgjax.training import feeding, settings
 from lgjax.training import step as training
-from lgjax.training.store import Held
+from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, weights
+
+
+def both(config):
+    """The model of a config, and the settings of its training."""
+    return models.from_config(config, config.train.precision), settings.from_config(config)
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
@@ -48,7 +53,7 @@ def test_batch_indices_depend_on_seed_and_step_alone():
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_learning_rate(config, schedule):
     config.train.schedule, config.train.steps, config.train.learning_rate = schedule, 8, 0.5
-    transform = training.optimizer(config.train)
+    transform = training.optimizer(settings.from_config(config))
     x = np.float32(0)
     state, moves = transform.init(x), []
     for _ in range(10):
@@ -65,7 +70,9 @@ def batch(slices):
 
 
 def losses(config, params, stats, x, mask):
-    return vae.losses(config, {"params": params, "batch_stats": stats}, x, mask, jax.random.key(0))
+    return models.from_config(config, "float32").loss(
+        {"params": params, "batch_stats": stats}, x, mask, jax.random.key(0)
+    )
 
 
 def terms_of(config, params, stats, x, mask):
@@ -110,9 +117,9 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     config.train.learning_rate = 1e-4
     results = []
     for mesh in (mesh1, mesh8):
-        state = jax.device_put(training.initial_state(config), replicated(mesh))
+        state = jax.device_put(training.initial_state(*both(config)), replicated(mesh))
         x, mask = jax.device_put(batch(slices), batch_sharding(mesh))
-        results.append(jax.device_get(feeding.make_step(config, mesh)(state, x, mask)))
+        results.append(jax.device_get(feeding.make_step(*both(config), mesh)(state, x, mask)))
     (one, one_terms), (eight, eight_terms) = results
     leaves_close(eight_terms, one_terms, rtol=1e-5)
     leaves_close(eight.variables["batch_stats"], one.variables["batch_stats"], rtol=1e-5, atol=1e-6)
@@ -130,7 +137,7 @@ def test_momentum_is_adam_s_b1(config):
     """After one gradient of 1 and one of 0, Adam's first moment is (1 - b1) b1."""
     for momentum in (0.9, 0.5):
         config.train.momentum = momentum
-        transform, x = training.optimizer(config.train), np.float32(0)
+        transform, x = training.optimizer(settings.from_config(config)), np.float32(0)
         state = transform.init(x)
         for gradient in (1.0, 0.0):
             _, state = transform.update(np.float32(gradient), state, x)
@@ -139,8 +146,8 @@ def test_momentum_is_adam_s_b1(config):
 
 def test_draws_change_from_step_to_step(config, slices):
     config.train.learning_rate = 0.0
-    step = jax.jit(training.make_step(config))
-    state = training.initial_state(config)
+    step = jax.jit(training.make_step(*both(config)))
+    state = training.initial_state(*both(config))
     losses = []
     for _ in range(2):
         state, terms = step(state, *batch(slices))
@@ -151,8 +158,8 @@ def test_draws_change_from_step_to_step(config, slices):
 
 def test_loss_falls(config, slices):
     config.train.learning_rate, config.train.schedule = 3e-3, "constant"
-    step = jax.jit(training.make_step(config))
-    state, history = training.initial_state(config), []
+    step = jax.jit(training.make_step(*both(config)))
+    state, history = training.initial_state(*both(config)), []
     for _ in range(150):
         state, terms = step(state, *batch(slices))
         history.append([float(terms["loss"]), float(terms["variance"])])
@@ -194,7 +201,7 @@ def metrics(workdir):
 
 
 def newest(config, workdir):
-    return checkpoints.restore_newest(workdir / "checkpoints", training.initial_state(config))
+    return checkpoints.restore_newest(workdir / "checkpoints", training.initial_state(*both(config)))
 
 
 def test_resumed_training_equals_uninterrupted_training(config, data, mesh1, tmp_path, monkeypatch, capsys):
@@ -255,7 +262,6 @@ def test_what_training_leaves(config, data, mesh1, tmp_path):
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["TrainedOn"].startswith("2 healthy subjects, 7 slices, 16x16")
     loaded = weights.load(config, tmp_path)
-    assert loaded.step == 6
     assert "6 of 6 steps of 8" in loaded.trained_on
     assert not any("norm" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(loaded.params))
 
@@ -290,8 +296,8 @@ def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeyp
     config.train.checkpoint_every = 1
     make_step = feeding.make_step
 
-    def overflowing(config, mesh):
-        step = make_step(config, mesh)
+    def overflowing(*arguments):
+        step = make_step(*arguments)
 
         def result(state, *rest):
             state, terms = step(state, *rest)
@@ -319,8 +325,8 @@ def of_steps(config, count, log_every=3, checkpoint_every=6, steps=12):
 
 def test_dispatches_end_at_every_step_that_is_logged_or_kept(config, slices, mesh1):
     config = of_steps(config, 2, log_every=3, checkpoint_every=5, steps=13)
-    held = Held(slices.y, slices.mask)
-    taken = list(feeding.steps(config, held, mesh1, 0))
+    held = InMemory(slices.y, slices.mask)
+    taken = list(feeding.steps(*both(config), held, mesh1, 0))
     counts = [one.steps for one in taken]
     assert counts == [2, 1, 2, 1, 2, 1, 1, 2, 1]  # 3, 5, 6, 9, 10, 12, 13
     ends = np.cumsum(counts)
@@ -332,17 +338,21 @@ def test_dispatches_end_at_every_step_that_is_logged_or_kept(config, slices, mes
         else:
             np.testing.assert_array_equal(arguments[1], rows)
     # From a checkpoint they are as they would have been.
-    assert [one.steps for one in feeding.steps(config, held, mesh1, 5)] == counts[3:]
+    assert [one.steps for one in feeding.steps(*both(config), held, mesh1, 5)] == counts[3:]
     config.data.resident = "never"
-    assert [one.steps for one in feeding.steps(config, held, mesh1, 0)] == [1] * 13
+    assert [one.steps for one in feeding.steps(*both(config), held, mesh1, 0)] == [1] * 13
 
 
 def test_zero_steps_per_dispatch_suit_the_device(config, mesh1):
     gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")]))
-    assert feeding.per_dispatch(config, mesh1) == 1
-    assert feeding.per_dispatch(config, gpu) == feeding.DISPATCHED
+    assert feeding.per_dispatch(settings.from_config(config), mesh1) == 1
+    assert feeding.per_dispatch(settings.from_config(config), gpu) == feeding.DISPATCHED
     config.train.steps_per_dispatch = 4
-    assert feeding.per_dispatch(config, mesh1) == feeding.per_dispatch(config, gpu) == 4
+    assert (
+        feeding.per_dispatch(settings.from_config(config), mesh1)
+        == feeding.per_dispatch(settings.from_config(config), gpu)
+        == 4
+    )
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -351,9 +361,9 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices,
     the rounding of a gradient that is nothing else into steps of the learning rate, at most twice that a step."""
     mesh, results = request.getfixturevalue(f"mesh{devices}"), []
     for count in (1, 3):
-        settings = of_steps(config, count, steps=3)
-        state, terms = replicate(training.initial_state(config), mesh), []
-        for _, program, arguments in feeding.steps(settings, Held(slices.y, slices.mask), mesh, 0):
+        several = of_steps(config, count, steps=3)
+        state, terms = replicate(training.initial_state(*both(config)), mesh), []
+        for _, program, arguments in feeding.steps(*both(several), InMemory(slices.y, slices.mask), mesh, 0):
             state, found = program(state, *arguments)
             terms.append(jax.device_get(found))
         results.append((jax.device_get(state), terms))

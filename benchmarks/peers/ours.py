@@ -1,6 +1,5 @@
 """The side of lgjax: what compare.py asks of it, in a process of its own."""
 
-import functools
 import pathlib
 
 import jax
@@ -15,13 +14,13 @@ from lgjax.models import vae, variance
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import data_terms
 from lgjax.runtime import devices
-from lgjax.training import feeding
+from lgjax.training import feeding, settings
 from lgjax.training import step as training
 
 
 def random_variables(config, seed: int) -> dict:
     """{"params", "batch_stats"} of untrained networks, NumPy, in which normalisation is far from the identity."""
-    shapes = jax.eval_shape(functools.partial(vae.initialise, config), jax.random.key(seed))
+    shapes = jax.eval_shape(models.from_config(config, config.train.precision).init, jax.random.key(seed))
     rng = np.random.default_rng(seed)
     ranges = {"scale": (0.5, 1.5), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.3, 2.0)}
 
@@ -71,10 +70,15 @@ class Side(side.Side):
     @jax.default_matmul_precision("highest")
     def outputs(self, config, frozen, x, z) -> dict[str, np.ndarray]:
         """What the networks make of images x, [N, H, W, 1], and latents z."""
-        network, weights = vae.network(config, normalise=False), {"params": frozen["autoencoder"]}
+        model = config.model
+        network, weights = (
+            vae.VAE(tuple(model.channels), model.latent_channels, normalise=False),
+            {"params": frozen["autoencoder"]},
+        )
         mean, log_variance = network.apply(weights, x, method="encode")
+        variances = variance.Settings(tuple(model.variance_channels), model.variance_target, model.variance_floor)
         decoded = network.apply(weights, z, method="decode")
-        sigma2 = variance.predict(config, frozen["variance"], x)
+        sigma2 = variance.predict(variances, frozen["variance"], x)
         found = {"mean": mean, "log_variance": log_variance, "decoder": decoded, "variance": sigma2}
         return jax.device_get(found)
 
@@ -107,12 +111,13 @@ class Side(side.Side):
         return lambda: np.concatenate([x for x, _ in runner(batch, strength)])
 
     def _training(self, config, variables, x, mask):
+        model, values = models.from_config(config, config.train.precision), settings.from_config(config)
         params = variables["params"]
-        optimizer = training.optimizer(config.train).init(params)
+        optimizer = training.optimizer(values).init(params)
         found = {name: variables[name] for name in ("params", "batch_stats")}
         state = devices.replicate(training.TrainState(jnp.zeros((), jnp.int32), found, optimizer), self.mesh)
         batch = jax.device_put((x, mask), devices.batch_sharding(self.mesh))
-        compiled = feeding.make_step(config, self.mesh)
+        compiled = feeding.make_step(model, values, self.mesh)
 
         def step():
             nonlocal state

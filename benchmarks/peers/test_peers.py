@@ -12,7 +12,7 @@ import train
 from model import to_numpy, to_torch
 
 from configs import vae as experiment
-from lgjax.models import vae
+from lgjax import models
 from lgjax.restoration import priors
 
 
@@ -54,7 +54,7 @@ def test_a_wrong_weight_is_found(config, sides, name, monkeypatch):
 @pytest.mark.parametrize("method", list(restore.PRIORS))
 def test_gradients_from_the_same_noise(config, sides, method):
     frozen = sides[0].variables(config)["frozen"]
-    networks, floor = vae.bind(config, frozen), config.model.variance_floor
+    networks, floor = models.from_config(config, config.restore.precision).bind(frozen), config.model.variance_floor
     count = {"vae_lg_est_tv": 5, "vae_lg_neural_tv": 2, "vae_elbo_tv": 1}[method]
     prior = {
         "vae_lg_est_tv": priors.local_gaussian_estimated(networks, 5, floor),
@@ -74,7 +74,7 @@ def test_gradients_from_the_same_noise(config, sides, method):
 def test_training_moves_the_running_statistics_alike(config, sides):
     variables = compare.silence(sides[0].variables(config))
     x, mask, _ = compare.make_slices(config, 8)
-    _, updated = vae.losses(config, variables, x, mask, jax.random.key(0))
+    _, updated = models.from_config(config, config.train.precision).loss(variables, x, mask, jax.random.key(0))
     expected = updated[0]["autoencoder"]["up_1"]["first"]["norm"]
     training = train.Training(config, variables, torch.contiguous_format, "cpu", x, mask)
     training.step()

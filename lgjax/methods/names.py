@@ -54,7 +54,7 @@ def available() -> dict[str, Method]:
     """All methods by name. A model that is searched (anogan) gives its own name to the method."""
     found = [Method(name, "", "", "") for name in BASELINES]
     for model, module in MODELS.items():
-        for prior in module.PRIORS:
+        for prior in module.SUPPORTS:
             if prior == "search":
                 found.append(Method(model, model, prior, ""))
             elif prior == "reconstruction":
@@ -76,7 +76,7 @@ def parse(name: str) -> Method:
     why = ""
     model, _, rest = name.partition("_")
     for prior, need in (("elbo", "evidence lower bound"), ("lg_est", "posterior to draw from")):
-        if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].PRIORS:
+        if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].SUPPORTS:
             why = f": {model} has no {need}"
     raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
 

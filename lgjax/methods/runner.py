@@ -79,7 +79,7 @@ def restorer(method: Method, settings: Settings, model: Model | None) -> Restore
         if method.model:
             assert model
             one = functools.partial(_restore, method, settings, model.bind(params))
-        with precision.products(settings.precision):
+        with precision.matmul_precision(settings.precision):
             return jax.vmap(one)(y, mask, loop.slice_keys(settings.seed, index), strength)
 
     return restore

@@ -1,32 +1,43 @@
-"""Generative models of healthy slices. `MODELS` names them; each is a module with the same four parts:
+"""Generative models of healthy slices, by name. Each module has `SUPPORTS` and `model(...)`, which makes a `Model`."""
 
-PRIORS                                      what a method can do with it, see `methods`
-initialise(config, key)                     -> {"params": ..., "batch_stats": ...}, by network
-losses(config, variables, x, mask, key)     -> (loss, (new batch_stats, terms by name)); x, mask: [N, H, W, 1]
-bind(config, params)                        -> `BoundModel`, from frozen parameters
-"""
-
-import functools
 from types import ModuleType
 from typing import Any
 
-from lgjax.models import aae, blocks, dae, gan, gmvae, vae
+from lgjax.models import aae, blocks, dae, gan, gmvae, vae, variance
 from lgjax.models.base import Model
 
 MODELS: dict[str, ModuleType] = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": gan, "dae": dae}
 
 
 def from_config(config, precision: str) -> Model:
-    """Returns the model that a config describes, its convolutions in a precision."""
-    config = config.copy_and_resolve_references()
-    config.train.precision = config.restore.precision = precision
-    module = MODELS[config.model.name]
-    init, loss, bind = (functools.partial(part, config) for part in (module.initialise, module.losses, module.bind))
-    return Model(init, loss, bind, module.PRIORS)
+    """Makes the model that the config of an experiment describes.
+
+    Args:
+      config: the whole config.
+      precision: of the networks, one of `precision.CHOICES`; training and restoration have one each.
+
+    Raises:
+      KeyError: there is no such model.
+    """
+    model, make = config.model, MODELS[config.model.name].model
+    values = {"height": config.data.height, "width": config.data.width, "precision": precision}
+    values["channels"] = tuple(model.channels)
+    if model.name == "dae":
+        return make(**values, noise_cells=config.train.noise_cells, noise_std=config.train.noise_std)
+    if model.name == "anogan":
+        return make(**values, latent_size=model.latent_size)
+    values["variances"] = variance.Settings(tuple(model.variance_channels), model.variance_target, model.variance_floor)
+    values |= {"latent_channels": model.latent_channels, "reconstruction_weight": model.reconstruction_weight}
+    if model.name == "aae":
+        values["discriminator_features"] = tuple(model.discriminator_features)
+        values |= {name: model[name] for name in ("adversarial_weight", "gradient_penalty")}
+    elif model.name == "gmvae":
+        values |= {name: model[name] for name in ("clusters", "w_channels", "prior_channels", "cluster_free_nats")}
+    return make(**values)
 
 
 def freeze(variables: dict[str, Any]) -> dict[str, Any]:
-    """The parameters for restoration: normalisation is folded into the convolutions.
+    """Folds normalisation into the convolutions: the parameters for restoration.
 
     Args:
       variables: {"params", "batch_stats"} as trained.

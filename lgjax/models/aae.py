@@ -4,15 +4,17 @@ There is no posterior: a discriminator makes the codes of all slices together lo
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, precision, vae, variance
-from lgjax.models.base import BoundModel
+from lgjax.models import blocks, vae, variance
+from lgjax.models.base import BoundModel, Model
+from lgjax.models.precision import cast
 
-PRIORS = ("reconstruction", "lg_neural")
+SUPPORTS = ("reconstruction", "lg_neural")
 
 
 class AAE(vae.VAE):
@@ -69,62 +71,93 @@ def gradient_penalty(judge: Callable[[jax.Array], jax.Array], drawn: jax.Array) 
     return (jax.grad(lambda z: judge(z).sum())(drawn) ** 2).sum() / len(drawn)
 
 
-def initialise(config, key: jax.Array) -> dict:
-    """Untrained variables of the auto-encoder, the discriminator and the variance network (see `models`)."""
-    first, second, third = jax.random.split(key, 3)
-    x = jnp.zeros((1, config.data.height, config.data.width, 1))
-    (_, z), variables = _network(config).init_with_output(first, x, method="autoencode")
-    return {
-        "params": {
-            "autoencoder": variables["params"],
-            "discriminator": _discriminator(config).init(second, z)["params"],
-            "variance": variance.initialise(config, third),
-        },
-        "batch_stats": {"autoencoder": variables["batch_stats"]},
-    }
+class _Losses(NamedTuple):
+    """The weights of the losses, see `model`."""
+
+    reconstruction: float
+    adversarial: float
+    penalty: float
 
 
-def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
-    """The sum of the three networks' losses for one batch; none sends gradients into another (see `models`).
+def model(
+    *,
+    height: int,
+    width: int,
+    channels: tuple[int, ...],
+    latent_channels: int,
+    reconstruction_weight: float,
+    variances: variance.Settings,
+    discriminator_features: tuple[int, ...],
+    adversarial_weight: float,
+    gradient_penalty: float,
+    precision: str,
+) -> Model:
+    """Makes the auto-encoder, the discriminator and the variance network; none sends gradients into another.
+
+    Args:
+      height, width, channels, latent_channels, reconstruction_weight, variances, precision: see `vae.model`.
+      discriminator_features: see `Discriminator`.
+      adversarial_weight: of the encoder's adversarial loss, per latent.
+      gradient_penalty: twice the weight of `gradient_penalty`.
+    """
+    network, folded = (AAE(channels, latent_channels, normalise) for normalise in (True, False))
+    discriminator = Discriminator(discriminator_features)
+    weights = _Losses(reconstruction_weight, adversarial_weight, gradient_penalty)
+
+    def init(key):
+        first, second, third = jax.random.split(key, 3)
+        x = jnp.zeros((1, height, width, 1))
+        (_, z), variables = network.init_with_output(first, x, method="autoencode")
+        return {
+            "params": {
+                "autoencoder": variables["params"],
+                "discriminator": discriminator.init(second, z)["params"],
+                "variance": variance.init(variances, third),
+            },
+            "batch_stats": {"autoencoder": variables["batch_stats"]},
+        }
+
+    def loss(variables, x, mask, key):
+        given = {**variables, "params": cast(variables["params"], precision)}
+        return _loss(network, discriminator, weights, variances, given, x, mask, key)
+
+    return Model(init, loss, lambda params: _bind(folded, variances, cast(params, precision)), SUPPORTS)
+
+
+def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variances, variables, x, mask, key):
+    """The sum of the three networks' losses for one batch.
 
     The auto-encoder's is w * sum_pixels (X - g(f(X)))^2 + adversarial_weight * dim(z) * adversarial loss. One logit
     judges a whole code, whereas the squared error is a sum over pixels: dim(z), the number of latents of a slice, makes
     the pull on each of them independent of their number. The discriminator's is its logistic loss plus half the
     gradient penalty.
     """
-    params, stats = precision.cast(variables["params"], config.train.precision), variables["batch_stats"]
-    (reconstruction, z), updates = _network(config).apply(
-        {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]},
-        x,
-        True,
-        method="autoencode",
-        mutable=["batch_stats"],
-    )
+    params, stats = variables["params"], variables["batch_stats"]
+    given = {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}
+    (reconstruction, z), updates = network.apply(given, x, True, method="autoencode", mutable=["batch_stats"])
     stop = jax.lax.stop_gradient
     drawn = jax.random.normal(key, z.shape)
 
     def judge(z, weights=params["discriminator"]):
-        return _discriminator(config).apply({"params": weights}, z)
+        return discriminator.apply({"params": weights}, z)
 
-    error = config.model.reconstruction_weight * ((x - reconstruction) ** 2).sum(axis=(1, 2, 3)).mean()
+    error = weights.reconstruction * ((x - reconstruction) ** 2).sum(axis=(1, 2, 3)).mean()
     adversarial = adversarial_loss(judge(z, stop(params["discriminator"])))
-    discriminator = discriminator_loss(judge(drawn), judge(stop(z)))
-    penalty = 0.5 * config.model.gradient_penalty * gradient_penalty(judge, drawn)
-    spread = variance.loss(config, params["variance"], x, reconstruction, mask)
+    judged = discriminator_loss(judge(drawn), judge(stop(z)))
+    penalty = 0.5 * weights.penalty * gradient_penalty(judge, drawn)
+    spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
     terms = {
-        "loss": error + config.model.adversarial_weight * z[0].size * adversarial,
+        "loss": error + weights.adversarial * z[0].size * adversarial,
         "reconstruction": error,
         "adversarial": adversarial,
-        "discriminator": discriminator,
+        "discriminator": judged,
         "variance": spread,
     }
-    return terms["loss"] + discriminator + penalty + spread, ({"autoencoder": updates["batch_stats"]}, terms)
+    return terms["loss"] + judged + penalty + spread, ({"autoencoder": updates["batch_stats"]}, terms)
 
 
-def bind(config, params: dict) -> BoundModel:
-    """The trained model as functions of one slice; the code is exact, so one sample says all (see `models`)."""
-    params = precision.cast(params, config.restore.precision)
-    network = _network(config, normalise=False)
+def _bind(network: AAE, variances: variance.Settings, params: dict) -> BoundModel:
+    """Binds the trained model; the code is exact, so one sample says all."""
 
     def reconstruct(x):
         return network.apply({"params": params["autoencoder"]}, x[None], method="autoencode")[0][0]
@@ -132,13 +165,5 @@ def bind(config, params: dict) -> BoundModel:
     return BoundModel(
         reconstruct=reconstruct,
         samples=lambda x, key, count: reconstruct(x)[None],
-        variance=lambda x: variance.predict(config, params["variance"], x[None])[0],
+        variance=lambda x: variance.predict(variances, params["variance"], x[None])[0],
     )
-
-
-def _network(config, normalise: bool = True) -> AAE:
-    return AAE(tuple(config.model.channels), config.model.latent_channels, normalise)
-
-
-def _discriminator(config) -> Discriminator:
-    return Discriminator(tuple(config.model.discriminator_features))

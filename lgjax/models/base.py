@@ -1,7 +1,12 @@
-"""What every trained model is to the methods: pure functions of one slice, parameters bound, normalisation frozen."""
+"""What every model is to training, and every trained model to the methods: pure functions as values."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax
+
+# (new batch_stats by network, terms by name): what a loss gives beside its value
+Updates = tuple[dict[str, Any], dict[str, jax.Array]]
 
 
 class BoundModel(NamedTuple):
@@ -16,9 +21,9 @@ class BoundModel(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model that can be trained and bound."""
+    """A model of healthy slices; x and mask are batches, [N, H, W, 1], x z-scored, mask 1 inside the brain."""
 
-    init: Callable[..., Any]  # key -> {"params": ..., "batch_stats": ...}, by network
-    loss: Callable[..., Any]  # (variables, x, mask, key) -> (loss, (new batch_stats, terms by name))
-    bind: Callable[..., BoundModel]  # frozen parameters -> the trained model
-    supports: tuple[str, ...]  # priors, see `methods`
+    init: Callable[[jax.Array], dict[str, Any]]  # key -> untrained {"params", "batch_stats"}, each by network
+    loss: Callable[..., tuple[jax.Array, Updates]]  # (variables, x, mask, key) -> (sum of all losses, updates)
+    bind: Callable[[dict[str, Any]], BoundModel]  # params, frozen by `models.freeze` -> functions of one slice
+    supports: tuple[str, ...]  # the priors that methods can make of it, see `methods`

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions, precision
-from lgjax.models.base import BoundModel
+from lgjax.models import blocks, convolutions
+from lgjax.models.base import BoundModel, Model
+from lgjax.models.precision import cast
 
-PRIORS = ("reconstruction",)
+SUPPORTS = ("reconstruction",)
 
 
 class ConvPair(nn.Module):
@@ -64,27 +65,32 @@ def coarse_noise(key: jax.Array, mask: jax.Array, cells: int, std: float) -> jax
     return mask * noise * (std / jnp.sqrt((noise**2).mean()))
 
 
-def initialise(config, key: jax.Array) -> dict:
-    """Untrained variables of the U-Net (see `models`)."""
-    return dict(_network(config).init(key, jnp.zeros((1, config.data.height, config.data.width, 1))))
+def model(
+    *, height: int, width: int, channels: tuple[int, ...], noise_cells: int, noise_std: float, precision: str
+) -> Model:
+    """Makes the U-Net; its loss is the mean squared error inside the brains of clean slices denoised.
 
+    Args:
+      height, width: of a slice, in pixels.
+      channels: see `UNet`.
+      noise_cells, noise_std: see `coarse_noise`.
+      precision: of the network, see `precision`.
+    """
+    network, folded = UNet(channels), UNet(channels, normalise=False)
 
-def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
-    """Mean squared error inside the brains between the clean slices and the denoised ones (see `models`)."""
-    draw = functools.partial(coarse_noise, cells=config.train.noise_cells, std=config.train.noise_std)
-    noise = jax.vmap(draw)(jax.random.split(key, len(x)), mask)
-    variables = {**variables, "params": precision.cast(variables["params"], config.train.precision)}
-    denoised, updates = _network(config).apply(variables, x + noise, True, mutable=["batch_stats"])
-    loss = ((denoised - x) ** 2 * mask).sum() / jnp.maximum(mask.sum(), 1.0)
-    return loss, (updates["batch_stats"], {"loss": loss})
+    def init(key):
+        return dict(network.init(key, jnp.zeros((1, height, width, 1))))
 
+    def loss(variables, x, mask, key):
+        draw = functools.partial(coarse_noise, cells=noise_cells, std=noise_std)
+        noise = jax.vmap(draw)(jax.random.split(key, len(x)), mask)
+        variables = {**variables, "params": cast(variables["params"], precision)}
+        denoised, updates = network.apply(variables, x + noise, True, mutable=["batch_stats"])
+        error = ((denoised - x) ** 2 * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+        return error, (updates["batch_stats"], {"loss": error})
 
-def bind(config, params: dict) -> BoundModel:
-    """The trained U-Net as a function of one slice (see `models`)."""
-    params = precision.cast(params, config.restore.precision)
-    network = _network(config, normalise=False)
-    return BoundModel(reconstruct=lambda x: network.apply({"params": params}, x[None])[0])
+    def bind(params):
+        params = cast(params, precision)
+        return BoundModel(reconstruct=lambda x: folded.apply({"params": params}, x[None])[0])
 
-
-def _network(config, normalise: bool = True) -> UNet:
-    return UNet(tuple(config.model.channels), normalise)
+    return Model(init, loss, bind, SUPPORTS)

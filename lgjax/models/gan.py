@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions, precision
-from lgjax.models.base import BoundModel
+from lgjax.models import blocks, convolutions
+from lgjax.models.base import BoundModel, Model
+from lgjax.models.precision import cast
 
-PRIORS = ("search",)
+SUPPORTS = ("search",)
 
 
 class Generator(nn.Module):
@@ -67,56 +68,51 @@ def discriminator_loss(real: jax.Array, generated: jax.Array) -> jax.Array:
     return nn.softplus(-real).mean() + nn.softplus(generated).mean()
 
 
-def initialise(config, key: jax.Array) -> dict:
-    """Untrained variables of both networks (see `models`)."""
-    first, second = jax.random.split(key)
-    generator = _generator(config).init(first, jnp.zeros((1, config.model.latent_size)))
-    discriminator = _discriminator(config).init(second, jnp.zeros((1, config.data.height, config.data.width, 1)))
-    return {
-        "params": {"generator": generator["params"], "discriminator": discriminator["params"]},
-        "batch_stats": {"generator": generator["batch_stats"]},
-    }
+def model(*, height: int, width: int, channels: tuple[int, ...], latent_size: int, precision: str) -> Model:
+    """Makes the generator and the discriminator; one step updates both, each by its own loss alone.
 
+    The mask plays no part in the losses: the background belongs to the picture.
 
-def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
-    """The sum of both networks' losses for one batch, so that one step updates both at once (see `models`).
-
-    Each network gets gradients from its own loss alone. The mask is not used: the background belongs to the picture.
-    The discriminator is float32 in any precision: all that the generator learns from is its gradient.
+    Args:
+      height, width: of a slice, in pixels, divisible by 2 ** len(channels).
+      channels: of the discriminator, from full resolution down; of the generator in reverse.
+      latent_size: D.
+      precision: of the generator; in training, the discriminator is float32 in any precision, since its gradient is
+        all that the generator learns from.
     """
-    params, stats = variables["params"], variables["batch_stats"]
-    generator = precision.cast(params["generator"], config.train.precision)
-    z = jax.random.normal(key, (len(x), config.model.latent_size), x.dtype)
-    generated, updates = _generator(config).apply(
-        {"params": generator, "batch_stats": stats["generator"]}, z, True, mutable=["batch_stats"]
-    )
+    network, folded = (Generator(channels, height, width, normalise) for normalise in (True, False))
+    judge = Discriminator(channels)
 
-    def logits(images, weights):
-        return _discriminator(config).apply({"params": weights}, images)
+    def init(key):
+        first, second = jax.random.split(key)
+        generator = network.init(first, jnp.zeros((1, latent_size)))
+        discriminator = judge.init(second, jnp.zeros((1, height, width, 1)))
+        return {
+            "params": {"generator": generator["params"], "discriminator": discriminator["params"]},
+            "batch_stats": {"generator": generator["batch_stats"]},
+        }
 
-    fixed = jax.lax.stop_gradient
-    fooled = generator_loss(logits(generated, fixed(params["discriminator"])))
-    discriminator = discriminator_loss(
-        logits(x, params["discriminator"]), logits(fixed(generated), params["discriminator"])
-    )
-    total = fooled + discriminator
-    terms = {"loss": total, "generator": fooled, "discriminator": discriminator}
-    return total, ({"generator": updates["batch_stats"]}, terms)
+    def loss(variables, x, mask, key):
+        params, stats = variables["params"], variables["batch_stats"]
+        given = {"params": cast(params["generator"], precision), "batch_stats": stats["generator"]}
+        z = jax.random.normal(key, (len(x), latent_size), x.dtype)
+        generated, updates = network.apply(given, z, True, mutable=["batch_stats"])
 
+        def logits(images, weights):
+            return judge.apply({"params": weights}, images)
 
-def bind(config, params: dict) -> BoundModel:
-    """The trained model as functions of one slice (see `models`)."""
-    params = precision.cast(params, config.restore.precision)
-    generator, discriminator = _generator(config, normalise=False), _discriminator(config)
-    return BoundModel(
-        generate=lambda z: generator.apply({"params": params["generator"]}, z[None])[0],
-        features=lambda x: discriminator.apply({"params": params["discriminator"]}, x[None], method="features")[0],
-    )
+        fixed, weights = jax.lax.stop_gradient, params["discriminator"]
+        fooled = generator_loss(logits(generated, fixed(weights)))
+        discriminator = discriminator_loss(logits(x, weights), logits(fixed(generated), weights))
+        total = fooled + discriminator
+        terms = {"loss": total, "generator": fooled, "discriminator": discriminator}
+        return total, ({"generator": updates["batch_stats"]}, terms)
 
+    def bind(params):
+        params = cast(params, precision)
+        return BoundModel(
+            generate=lambda z: folded.apply({"params": params["generator"]}, z[None])[0],
+            features=lambda x: judge.apply({"params": params["discriminator"]}, x[None], method="features")[0],
+        )
 
-def _generator(config, normalise: bool = True) -> Generator:
-    return Generator(tuple(config.model.channels), config.data.height, config.data.width, normalise)
-
-
-def _discriminator(config) -> Discriminator:
-    return Discriminator(tuple(config.model.channels))
+    return Model(init, loss, bind, SUPPORTS)

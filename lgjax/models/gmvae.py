@@ -10,11 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions, precision, vae, variance
-from lgjax.models.base import BoundModel
+from lgjax.models import blocks, convolutions, vae, variance
+from lgjax.models import precision as precisions
+from lgjax.models.base import BoundModel, Model
 from lgjax.models.vae import Posterior
 
-PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
+SUPPORTS = ("reconstruction", "elbo", "lg_est", "lg_neural")
 
 LOG_VARIANCE_BOUND = 6.0
 
@@ -26,7 +27,7 @@ class Clusters(NamedTuple):
     log_variance: jax.Array
 
 
-class Prior(nn.Module):
+class MixturePrior(nn.Module):
     """The K components of P(z|w, c) from w, [N, h, w, w_channels], each latent position by itself.
 
     Log variances are bounded smoothly to +-`LOG_VARIANCE_BOUND`: a cluster can neither shrink onto one slice nor
@@ -49,7 +50,7 @@ class GMVAE(nn.Module):
     """The paper's encoder with heads for z and w, its decoder of z, and the mixture prior."""
 
     autoencoder: vae.VAE  # its latent channels are those of z, then those of w
-    prior: Prior
+    prior: MixturePrior
 
     def encode(self, x: jax.Array, train: bool = False) -> tuple[Posterior, Posterior]:
         """Q(z|X) and Q(w|X) of images x, [N, H, W, 1], z-scored."""
@@ -129,75 +130,73 @@ def kl_clusters(log_c: jax.Array, free_nats: float) -> jax.Array:
     return jnp.maximum(kl.sum(axis=(1, 2)), free_nats)
 
 
-def initialise(config, key: jax.Array) -> dict:
-    """Untrained variables of the auto-encoder with its prior and of the variance network (see `models`)."""
-    first, second, draw = jax.random.split(key, 3)
-    x = jnp.zeros((1, config.data.height, config.data.width, 1))
-    variables = _network(config).init(first, x, draw, *_weights(config), method="negative_elbo")
-    return {
-        "params": {"gmvae": variables["params"], "variance": variance.initialise(config, second)},
-        "batch_stats": {"gmvae": variables["batch_stats"]},
-    }
+def model(
+    *,
+    height: int,
+    width: int,
+    channels: tuple[int, ...],
+    latent_channels: int,
+    reconstruction_weight: float,
+    variances: variance.Settings,
+    clusters: int,
+    w_channels: int,
+    prior_channels: int,
+    cluster_free_nats: float,
+    precision: str,
+) -> Model:
+    """Makes the auto-encoder with its mixture prior and the variance network; neither sends gradients into the other.
+
+    Args:
+      height, width, channels, latent_channels, reconstruction_weight, variances, precision: see `vae.model`.
+      clusters: K.
+      w_channels: channels of w.
+      prior_channels: hidden channels of P(z|w, c).
+      cluster_free_nats: see `kl_clusters`.
+    """
+    prior = MixturePrior(clusters, latent_channels, prior_channels)
+    network, folded = (GMVAE(vae.VAE(channels, latent_channels + w_channels, on), prior) for on in (True, False))
+    weights = reconstruction_weight, cluster_free_nats
+
+    def init(key):
+        first, second, draw = jax.random.split(key, 3)
+        x = jnp.zeros((1, height, width, 1))
+        variables = network.init(first, x, draw, *weights, method="negative_elbo")
+        return {
+            "params": {"gmvae": variables["params"], "variance": variance.init(variances, second)},
+            "batch_stats": {"gmvae": variables["batch_stats"]},
+        }
+
+    def loss(variables, x, mask, key):
+        params, stats = _cast(variables["params"], precision), variables["batch_stats"]
+        given = {"params": params["gmvae"], "batch_stats": stats["gmvae"]}
+        (reconstruction, parts), updates = network.apply(
+            given, x, key, *weights, True, method="negative_elbo", mutable=["batch_stats"]
+        )
+        parts = {name: part.mean() for name, part in parts.items()}
+        total = sum(parts.values())
+        spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
+        return total + spread, ({"gmvae": updates["batch_stats"]}, {"loss": total, **parts, "variance": spread})
+
+    return Model(init, loss, lambda params: _bind(folded, weights, variances, _cast(params, precision)), SUPPORTS)
 
 
-def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
-    """The sum of both networks' losses for one batch; neither sends gradients into the other (see `models`)."""
-    params, stats = _cast(variables["params"], config.train.precision), variables["batch_stats"]
-    (reconstruction, parts), updates = _network(config).apply(
-        {"params": params["gmvae"], "batch_stats": stats["gmvae"]},
-        x,
-        key,
-        *_weights(config),
-        True,
-        method="negative_elbo",
-        mutable=["batch_stats"],
-    )
-    parts = {name: part.mean() for name, part in parts.items()}
-    loss = sum(parts.values())
-    spread = variance.loss(config, params["variance"], x, reconstruction, mask)
-    return loss + spread, ({"gmvae": updates["batch_stats"]}, {"loss": loss, **parts, "variance": spread})
-
-
-def bind(config, params: dict) -> BoundModel:
-    """The trained model as functions of one slice (see `models`)."""
-    params = _cast(params, config.restore.precision)
-    network = _network(config, normalise=False)
-    weights = {"params": params["gmvae"]}
+def _bind(network: GMVAE, weights: tuple[float, float], variances: variance.Settings, params: dict) -> BoundModel:
+    variables = {"params": params["gmvae"]}
 
     def encode(x):
-        return network.apply(weights, x[None], method="encode")[0]
+        return network.apply(variables, x[None], method="encode")[0]
 
     def decode(z):
-        return network.apply(weights, z, method="decode")
-
-    def samples(x, key, count):
-        return decode(jax.vmap(encode(x).sample)(jax.random.split(key, count))[:, 0])
+        return network.apply(variables, z, method="decode")
 
     def elbo(x, key):
-        _, parts = network.apply(weights, x[None], key, *_weights(config), method="negative_elbo")
+        _, parts = network.apply(variables, x[None], key, *weights, method="negative_elbo")
         return -sum(parts.values())[0]
 
-    return BoundModel(
-        reconstruct=lambda x: decode(encode(x).mean)[0],
-        samples=samples,
-        variance=lambda x: variance.predict(config, params["variance"], x[None])[0],
-        elbo=elbo,
-    )
+    return vae.bound(encode, decode, elbo, lambda x: variance.predict(variances, params["variance"], x[None])[0])
 
 
-def _network(config, normalise: bool = True) -> GMVAE:
-    model = config.model
-    return GMVAE(
-        vae.VAE(tuple(model.channels), model.latent_channels + model.w_channels, normalise),
-        Prior(model.clusters, model.latent_channels, model.prior_channels),
-    )
-
-
-def _cast(params: dict, value: str) -> dict:
-    """As `precision.cast`, without the mixture: it is float32 in any precision, as posteriors are."""
-    cast = precision.cast(params, value)
+def _cast(params: dict, precision: str) -> dict:
+    """Casts parameters as `precision.cast` does, but for the mixture: it is float32 in any precision."""
+    cast = precisions.cast(params, precision)
     return {**cast, "gmvae": {**cast["gmvae"], "prior": params["gmvae"]["prior"]}}
-
-
-def _weights(config) -> tuple[float, float]:
-    return config.model.reconstruction_weight, config.model.cluster_free_nats

@@ -20,13 +20,13 @@ from flax.linen import dtypes
 CHOICES = ("float32", "tensorfloat32", "bfloat16")
 
 
-def products(precision: str) -> AbstractContextManager:
-    """Within it, what is traced has its float32 convolutions and products computed with a precision."""
+def matmul_precision(precision: str) -> AbstractContextManager:
+    """Sets, for what is traced within it, the precision of float32 convolutions and matrix products."""
     return jax.default_matmul_precision("float32" if precision == "float32" else "tensorfloat32")
 
 
 def cast(params: Any, precision: str) -> Any:
-    """Parameters as networks are given them: for bfloat16 the kernels of convolutions, [K, K, C, features], are."""
+    """Casts parameters for the networks: with bfloat16, convolution kernels become bfloat16; all else stays float32."""
     if precision != "bfloat16":
         return params
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim == 4 else x, params)

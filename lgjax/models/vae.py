@@ -1,16 +1,17 @@
-"""The paper's fully convolutional variational auto-encoder and its loss (method.md, "Networks")."""
+"""The paper's fully convolutional variational auto-encoder and its loss (docs/method.md, "Networks")."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import blocks, convolutions, precision, variance
-from lgjax.models.base import BoundModel
+from lgjax.models import blocks, convolutions, variance
+from lgjax.models.base import BoundModel, Model
+from lgjax.models.precision import cast
 
-PRIORS = ("reconstruction", "elbo", "lg_est", "lg_neural")
+SUPPORTS = ("reconstruction", "elbo", "lg_est", "lg_neural")
 
 
 class Posterior(NamedTuple):
@@ -89,57 +90,78 @@ def negative_elbo(x, reconstruction, posterior: Posterior, reconstruction_weight
     return reconstruction_weight * squared_error, kl_to_standard_normal(posterior)
 
 
-def initialise(config, key: jax.Array) -> dict:
-    """Untrained variables of the auto-encoder and of the variance network (see `models`)."""
-    first, second, draw = jax.random.split(key, 3)
-    variables = network(config).init(first, jnp.zeros((1, config.data.height, config.data.width, 1)), draw)
-    return {
-        "params": {"autoencoder": variables["params"], "variance": variance.initialise(config, second)},
-        "batch_stats": {"autoencoder": variables["batch_stats"]},
-    }
+def model(
+    *,
+    height: int,
+    width: int,
+    channels: tuple[int, ...],
+    latent_channels: int,
+    reconstruction_weight: float,
+    variances: variance.Settings,
+    precision: str,
+) -> Model:
+    """Makes the auto-encoder and its variance network; neither sends gradients into the other.
 
+    Args:
+      height, width: of a slice, in pixels, divisible by 2 ** len(channels).
+      channels, latent_channels: see `VAE`.
+      reconstruction_weight: see `negative_elbo`.
+      variances: of the variance network.
+      precision: of the networks, see `precision`.
+    """
+    network = VAE(channels, latent_channels)
 
-def losses(config, variables: dict, x: jax.Array, mask: jax.Array, key: jax.Array):
-    """The sum of both networks' losses for one batch; neither sends gradients into the other (see `models`)."""
-    params, stats = precision.cast(variables["params"], config.train.precision), variables["batch_stats"]
-    (reconstruction, posterior), updates = network(config).apply(
-        {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}, x, key, True, mutable=["batch_stats"]
+    def init(key):
+        first, second, draw = jax.random.split(key, 3)
+        variables = network.init(first, jnp.zeros((1, height, width, 1)), draw)
+        return {
+            "params": {"autoencoder": variables["params"], "variance": variance.init(variances, second)},
+            "batch_stats": {"autoencoder": variables["batch_stats"]},
+        }
+
+    def loss(variables, x, mask, key):
+        params, stats = cast(variables["params"], precision), variables["batch_stats"]
+        given = {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}
+        (reconstruction, posterior), updates = network.apply(given, x, key, True, mutable=["batch_stats"])
+        error, kl = negative_elbo(x, reconstruction, posterior, reconstruction_weight)
+        spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
+        terms = {"loss": (error + kl).mean(), "reconstruction": error.mean(), "kl": kl.mean(), "variance": spread}
+        return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"]}, terms)
+
+    folded = VAE(channels, latent_channels, normalise=False)
+    return Model(
+        init, loss, lambda params: _bind(folded, reconstruction_weight, variances, cast(params, precision)), SUPPORTS
     )
-    error, kl = negative_elbo(x, reconstruction, posterior, config.model.reconstruction_weight)
-    spread = variance.loss(config, params["variance"], x, reconstruction, mask)
-    terms = {"loss": (error + kl).mean(), "reconstruction": error.mean(), "kl": kl.mean(), "variance": spread}
-    return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"]}, terms)
 
 
-def bind(config, params: dict) -> BoundModel:
-    """The trained model as functions of one slice (see `models`)."""
-    params = precision.cast(params, config.restore.precision)
-    autoencoder = network(config, normalise=False)
+def _bind(network: VAE, reconstruction_weight: float, variances: variance.Settings, params: dict) -> BoundModel:
     weights = {"params": params["autoencoder"]}
 
     def encode(x):
-        return autoencoder.apply(weights, x[None], method="encode")
+        return network.apply(weights, x[None], method="encode")
 
     def decode(z):
-        return autoencoder.apply(weights, z, method="decode")
-
-    def samples(x, key, count):
-        return decode(jax.vmap(encode(x).sample)(jax.random.split(key, count))[:, 0])
+        return network.apply(weights, z, method="decode")
 
     def elbo(x, key):
         posterior = encode(x)
         reconstruction = decode(posterior.sample(key))
-        error, kl = negative_elbo(x[None], reconstruction, posterior, config.model.reconstruction_weight)
+        error, kl = negative_elbo(x[None], reconstruction, posterior, reconstruction_weight)
         return -(error + kl)[0]
 
-    return BoundModel(
-        reconstruct=lambda x: decode(encode(x).mean)[0],
-        samples=samples,
-        variance=lambda x: variance.predict(config, params["variance"], x[None])[0],
-        elbo=elbo,
-    )
+    return bound(encode, decode, elbo, lambda x: variance.predict(variances, params["variance"], x[None])[0])
 
 
-def network(config, normalise: bool = True) -> VAE:
-    """The auto-encoder that `config.model` describes; without normalisation for folded parameters."""
-    return VAE(tuple(config.model.channels), config.model.latent_channels, normalise)
+def bound(encode: Callable, decode: Callable, elbo: Callable, variance: Callable) -> BoundModel:
+    """Binds an auto-encoder with a posterior.
+
+    Args:
+      encode: x, [H, W, 1] -> Q(z|x), a batch of one.
+      decode: z, [N, h, w, latent_channels] -> g(z), [N, H, W, 1].
+      elbo, variance: see `BoundModel`.
+    """
+
+    def samples(x, key, count):
+        return decode(jax.vmap(encode(x).sample)(jax.random.split(key, count))[:, 0])
+
+    return BoundModel(lambda x: decode(encode(x).mean)[0], samples, variance, elbo)

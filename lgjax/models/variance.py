@@ -1,7 +1,7 @@
 """The variance network: from an image, how far its reconstruction will miss at every pixel (paper, Sec. 2.1)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,49 +22,56 @@ class VarianceNet(nn.Module):
         return convolutions.Conv(1, (3, 3))(x)
 
 
-def initialise(config, key: jax.Array):
-    """Untrained parameters of the network that `config.model` describes."""
-    return network(config).init(key, jnp.zeros((1, 8, 8, 1)))["params"]
+class Settings(NamedTuple):
+    """The variance network of a model and what its output means."""
+
+    channels: tuple[int, ...]  # of the hidden layers
+    target: str  # `likelihood`: log variance; `absolute`: absolute residual, as in the authors' code
+    floor: float  # squared intensity units (z-scores), added to every variance
+
+    @property
+    def network(self) -> VarianceNet:
+        """Makes the network."""
+        return VarianceNet(self.channels)
 
 
-def predict(config, params, x: jax.Array) -> jax.Array:
-    """sigma2 at images x, [N, H, W, 1], floor included.
+def init(settings: Settings, key: jax.Array) -> Any:
+    """Draws untrained parameters."""
+    return settings.network.init(key, jnp.zeros((1, 8, 8, 1)))["params"]
 
-    The network's output means log variance (target `likelihood`) or the absolute residual (target `absolute`, what
-    the authors' code did), whose square is the variance.
+
+def predict(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
+    """Predicts sigma2 at images x, [N, H, W, 1], floor included.
+
+    With the target `absolute`, the variance is the square of the network's output.
     """
-    output: Any = network(config).apply({"params": params}, x)
-    spread = {"likelihood": jnp.exp, "absolute": jnp.square}[config.model.variance_target](output)
-    return spread + config.model.variance_floor
+    output: Any = settings.network.apply({"params": params}, x)
+    spread = {"likelihood": jnp.exp, "absolute": jnp.square}[settings.target](output)
+    return spread + settings.floor
 
 
-def loss(config, params, x: jax.Array, reconstruction: jax.Array, mask: jax.Array) -> jax.Array:
-    """The network's loss on a batch, a mean over the brain; no gradient flows into the reconstruction.
+def loss(settings: Settings, params: Any, x: jax.Array, reconstruction: jax.Array, mask: jax.Array) -> jax.Array:
+    """Computes the network's loss on a batch, a mean over the brain; no gradient flows into the reconstruction.
 
     Args:
-      config: the whole config; `model.variance_target` chooses the loss.
+      settings: of the network; the target chooses the loss.
       params: of the network.
       x: images, [N, H, W, 1].
       reconstruction: g(z), [N, H, W, 1].
       mask: 1 inside the brain, [N, H, W, 1].
     """
     residual = x - jax.lax.stop_gradient(reconstruction)
-    if config.model.variance_target == "likelihood":
-        terms = negative_log_likelihood(residual, predict(config, params, x))
+    if settings.target == "likelihood":
+        terms = negative_log_likelihood(residual, predict(settings, params, x))
     else:
-        predicted: Any = network(config).apply({"params": params}, x)
+        predicted: Any = settings.network.apply({"params": params}, x)
         terms = (predicted - jnp.abs(residual)) ** 2
     return (terms * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
 def negative_log_likelihood(residual: jax.Array, sigma2: jax.Array) -> jax.Array:
-    """Gaussian negative log-likelihood of a residual at every pixel, without its constant.
+    """Computes the Gaussian negative log-likelihood of a residual at every pixel, without its constant.
 
     Its optimum in the variance is E_z[(g(z) - X)^2], the target that the paper names.
     """
     return 0.5 * (jnp.log(sigma2) + residual**2 / sigma2)
-
-
-def network(config) -> VarianceNet:
-    """The network that `config.model` describes."""
-    return VarianceNet(tuple(config.model.variance_channels))

@@ -4,7 +4,6 @@ Weights are random and slices synthetic: every iteration does the same work what
 """
 
 import contextlib
-import io
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from lgjax.runtime.devices import batch_sharding, replicate
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.peaks import Peaks, Runs
 from lgjax.training import feeding, step, store
+from lgjax.training.settings import Settings
 from lgjax.training.step import TrainState
 
 AXES = (0.85, 0.65)  # of the ellipse that stands for a brain, as parts of half a slice
@@ -39,9 +39,9 @@ def brain_like(seed: int, count: int, height: int, width: int) -> Slices:
     return Slices(y, mask.astype(np.float32), np.arange(count, dtype=np.int32))
 
 
-def random_state(config) -> TrainState:
-    """A state before the first step, with random kernels from `config.seed`; nothing has to be compiled for it."""
-    rng = np.random.default_rng(config.seed)
+def random_state(model: Model, settings: Settings) -> TrainState:
+    """Draws a state before the first step, with random kernels from the seed; nothing has to be compiled for it."""
+    rng = np.random.default_rng(settings.seed)
 
     def draw(path, leaf):
         if (name := path[-1].key) == "kernel":
@@ -50,8 +50,8 @@ def random_state(config) -> TrainState:
             values = np.full(leaf.shape, name in ("scale", "var"))
         return values.astype(leaf.dtype)
 
-    variables = jax.tree_util.tree_map_with_path(draw, step.state_shapes(config).variables)
-    return TrainState(jnp.zeros((), jnp.int32), variables, step.optimizer(config.train).init(variables["params"]))
+    variables = jax.tree_util.tree_map_with_path(draw, step.state_shapes(model, settings).variables)
+    return TrainState(jnp.zeros((), jnp.int32), variables, step.optimizer(settings).init(variables["params"]))
 
 
 @contextlib.contextmanager
@@ -159,31 +159,43 @@ class Restoration:
         }
 
 
+def endless(settings: Settings) -> Settings:
+    """Makes a training of slices on the device that nothing interrupts: no end, no log, no checkpoint."""
+    return settings._replace(resident="always", steps=ENDLESS, log_every=ENDLESS, checkpoint_every=ENDLESS)
+
+
 class Training:
     """The training of a model, its slices on the device."""
 
     kind = "training"
 
-    def __init__(self, name: str, config, mesh: jax.sharding.Mesh, count: int, target: float):
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        settings: Settings,
+        grid: tuple[int, int],
+        mesh: jax.sharding.Mesh,
+        count: int,
+        target: float,
+    ):
         """Compiles the steps and takes some; a run then is as many as take about `target` seconds.
 
         Args:
           name: of the model.
-          config: of its experiment.
+          model: in the precision of training.
+          settings: of its training, but for its length and for where slices are kept.
+          grid: height and width of the slices, in pixels.
           mesh: that batches are split over.
           count: slices that batches are drawn from.
           target: seconds.
         """
-        self.name, self.mesh = name, mesh
-        self.config = config.copy_and_resolve_references()
-        self.config.data.resident = "always"
-        for field in ("steps", "log_every", "checkpoint_every"):
-            self.config.train[field] = ENDLESS
-        found = brain_like(config.seed, count, config.data.height, config.data.width)
-        self.steps = feeding.steps(self.config, store.Held(found.y, found.mask), mesh, 0)
-        self.state = replicate(random_state(self.config), mesh)
-        with contextlib.redirect_stdout(io.StringIO()):  # which is told where slices lie
-            self.together, program, arguments = next(self.steps)
+        self.name, self.grid, self.mesh, self.batch_size = name, grid, mesh, settings.batch_size
+        settings = endless(settings)
+        found = brain_like(settings.seed, count, *grid)
+        self.steps = feeding.steps(model, settings, store.InMemory(found.y, found.mask), mesh, 0)
+        self.state = replicate(random_state(model, settings), mesh)
+        self.together, program, arguments = next(self.steps)
         self.lowered, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
         self._run(1)
         self.dispatches = speed_peaks.count_for(target, self._run(1), 1, 1000)
@@ -205,8 +217,8 @@ class Training:
         """What was measured, and what follows from it."""
         rate = speed_peaks.spread([self.runs.iterations / taken for taken in self.runs.seconds])
         return {
-            "batch_size": self.config.train.batch_size,
-            "grid": [self.config.data.height, self.config.data.width],
+            "batch_size": self.batch_size,
+            "grid": list(self.grid),
             "slices_on_device": settings.train_slices,
             "steps_per_dispatch": self.together,
             "steps_per_second": rate._asdict(),

@@ -21,6 +21,7 @@ from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.contestants import Restoration, Training, random_state
+from lgjax.training import settings as training_settings
 from lgjax.workdir import experiment
 
 NOTES = (
@@ -47,10 +48,11 @@ OTHER_SIZE = "These are not the paper's networks and slices: its seconds are not
 class Experiment(NamedTuple):
     """One model whose methods and training are timed."""
 
-    model: Model
+    model: Model  # in the precision of its restoration
     restoration: runner.Settings
+    trained: Model  # in the precision of its training
+    training: training_settings.Settings
     grid: Grid
-    config: Any  # for its training
 
 
 class Settings(NamedTuple):
@@ -80,8 +82,13 @@ def from_config(config) -> Settings:
     for name in config.experiments:
         part = config.experiments[name]
         experiment.check(part)
-        model = models.from_config(part, part.restore.precision)
-        experiments[name] = Experiment(model, runner.from_config(part), experiment.grid(part), part)
+        experiments[name] = Experiment(
+            models.from_config(part, part.restore.precision),
+            runner.from_config(part),
+            models.from_config(part, part.train.precision),
+            training_settings.from_config(part),
+            experiment.grid(part),
+        )
     values = {field: config[field] for field in Settings._fields if field in config}
     return Settings(**{**values, "experiments": experiments, "as_json": experiment.as_json(config)})
 
@@ -109,11 +116,13 @@ def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mes
     """Compiles the methods and the trainings of their models, one after the other; yields each."""
     short, target = settings.short_iterations, settings.run_seconds
     for method in map(methods.parse, names):
-        model, restoration, grid, config = settings.experiments[method.model]
-        params = models.freeze(random_state(config).variables)
-        yield Restoration(method, restoration, model, params, grid, mesh, short=short, target=target)
+        part = settings.experiments[method.model]
+        params = models.freeze(random_state(part.trained, part.training).variables)
+        yield Restoration(method, part.restoration, part.model, params, part.grid, mesh, short=short, target=target)
     for name in trained(settings, names):
-        yield Training(name, settings.experiments[name].config, mesh, settings.train_slices, target)
+        part = settings.experiments[name]
+        size = part.grid.height, part.grid.width
+        yield Training(name, part.trained, part.training, size, mesh, settings.train_slices, target)
 
 
 def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> dict[str, Any]:

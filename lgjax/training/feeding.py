@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lgjax.models.base import Model
 from lgjax.preparation import cohort
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
@@ -17,12 +18,13 @@ from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
 from lgjax.training import step as training
 from lgjax.training import store
+from lgjax.training.settings import Settings
 
 LOG = logging.getLogger(__name__)
 DEVICE_SHARE = 0.5  # of an accelerator's memory that the training slices may take
 MACHINE_SHARE = 0.25  # of the machine's memory, where that is the device's: they are there twice while they are copied
-DISPATCHED = 10  # steps at a time where a device is its own computer, to be told seldom what to do
-Source = store.Held | store.Stored
+DISPATCHED = 10  # training steps per dispatch on accelerators, to amortise the host's overhead
+Source = store.InMemory | store.OnDisk
 
 
 class Steps(NamedTuple):
@@ -33,55 +35,59 @@ class Steps(NamedTuple):
     arguments: tuple
 
 
-def find_slices(config, settings: Recipe, index: Index | None) -> tuple[Source, list[str]]:
-    """The training slices, and the SHA-256 of the raw scans they are of.
+def find_slices(source: cohort.Source, recipe: Recipe, index: Index | None, workers: int) -> tuple[Source, list[str]]:
+    """Finds the training slices, and the SHA-256 of the raw scans they are of.
+
+    Args:
+      source: of healthy scans, see `cohort.healthy`.
+      recipe: how scans are prepared.
+      index: of the prepared data set, if the source is one.
+      workers: threads that prepare scans and verify slices.
 
     Raises:
       UsageError: there are none.
       InputError: a file of the prepared data set is not what its index says.
     """
     if index is None:
-        data = config.data
-        healthy = cohort.Source(data.source, data.train_subjects, data.calibration_subjects)
-        subjects = cohort.healthy(healthy, "train")
-        found, _ = cohort.load(
-            subjects, settings, config.data.workers, "preparing", lambda p: (p.slices, p.image.sha256)
-        )
+        subjects = cohort.healthy(source, "train")
+        found, _ = cohort.load(subjects, recipe, workers, "preparing", lambda p: (p.slices, p.image.sha256))
         pooled = cohort.pool([part for part, _ in found])
-        return store.Held(pooled.y, pooled.mask), [sha256 for _, sha256 in found]
+        return store.InMemory(pooled.y, pooled.mask), [sha256 for _, sha256 in found]
     entries = [entry for entry in index.subjects if entry.split == "train"]
     if not entries:
-        raise UsageError(f"{config.data.source} is too small: no subject of it falls into the train split.")
-    source = store.Stored(config.data.source, entries, settings.grid)
-    source.verify(config.data.workers)
-    return source, [entry.input_sha256 for entry in entries]
+        raise UsageError(f"{source.spec} is too small: no subject of it falls into the train split.")
+    stored = store.OnDisk(source.spec, entries, recipe.grid)
+    stored.verify(workers)
+    return stored, [entry.input_sha256 for entry in entries]
 
 
-def steps(config, source: Source, mesh: jax.sharding.Mesh, start: int) -> Generator[Steps, None, None]:
+def steps(
+    model: Model, settings: Settings, source: Source, mesh: jax.sharding.Mesh, start: int
+) -> Generator[Steps, None, None]:
     """Yields the steps from `start` to the last, batches split over the mesh.
 
-    Batches depend on the seed and the step alone, and not on whether all slices lie on the device or are streamed to
-    it. Several steps are taken at a time where slices lie on the device, and none across a step that is logged or
-    kept: those before it that are too few are taken one by one.
+    Batches depend on the seed and the step alone, not on whether all slices lie on the device or are streamed to it.
+    Where slices lie on the device, several steps are dispatched together. A dispatch never crosses a logged or
+    checkpointed step; the steps left before one run singly.
 
     Raises:
       UsageError: a batch cannot be split evenly.
     """
-    size, stop = config.train.batch_size, config.train.steps
+    size, stop = settings.batch_size, settings.steps
     if size % mesh.size:
         raise UsageError(f"--config.train.batch_size={size}: expected a multiple of the {mesh.size} devices.")
-    order = functools.partial(training.batch_indices, config.seed, batch_size=size, n=len(source))
+    order = functools.partial(training.batch_indices, settings.seed, batch_size=size, n=len(source))
     split = devices.batch_sharding(mesh)
-    resident, reason = fits(config, source, mesh)
+    resident, reason = fits(settings, source, mesh)
     place = "kept on the device" if resident else "streamed to the device"
     LOG.info("%d training slices, %.2f GB: %s (%s)", len(source), source.nbytes / 1e9, place, reason)
-    step = make_step(config, mesh)
+    step = make_step(model, settings, mesh)
     if resident:
         data = devices.replicate(source.everything(), mesh)
         take = jax.jit(lambda data, rows: tuple(part[rows] for part in data), out_shardings=split)
-        several, count = make_steps(config, mesh), per_dispatch(config, mesh)
+        several, count = make_steps(model, settings, mesh), per_dispatch(settings, mesh)
         while start < stop:
-            if count > 1 and start + count <= next_stop(config, start):
+            if count > 1 and start + count <= next_stop(settings, start):
                 rows = np.stack([order(i) for i in range(start, start + count)])
                 yield Steps(count, several, (data, rows))
                 start += count
@@ -90,29 +96,28 @@ def steps(config, source: Source, mesh: jax.sharding.Mesh, start: int) -> Genera
                 start += 1
         return
     share = jax.process_index(), jax.process_count()
-    stream = store.stream(source, order, range(start, stop), share, config.data.workers, config.data.read_processes)
+    stream = store.stream(source, order, range(start, stop), share, settings.workers, settings.read_processes)
     with contextlib.closing(stream):
         for parts in stream:
             yield Steps(1, step, tuple(jax.make_array_from_process_local_data(split, part) for part in parts))
 
 
-def per_dispatch(config, mesh: jax.sharding.Mesh) -> int:
-    """How many steps are taken at a time where slices lie on the device; 0 in the config: as suits the device."""
+def per_dispatch(settings: Settings, mesh: jax.sharding.Mesh) -> int:
+    """Returns the steps per dispatch where slices lie on the device; 0 in the settings: as suits the device."""
     suits = 1 if mesh.devices.flat[0].platform == "cpu" else DISPATCHED
-    return config.train.steps_per_dispatch or suits
+    return settings.steps_per_dispatch or suits
 
 
-def next_stop(config, step: int) -> int:
-    """The first step after `step` that is logged or kept."""
-    settings = config.train
+def next_stop(settings: Settings, step: int) -> int:
+    """Returns the first step after `step` that is logged or checkpointed."""
     periods = settings.log_every, settings.checkpoint_every
     return min(settings.steps, *((step // period + 1) * period for period in periods))
 
 
-def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
+def fits(settings: Settings, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
     """Whether all slices shall lie on the device, and why, in words."""
-    if config.data.resident != "auto":
-        return config.data.resident == "always", f"--config.data.resident={config.data.resident}"
+    if settings.resident != "auto":
+        return settings.resident == "always", f"--config.data.resident={settings.resident}"
     if jax.process_count() > 1:
         return False, f"{jax.process_count()} processes read a part of each batch"
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.local_devices]
@@ -124,18 +129,18 @@ def fits(config, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
     return source.nbytes <= room, f"the limit is {room / 1e9:.2f} GB, {of}"
 
 
-def make_step(config, mesh: jax.sharding.Mesh):
+def make_step(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
     """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
-    return _jitted(training.make_step(config), mesh)
+    return _jitted(training.make_step(model, settings), mesh)
 
 
-def make_steps(config, mesh: jax.sharding.Mesh):
+def make_steps(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
     """The jitted function (state, data, rows) -> (state, terms) that takes several training steps.
 
     State and data, all slices and their masks, each [N, H, W, 1], are on every device; rows, [steps, B], say which
     slices make each batch, which is split over the mesh; terms are those of every step, each [steps].
     """
-    step, split = training.make_step(config), devices.batch_sharding(mesh)
+    step, split = training.make_step(model, settings), devices.batch_sharding(mesh)
 
     def several(state, data, rows):
         def one(state, rows):

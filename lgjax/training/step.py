@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lgjax.models import MODELS, precision
+from lgjax.models.base import Model
+from lgjax.models.precision import matmul_precision
+from lgjax.training.settings import Settings
 
 
 class TrainState(NamedTuple):
@@ -20,44 +22,44 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
-def optimizer(config) -> optax.GradientTransformation:
-    """Adam with the learning rate, momentum (its b1) and schedule of `config.train`."""
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Makes Adam with the learning rate, momentum (its b1) and schedule of the settings."""
     schedules = {
-        "constant": optax.constant_schedule(config.learning_rate),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, config.steps),
+        "constant": optax.constant_schedule(settings.learning_rate),
+        "cosine": optax.cosine_decay_schedule(settings.learning_rate, settings.steps),
     }
-    return optax.adam(schedules[config.schedule], b1=config.momentum)
+    return optax.adam(schedules[settings.schedule], b1=settings.momentum)
 
 
-def initial_state(config) -> TrainState:
-    """The state before the first step, from `config.seed`."""
-    return jax.jit(lambda: _initial_state(config))()
+def initial_state(model: Model, settings: Settings) -> TrainState:
+    """Draws the state before the first step, from the seed."""
+    return jax.jit(lambda: _initial_state(model, settings))()
 
 
-def state_shapes(config) -> TrainState:
-    """Shapes and dtypes of the state, without computing it."""
-    return jax.eval_shape(lambda: _initial_state(config))
+def state_shapes(model: Model, settings: Settings) -> TrainState:
+    """Returns shapes and dtypes of the state, without computing it."""
+    return jax.eval_shape(lambda: _initial_state(model, settings))
 
 
-def _initial_state(config) -> TrainState:
-    variables = MODELS[config.model.name].initialise(config, jax.random.key(config.seed))
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer(config.train).init(variables["params"]))
+def _initial_state(model: Model, settings: Settings) -> TrainState:
+    variables = model.init(jax.random.key(settings.seed))
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer(settings).init(variables["params"]))
 
 
-def make_step(config) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]:
+def make_step(
+    model: Model, settings: Settings
+) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]:
     """Returns step(state, x, mask) -> (next state, loss terms), pure; its draws depend on the seed and step alone."""
-    transform = optimizer(config.train)
-    losses = MODELS[config.model.name].losses
-    seed = config.seed
+    transform = optimizer(settings)
 
     def step(state, x, mask):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         params, stats = state.variables["params"], state.variables["batch_stats"]
 
         def loss(params):
-            return losses(config, {"params": params, "batch_stats": stats}, x, mask, key)
+            return model.loss({"params": params, "batch_stats": stats}, x, mask, key)
 
-        with precision.products(config.train.precision):
+        with matmul_precision(settings.precision):
             gradients, (stats, terms) = jax.grad(loss, has_aux=True)(params)
         updates, optimizer_state = transform.update(gradients, state.optimizer, params)
         params = optax.apply_updates(params, updates)

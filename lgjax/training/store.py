@@ -1,6 +1,6 @@
 """Slices in large numbers, in memory or on disk, and their way into batches.
 
-A source (`Held`, `Stored`) has a length, `read(rows)` and `everything()`; `stream` reads it ahead of the training step.
+A source (`InMemory`, `OnDisk`) has a length, `read(rows)` and `everything()`; `stream` reads it ahead of the training.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Order = Callable[[int], np.ndarray]  # the rows of batch i
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class InMemory:
     """Slices in memory."""
 
     y: np.ndarray  # [N, H, W, 1] float32, z-scored
@@ -54,7 +54,7 @@ class Held:
         return self.y, self.mask
 
 
-class Stored:
+class OnDisk:
     """The slices of some subjects of a prepared data set, one after the other; only what is read is in memory.
 
     Files are mapped when first read, at most OPEN_SUBJECTS of them at a time. Every method raises InputError for a file
@@ -67,7 +67,7 @@ class Stored:
         self._mapped = functools.lru_cache(OPEN_SUBJECTS)(self._map)
 
     def __reduce__(self):
-        return Stored, (self.folder, self.subjects, self.grid)
+        return OnDisk, (self.folder, self.subjects, self.grid)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -138,7 +138,7 @@ def part(rows: np.ndarray, index: int, count: int) -> np.ndarray:
 class _Batches:
     """What Grain reads from: item i is batch i."""
 
-    source: Held | Stored
+    source: InMemory | OnDisk
     order: Order
     share: tuple[int, int]
     stop: int
@@ -151,7 +151,7 @@ class _Batches:
 
 
 def stream(
-    source: Held | Stored, order: Order, steps: range, share: tuple[int, int], threads: int, processes: int = 0
+    source: InMemory | OnDisk, order: Order, steps: range, share: tuple[int, int], threads: int, processes: int = 0
 ) -> Generator[Batch, None, None]:
     """Yields this host's part of some batches, read ahead by Grain if on disk; close it to end what reads.
 
@@ -168,7 +168,7 @@ def stream(
       InputError: a file is not what it was.
     """
     batches = _Batches(source, order, share, steps.stop)
-    if isinstance(source, Held):  # there is nothing to wait for
+    if isinstance(source, InMemory):  # there is nothing to wait for
         yield from (batches[step] for step in steps)
         return
     grain = _grain()

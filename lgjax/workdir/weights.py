@@ -9,6 +9,7 @@ from lgjax.preparation import recipe as recipes
 from lgjax.preparation.dataset import RECIPE
 from lgjax.preparation.recipe import Recipe
 from lgjax.runtime.errors import InputError
+from lgjax.training import settings
 from lgjax.training.step import state_shapes
 from lgjax.workdir import checkpoints
 
@@ -16,9 +17,8 @@ from lgjax.workdir import checkpoints
 class Trained(NamedTuple):
     """Frozen parameters and where they come from."""
 
-    params: Any  # for `models.bind`
+    params: Any  # for `Model.bind`
     digest: str  # SHA-256
-    step: int
     trained_on: str  # in words
     subjects: frozenset[str]  # SHA-256 of the scans it was trained on
     recipe: Recipe  # how those were prepared, and how others must be
@@ -35,7 +35,8 @@ def load(config, workdir: pathlib.Path) -> Trained:
       InputError: the work directory holds no trained weights, or does not say how scans are prepared.
     """
     folder = workdir / "checkpoints"
-    restored = checkpoints.restore_newest(folder, state_shapes(config))
+    shapes = state_shapes(models.from_config(config, config.train.precision), settings.from_config(config))
+    restored = checkpoints.restore_newest(folder, shapes)
     if restored is None:
         raise InputError(workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}")
     state, step = restored
@@ -46,4 +47,4 @@ def load(config, workdir: pathlib.Path) -> Trained:
         raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
     words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
     digest = checkpoints.weights_digest(folder, step)
-    return Trained(models.freeze(state.variables), digest, step, words, subjects, recipes.read(workdir / RECIPE))
+    return Trained(models.freeze(state.variables), digest, words, subjects, recipes.read(workdir / RECIPE))

@@ -1,0 +1,152 @@
+"""The parts that configs are made of: each config adds those it needs and states what is its own.
+
+The values are those of Chen et al. 2019 (docs/method.md), with synthetic brains in place of access-gated Cam-CAN;
+`smoke` edits what halves the resolution and shortens the schedule.
+"""
+
+import ml_collections
+
+
+def experiment(name: str, model: str, method: str) -> ml_collections.ConfigDict:
+    """Makes what every experiment has: data, training, the restoration's batches, the baseline gmm.
+
+    Args:
+      name: of the experiment, and of its work directory.
+      model: its name in `lgjax.models.MODELS`.
+      method: that restores where none is named.
+    """
+    config = ml_collections.ConfigDict()
+    config.name = name
+    config.seed = 0
+    config.data = data()
+    config.model = ml_collections.ConfigDict({"name": model})
+    config.train = train()
+    config.restore = restore(method)
+    config.gmm = gmm()
+    return config
+
+
+def data() -> ml_collections.ConfigDict:
+    """Makes the part about scans and slices."""
+    config = ml_collections.ConfigDict()
+    config.source = "phantom"  # healthy scans: phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
+    config.train_subjects = 652  # of the phantom; the paper has 652 Cam-CAN subjects
+    config.calibration_subjects = 24  # at most, since whole scans of them are kept in memory
+    config.height = 128  # pixels
+    config.width = 128  # pixels
+    config.spacing = 1.5  # mm
+    config.workers = 2  # threads that prepare scans and read slices
+    config.resident = "auto"  # keep all training slices on the device: if they fit, always or never (stream them)
+    config.read_processes = 0  # that read streamed slices of a prepared data set; 0: the threads of this one
+    return config
+
+
+def train() -> ml_collections.ConfigDict:
+    """Makes the part about training."""
+    config = ml_collections.ConfigDict()
+    config.batch_size = 64
+    config.steps = 193_000
+    config.learning_rate = 2e-5
+    config.momentum = 0.9  # Adam's b1
+    config.schedule = "constant"  # or cosine, to zero at the last step
+    config.precision = "tensorfloat32"  # of networks: float32 (the paper), tensorfloat32 or bfloat16
+    # Steps that one program takes where slices are on the device; 0: as suits it, 1 on CPU, where loops are slower.
+    config.steps_per_dispatch = 0
+    config.log_every = 500  # steps
+    config.checkpoint_every = 5_000  # steps
+    return config
+
+
+def restore(method: str) -> ml_collections.ConfigDict:
+    """Makes the part about restoration that every method reads."""
+    config = ml_collections.ConfigDict()
+    config.method = method
+    config.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
+    config.slice_step = 1  # restore and judge every k-th axial slice only
+    config.precision = "tensorfloat32"  # of networks: float32 (the paper), tensorfloat32 or bfloat16
+    config.batch_size = 0  # slices restored at a time, which changes no result; 0: as suits the device
+    return config
+
+
+def gmm() -> ml_collections.ConfigDict:
+    """Makes the part about the baseline gmm (Van Leemput et al. 2001)."""
+    config = ml_collections.ConfigDict()
+    config.classes = 3  # tissues
+    config.kappa = 3.0  # standard deviations from its class at which a voxel counts half
+    config.iterations = 100  # of EM
+    return config
+
+
+def add_autoencoder(model: ml_collections.ConfigDict) -> None:
+    """Adds the paper's auto-encoder with its variance network."""
+    model.channels = (8, 16, 32, 64, 128, 256)  # one residual block each, halving the image
+    model.latent_channels = 256
+    model.reconstruction_weight = 1.0  # w of the loss: 1 / (2 sigma^2) of the decoder's noise
+    model.variance_channels = (8, 16, 8)
+    model.variance_target = "likelihood"  # or absolute: the network learns |X - g(z)| by squared error
+    model.variance_floor = 1e-3  # squared intensity units, added to every variance
+
+
+def add_ascent(config: ml_collections.ConfigDict) -> None:
+    """Adds what a restoration by gradient ascent of a prior reads, and its calibration."""
+    settings = config.restore
+    settings.variance_at = "restored"  # lg_neural: sigma2 at every X^i; or observed: at Y, once
+    settings.deviation_limit = 0.0  # lg_neural: |mu - X| / sigma above which a pixel feels no prior; 0: none
+    settings.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: as far as adam in fewer steps
+    settings.learning_rate = 5e-3
+    settings.iterations = 800
+    settings.refreshes = 20  # of the prior: the steps of proximal, in place of `iterations`
+    settings.dual_steps = 20  # of proximal with tv, within each of them
+    settings.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
+    config.calibrate = calibrate()
+
+
+def add_draws(settings: ml_collections.ConfigDict) -> None:
+    """Adds how many samples of a posterior a restoration draws."""
+    settings.samples_est = 10  # L of lg_est
+    settings.samples_neural = 1  # L of lg_neural
+
+
+def calibrate() -> ml_collections.ConfigDict:
+    """Makes the part about the search of lambda."""
+    config = ml_collections.ConfigDict()
+    config.ssim = 0.95  # least mean SSIM of restored healthy slices
+    config.slices = 64  # healthy slices that lambda is searched on
+    config.smallest_lambda = 0.1
+    config.largest_lambda = 1000.0
+    config.lambdas = 9  # tried first, spaced evenly in log lambda
+    config.bisections = 6
+    return config
+
+
+def shorten(config: ml_collections.ConfigDict) -> None:
+    """Halves the resolution and shortens the schedule, for any model: minutes on two CPU cores."""
+    config.name += "_smoke"
+    config.data.train_subjects = 200
+    config.data.calibration_subjects = 6
+    config.data.height = 64
+    config.data.width = 64
+    config.data.spacing = 3.0
+    config.train.batch_size = 32
+    config.train.steps = 1200
+    config.train.learning_rate = 1e-3
+    config.train.schedule = "cosine"
+    config.train.log_every = 50
+    config.train.checkpoint_every = 300
+    config.restore.batch_size = 24
+
+
+def shorten_autoencoder(config: ml_collections.ConfigDict) -> None:
+    """Takes one block off the auto-encoder, and shortens its restoration and calibration."""
+    config.model.channels = (8, 16, 32, 64, 128)
+    config.model.latent_channels = 128
+    config.model.reconstruction_weight = 4.0  # a quarter of the pixels
+    # A blurry prior misses healthy detail everywhere: without this floor the detail outweighs a lesion (see README).
+    config.model.variance_floor = 1.0
+    config.restore.learning_rate = 6e-2
+    config.restore.iterations = 40
+    config.calibrate.slices = 24
+    config.calibrate.smallest_lambda = 0.05
+    config.calibrate.largest_lambda = 50.0
+    config.calibrate.lambdas = 6
+    config.calibrate.bisections = 3
