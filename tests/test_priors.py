@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lgjax import models
 from lgjax.models.base import BoundModel
 from lgjax.restoration import data_terms, loop, priors, solvers
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lgjax.models import MODELS
+from lgjax import models
 from lgjax.models.base import BoundModel
 from lgjax.restoration import loop, priors, solvers
 from lgjax.restoration.data_terms import DATA_TERMS, l1, tv
@@ -262,7 +262,7 @@ def test_adam_bounds_the_move(rate):
 
 @pytest.mark.parametrize("name", ["adam", "gradient"])
 def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
-    networks = MODELS["vae"].bind(config, params)
+    networks = models.from_config(config, config.restore.precision).bind(params)
     prior, iterations, rate = priors.local_gaussian_estimated(networks, 3, 0.5), 4, 1e-2
     y, mask = jnp.asarray(slices.y[0]), jnp.asarray(slices.mask[0])
     looped, _ = restore(y, mask, prior=prior, data_term=quadratic, name=name, rate=rate, iterations=iterations)
@@ -276,7 +276,7 @@ def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
 
 
 def test_the_same_program_gives_the_same_bits(slices, config, params):
-    networks = MODELS["vae"].bind(config, params)
+    networks = models.from_config(config, config.restore.precision).bind(params)
     run = jax.jit(
         lambda y, mask: loop.restore(
             y,
