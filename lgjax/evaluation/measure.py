@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 import lgjax
 from lgjax.derivatives.read import Prediction, read_predictions
+from lgjax.derivatives.sidecar import MASK_RATE
 from lgjax.evaluation import bootstrap, metrics, tally
 from lgjax.evaluation.metrics import Curves
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.volume import Volume
 
-MASK_RATE = "0.01"  # lesions, distances and volumes are counted in the mask at 1 % FPR
 COARSE = 16  # bits of a score that the bootstrap does without: bins less than 1 % wide
 FEW = "fewer than two subjects"
 

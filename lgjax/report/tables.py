@@ -1,13 +1,12 @@
 """The tables of an evaluation: the paper's columns, ours, intervals, kinds, differences; as cells and as Markdown."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lgjax.derivatives.sidecar import MASK_RATE
 from lgjax.evaluation import published
-from lgjax.evaluation.measure import MASK_RATE, Result
-
-NOTICE = "Research use only. Not a medical device: nothing here may guide the care of a patient."
+from lgjax.evaluation.measure import Result
+from lgjax.report.text import NOTICE, words
 
 
 class Cell(NamedTuple):
@@ -243,13 +242,6 @@ def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
         for line in [head, rule, *lines]
     )
-
-
-def words(value: Any) -> str:
-    """Returns a provenance value for people."""
-    if value is None or value in ("", "None"):
-        return "not stated"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
