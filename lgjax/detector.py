@@ -12,11 +12,11 @@ import numpy as np
 
 from lgjax import __version__, models
 from lgjax.calibration import scores
-from lgjax.derivatives import lesions, write
+from lgjax.derivatives import lesions, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
-from lgjax.methods.names import Method
+from lgjax.methods.names import MASK_RATE, Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
@@ -28,7 +28,6 @@ from lgjax.scans.sources import find as find
 from lgjax.workdir import calibrations, experiment, weights
 from lgjax.workdir.weights import Trained
 
-SHOWN_RATE = "0.01"  # whose mask lesions are counted in
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 NOTICE = "Research use only. Not a medical device."
 
@@ -79,7 +78,7 @@ class Detection:
     @functools.cached_property
     def lesions(self) -> list[Lesion]:
         """Connected components of the mask at 1 % false positives, the largest first."""
-        return lesions.find(self.masks[SHOWN_RATE], self.anomaly, self.brain, self.affine)
+        return lesions.find(self.masks[MASK_RATE], self.anomaly, self.brain, self.affine)
 
     def figure(self):
         """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""
@@ -96,7 +95,7 @@ class Detection:
         write.check_place(root, self.identifier)
         write.describe_dataset(root, "restorations")
         write.write(root, self.identifier, self.subject, self.maps, dict(self.about))
-        return write.file(root, self.identifier, "desc-anomaly_T2w")
+        return sidecar.file(root, self.identifier, "desc-anomaly_T2w")
 
 
 class Detector:

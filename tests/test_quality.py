@@ -14,8 +14,9 @@ from scipy import stats
 
 from lgjax.preparation import mosaic
 from lgjax.preparation.slices import BACKGROUND, Slices
-from lgjax.report import quality, tables
+from lgjax.report import quality
 from lgjax.report.quality import Failure
+from lgjax.report.text import NOTICE
 
 EVIL = "<script>alert('x')</script>"
 OUTLINE, OUTSIDE, BAR = (255, 210, 30), (30, 42, 58), (120, 184, 224)
@@ -396,7 +397,7 @@ def test_every_picture_says_what_it_shows(page):
 
 
 def test_the_page_says_what_a_reader_must_know(page):
-    for text in (tables.NOTICE, "20 subjects prepared", "1 outlier", "1 failed", "Mend", "not removed", "not stated"):
+    for text in (NOTICE, "20 subjects prepared", "1 outlier", "1 failed", "Mend", "not removed", "not stated"):
         assert text in page
     assert "12 voxels of the brain were not finite" in page
     assert "brain volume 600 ml, cohort median 13" in page

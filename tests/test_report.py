@@ -12,6 +12,7 @@ from lgjax.evaluation import compare, metrics, published, tally
 from lgjax.evaluation.measure import COARSE, Result, aggregate
 from lgjax.report import charts, tables
 from lgjax.report.page import Picture, pictured_subjects, render
+from lgjax.report.text import NOTICE
 from lgjax.scans.pictures import Panels, pixel_aspect, radiological, subject_figure
 
 EVIL = "<script>alert('x')</script>"
@@ -121,7 +122,7 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
 
 
 def test_the_page_says_what_a_reader_must_know(page):
-    assert tables.NOTICE in page
+    assert NOTICE in page
     for text in (
         "phantom:train",
         "less than 1 % of a score wide",
@@ -199,7 +200,7 @@ def test_the_markdown_tables(results):
     assert kinds[3][-1].endswith("%")
     assert kinds[3][2] == "–"
     assert [row[0] for row in differences] == ["minus", "intensity"]
-    assert tables.NOTICE in text
+    assert NOTICE in text
     assert published.HEADING not in text
 
 

@@ -2,20 +2,17 @@
 
 import json
 import pathlib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax.derivatives.write import rate_name
-from lgjax.methods.names import SCORES
+from lgjax.derivatives import sidecar as sidecars
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti
 from lgjax.scans.volume import Volume
 
 SUFFIX = "_space-orig_desc-anomaly_T2w.nii.gz"
-SAME = ("Method", "Score", "ConfigSHA256", "WeightsSHA256", "Lambda", "Thresholds", "SliceStep")  # within one folder
 UNFINISHED = "Run lgjax.restore again, or remove this subject's folder"
 
 
@@ -44,7 +41,7 @@ class Prediction(NamedTuple):
 
     def detected(self, rate: str, like: Volume) -> np.ndarray:
         """Reads the detection mask at one calibrated false positive rate, [X, Y, Z] bool."""
-        return self.mask(f"label-lesion_desc-{rate_name(rate)}_mask", like)
+        return self.mask(f"label-lesion_desc-{sidecars.rate_name(rate)}_mask", like)
 
 
 def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[str, str]]:
@@ -80,73 +77,11 @@ def _read_sidecar(image: pathlib.Path) -> dict[str, Any]:
         raise InputError(path, "is missing: the subject is unfinished", UNFINISHED) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, f"cannot be read: {error}", UNFINISHED) from error
-    problem = _sidecar_problem(sidecar)
+    problem = sidecars.problem_of(sidecar)
     if problem:
         raise InputError(path, problem, UNFINISHED)
     sidecar["Thresholds"] = dict(sorted(sidecar["Thresholds"].items(), key=lambda item: float(item[0])))
     return sidecar
-
-
-def _sidecar_problem(sidecar) -> str | None:
-    if not isinstance(sidecar, dict):
-        return "is no JSON object"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", str(sidecar.get("Method"))):  # it names a folder
-        return f"names the method {sidecar.get('Method')!r}; expected letters, digits, - and _"
-    if sidecar.get("Score") not in SCORES:
-        return f"has the score {sidecar.get('Score')!r}; expected one of {', '.join(SCORES)}"
-    if not isinstance(sidecar.get("InputSHA256"), str):
-        return "has no InputSHA256"
-    for key, (expected, holds) in OPTIONAL.items():
-        if sidecar.get(key) is not None and not holds(sidecar[key]):
-            return f"has {key} {str(sidecar[key])[:60]!r}; expected {expected}"
-    sidecar["SliceStep"] = sidecar.get("SliceStep") or 1
-    sidecar["CalibrationSubjects"] = sidecar.get("CalibrationSubjects") or []
-    thresholds = sidecar.setdefault("Thresholds", {})
-    rates_are_numbers = isinstance(thresholds, dict) and all(
-        re.fullmatch(r"0\.[0-9]{1,9}", rate) and _is_number(value) for rate, value in thresholds.items()
-    )
-    return None if rates_are_numbers else f"has the thresholds {thresholds!r}; expected numbers by rate"
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _are(check: Callable[[Any], bool], values, size: int | None = None) -> bool:
-    """Whether `values` is a list, of that many, that all pass."""
-    return isinstance(values, list) and size in (None, len(values)) and all(map(check, values))
-
-
-def _is_search(value) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_is_number(value.get(key)) for key in ("strength", "ssim", "target"))
-        and all(isinstance(value.get(key), bool) for key in ("monotone", "reached"))
-        and _are(lambda point: _are(_is_number, point, 2), value.get("curve"))
-    )
-
-
-def _is_convergence(value) -> bool:
-    if not isinstance(value, dict) or not (isinstance(value.get("iteration"), list) and value["iteration"]):
-        return False
-    return all(_are(_is_number, value.get(key), len(value["iteration"])) for key in ("iteration", "change"))
-
-
-# What a sidecar may say, null or left out where it does not apply: what is expected, and whether a value is that.
-OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "CalibrationSubjects": ("a list of hashes", lambda value: _are(lambda item: isinstance(item, str), value)),
-    "SecondsPerIteration": ("a number above 0", lambda value: _is_number(value) and value > 0),
-    "BatchSize": ("a number of slices", _is_count),
-    "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),
-    "SliceStep": ("a whole number above 0", _is_count),
-    "UsedInTraining": ("true or false", lambda value: isinstance(value, bool)),
-    "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
-    "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),
-}
 
 
 def _check_one_experiment(folder: pathlib.Path, predictions: Sequence[Prediction]) -> None:
@@ -156,7 +91,7 @@ def _check_one_experiment(folder: pathlib.Path, predictions: Sequence[Prediction
         if other != prediction.identifier:
             problem = f"{other} and {prediction.identifier} in {folder} are restorations of the same scan"
             raise UsageError(f"{problem} (equal InputSHA256). Remove one of them.")
-        for key in SAME:
+        for key in sidecars.SAME:
             ours, theirs = (item.sidecar.get(key) for item in (prediction, predictions[0]))
             if ours != theirs:
                 problem = f"{folder} mixes experiments: {key} is {theirs!r} for {predictions[0].identifier}"

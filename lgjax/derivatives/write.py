@@ -8,25 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lgjax import __version__
+from lgjax.derivatives.sidecar import DONE, UNITS, file, rate_name
 from lgjax.methods.names import MASK_RATE
 from lgjax.preparation import pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
 from lgjax.scans import nifti, pictures
-
-UNITS = {"restored": "as the input", "mask": "1 = inside"}
-DONE = (
-    "SourceSHA256",
-    "Method",
-    "Score",
-    "ConfigSHA256",
-    "WeightsSHA256",
-    "RecipeSHA256",
-    "Lambda",
-    "Thresholds",
-    "SliceStep",
-    "Version",
-)
 
 
 class Detection(NamedTuple):
@@ -46,16 +33,6 @@ def detect(
     restored = None if change is None else pipeline.restored(prepared, change)
     masks = {rate: (anomaly > threshold) & brain for rate, threshold in thresholds.items()}
     return Detection(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
-
-
-def file(folder: pathlib.Path, subject: str, entities: str, extension: str = "nii.gz") -> pathlib.Path:
-    """The path of one of a subject's files."""
-    return folder / subject / "anat" / f"{subject}_space-orig_{entities}.{extension}"
-
-
-def rate_name(rate: str) -> str:
-    """`fpr0p5` for the rate "0.005"."""
-    return "fpr" + f"{100 * float(rate):g}".replace(".", "p")
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:

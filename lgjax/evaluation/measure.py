@@ -15,11 +15,11 @@ import lgjax
 from lgjax.derivatives.read import Prediction, read_predictions
 from lgjax.evaluation import bootstrap, metrics, tally
 from lgjax.evaluation.metrics import Curves
+from lgjax.methods.names import MASK_RATE
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import orientation, sources
 from lgjax.scans.volume import Volume
 
-MASK_RATE = "0.01"  # lesions, distances and volumes are counted in the mask at 1 % FPR
 COARSE = 16  # bits of a score that the bootstrap does without: bins less than 1 % wide
 FEW = "fewer than two subjects"
 

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-RATES = ("0.001", "0.005", "0.01", "0.05")
+from lgjax.methods.names import RATES
+
 SOURCE = (
     'Chen, Pawlowski, Glocker, Konukoglu: "Unsupervised lesion detection with locally Gaussian approximation", 2019'
 )

@@ -6,12 +6,12 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from lgjax.evaluation import published
 from lgjax.evaluation.measure import Result
-from lgjax.report import charts, tables
+from lgjax.methods.names import RATES
+from lgjax.report import charts, tables, text
 from lgjax.report.tables import Row
 
 NOTES = (
@@ -55,15 +55,12 @@ def render(
       comparison: see `comparison.compare`; None: there is nothing to compare.
       with_paper: whether the paper's own Table 1 is appended.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lgjax.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     asked = tables.rates(results)
     columns, ours = tables.paper_columns(asked), tables.our_columns()
-    return environment.get_template("report.html").render(
+    return text.template("report.html").render(
         title=tables.title(results),
         conditions=tables.conditions(results),
-        notice=tables.NOTICE,
+        notice=text.NOTICE,
         notes=[*NOTES, *resolutions(results)],
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headings=[column.heading for column in columns],
@@ -77,14 +74,14 @@ def render(
         comparison=comparison,
         differences=tables.differences(comparison, asked) if comparison else [],
         paper=published if with_paper else None,
-        paper_headings=[column.heading for column in tables.paper_columns(published.RATES)],
+        paper_headings=[column.heading for column in tables.paper_columns(RATES)],
         paper_table=tables.paper_table(),
         figures={name: _data_uri("svg+xml", data) for name, data in _charts(results, asked).items()},
         pictures=[(item.identifier, item.caption, _data_uri("png", item.png)) for item in pictures],
         results=results,
         undefined=undefined(results),
         failures=failures(results),
-        words=tables.words,
+        words=text.words,
     )
 
 

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from lgjax.preparation import mosaic
-from lgjax.report import tables
+from lgjax.report import tables, text
 
 LIMIT = 3.5  # robust z-score above which a subject is an outlier (Iglewicz and Hoaglin 1993)
 MIN_SUBJECTS = 5  # fewer tell nothing of a cohort
@@ -162,13 +161,10 @@ def page(title: str, rows: Sequence[Row], failures: Sequence[Failure], about: Ma
       failures: the subjects that could not be prepared.
       about: what was done, by what and when, a line each.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lgjax.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     scored = outliers(rows)
-    return environment.get_template("qc.html").render(
+    return text.template("qc.html").render(
         title=title,
-        notice=tables.NOTICE,
+        notice=text.NOTICE,
         counts=_counts(scored, failures),
         outliers=[item for item in scored if item.outlier],
         others=[item for item in scored if not item.outlier],
@@ -177,7 +173,7 @@ def page(title: str, rows: Sequence[Row], failures: Sequence[Failure], about: Ma
         splits=_splits(scored),
         spreads=[spread for spread in spreads(rows) if not math.isnan(spread.median)],
         names=[row["participant_id"] for row in rows],
-        about={key: tables.words(value) for key, value in about.items()},
+        about={key: text.words(value) for key, value in about.items()},
         limit=LIMIT,
         min_subjects=MIN_SUBJECTS,
         size=(mosaic.WIDTH, mosaic.HEIGHT),

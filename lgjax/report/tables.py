@@ -1,13 +1,12 @@
 """The tables of an evaluation: the paper's columns, ours, intervals, kinds, differences; as cells and as Markdown."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lgjax.evaluation import published
-from lgjax.evaluation.measure import MASK_RATE, Result
-
-NOTICE = "Research use only. Not a medical device: nothing here may guide the care of a patient."
+from lgjax.evaluation.measure import Result
+from lgjax.methods.names import MASK_RATE, RATES
+from lgjax.report.text import NOTICE, words
 
 
 class Cell(NamedTuple):
@@ -134,7 +133,7 @@ def paper_table() -> list[Row]:
             f"{entry.printed}{f' {entry.term}' if entry.term else ''} ({entry.method})",
             0,
             [
-                *(cell(*(entry.dice[rate] if entry.dice else (None,))) for rate in published.RATES),
+                *(cell(*(entry.dice[rate] if entry.dice else (None,))) for rate in RATES),
                 cell(entry.auc),
                 cell(entry.seconds),
             ],
@@ -228,7 +227,7 @@ def markdown(results: Sequence[Result], comparison: Mapping[str, Any] | None = N
         _markdown(kind_rows, kind_columns(asked)),
     ]
     if with_paper:
-        head = ["method in the paper (ours)", *(column.heading for column in paper_columns(published.RATES))]
+        head = ["method in the paper (ours)", *(column.heading for column in paper_columns(RATES))]
         lines = [[row.name, *(item.text for item in row.cells)] for row in paper_table()]
         parts += [f"## {published.HEADING}", published.CONDITIONS, aligned(head, lines)]
     return "\n\n".join([*parts, NOTICE]) + "\n"
@@ -243,13 +242,6 @@ def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
         for line in [head, rule, *lines]
     )
-
-
-def words(value: Any) -> str:
-    """Returns a provenance value for people."""
-    if value is None or value in ("", "None"):
-        return "not stated"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import lgjax
 from lgjax.derivatives.read import Prediction, read_predictions
 from lgjax.evaluation import compare, published
-from lgjax.evaluation.measure import MASK_RATE, Result, evaluate, reference_mask
-from lgjax.report import tables
+from lgjax.evaluation.measure import Result, evaluate, reference_mask
+from lgjax.methods.names import MASK_RATE
+from lgjax.report import tables, text
 from lgjax.report.page import Picture, failures, pictured_subjects, render
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.runtime.files import atomic_write
@@ -124,7 +125,7 @@ def as_json(
     record = {
         "title": tables.title(results),
         "conditions": tables.conditions(results),
-        "notice": tables.NOTICE,
+        "notice": text.NOTICE,
         "device": sorted({result.metrics["provenance"]["device"] for result in results}),
         "rows": [{"name": result.name, **result.metrics} for result in results],
         "comparison": differences,
