@@ -55,9 +55,15 @@ def main(argv: Sequence[str]) -> int:
     output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")
     command = shlex.join(["python", "-m", "lgjax.eval", *sys.argv[1:]])
     values = flags.FLAGS
-    found = write.run_evaluation(
-        folders, values.labels, output, values.assume_ras, values.against, values.paper, command=command
+    return tell(
+        write.run_evaluation(
+            folders, values.labels, output, values.assume_ras, values.against, values.paper, command=command
+        )
     )
+
+
+def tell(found: write.Written) -> int:
+    """Prints the tables, the place of the report and what failed; returns the exit code, 3 if anything failed."""
     print(found.table)
     print(f"Report: {found.page}")
     for line in found.failures:

@@ -10,10 +10,10 @@ import pytest
 from absl import flags
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from lgjax import eval as evaluation_binary
-from lgjax.eval import run_evaluation
+from lgjax import eval as door
 from lgjax.evaluation import measure, metrics, published, tally
 from lgjax.evaluation.measure import evaluate
+from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.scans import pictures, sources
 
@@ -21,6 +21,11 @@ SHAPE = (7, 12, 10)
 PIL = np.array([[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]])  # x of the array runs to posterior
 THRESHOLDS = {"0.001": 3.0, "0.005": 2.5, "0.01": 2.0, "0.05": 1.0}
 KINDS = {"sub-01": "glioma", "sub-02": "glioma", "sub-03": "ms", "sub-04": "healthy"}
+
+
+def run_evaluation(*arguments, **named) -> int:
+    """Evaluates as the command does; returns the exit code."""
+    return door.tell(write.run_evaluation(*arguments, **named))
 
 
 def subject(index: int, kind: str):
@@ -462,7 +467,7 @@ def test_the_papers_table_is_appended_under_names_of_its_own(folders):
 def test_an_output_that_cannot_be_written_is_noticed_before_the_work(folders, monkeypatch):
     predictions, labels, output = folders
     output.write_text("a file where the folder should be")
-    monkeypatch.setattr(evaluation_binary, "evaluate", lambda *_: pytest.fail("computed first"))
+    monkeypatch.setattr(write, "evaluate", lambda *_: pytest.fail("computed first"))
     with pytest.raises(EnvironmentFault, match="cannot be written"):
         run_evaluation([predictions], str(labels), output)
 
@@ -480,8 +485,8 @@ def test_one_method_twice_is_told_apart_by_folder(folders, tmp_path):
 def test_pictures_are_radiological(folders):
     predictions, labels, _ = folders
     (first, *_) = sources.find(str(labels))
-    found = evaluation_binary.read_predictions(predictions)[0]["sub-01"]
-    panels = evaluation_binary.picture(found, first)
+    found = write.read_predictions(predictions)[0]["sub-01"]
+    panels = write.picture(found, first)
     # Array axes run to posterior, inferior, left: rows are axis 0, columns axis 2, as they are.
     _, label, score = subject(0, "glioma")
     most = (label > 0).sum(axis=(0, 2))
@@ -496,15 +501,15 @@ def test_main_checks_its_arguments(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    evaluation_binary.define_flags(values)
+    door.define_flags(values)
     values(["eval"])
     with pytest.raises(UsageError, match="no predictions"):
-        evaluation_binary.main(["eval"])
+        door.main(["eval"])
     with pytest.raises(UsageError, match="unexpected argument 'x'"):
-        evaluation_binary.main(["eval", "x"])
+        door.main(["eval", "x"])
     values(["eval", "--predictions=nowhere"])
     with pytest.raises(UsageError, match="nowhere is no folder"):
-        evaluation_binary.main(["eval"])
+        door.main(["eval"])
 
 
 def test_main_finds_the_newest_predictions(folders, tmp_path, monkeypatch):
@@ -515,9 +520,9 @@ def test_main_finds_the_newest_predictions(folders, tmp_path, monkeypatch):
     predictions.rename(tmp_path / "runs" / "vae" / "restored")
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    evaluation_binary.define_flags(values)
+    door.define_flags(values)
     values(["eval", f"--labels={labels}"])
-    assert evaluation_binary.main(["eval"]) == 0
+    assert door.main(["eval"]) == 0
     assert (tmp_path / "runs" / "vae" / "evaluation" / "report.html").exists()
 
 
