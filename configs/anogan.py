@@ -10,6 +10,7 @@ from configs import common
 
 def get_config(variant: str = "paper"):
     """Returns the config of a variant: paper (default; its size, it states no schedule for AnoGAN) or smoke."""
+    common.check_variant(variant, ("paper", "smoke"))
     config = common.experiment("anogan", "anogan", "anogan")
     config.model.channels = (16, 32, 64, 128, 256)
     config.model.latent_size = 128
@@ -24,6 +25,4 @@ def get_config(variant: str = "paper"):
         config.train.learning_rate = 5e-4
         config.restore.iterations = 100
         config.restore.learning_rate = 5e-2
-    elif variant != "paper":
-        raise KeyError(variant)
     return config

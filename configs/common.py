@@ -4,7 +4,16 @@ The values are those of Chen et al. 2019 (docs/method.md), with synthetic brains
 `smoke` edits what halves the resolution and shortens the schedule.
 """
 
+from collections.abc import Iterable
+
 import ml_collections
+
+
+def check_variant(variant: str, known: Iterable[str]) -> None:
+    """Raises ValueError where a config has no such variant; the message lists those that exist."""
+    known = list(known)
+    if variant not in known:
+        raise ValueError(f"there is no variant {variant!r}. Choose among {', '.join(known)}.")
 
 
 def experiment(name: str, model: str, method: str) -> ml_collections.ConfigDict:

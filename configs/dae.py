@@ -10,6 +10,7 @@ from configs import common
 
 def get_config(variant: str = "paper"):
     """Returns the config of a variant: paper (default; its size, the paper has no such method) or smoke."""
+    common.check_variant(variant, ("paper", "smoke"))
     config = common.experiment("dae", "dae", "dae_reconstruction")  # nothing is iterated
     config.model.channels = (32, 64, 128, 256)
     config.train.learning_rate = 1e-4
@@ -18,6 +19,4 @@ def get_config(variant: str = "paper"):
     if variant == "smoke":
         common.shorten(config)
         config.model.channels = (8, 16, 32, 64, 128)
-    elif variant != "paper":
-        raise KeyError(variant)
     return config

@@ -8,6 +8,8 @@ Any value can be overridden: --config.bias_field.correct=False.
 
 import ml_collections
 
+from configs import common
+
 
 def paper() -> ml_collections.ConfigDict:
     """The steps of Chen et al. 2019: N4, histogram matching, z-score in the brain, 128x128 slices."""
@@ -49,4 +51,5 @@ VARIANTS = {"paper": paper, "smoke": smoke}
 
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     """Returns the config of a variant: paper (default) or smoke."""
+    common.check_variant(variant, VARIANTS)
     return VARIANTS[variant]()

@@ -8,6 +8,7 @@ from configs import common
 
 def get_config(variant: str = "paper"):
     """Returns the config of a variant: paper (default) or smoke, as in configs/vae.py where nothing else is said."""
+    common.check_variant(variant, ("paper", "smoke"))
     config = common.experiment("gmvae", "gmvae", "gmvae_elbo_tv")
     common.add_autoencoder(config.model)
     common.add_ascent(config)
@@ -16,8 +17,6 @@ def get_config(variant: str = "paper"):
         common.shorten(config)
         common.shorten_autoencoder(config)
         config.restore.samples_est = 4
-    elif variant != "paper":
-        raise KeyError(variant)
     config.model.clusters = 6
     config.model.w_channels = config.model.latent_channels // 8
     config.model.prior_channels = 64  # hidden channels of P(z|w, c)

@@ -55,4 +55,5 @@ VARIANTS = {
 
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     """Returns the config of a variant: paper (default), smoke, authors or smoke_authors."""
+    common.check_variant(variant, VARIANTS)
     return VARIANTS[variant]()

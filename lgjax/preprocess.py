@@ -66,7 +66,7 @@ def preprocess(
     for name in failures:  # what an earlier run left of them counts no more
         dataset.retract(folder, name)
     rows = [passes.row(name, splits[name], scans.records[name], found) for name, found in slices.records.items()]
-    about = {"Source": source, "Preparation": recipe.words(), "Version": f"lgjax {__version__}"}
+    about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
     report(folder, rows, failures, about)
     before = f"before: {scans.before} corrected, {slices.before} sliced"
     print(f"{len(rows)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)

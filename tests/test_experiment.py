@@ -68,7 +68,7 @@ def test_variants_have_the_same_values(name):
     assert len({config.name for config in found}) == len(found)
     for config in others:
         assert list(leaves(config)) == list(leaves(first))
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="paper, smoke"):
         importlib.import_module(f"configs.{name}").get_config("smaller")
 
 

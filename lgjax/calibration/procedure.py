@@ -120,7 +120,7 @@ def calibrate(
         config_digest=digest,
         weights_digest=trained.digest,
         recipe_digest=trained.recipe.digest,
-        trained_on=trained.words(method.model),
+        trained_on=trained.describe(method.model),
         versions=devices.versions(),
     )
     path = calibrations.write(workdir, calibration)

@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
         """SHA-256 of the settings."""
         return files.digest(as_json(self))
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """The settings for people."""
         grid = self.grid
         parts = [f"{grid.height} x {grid.width} pixels of {grid.spacing:g} mm"]

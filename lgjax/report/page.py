@@ -81,7 +81,7 @@ def render(
         results=results,
         undefined=undefined(results),
         failures=failures(results),
-        words=text.words,
+        words=text.describe,
     )
 
 

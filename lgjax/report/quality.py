@@ -15,7 +15,6 @@ LIMIT = 3.5  # robust z-score above which a subject is an outlier (Iglewicz and 
 MIN_SUBJECTS = 5  # fewer tell nothing of a cohort
 _TO_SD = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 _FLOOR = 0.02  # least standard deviation, of the median or of 1: the median absolute deviation may be 0
-_ABSENT = "n/a"  # BIDS: an empty cell of a table
 
 Row = Mapping[str, Any]
 
@@ -35,7 +34,7 @@ class Feature(NamedTuple):
         value = math.nan if above is None or not below else float(above) / float(below)
         return value if math.isfinite(value) else math.nan
 
-    def words(self, value: float) -> str:
+    def describe(self, value: float) -> str:
         return self.pattern.format(value)
 
 
@@ -64,7 +63,7 @@ class Spread(NamedTuple):
     def reason(self, place: int) -> str:
         """Returns "brain volume 640 ml, cohort median 1380 ml"."""
         feature = self.feature
-        value, median = feature.words(self.values[place]), feature.words(self.median)
+        value, median = feature.describe(self.values[place]), feature.describe(self.median)
         return f"{feature.name} {value}, cohort median {median}"
 
     def extremes(self) -> tuple[float, float]:
@@ -78,7 +77,7 @@ class Spread(NamedTuple):
     def marks(self, names: Sequence[str]) -> list[tuple[float, str, bool]]:
         """Returns position, words and whether it is far off, of each subject where it is known; those far off last."""
         found = [
-            (self.position(float(value)), f"{name}: {self.feature.words(value)}", bool(score > LIMIT))
+            (self.position(float(value)), f"{name}: {self.feature.describe(value)}", bool(score > LIMIT))
             for name, value, score in zip(names, self.values, self.scores, strict=True)
             if not np.isnan(value)
         ]
@@ -173,7 +172,7 @@ def page(title: str, rows: Sequence[Row], failures: Sequence[Failure], about: Ma
         splits=_splits(scored),
         spreads=[spread for spread in spreads(rows) if not math.isnan(spread.median)],
         names=[row["participant_id"] for row in rows],
-        about={key: text.words(value) for key, value in about.items()},
+        about={key: text.describe(value) for key, value in about.items()},
         limit=LIMIT,
         min_subjects=MIN_SUBJECTS,
         size=(mosaic.WIDTH, mosaic.HEIGHT),
@@ -194,7 +193,7 @@ def summary_tsv(rows: Sequence[Row]) -> str:
     for item in outliers(rows):
         judged = {"score": item.score, "outlier": item.outlier, "reason": item.reasons}
         cells = {**item.row, **judged}
-        lines.append([_cell(cells.get(key)) for key in keys])
+        lines.append([text.cell(cells.get(key)) for key in keys])
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
@@ -214,7 +213,7 @@ def summary_text(rows: Sequence[Row], failures: Sequence[Failure], limit: int = 
         head = ["subject", "split", "brain, ml", "slices", "score", "look at"]
         parts.append(tables.aligned(head, [_line(item) for item in scored[:limit]]))
     if failures:
-        lines = [[_plain(text) for text in failure] for failure in failures[:limit]]
+        lines = [[text.plain(part) for part in failure] for failure in failures[:limit]]
         parts.append(tables.aligned(["failed", "problem", "remedy"], lines))
     hidden = max(len(scored) - limit, 0) + max(len(failures) - limit, 0)
     return "\n\n".join([*parts, *([f"{hidden} more on the page."] if hidden else [])]) + "\n"
@@ -227,7 +226,7 @@ def _order(item: Scored) -> tuple:
 
 def _counts(scored: Sequence[Scored], failures: Sequence[Failure]) -> str:
     """Returns "6 subjects prepared (5 train, 1 test), 1 outlier, 2 with notes, 1 failed"."""
-    splits = ", ".join(f"{n} {_plain(name)}" for name, n in Counter(item.row["split"] for item in scored).items())
+    splits = ", ".join(f"{n} {text.plain(name)}" for name, n in Counter(item.row["split"] for item in scored).items())
     strange = sum(item.outlier for item in scored)
     parts = [f"{len(scored)} subject{'s' * (len(scored) != 1)} prepared" + (f" ({splits})" if splits else "")]
     if any(item.score is not None for item in scored):
@@ -257,27 +256,10 @@ def _line(item: Scored) -> list[str]:
     row, score = item.row, "–" if item.score is None else f"{item.score:.1f}" + "*" * item.outlier
     look = "; ".join([*(item.reasons[:2] if item.outlier else ()), *item.notes])
     cells = (row["participant_id"], row["split"], f"{row['brain_ml']:.0f}", row["slices"], score, look)
-    return [_plain(cell) for cell in cells]
+    return [text.plain(cell) for cell in cells]
 
 
 def _picture(identifier: str) -> str:
     """Returns the relative address of a subject's picture."""
     name = urllib.parse.quote(identifier, safe="")
     return f"{name}/anat/{name}_desc-qc_T2w.png"
-
-
-def _plain(text: Any) -> str:
-    """Returns text on one line, without control characters."""
-    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
-
-
-def _cell(value: Any) -> str:
-    """Returns a cell of a table; text never starts like a formula or a quotation."""
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if isinstance(value, int | np.integer):
-        return str(value)
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}" if math.isfinite(value) else _ABSENT
-    text = _plain("; ".join(value) if isinstance(value, list | tuple) else value or "").replace('"', "'")
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text or _ABSENT

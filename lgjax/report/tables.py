@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from lgjax.evaluation import published
 from lgjax.evaluation.measure import Result
 from lgjax.methods.names import MASK_RATE, RATES
-from lgjax.report.text import NOTICE, words
+from lgjax.report.text import NOTICE, describe
 
 
 class Cell(NamedTuple):
@@ -159,7 +159,7 @@ def title(results: Sequence[Result]) -> str:
     count = max(results, key=lambda result: result.metrics["n_subjects"])
     groups = ", ".join(f"{found['n_subjects']} {kind}" for kind, found in count.metrics["groups"].items())
     labels = sorted({result.metrics["provenance"]["labels"] for result in results})
-    trained = by_text({result.name: words(result.metrics["provenance"]["trained_on"]) for result in results})
+    trained = by_text({result.name: describe(result.metrics["provenance"]["trained_on"]) for result in results})
     measured = f"{count.metrics['n_subjects']} subjects of {', '.join(labels)}" + (f" ({groups})" if groups else "")
     scores = ", ".join(sorted({result.metrics["score"] for result in results}))
     return f"Measured on {measured}. Trained on {trained}. Score: {scores}."

@@ -1,14 +1,18 @@
 """The text that tables and pages share: the notice, provenance in words, the templates of the pages."""
 
 import json
+import math
 from typing import Any
 
 import jinja2
+import numpy as np
 
 NOTICE = "Research use only. Not a medical device: nothing here may guide the care of a patient."
 
+ABSENT = "n/a"  # BIDS: an empty cell of a table
 
-def words(value: Any) -> str:
+
+def describe(value: Any) -> str:
     """Returns a provenance value for people."""
     if value is None or value in ("", "None"):
         return "not stated"
@@ -19,3 +23,20 @@ def template(name: str) -> jinja2.Template:
     """Returns the template of a page; what it is given is escaped."""
     loader = jinja2.PackageLoader("lgjax.report")
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
+def plain(text: Any) -> str:
+    """Returns text on one line, without control characters."""
+    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
+
+
+def cell(value: Any) -> str:
+    """Returns a value as BIDS writes it in a table; text never starts like a formula or a quotation."""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return str(value)
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}" if math.isfinite(value) else ABSENT
+    written = plain("; ".join(value) if isinstance(value, list | tuple) else value or "").replace('"', "'")
+    return f"'{written}" if written.startswith(("=", "+", "-", "@")) else written or ABSENT

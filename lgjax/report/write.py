@@ -55,7 +55,7 @@ def save(result: Result, folder: pathlib.Path) -> None:
     """Writes metrics.json and subjects.tsv."""
     failed = [{"participant_id": name, "status": text} for name, text in result.metrics["failed"].items()]
     rows = [{**row, "status": "ok"} for row in result.rows] + failed
-    lines = ["\t".join(rows[0])] + ["\t".join(_cell(row.get(key)) for key in rows[0]) for row in rows]
+    lines = ["\t".join(rows[0])] + ["\t".join(text.cell(row.get(key)) for key in rows[0]) for row in rows]
     atomic_write(folder / "subjects.tsv", "\n".join(lines) + "\n")
     atomic_write(folder / "metrics.json", json.dumps(result.metrics, indent=2, allow_nan=False) + "\n")
 
@@ -198,11 +198,3 @@ def _pictures(
         if panels:
             pictures.append(Picture(name, caption, subject_figure(panels)))
     return pictures
-
-
-def _cell(value) -> str:
-    """Returns a value as BIDS writes it in a table."""
-    if value is None:
-        return "n/a"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return " ".join(text.split()) or "n/a"  # no tabs and line breaks

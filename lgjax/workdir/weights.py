@@ -23,7 +23,7 @@ class Trained(NamedTuple):
     subjects: frozenset[str]  # SHA-256 of the scans it was trained on
     recipe: Recipe  # how those were prepared, and how others must be
 
-    def words(self, model: str) -> str:
+    def describe(self, model: str) -> str:
         """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
         return self.trained_on if model else "nothing"
 
