@@ -34,7 +34,7 @@ def source() -> str:
     return "\n".join(path.read_text() for path in sorted((ROOT / "lgjax").rglob("*.py")))
 
 
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 EXPERIMENTS = [name for name in CONFIGS if name not in ("data", "bench")]  # of models
 
 
