@@ -69,11 +69,12 @@ def flip(path: pathlib.Path, bit: int) -> None:
     path.write_bytes(raw)
 
 
-def assert_falls_back(folder, capsys):
+def assert_falls_back(folder, caplog):
     restored, step = checkpoints.restore_newest(folder, like())
     assert step == 1
     assert_same_bits(restored, state(1))
-    out = capsys.readouterr().out
+    out = caplog.text
+    caplog.clear()
     assert "warning" in out
     assert str(folder / "2") in out
 
@@ -121,7 +122,7 @@ def test_digest_tells_weights_apart(folder, tmp_path):
     assert checkpoints.weights_digest(folder, 2) == files.sha256(folder / "2" / "manifest.json")
 
 
-def test_every_bit_flip_in_the_arrays_is_found(folder, capsys):
+def test_every_bit_flip_in_the_arrays_is_found(folder, caplog):
     rng = np.random.default_rng(1)
     newest = folder / "2" / "state"
     found = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
@@ -129,12 +130,12 @@ def test_every_bit_flip_in_the_arrays_is_found(folder, capsys):
         path = found[k % len(found)]
         bit = int(rng.integers(8 * path.stat().st_size))
         flip(path, bit)
-        assert_falls_back(folder, capsys)
+        assert_falls_back(folder, caplog)
         flip(path, bit)
     assert checkpoints.restore_newest(folder, like())[1] == 2
 
 
-def test_every_bit_flip_in_the_manifest_is_found(folder, capsys):
+def test_every_bit_flip_in_the_manifest_is_found(folder, caplog):
     """A flipped digit in the format or in a shape is damage, not a newer format or another architecture."""
     path = folder / "2" / "manifest.json"
     text = path.read_text()
@@ -146,7 +147,7 @@ def test_every_bit_flip_in_the_manifest_is_found(folder, capsys):
     for bit in map(int, bits):
         flip(path, bit)
         try:
-            assert_falls_back(folder, capsys)
+            assert_falls_back(folder, caplog)
         except (AssertionError, UsageError) as error:
             wrong.append((bit, text[max(0, bit // 8 - 12) : bit // 8 + 4], type(error).__name__))
         flip(path, bit)
@@ -154,7 +155,7 @@ def test_every_bit_flip_in_the_manifest_is_found(folder, capsys):
 
 
 @pytest.mark.parametrize("harm", ["empty folder", "no manifest", "empty manifest", "half a manifest", "no state"])
-def test_partial_checkpoints_are_passed_over(folder, capsys, harm):
+def test_partial_checkpoints_are_passed_over(folder, caplog, harm):
     newest = folder / "2"
     manifest = newest / "manifest.json"
     if harm == "empty folder":
@@ -167,36 +168,36 @@ def test_partial_checkpoints_are_passed_over(folder, capsys, harm):
     else:
         text = manifest.read_text()
         manifest.write_text("" if harm == "empty manifest" else text[: len(text) // 2])
-    assert_falls_back(folder, capsys)
+    assert_falls_back(folder, caplog)
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '{"format": 1}', '{"format": 1, "sha256": [], "arrays": {}}'])
-def test_a_manifest_of_another_kind_is_passed_over(folder, capsys, text):
+def test_a_manifest_of_another_kind_is_passed_over(folder, caplog, text):
     (folder / "2" / "manifest.json").write_text(text)
-    assert_falls_back(folder, capsys)
+    assert_falls_back(folder, caplog)
 
 
-def test_missing_truncated_and_additional_files_are_found(folder, capsys):
+def test_missing_truncated_and_additional_files_are_found(folder, caplog):
     newest = folder / "2" / "state"
     path = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     raw = path.read_bytes()
     path.write_bytes(raw[:-1])
-    assert_falls_back(folder, capsys)
+    assert_falls_back(folder, caplog)
     path.unlink()
-    assert_falls_back(folder, capsys)
+    assert_falls_back(folder, caplog)
     path.write_bytes(raw)
     (newest / "more").write_bytes(b"x")
-    assert_falls_back(folder, capsys)
+    assert_falls_back(folder, caplog)
     (newest / "more").unlink()
     assert checkpoints.restore_newest(folder, like())[1] == 2
 
 
-def test_all_damaged_is_an_input_error(folder, capsys):
+def test_all_damaged_is_an_input_error(folder, caplog):
     for step in ("1", "2"):
         (folder / step / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="no valid checkpoint"):
         checkpoints.restore_newest(folder, like())
-    assert capsys.readouterr().out.count("warning") == 2
+    assert caplog.text.count("warning: ") == 2
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype", "name", "more"])
@@ -262,7 +263,7 @@ for step in range(1, 10_000):
 """
 
 
-def test_killed_while_saving(tmp_path, capsys):
+def test_killed_while_saving(tmp_path, caplog):
     """SIGKILL at any moment: what is found afterwards is whole, and at most one step behind what was reported."""
     command = [sys.executable, "-c", CHILD, str(tmp_path / "checkpoints")]
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
@@ -274,7 +275,7 @@ def test_killed_while_saving(tmp_path, capsys):
     restored, step = checkpoints.restore_newest(tmp_path / "checkpoints", like())
     assert step >= reported[-1]
     assert_same_bits(restored, state(step))
-    assert "warning" not in capsys.readouterr().out
+    assert "warning" not in caplog.text
     assert json.loads((tmp_path / "checkpoints" / str(step) / "manifest.json").read_text())["step"] == step
 
 

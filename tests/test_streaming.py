@@ -1,6 +1,7 @@
 """Training from a prepared data set: the same bits resident and streamed, killed and resumed, on one host and two."""
 
 import json
+import logging
 import os
 import pathlib
 import re
@@ -61,14 +62,13 @@ def metrics(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh1, tmp_path, capsys):
+def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh1, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     for name, resident, workers in (("a", "always", 1), ("b", "never", 3)):
         ours.data.resident, ours.data.workers = resident, workers
         train.train(ours, tmp_path / name, mesh1)
         place = "kept on" if resident == "always" else "streamed to"
-        assert f"30 training slices, 0.00 GB: {place} the device (--config.data.resident={resident})" in (
-            capsys.readouterr().out
-        )
+        assert f"30 training slices, 0.00 GB: {place} the device (--config.data.resident={resident})" in caplog.text
         assert weights(tmp_path / name) == weights(tmp_path / "a")
         assert metrics(tmp_path / name) == metrics(tmp_path / "a")
     assert weights(tmp_path / "a")[0] == len(metrics(tmp_path / "a")) == 6
