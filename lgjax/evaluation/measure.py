@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-import lgjax
 from lgjax.derivatives.read import Prediction, read_predictions
-from lgjax.evaluation import bootstrap, metrics, tally
+from lgjax.evaluation import bootstrap, metrics, origin, tally
 from lgjax.evaluation.metrics import Curves
 from lgjax.methods.names import MASK_RATE
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
@@ -190,9 +189,9 @@ def evaluate(folder: pathlib.Path, subjects: Sequence[sources.Subject], labels: 
         found["groups"][kind] = aggregate(members, coarse, pools[kind], rates)[0]
     used = [matched[name].sidecar for name in histograms]
     head = {"method": first["Method"], "score": first["Score"], **found, "thresholds": first["Thresholds"]}
-    head |= _restoration(used, head["reasons"])
+    head |= origin.restoration(used, head["reasons"])
     head["failed"] = dict(sorted(failed.items()))
-    head["provenance"] = _provenance(folder, labels, used)
+    head["provenance"] = origin.provenance(folder, labels, used)
     return Result(first["Method"], head, rows, curves, histograms)
 
 
@@ -283,50 +282,3 @@ def _summary(
     undefined = [part for part in ("mean", "std", "ci95") if entry[part] is None]
     reasons |= {f"{key}/{part}": FEW if entry["n"] else why for part in undefined}
     return entry
-
-
-def _restoration(sidecars: Sequence[Mapping[str, Any]], reasons: dict[str, str]) -> dict[str, Any]:
-    """What the sidecars say of the restoration itself: its time, its search for lambda, its convergence."""
-    times = [item["SecondsPerIteration"] for item in sidecars if item.get("SecondsPerIteration")]
-    shapes = {(item.get("BatchSize"), *(item.get("Grid") or (None, None))) for item in sidecars}
-    batch, *grid = shapes.pop() if len(shapes) == 1 else (None, None, None)
-    traces = [item["Convergence"] for item in sidecars if item.get("Convergence")]
-    traces = [item for item in traces if item["iteration"] == traces[0]["iteration"]]
-    convergence = None
-    if traces:
-        means = np.mean([item["change"] for item in traces], axis=0)
-        convergence = {"iteration": traces[0]["iteration"], "change": [float(f"{value:.6g}") for value in means]}
-    timing = {
-        "median": float(np.median(times)) if times else None,
-        "n": len(times),
-        "batch_size": batch,
-        "grid": None if None in grid else grid,
-    }
-    found = {"seconds_per_iteration": timing, "search": sidecars[0].get("Search"), "convergence": convergence}
-    nothing = "nothing is iterated, or it was not recorded"
-    reasons |= {key: nothing for key in ("search", "convergence") if found[key] is None}
-    reasons |= {
-        f"seconds_per_iteration/{key}": nothing if key == "median" else "not recorded, or not the same for all subjects"
-        for key, value in timing.items()
-        if value is None
-    }
-    return {"slice_step": sidecars[0]["SliceStep"], **found}
-
-
-def _provenance(folder: pathlib.Path, labels: str, sidecars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    first = sidecars[0]
-    several = {key: sorted({str(item.get(key)) for item in sidecars}) for key in ("Version", "Device", "JaxVersion")}
-    return {
-        "predictions": str(folder),
-        "labels": labels,
-        "trained_on": first.get("TrainedOn"),
-        "lambda": first.get("Lambda"),
-        "seed": first.get("Seed"),
-        "config_sha256": first.get("ConfigSHA256"),
-        "weights_sha256": first.get("WeightsSHA256"),
-        "calibration_subjects": len(first.get("CalibrationSubjects", [])),
-        "restored_by_version": ", ".join(several["Version"]),
-        "jax_version": ", ".join(several["JaxVersion"]),
-        "device": ", ".join(several["Device"]),
-        "evaluated_by_version": lgjax.__version__,
-    }
