@@ -39,6 +39,8 @@ def search(
 ) -> tuple[jax.Array, Trace]:
     """Searches the latent of one slice by Adam, on (1 - w) sum |y - x| + w sum |d(y) - d(x)| (Schlegl et al. 2017).
 
+    Long, since cost, step and loop are read as one.
+
     Here x is G(z) inside the mask and y outside: what the generator makes of the background is neither scored nor
     seen in the result, and the discriminator's features d see two whole pictures that differ in the brain alone.
 

@@ -105,6 +105,19 @@ def run_evaluation(
     if not found:
         raise faults[0]
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics["method"])))
+    table, page = _save_comparison(found, subjects, against, output, with_paper, command)
+    return Written(table, page, [str(fault) for fault in faults] + failures(list(found.values())))
+
+
+def _save_comparison(
+    found: Mapping[pathlib.Path, Result],
+    subjects: Sequence[sources.Subject],
+    against: str | None,
+    output: pathlib.Path,
+    with_paper: bool,
+    command: str,
+) -> tuple[str, pathlib.Path]:
+    """Writes the tables and the page of all methods; returns the table as Markdown and the path of the page."""
     results = list(found.values())
     evaluated = any(result.name == against for result in results)
     differences = compare.compare(results, against) if against and evaluated else None
@@ -115,7 +128,7 @@ def run_evaluation(
     atomic_write(output / json_name, json.dumps(record, indent=2, allow_nan=False) + "\n")
     page = render(results, _pictures(found, subjects, against), differences, with_paper)
     atomic_write(output / page_name, page)
-    return Written(table, output / page_name, [str(fault) for fault in faults] + failures(results))
+    return table, output / page_name
 
 
 def as_json(

@@ -39,7 +39,7 @@ def restore(
     iterations: int,
     tolerance: float = 0.0,
 ) -> tuple[jax.Array, Trace]:
-    """Restores one slice by MAP ascent (Chen et al. 2019, Eq. 4).
+    """Restores one slice by MAP ascent (Chen et al. 2019, Eq. 4); long, since step and loop are read as one.
 
     Args:
       y: observed slice, [H, W, 1], z-scored.

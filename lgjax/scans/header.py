@@ -35,6 +35,7 @@ def layout(start: bytes) -> tuple[type[nib.Nifti1Header], str] | None:
 
 
 def read(path: pathlib.Path, stream: files.Stream, paired: bool) -> nib.Nifti1Header | nib.Nifti2Header:
+    """Reads the header of an open file; raises InputError where it is none, or is of the other kind of file."""
     block = stream.read(348)
     found = layout(block)
     if found is None:
@@ -77,6 +78,7 @@ def shape_of(path, header, volume: int | None, single_slice: bool, max_voxels: i
 
 
 def dtype_of(path, header) -> np.dtype:
+    """Returns the type of the voxels as stored; raises InputError for what is no plain number."""
     code = int(header["datatype"])
     known = nib.nifti1.data_type_codes
     dtype: np.dtype = np.dtype(known.dtype[code] if code in known else np.void)  # type: ignore[call-overload]
@@ -88,6 +90,7 @@ def dtype_of(path, header) -> np.dtype:
 
 
 def scaling_of(path, header) -> tuple[float, float]:
+    """Returns slope and intercept of the intensities; raises InputError where they are not finite."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # the standard: not scaled
         return 1.0, 0.0
@@ -97,6 +100,7 @@ def scaling_of(path, header) -> tuple[float, float]:
 
 
 def offset_of(path, header, paired: bool) -> int:
+    """Returns where the voxels begin, in bytes; raises InputError where that lies inside the header."""
     offset = float(header["vox_offset"])
     if not (offset.is_integer() and offset >= (0 if paired else header.single_vox_offset)):
         raise InputError(path, f"declares that its voxels start at byte {offset:g}", _REWRITE)
