@@ -65,7 +65,7 @@ def test_processes_give_what_threads_give_and_a_dead_one_is_a_fault_of_the_machi
 
 PROGRAM = """
 import os, time
-from lgjax import parallel
+from lgjax.runtime import parallel
 if __name__ == "__main__":
     with parallel.processes(1) as pool:
         print(*parallel.ahead(eval, ["__import__('os').getpid()"], 1, pool), flush=True)

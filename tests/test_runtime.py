@@ -23,7 +23,8 @@ from lgjax.runtime.hosts import differing, join, one_voice
 SCRIPT = """
 import os, signal, sys, time, weakref
 from absl import flags
-from lgjax import errors, runtime
+from lgjax.cli import app
+from lgjax.runtime import errors
 
 def main(argv):
     what = argv[1]
@@ -43,7 +44,7 @@ def main(argv):
         raise RuntimeError("a bug")
     return 3 if what == "some" else None
 
-runtime.run(main)
+app.run(main, lambda: None)
 """
 
 
@@ -227,21 +228,22 @@ def test_only_the_first_host_speaks(monkeypatch, capsys, host, said):
 HOST = """
 import sys, time
 import jax, numpy as np
-from lgjax import runtime
+from lgjax.cli import app
+from lgjax.runtime import devices, hosts
 
 def main(argv):
-    runtime.join(argv[1], "2", int(argv[2]))
-    mesh = runtime.start("cpu")
-    x = runtime.replicate({"x": np.arange(3)}, mesh)["x"]
-    total = jax.jit(lambda x: x.sum(), out_shardings=runtime.replicated(mesh))
+    hosts.join(argv[1], "2", int(argv[2]))
+    mesh = devices.start("cpu")
+    x = devices.replicate({"x": np.arange(3)}, mesh)["x"]
+    total = jax.jit(lambda x: x.sum(), out_shardings=devices.replicated(mesh))
     while True:
-        parts = jax.make_array_from_process_local_data(runtime.batch_sharding(mesh), np.ones(1))
+        parts = jax.make_array_from_process_local_data(devices.batch_sharding(mesh), np.ones(1))
         assert float(total(parts)) == 2
-        if runtime.is_first_host():
+        if hosts.is_first_host():
             print(jax.device_get(x), flush=True)
         time.sleep(0.05)
 
-runtime.run(main)
+app.run(main, lambda: None)
 """
 
 

@@ -156,7 +156,7 @@ def test_the_recipe_of_other_sources_is_recorded_too(config, tmp_path):
     prepared, index = train.check(config, tmp_path)
     train.record(config, tmp_path, prepared)
     assert index is None
-    assert prepared == recipe.read(tmp_path / "preprocessing.json") == recipe.bare(config.data)
+    assert prepared == recipe.read(tmp_path / "preprocessing.json") == recipe.bare(experiment.grid(config))
     assert prepared.grid == Grid(16, 16, config.data.spacing)
 
 

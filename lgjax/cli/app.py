@@ -105,8 +105,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except (flags.Error, KeyError, AttributeError, TypeError, OSError, ValueError) as error:
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"error: {error}\nTry --help.", file=sys.stderr)
+        print(f"error: {_without_traceback(error)}\nTry --help.", file=sys.stderr)
         sys.exit(2)
+
+
+def _without_traceback(error: Exception) -> str:
+    """What is wrong with a command line; ml_collections puts a traceback before what a config file raised."""
+    said = str(error)
+    return said.strip().splitlines()[-1].removeprefix("ValueError: ") if "Traceback" in said else said
 
 
 def _exit_code(error: Exception) -> int | None:
