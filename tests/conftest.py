@@ -6,7 +6,9 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
+import importlib
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from configs import vae
 from lgjax import models
 from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import mesh
+from lgjax.training import settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -109,3 +112,37 @@ def mesh8():
     devices = jax.devices()
     assert len(devices) == 8, "jax was imported before conftest.py could ask for eight devices"
     return mesh(devices)
+
+
+def shrunk(name):
+    """The smoke config of a model at 16x16 with two levels."""
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    config.data.height = config.data.width = 16
+    config.model.channels = (4, 8)
+    for part, field, value in (
+        ("model", "latent_channels", 4),
+        ("model", "w_channels", 2),
+        ("model", "prior_channels", 4),
+        ("model", "variance_channels", (4, 4)),
+        ("model", "latent_size", 4),
+        ("model", "discriminator_features", (8,)),
+        ("train", "noise_cells", 4),
+        ("restore", "iterations", 3),
+    ):
+        if field in config[part]:
+            config[part][field] = value
+    config.train.batch_size, config.train.steps, config.train.checkpoint_every = 4, 3, 3
+    config.restore.batch_size = 4
+    return config
+
+
+def both(config):
+    """The model of a config, and the settings of its training."""
+    return models.from_config(config, config.train.precision), settings.from_config(config)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.01)

@@ -1,6 +1,5 @@
 """Training: the order of slices, the step on one and on eight devices, resuming, divergence and schedules."""
 
-import importlib
 import json
 import math
 import signal
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from conftest import both, shrunk
 
 from lgjax import models, train
 from lgjax.methods import names as methods
@@ -23,11 +23,6 @@ from lgjax.training import feeding, settings
 from lgjax.training import step as training
 from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, weights
-
-
-def both(config):
-    """The model of a config, and the settings of its training."""
-    return models.from_config(config, config.train.precision), settings.from_config(config)
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
@@ -398,28 +393,6 @@ def test_several_steps_at_once_are_logged_kept_and_resumed(config, data, mesh1, 
     train.train(single, tmp_path / "single", mesh1)
     for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "single"), strict=True):
         assert a == pytest.approx(b, rel=1e-3)
-
-
-def shrunk(name):
-    """The smoke config of a model at 16x16 with two levels."""
-    config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    config.data.height = config.data.width = 16
-    config.model.channels = (4, 8)
-    for part, field, value in (
-        ("model", "latent_channels", 4),
-        ("model", "w_channels", 2),
-        ("model", "prior_channels", 4),
-        ("model", "variance_channels", (4, 4)),
-        ("model", "latent_size", 4),
-        ("model", "discriminator_features", (8,)),
-        ("train", "noise_cells", 4),
-        ("restore", "iterations", 3),
-    ):
-        if field in config[part]:
-            config[part][field] = value
-    config.train.batch_size, config.train.steps, config.train.checkpoint_every = 4, 3, 3
-    config.restore.batch_size = 4
-    return config
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"vae"}))

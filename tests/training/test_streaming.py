@@ -13,9 +13,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_slices import make, source, until
-from test_training import both
+from conftest import ROOT, both, until
+from prepared import make, source
 
 from lgjax import train
 from lgjax.preparation import dataset, recipe

@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import ROOT
 
 from lgjax import models
 from lgjax.preparation import recipe
@@ -27,7 +28,6 @@ from lgjax.runtime import files
 from lgjax.training import settings, step
 from lgjax.workdir import checkpoints, experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEAD, AFFINE = images.head(), images.affine()
 BRAIN = HEAD > 0
 N_BRAIN = int(BRAIN.sum())

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, both
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import bench as settings
@@ -24,13 +24,7 @@ from lgjax.speed import contestants
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import record as bench
 from lgjax.speed.peaks import Cost, Peaks, Runs
-from lgjax.training import settings as training_settings
 from lgjax.training import step
-
-
-def both(config):
-    """The model of a config, and the settings of its training."""
-    return models.from_config(config, config.train.precision), training_settings.from_config(config)
 
 
 def test_spread_is_median_and_quartiles():

@@ -5,43 +5,15 @@ import os
 import pathlib
 import pickle
 import sys
-import time
 
 import numpy as np
 import pytest
 from absl import flags
+from conftest import until
+from prepared import COUNTS, make, source
 
-from lgjax.preparation import dataset, recipe
-from lgjax.preparation.dataset import Entry, Index
-from lgjax.preparation.slices import BACKGROUND, Grid, Slices
 from lgjax.runtime.errors import EnvironmentFault, InputError
 from lgjax.training import store
-
-GRID = Grid(16, 16, 3.0)
-COUNTS = {"sub-1": 4, "sub-2": 9, "sub-3": 1, "sub-4": 16}  # training slices
-
-
-def make(folder: pathlib.Path, counts=COUNTS, grid=GRID) -> Index:
-    """Writes a prepared data set of random brains; one more subject is for calibration, and all its pixels are 99."""
-    rng = np.random.default_rng(5)
-    entries = []
-    for identifier, n in {"sub-0": 3, **counts}.items():
-        mask = rng.random((n, grid.height, grid.width, 1)) < 0.6
-        y = np.where(mask, rng.normal(size=mask.shape), BACKGROUND)
-        split = "train" if identifier in counts else "calibration"
-        y = y if split == "train" else np.full_like(y, 99)
-        written = Slices(y.astype(np.float32), mask.astype(np.float32), np.arange(5, n + 5, dtype=np.int32))
-        found = dataset.write_slices(folder, identifier, written, b"", {})
-        fractions = tuple(found["MaskFraction"])
-        hashes = f"raw {identifier}", found["SHA256"], found["MaskSHA256"]
-        entries.append(Entry(identifier, split, *hashes, tuple(found["Slices"]), fractions, np.eye(4).tolist()))
-    index = Index(recipe.Recipe(grid, None, None, "auto"), tuple(entries))
-    dataset.write_index(folder, index)
-    return index
-
-
-def source(folder: pathlib.Path, index: Index) -> store.OnDisk:
-    return store.OnDisk(folder, [entry for entry in index.subjects if entry.split == "train"], index.recipe.grid)
 
 
 @pytest.fixture
@@ -162,13 +134,6 @@ def test_stream(stored, tmp_path, parsed, threads, processes, count):
         rows = order(step)
         equal([np.concatenate(part) for part in zip(*parts, strict=True)], (y[rows], mask[rows]))
     assert not multiprocessing.active_children()
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("processes", [0, 1])

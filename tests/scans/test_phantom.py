@@ -1,10 +1,10 @@
 """The synthetic brains: the same everywhere, equal to their healthy twins outside lesions, honest masks."""
 
-import pathlib
 import subprocess
 import sys
 
 import cohorts
+import images
 import nibabel as nib
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from lgjax.scans.phantom import render, subject
 from lgjax.scans.phantom.draw import draw
 from lgjax.scans.phantom.lattice import Lattice
 
-LABELS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "labels_synthseg"
+LABELS = images.REAL / "labels_synthseg"
 SMALL = {"slices": 17, "spacing": 2.0}
 GAP = 112 / 16  # mm between those slices
 SIZES = {  # mm^3, whole patients, lesions cut by the brain's surface or by the first and last slice included

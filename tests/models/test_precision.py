@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_training import shrunk
+from conftest import shrunk
 
 from configs import vae as experiment
 from lgjax import models

@@ -9,10 +9,10 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from lgjax.scans import nifti, phantom
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = [
     "--config.data.train_subjects=3",
     "--config.data.calibration_subjects=2",
