@@ -151,7 +151,7 @@ def main() -> None:
         "versions": devices.versions(),
         "input": options.input,
         "patients": len(patients),
-        "slices": int(sum((p.slices.index % SLICE_STEP == 0).sum() for p in patients)),
+        "slices": int(sum((p.slices.number % SLICE_STEP == 0).sum() for p in patients)),
         "voxels": int(sum(map(len, lesions))),
         "iterations": config.restore.iterations,
         "learning_rate": config.restore.learning_rate,

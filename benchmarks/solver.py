@@ -92,7 +92,7 @@ def times(method: str, arguments, mesh) -> dict[str, Any]:
         batch = type(kept)(*(part[: config.restore.batch_size] for part in kept))
         settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
         runner = runners.Runner(names.parse(method), settings, model, trained.params, mesh)
-        runs[optimizer] = (runner, batch, np.full(len(batch.index), strength, np.float32))
+        runs[optimizer] = (runner, batch, np.full(len(batch.number), strength, np.float32))
     for repeat in range(arguments.repeats + 1):
         for optimizer, (runner, batch, strength) in runs.items():
             began = time.perf_counter()

@@ -21,7 +21,7 @@ from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices
-from lgjax.scans import sources
+from lgjax.scans import pictures, sources
 from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
 from lgjax.scans.sources import find as find
@@ -46,7 +46,7 @@ class Detection:
 
     identifier: str
     subject: Prepared
-    maps: write.Detection
+    maps: write.Maps
     trace: Traces
     about: Mapping[str, Any]
 
@@ -80,7 +80,7 @@ class Detection:
         """Connected components of the mask at 1 % false positives, the largest first."""
         return lesions.find(self.masks[MASK_RATE], self.anomaly, self.brain, self.affine)
 
-    def figure(self):
+    def figure(self) -> pictures.Picture:
         """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""
         return write.figure(self.subject, self.maps, self.about)
 
@@ -218,7 +218,7 @@ def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]
         "N4Threads": None if prepared.field is None else bias.THREADS,
         "HistogramMatched": prepared.transfer is not None,
         "FilledVoxels": prepared.filled,
-        "Slices": len(prepared.slices.index),
+        "Slices": len(prepared.slices.number),
         "SecondsPerIteration": restored.seconds_per_iteration,
         "Warnings": list(image.warnings),
         "Convergence": _convergence(restored),

@@ -26,9 +26,15 @@ def _newest_predictions() -> list[str]:
     return [str(max(found, key=lambda path: path.stat().st_mtime).parent)] if found else []
 
 
+def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of predictions that a name means: one method's, or those of several in one output folder."""
+    several = sorted({path.parents[2] for path in folder.glob("*/sub-*/anat/*_desc-anomaly_T2w.nii.gz")})
+    return several if several and not any(folder.glob("sub-*/anat")) else [folder]
+
+
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command line; not on import, since other commands define flags of the same names."""
-    text = "Folders that lgjax.restore wrote, separated by commas; default: the newest in runs/."
+    text = "Outputs of lgjax.restore, of one method or of several, separated by commas; default: the newest in runs/."
     flags.DEFINE_list("predictions", None, text, flag_values=values)
     text = "Scans with reference segmentations: a BIDS or BraTS folder, or phantom:test."
     flags.DEFINE_string("labels", "phantom:test", text, flag_values=values)
@@ -49,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = flags.FLAGS.predictions or _newest_predictions()
     if not chosen:
         raise UsageError("there are no predictions in runs/. Run lgjax.restore, or give --predictions=FOLDER.")
-    folders = [pathlib.Path(name) for name in dict.fromkeys(chosen)]
+    folders = list(dict.fromkeys(folder for name in chosen for folder in predictions(pathlib.Path(name))))
     if not any(folder.is_dir() for folder in folders):
         raise UsageError(f"{folders[0]} is no folder. Give the output folder of lgjax.restore.")
     output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")

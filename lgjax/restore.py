@@ -21,6 +21,7 @@ from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.cli.recorded import define_recorded_config
 from lgjax.derivatives import write
 from lgjax.detector import Detector, from_config
+from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import parallel
@@ -39,14 +40,14 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
     failures, skipped = [], 0
     write.describe_dataset(folder, "restorations")
     prepared = prepare_all(detector, subjects, folder, workers)
-    for subject, digest, result in tqdm(prepared, detector.method.name, len(subjects), unit="scan"):
+    for subject, result in tqdm(zip(subjects, prepared, strict=True), detector.method.name, len(subjects), unit="scan"):
         try:
             if isinstance(result, InputError):
                 raise result
             if result is None:
                 skipped += 1
             else:
-                detector.detect(subject, result, digest).save(folder)
+                detector.detect(subject, *result).save(folder)
         except InputError as error:
             failures.append((subject.identifier, error))
             tqdm.write(f"failed: {error}")
@@ -56,21 +57,17 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
 
 def prepare_all(
     detector: Detector, subjects: list[Subject], folder: pathlib.Path, workers: int
-) -> Iterator[tuple[Subject, str, Prepared | InputError | None]]:
+) -> Iterator[tuple[Prepared, str] | InputError | None]:
     """Prepares subjects in the background, a few ahead; yields each with its digest, None where it is finished."""
 
-    def attempt(subject: Subject):
-        digest = ""
-        try:
-            write.check_place(folder, subject.identifier)
-            digest = sources.digest(subject)
-            if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):
-                return subject, digest, None
-            return subject, digest, detector.prepare(subject, folder)
-        except InputError as error:
-            return subject, digest, error
+    def prepared(subject: Subject) -> tuple[Prepared, str] | None:
+        write.check_place(folder, subject.identifier)
+        digest = sources.digest(subject)
+        if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):
+            return None
+        return detector.prepare(subject, folder), digest
 
-    return parallel.ahead(attempt, subjects, workers)
+    return parallel.attempts(prepared, subjects, workers)
 
 
 def calibrated(name: str, config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Detector:
@@ -79,6 +76,12 @@ def calibrated(name: str, config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
         print(f"{name} is not calibrated yet: calibrating on held-out healthy scans first", flush=True)
         procedure.from_config(config, workdir, mesh)(methods.parse(name))
     return from_config(config, workdir, name, mesh)
+
+
+def rows(config) -> list[str]:
+    """The methods of a model in the table of all methods: the paper's, plain intensity, or else the config's own."""
+    paper = published.methods(config.model.name)
+    return [*(["intensity"] if "gmm" in paper else []), *paper] or [config.restore.method]
 
 
 def report(total: int, skipped: int, failures: list[tuple[str, InputError]], folder: pathlib.Path) -> None:
@@ -97,7 +100,8 @@ def define_flags() -> None:
     define_recorded_config(sys.argv)
     define_input_flags("phantom:test")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
-    flags.DEFINE_list("method", None, "Methods, separated by commas; several get a folder each in the output.")
+    text = "Methods, separated by commas; several get a folder each in the output; table1: all that the paper compares."
+    flags.DEFINE_list("method", None, text)
 
 
 def main(_) -> int:
@@ -110,8 +114,9 @@ def main(_) -> int:
     check_output(folder)
     subjects = subjects_of_flags()
     mesh = app.start()
-    names = arguments.method or [config.restore.method]
-    folders = [folder / name if len(names) > 1 else folder for name in names]
+    whole = arguments.method == ["table1"]
+    names = rows(config) if whole else arguments.method or [config.restore.method]
+    folders = [folder / name if whole or len(names) > 1 else folder for name in names]
     for name in names:  # a mistyped one is found before the others are done
         methods.check_model(methods.parse(name), config.model.name)
     code = 0

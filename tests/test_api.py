@@ -6,7 +6,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import time
 
 import images
 import nibabel as nib
@@ -34,6 +33,20 @@ TINY = [
     "--config.restore.slice_step=4",
 ]
 LINES = re.search(r"```python\n(import lgjax\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+NOTEBOOK = """
+import ast, json, sys
+values = {}
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] != "code":
+        continue
+    body = ast.parse("".join(cell["source"])).body
+    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), cell["id"], "exec"), values)
+    shown = last and eval(compile(ast.Expression(last.value), cell["id"], "eval"), values)
+    if hasattr(shown, "_repr_png_"):
+        open("shown.png", "wb").write(shown._repr_png_())
+    print(repr(shown))
+"""
 
 
 def python(*words, cwd) -> subprocess.CompletedProcess:
@@ -108,6 +121,22 @@ def test_beside_another_programs_flags(place):
     assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_notebook_runs(place, monkeypatch):
+    """Cell by cell, as Jupyter runs it and shows the value of a cell's last line."""
+    monkeypatch.setenv("LGJAX_WORKDIR", "runs/vae")
+    _, maps, figure, lesions, dice, _, change = python(
+        "-c", NOTEBOOK, str(ROOT / "docs" / "quickstart.ipynb"), cwd=place
+    ).stdout.splitlines()
+    assert "'0.01'" in maps
+    assert "Picture" in figure
+    assert (place / "shown.png").read_bytes().startswith(b"\x89PNG")
+    assert lesions.startswith("[Lesion(")
+    number = re.compile(r"float\w*\(([\d.]+)\)")
+    assert 0 <= float(number.search(dice)[1]) <= 1
+    inside, outside = map(float, number.findall(change))
+    assert inside > outside  # the neighbourhood prior, which needs no training, finds the tumour
+
+
 def test_an_image_in_memory_gives_the_maps_of_its_file(place):
     code = """
 import lgjax, nibabel, numpy as np
@@ -129,9 +158,8 @@ def test_import_is_light():
     code = "import sys, lgjax; print(sorted({'jax', 'matplotlib', 'numpy', 'absl'} & set(sys.modules)), dir(lgjax))"
     said = python("-c", code, cwd=ROOT).stdout
     assert said.startswith("[] ['Detection', 'Detector'")
-    began = time.process_time()
     code = "import time; t = time.process_time(); import lgjax; print(time.process_time() - t)"
-    assert float(python("-c", code, cwd=ROOT).stdout) < 0.1, time.process_time() - began
+    assert float(python("-c", code, cwd=ROOT).stdout) < 0.1
 
 
 def test_a_name_that_is_not_there():

@@ -132,10 +132,10 @@ def test_slices_and_back_keep_every_voxel_in_its_place(affine, order):
     data, matrix = moved(HEAD, affine, order)
     brain = data > 0
     slices, placement = to_slices(data, brain, matrix, GRID)
-    values = np.broadcast_to(slices.index[:, None, None, None], slices.y.shape).astype(np.float32)
+    values = np.broadcast_to(slices.number[:, None, None, None], slices.y.shape).astype(np.float32)
     numbers = from_slices(values, placement)
     expected = axial_number(matrix, data.shape)
-    kept = brain & np.isin(expected, slices.index)
+    kept = brain & np.isin(expected, slices.number)
     np.testing.assert_allclose(numbers[kept], expected[kept], rtol=1e-6)
     assert not numbers[~kept].any()
 
@@ -147,7 +147,7 @@ def test_the_order_on_disk_does_not_matter(affine, order):
     data, matrix = moved(HEAD, affine, order)
     ours, back = to_slices(data, data > 0, matrix, GRID)
     same, _ = to_slices(HEAD, HEAD > 0, affine, GRID)
-    np.testing.assert_array_equal(ours.index, same.index)
+    np.testing.assert_array_equal(ours.number, same.number)
     np.testing.assert_array_equal(ours.mask, same.mask)
     np.testing.assert_allclose(ours.y, same.y, atol=1e-5)
     returned = from_slices(ours.y, back)

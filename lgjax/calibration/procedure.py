@@ -131,7 +131,7 @@ def calibrate(
 def search_strength(method: Method, runner: Runner, prepared: Sequence[Prepared], goal: Goal) -> Search:
     """Finds lambda on a fixed, evenly spaced choice of healthy slices; a vector of lambdas is one batched program."""
     everything = cohort.pool([subject.slices for subject in prepared])
-    chosen = np.unique(np.linspace(0, len(everything.index) - 1, goal.slices).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(everything.number) - 1, goal.slices).round().astype(int))
     slices = Slices(*(part[chosen] for part in everything))
     span = data_range(everything.y[everything.mask > 0])
     bar = tqdm(

@@ -16,8 +16,8 @@ from lgjax.runtime import files
 from lgjax.scans import nifti, pictures
 
 
-class Detection(NamedTuple):
-    """Everything found in one scan, on its own grid, [X, Y, Z]."""
+class Maps(NamedTuple):
+    """The maps of one scan, on its own grid, [X, Y, Z]."""
 
     restored: np.ndarray | None  # float32, in the input's intensity units; None for methods that draw none
     anomaly: np.ndarray  # float32, in the unit of the method
@@ -25,14 +25,12 @@ class Detection(NamedTuple):
     brain: np.ndarray  # bool
 
 
-def detect(
-    prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, thresholds: dict[str, float]
-) -> Detection:
+def detect(prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, thresholds: dict[str, float]) -> Maps:
     """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written."""
     brain = prepared.placement.brain
     restored = None if change is None else pipeline.restored(prepared, change)
     masks = {rate: (anomaly > threshold) & brain for rate, threshold in thresholds.items()}
-    return Detection(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
+    return Maps(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
@@ -61,7 +59,7 @@ def describe_dataset(folder: pathlib.Path, name: str) -> None:
     files.atomic_write(folder / "dataset_description.json", json.dumps(description, indent=2) + "\n")
 
 
-def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detection, provenance: dict[str, Any]) -> None:
+def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, provenance: dict[str, Any]) -> None:
     """Writes a subject's images, their sidecars and the picture; the anomaly map's sidecar comes last.
 
     Raises:
@@ -88,12 +86,12 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Detecti
         files.atomic_write(file(folder, subject, entities, "json"), json.dumps(sidecar, indent=2) + "\n")
 
 
-def picture(prepared: Prepared, found: Detection, provenance: Mapping[str, Any]) -> bytes:
+def picture(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> bytes:
     """The PNG of `figure`."""
     return pictures.encode(figure(prepared, found, provenance), "png")
 
 
-def figure(prepared: Prepared, found: Detection, provenance: Mapping[str, Any]) -> pictures.Figure:
+def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pictures.Picture:
     """A figure of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from lgjax.methods.names import RATES
+from lgjax.methods.names import RATES, parse
 
 SOURCE = (
     'Chen, Pawlowski, Glocker, Konukoglu: "Unsupervised lesion detection with locally Gaussian approximation", 2019'
@@ -52,6 +52,11 @@ TABLE1 = (
            [(0.220, 0.207), (0.395, 0.244), (0.418, 0.210), (0.302, 0.156)], 0.821, 0.097),
 )
 # fmt: on
+
+
+def methods(model: str) -> list[str]:
+    """Returns the methods of Table 1 that a model makes; those that train nothing go with the VAE."""
+    return [entry.method for entry in TABLE1 if (parse(entry.method).model or "vae") == model]
 
 
 def place(method: str) -> int:

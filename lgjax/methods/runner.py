@@ -33,7 +33,7 @@ SUITABLE = {"cpu": 16}
 VOLUME_STEP = 16  # slices: volumes are padded to a multiple of it, so that few programs are compiled
 
 Traces = loop.Trace | anogan.Trace | None  # None where nothing is iterated
-# (params, y, mask, index, strength) -> (x, Traces); y, mask: [N, H, W, 1]; index, strength: [N]
+# (params, y, mask, number, strength) -> (x, Traces); y, mask: [N, H, W, 1]; number, strength: [N]
 Restorer = Callable[..., tuple[jax.Array, Traces]]
 
 
@@ -74,13 +74,13 @@ def restorer(method: Method, settings: Settings, model: Model | None) -> Restore
       model: that the method needs; None for intensity.
     """
 
-    def restore(params, y, mask, index, strength):
+    def restore(params, y, mask, number, strength):
         one = intensity.restore
         if method.model:
             assert model
             one = functools.partial(_restore, method, settings, model.bind(params))
         with precision.matmul_precision(settings.precision):
-            return jax.vmap(one)(y, mask, loop.slice_keys(settings.seed, index), strength)
+            return jax.vmap(one)(y, mask, loop.slice_keys(settings.seed, number), strength)
 
     return restore
 
@@ -193,13 +193,13 @@ class Runner:
 
         The distance has no sign: where the nearest class changes, an interpolation between +2 and -2 would say 0.
         """
-        n = len(slices.index)
+        n = len(slices.number)
         pad = [(0, -n % VOLUME_STEP), (0, 0), (0, 0), (0, 0)]
         distance = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
         yield slices.y - np.abs(distance), None
 
     def _batches(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
-        start, total = 0, len(slices.index)
+        start, total = 0, len(slices.number)
         while start < total:
             part = [a[start : start + self.size] for a in (*slices, strength)]
             n = len(part[0])
@@ -256,10 +256,10 @@ def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int =
     """
     kept, placement = preparation_slices.every(subject.slices, subject.placement, step)
     slices = subject.slices if runner.whole else kept
-    batches = list(runner(slices, np.full(len(slices.index), strength, np.float32)))
+    batches = list(runner(slices, np.full(len(slices.number), strength, np.float32)))
     difference = slices.y - np.concatenate([x for x, _ in batches])
     if not np.isfinite(difference).all():
-        bad = slices.index[~np.isfinite(difference).all(axis=(1, 2, 3))]
+        bad = slices.number[~np.isfinite(difference).all(axis=(1, 2, 3))]
         raise InputError(
             subject.image.source,
             f"its restoration diverged in {len(bad)} slices",
@@ -267,6 +267,6 @@ def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int =
         )
     traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
     taken = None if traces is None else runner.taken(traces)
-    change = preparation_slices.from_slices(difference[slices.index % step == 0], placement)
+    change = preparation_slices.from_slices(difference[slices.number % step == 0], placement)
     looked_at = subject._replace(slices=kept, placement=placement)
     return Restored(looked_at, change, traces, taken, runner.seconds_per_iteration())

@@ -89,15 +89,12 @@ def load(
       UsageError: nothing is left.
     """
 
-    def attempt(subject):
-        try:
-            return keep(pipeline.prepare(subject, recipe))
-        except InputError as error:
-            return error
+    def prepared(subject: sources.Subject) -> T:
+        return keep(pipeline.prepare(subject, recipe))
 
     kept: list[T] = []
     faults: list[InputError] = []
-    for result in tqdm(parallel.ahead(attempt, subjects, workers), label, len(subjects), unit="subject"):
+    for result in tqdm(parallel.attempts(prepared, subjects, workers), label, len(subjects), unit="subject"):
         if isinstance(result, InputError):
             faults.append(result)
             LOG.warning("left out: %s", result)

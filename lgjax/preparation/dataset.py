@@ -130,7 +130,7 @@ def write_slices(
     found = {
         "SHA256": files.sha256(y),
         "MaskSHA256": files.sha256(mask),
-        "Slices": slices.index.tolist(),
+        "Slices": slices.number.tolist(),
         "MaskFraction": [round(float(fraction), 6) for fraction in inside.mean(axis=(1, 2))],
     }
     return _end(folder, identifier, SLICES, {**about, **found})

@@ -61,12 +61,12 @@ def mosaic(image: np.ndarray, brain: np.ndarray, affine: np.ndarray, slices: Sli
         (part.start + part.stop) // 2 for part in box
     ]  # the edge of a voxel: where voxels are pixels, nothing is interpolated
     up, down, across = (_overlap(*part) for part in zip(scan.shape, lengths, _PANEL, middle, strict=True))
-    places = _nearest(slices.index, box[0].start, box[0].stop)
-    cuts = [_Cut(scan[k], inside[k], down, across) for k in slices.index[places]]
+    places = _nearest(slices.number, box[0].start, box[0].stop)
+    cuts = [_Cut(scan[k], inside[k], down, across) for k in slices.number[places]]
     _, row, column = (min(m, size - 1) for m, size in zip(middle, scan.shape, strict=True))
     cuts.append(_Cut(scan[:, row], inside[:, row], up[::-1], across))  # superior on top
     cuts.append(_Cut(scan[:, :, column], inside[:, :, column], up[::-1], down))
-    captions = [f"slice {number}" for number in slices.index[places]]
+    captions = [f"slice {number}" for number in slices.number[places]]
     return _compose(_raw(cuts), [_seen(plane) for plane in slices.y[places, :, :, 0]], captions, slices)
 
 
@@ -160,7 +160,7 @@ def _place(
 
 def _histogram(canvas: np.ndarray, draw: ImageDraw.ImageDraw, corner: tuple[int, int], slices: Slices) -> None:
     """Draws the histogram of the brain's z-scores, and below it the grey scale of the model's panels."""
-    step = -(-len(slices.index) // _HISTOGRAM_SLICES)
+    step = -(-len(slices.number) // _HISTOGRAM_SLICES)
     values = slices.y[::step][slices.mask[::step] > 0]
     low, high = WINDOW
     bins = np.floor((values - low) / (high - low) * _BINS).astype(int)

@@ -4,7 +4,6 @@ The first finds each brain and removes its bias field; then the training subject
 histogram; the second matches every scan to it and cuts the slices.
 """
 
-import functools
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
@@ -67,7 +66,7 @@ def _run(step: Callable[[Job], Any], jobs: Sequence[Job], workers: int, pool, la
     if not jobs:
         return outcome
     records, failures, before = outcome
-    results = parallel.ahead(functools.partial(_attempt, step), jobs, workers, pool)
+    results = parallel.attempts(step, jobs, workers, pool)
     for job, result in tqdm(zip(jobs, results, strict=True), label, len(jobs), unit="scan"):
         name = job.subject.identifier
         if isinstance(result, InputError):
@@ -77,13 +76,6 @@ def _run(step: Callable[[Job], Any], jobs: Sequence[Job], workers: int, pool, la
             records[name], finished = result
             before += finished
     return Outcome(records, failures, before)
-
-
-def _attempt(step: Callable[[Job], Any], job: Job):
-    try:
-        return step(job)
-    except InputError as error:
-        return error
 
 
 def correct(job: Job) -> tuple[dict[str, Any], bool]:

@@ -80,7 +80,7 @@ def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
         change = match(image.source, data, brain.mask, recipe.histogram)
         data = histogram.apply(change, data)
     slices, placement = to_slices(data, brain.mask, image.affine, recipe.grid)
-    if not len(slices.index):
+    if not len(slices.number):
         raise InputError(image.source, "has no axial slice with enough brain in it", "Check the scan and its mask")
     return Prepared(image, corrected.filled, slices, placement, brain.origin, corrected.field, change)
 

@@ -31,7 +31,7 @@ class Slices(NamedTuple):
 
     y: np.ndarray  # [N, H, W, 1] float32, z-scored inside the mask, BACKGROUND outside
     mask: np.ndarray  # [N, H, W, 1] float32, 1 inside the brain, 0 outside
-    index: np.ndarray  # type: ignore[assignment]  # [N] int32, slice number from inferior to superior, its identity
+    number: np.ndarray  # [N] int32, slice number from inferior to superior, its identity
 
 
 class Axis(NamedTuple):
@@ -54,7 +54,7 @@ class Placement(NamedTuple):
     rows: Axis
     columns: Axis
     mask: np.ndarray  # [N, H, W, 1] float32, as in Slices
-    index: np.ndarray  # type: ignore[assignment]  # [N] int32, as in Slices
+    number: np.ndarray  # [N] int32, as in Slices
     mean: float  # of the brain, in intensity units
     std: float  # of the brain, in intensity units
 
@@ -135,9 +135,9 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     slices = Slices(
         y=np.array(y, np.float32).reshape(shape),
         mask=np.array(mask, np.float32).reshape(shape),
-        index=np.array(kept, np.int32),
+        number=np.array(kept, np.int32),
     )
-    return slices, Placement(brain, order, rows, columns, slices.mask, slices.index, mean, std)
+    return slices, Placement(brain, order, rows, columns, slices.mask, slices.number, mean, std)
 
 
 def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:
@@ -145,8 +145,8 @@ def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Plac
     brain = placement.brain.copy()
     inside = orientation.axial(brain, placement.orientation)
     inside[np.arange(len(inside)) % step != 0] = False
-    kept = Slices(*(part[slices.index % step == 0] for part in slices))
-    return kept, placement._replace(brain=brain, mask=kept.mask, index=kept.index)
+    kept = Slices(*(part[slices.number % step == 0] for part in slices))
+    return kept, placement._replace(brain=brain, mask=kept.mask, number=kept.number)
 
 
 def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
@@ -172,7 +172,7 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     columns = _linear_weights(placement.columns, inside.shape[2]).T
     sampling = (1 / placement.rows.step, 1 / placement.columns.step)
     masked = np.where(mask > 0, values[..., 0], 0).astype(np.float64)
-    for k, m, v in zip(placement.index, mask, masked, strict=True):
+    for k, m, v in zip(placement.number, mask, masked, strict=True):
         weight = rows @ m @ columns
         known = weight > 1e-6
         plane = (rows @ v @ columns) / np.where(known, weight, 1)

@@ -97,6 +97,6 @@ def taken(change: np.ndarray, tolerance: float) -> np.ndarray:
     return np.minimum(going_on + 1, change.shape[-1])
 
 
-def slice_keys(seed: int, index: jax.Array) -> jax.Array:
+def slice_keys(seed: int, number: jax.Array) -> jax.Array:
     """Keys of slices, [N], from their indices within the volume, [N]: the same whatever batch they are in."""
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(seed), s))(index)
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(seed), s))(number)

@@ -1,6 +1,7 @@
 """Work on many items at once, in order and with bounded memory."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from lgjax.runtime.errors import EnvironmentFault
+from lgjax.runtime.errors import EnvironmentFault, InputError
 
 T = TypeVar("T")
 
@@ -45,6 +46,20 @@ def ahead(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def attempts(
+    function: Callable[[Any], T], items: Iterable, workers: int, pool: ProcessPoolExecutor | None = None
+) -> Iterator[T | InputError]:
+    """As `ahead`, but an InputError that the function raises is its result: the other items go on."""
+    return ahead(functools.partial(_attempt, function), items, workers, pool)
+
+
+def _attempt(function: Callable[[Any], T], item: Any) -> T | InputError:
+    try:
+        return function(item)
+    except InputError as error:
+        return error
 
 
 def processes(workers: int) -> ProcessPoolExecutor:

@@ -93,14 +93,21 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
         return encode(figure, "png")
 
 
-def scan_figure(rows: Mapping[str, Panels], title: str) -> Figure:
+class Picture(Figure):
+    """A figure that a notebook shows as its cell's value, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return encode(self, "png")
+
+
+def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
     """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection."""
     panels = list(rows.values())
     box = _box(np.logical_or.reduce([panel.brain for panel in panels]))
     height = 2.2 * panels[0].aspect * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
     top = max(map(_top, panels))
     with mpl.rc_context({**STYLE, "axes.titlesize": 9}):
-        figure = Figure(figsize=(9.6, height * len(panels) + 0.7), layout="constrained", facecolor="white")
+        figure = Picture(figsize=(9.6, height * len(panels) + 0.7), layout="constrained", facecolor="white")
         grid = figure.subplots(len(panels), 4, squeeze=False)
         for row, (name, whole) in zip(grid, rows.items(), strict=True):
             source, restored, anomaly, detected = row

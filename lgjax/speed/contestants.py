@@ -138,7 +138,7 @@ class Restoration:
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """What was measured, and what follows from it."""
-        iterations, batch, long = getattr(self.settings, self.length), len(self.slices.index), self.long_runs
+        iterations, batch, long = getattr(self.settings, self.length), len(self.slices.number), self.long_runs
         seconds = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
         batches = -(-settings.volume_slices // batch)
         made_of = f"{batches} batches of {batch} for {settings.volume_slices} slices, {iterations} iterations"

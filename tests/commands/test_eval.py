@@ -1,5 +1,6 @@
 """Evaluation end to end on tiny restorations written to disk, against numbers computed here another way."""
 
+import itertools
 import json
 import math
 import weakref
@@ -10,7 +11,9 @@ import pytest
 from absl import flags
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from configs import common
 from lgjax import eval as door
+from lgjax import models, restore
 from lgjax.evaluation import measure, metrics, published, tally
 from lgjax.evaluation.measure import evaluate
 from lgjax.report import write
@@ -449,6 +452,22 @@ def test_another_method_can_be_compared(folders, tmp_path):
         run_evaluation(pair, str(labels), output, against="anogan")
     run_evaluation(pair[:1], str(labels), output)
     assert json.loads((output / "table.json").read_text())["comparison"] is None
+
+
+def test_an_output_of_several_methods_is_those_of_each(folders, tmp_path):
+    _, labels, _ = folders
+    pair = write_methods(tmp_path / "out", labels, "gmm", "vae_lg_neural_tv")
+    assert door.predictions(tmp_path / "out") == pair
+    assert door.predictions(pair[0]) == pair[:1]
+    assert door.predictions(tmp_path / "nothing") == [tmp_path / "nothing"]
+
+
+def test_every_system_of_the_papers_table_belongs_to_one_config():
+    rows = {name: restore.rows(common.experiment(name, name, f"{name}_reconstruction")) for name in models.MODELS}
+    papers = [entry.method for entry in published.TABLE1]
+    assert sorted(itertools.chain(*rows.values())) == sorted(["intensity", "dae_reconstruction", *papers])
+    assert rows["vae"][:2] == ["intensity", "gmm"]
+    assert rows["aae"] == ["aae_reconstruction", "aae_lg_neural_tv"]
 
 
 def test_the_papers_table_is_appended_under_names_of_its_own(folders):

@@ -28,7 +28,7 @@ def runner_of(method, config, params, mesh):
 def run(name, config, params, mesh, slices, strength=1.0):
     """Restored slices and traces of all batches, joined."""
     runner = runner_of(name, config, params, mesh)
-    return join(runner(slices, np.full(len(slices.index), strength, np.float32)))
+    return join(runner(slices, np.full(len(slices.number), strength, np.float32)))
 
 
 def join(batches):
@@ -187,7 +187,7 @@ def test_a_step_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices,
     alone = np.concatenate(
         [run(name, settings(config, 1), params, mesh1, pick(slices, slice(i, i + 1)))[0] for i in range(3)]
     )
-    loud = Slices(slices.y.copy(), slices.mask, slices.index)
+    loud = Slices(slices.y.copy(), slices.mask, slices.number)
     loud.y[3:] *= 50
     for other in (
         run(name, settings(config, 4), params, mesh1, slices)[0],  # two batches, the last padded
@@ -367,13 +367,13 @@ def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
     assert change.dtype == np.float32
     assert (change[subject.image.data == 0] == 0).all()
     assert np.abs(change).max() > 0
-    restored, expected = join(runner(subject.slices, np.ones(len(subject.slices.index), np.float32)))
+    restored, expected = join(runner(subject.slices, np.ones(len(subject.slices.number), np.float32)))
     np.testing.assert_array_equal(change, from_slices(subject.slices.y - restored, subject.placement))
     if name == "intensity":
         assert traces is None
     else:
         np.testing.assert_array_equal(traces.data_term, expected.data_term)
-        assert len(traces.change) == len(subject.slices.index)
+        assert len(traces.change) == len(subject.slices.number)
 
 
 @pytest.mark.parametrize("name", ["gmm", "vae_lg_neural_tv"])
@@ -413,9 +413,9 @@ def test_one_bad_slice_is_counted(config, params, mesh1, subject):
     runner = runner_of("intensity", config, params, mesh1)
     function = runner.function
 
-    def spoilt(params, y, mask, index, strength):
-        x, trace = function(params, y, mask, index, strength)
-        return np.where(np.asarray(index)[:, None, None, None] == subject.slices.index[2], np.nan, x), trace
+    def spoilt(params, y, mask, number, strength):
+        x, trace = function(params, y, mask, number, strength)
+        return np.where(np.asarray(number)[:, None, None, None] == subject.slices.number[2], np.nan, x), trace
 
     runner.function = Uncompiled(spoilt)
     with pytest.raises(InputError, match="diverged in 1 slices"):

@@ -84,7 +84,7 @@ def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
             restore = runner.restorer(
                 method, runner.from_config(config), models.from_config(config, config.restore.precision)
             )
-            jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
+            jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.number, np.ones(7, np.float32))
             kept = KEPT if (name, method.prior, value) == ("gmvae", "elbo", "bfloat16") else set()
             assert convolutions(jaxpr.jaxpr) == EXPECTED[value] | kept
 
@@ -110,7 +110,7 @@ def test_everything_but_the_networks_stays_float32(name, slices):
     params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
     for method in names.available().values():
         if method.model == name:
-            arguments = params, slices.y, slices.mask, slices.index, np.ones(7, np.float32)
+            arguments = params, slices.y, slices.mask, slices.number, np.ones(7, np.float32)
             found = jax.eval_shape(
                 runner.restorer(
                     method, runner.from_config(config), models.from_config(config, config.restore.precision)
@@ -214,7 +214,7 @@ def test_a_restoration_moves_alike(config, params, slices):
                 names.parse("vae_lg_neural_tv"), runner.from_config(one), models.from_config(one, one.restore.precision)
             )
         )
-        results.append(np.asarray(run(params, slices.y, slices.mask, slices.index, strength)[0]))
+        results.append(np.asarray(run(params, slices.y, slices.mask, slices.number, strength)[0]))
     exact, rounded = results
     inside = slices.mask > 0
     np.testing.assert_array_equal(rounded[~inside], slices.y[~inside])
@@ -235,7 +235,7 @@ def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
                 models.from_config(config, config.restore.precision),
             )
         )
-        x, _ = restored(params, slices.y, slices.mask, slices.index, np.ones(7, np.float32))
+        x, _ = restored(params, slices.y, slices.mask, slices.number, np.ones(7, np.float32))
         state, _ = jax.jit(make_step(config))(initial_state(config), slices.y, slices.mask)
         results.append([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((x, state))])
     assert results[0] == results[1]

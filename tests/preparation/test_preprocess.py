@@ -56,8 +56,8 @@ def test_every_third_slice_is_what_it_is_among_all(permutation, flips):
     values = np.random.default_rng(0).normal(size=slices.y.shape).astype(np.float32)
     whole = preparation_slices.from_slices(values, placement)
     kept, thin = preparation_slices.every(slices, placement, step)
-    chosen = slices.index % step == 0
-    np.testing.assert_array_equal(kept.index, [i for i in slices.index if i % 3 == 0])
+    chosen = slices.number % step == 0
+    np.testing.assert_array_equal(kept.number, [i for i in slices.number if i % 3 == 0])
     np.testing.assert_array_equal(kept.y, slices.y[chosen])
     result = preparation_slices.from_slices(values[chosen], thin)
     back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
@@ -81,7 +81,7 @@ def test_the_view_is_radiological():
     middle = slices.y[len(slices.y) // 2, :, 12, 0]
     brain = middle[middle > preparation_slices.BACKGROUND]
     assert brain[0] > brain[-1]  # row 0 is anterior
-    assert (np.diff(slices.index) > 0).all()
+    assert (np.diff(slices.number) > 0).all()
 
 
 def test_native_resolution_is_the_identity():
@@ -91,7 +91,7 @@ def test_native_resolution_is_the_identity():
     assert slices.mask.sum() == sum(plane.sum() for plane in np.moveaxis(brain, 2, 0) if plane.sum() >= 16)
     back = preparation_slices.from_slices(slices.y * placement.std + placement.mean, placement)
     kept = brain.copy()
-    kept[:, :, [k for k in range(13) if k not in slices.index]] = False
+    kept[:, :, [k for k in range(13) if k not in slices.number]] = False
     np.testing.assert_allclose(back[kept], data[kept], rtol=1e-6)
     assert not back[~kept].any()
 
@@ -113,7 +113,7 @@ def test_a_constant_comes_back_as_itself(spacing):
     grid = Grid(int(26 / spacing), int(24 / spacing), spacing)
     slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), grid)
     back = preparation_slices.from_slices(np.where(slices.mask > 0, 0.75, 99), placement)  # 99 must not bleed in
-    kept = np.isin(np.arange(16), slices.index) & (data > 0)
+    kept = np.isin(np.arange(16), slices.number) & (data > 0)
     assert (back[kept] == 0.75).all()
     assert not back[~kept].any()
 
@@ -127,16 +127,16 @@ def test_a_ramp_comes_back_closely(spacing, tolerance):
     slices, placement = preparation_slices.to_slices(ramp, brain, images.affine(), Grid(size, size, spacing))
     back = preparation_slices.from_slices(slices.y * placement.std + placement.mean, placement)
     inner = scipy.ndimage.binary_erosion(brain, np.ones((5, 5, 1)))
-    inner &= np.isin(np.arange(8), slices.index)
+    inner &= np.isin(np.arange(8), slices.number)
     np.testing.assert_allclose(back[inner], ramp[inner], atol=tolerance)
-    assert np.abs(back - ramp)[brain & np.isin(np.arange(8), slices.index)].max() < 4 * spacing
+    assert np.abs(back - ramp)[brain & np.isin(np.arange(8), slices.number)].max() < 4 * spacing
 
 
 def test_enlarging_equals_scipys_linear_interpolation():
     data = images.head((20, 24, 8))
     slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(60, 60, 0.45))
     plane = np.where(data > 0, (data.astype(np.float64) - placement.mean) / placement.std, 0)[
-        ::-1, ::-1, slices.index[2]
+        ::-1, ::-1, slices.number[2]
     ].T
     where = np.meshgrid(placement.rows.centres, placement.columns.centres, indexing="ij")
     total, weight = (
@@ -176,7 +176,7 @@ def test_thick_oblique_and_sheared_voxels_work():
     )
     data = images.head((20, 24, 6))
     slices, placement = preparation_slices.to_slices(data, data > 0, affine, GRID)
-    assert 0 < len(slices.index) <= 6
+    assert 0 < len(slices.number) <= 6
     back = preparation_slices.from_slices(slices.y, placement)
     assert back.shape == data.shape
     assert np.isfinite(back).all()
@@ -278,7 +278,7 @@ class TestRealScans:
         slices, placement = preparation_slices.to_slices(data, brain, image.affine, Grid(128, 128, 1.5))
         back = preparation_slices.from_slices(slices.y, placement)
         z = (data - placement.mean) / placement.std
-        kept = brain & np.isin(np.arange(155), slices.index)
+        kept = brain & np.isin(np.arange(155), slices.number)
         assert np.corrcoef(back[kept], z[kept])[0, 1] > 0.97
         assert abs(back[kept].mean() - z[kept].mean()) < 0.01
         assert (brain & ~kept).sum() < 200

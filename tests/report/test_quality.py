@@ -299,13 +299,13 @@ def test_one_slice(constant):
 def test_the_model_is_shown_at_the_nearest_slices_on_one_scale():
     scan, brain, affine = head(radii=(35.0, 42.0, 36.0))  # 72 slices, numbers 4 to 75
     slices = slices_of(brain, step=5)  # 4, 9, ... 74
-    wanted = [int(np.abs(slices.index - (4 + part * 71)).argmin()) for part in (0.25, 0.5, 0.75)]
+    wanted = [int(np.abs(slices.number - (4 + part * 71)).argmin()) for part in (0.25, 0.5, 0.75)]
     for place, value in zip(wanted, (-3.5, 0.0, 3.5), strict=True):
         slices.y[place] = value
     pixels = picture(scan, brain, affine, slices)
     for panel, expected in zip(MODEL, (0, 127.5, 255), strict=True):
         assert grey(cut(pixels, panel))[108, 90] == pytest.approx(expected, abs=3)
-    shown = slices.index[wanted[1]]
+    shown = slices.number[wanted[1]]
     top, bottom, _, _ = where(cut(pixels, AXIAL[1]), OUTLINE)
     assert bottom - top - 1 == brain[:, :, shown].any(axis=0).sum()
 
@@ -314,7 +314,7 @@ def test_the_histogram_counts_z_scores():
     _, brain, affine = head((60, 70, 50))
     slices = slices_of(brain)
     slices.y[slices.mask > 0] = np.random.default_rng(5).normal(0.5, 1.2, int(slices.mask.sum()))
-    used = slices.y[slices.mask > 0] if len(slices.index) <= 32 else slices.y[::2][slices.mask[::2] > 0]
+    used = slices.y[slices.mask > 0] if len(slices.number) <= 32 else slices.y[::2][slices.mask[::2] > 0]
     counts, _ = np.histogram(used, bins=70, range=(-3.5, 3.5))
     bars = (picture(brain.astype(np.float32), brain, affine, slices)[256:438, 570:920] == BAR).all(axis=-1).sum(axis=0)
     np.testing.assert_allclose(bars[2::5] / bars.max(), counts / counts.max(), atol=0.01)

@@ -56,6 +56,25 @@ def test_an_input_error_survives_the_way_from_another_process():
     assert (error.path, error.problem, error.remedy) == ("a/b.nii", "is bad", "Mend it")
 
 
+def refuse_odd(n: int) -> int:
+    if n == 5:
+        raise ValueError("a bug")
+    if n % 2:
+        raise InputError(str(n), "is odd", "Take an even one")
+    return n
+
+
+def test_an_input_that_cannot_be_used_is_a_result_and_a_bug_is_not():
+    with parallel.processes(2) as pool:
+        for executor in (None, pool):
+            results = parallel.attempts(refuse_odd, range(6), 2, executor)
+            found = [next(results) for _ in range(5)]
+            assert found[::2] == [0, 2, 4]
+            assert [error.path for error in found[1::2]] == ["1", "3"]
+            with pytest.raises(ValueError, match="a bug"):
+                next(results)
+
+
 def test_processes_give_what_threads_give_and_a_dead_one_is_a_fault_of_the_machine():
     with parallel.processes(2) as pool:
         assert list(parallel.ahead(abs, range(-3, 3), 2, pool)) == [3, 2, 1, 0, 1, 2]
