@@ -17,6 +17,7 @@ from lgjax.preparation import bias
 from lgjax.preparation.bias import BiasField
 from lgjax.runtime import devices
 from lgjax.scans import orientation, phantom
+from lgjax.scans.phantom import subject as maker
 
 LEVELS = (2, 3, 4)
 

@@ -27,17 +27,15 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import models
-from lgjax.calibration import procedure, scores
+from lgjax import models, restore
+from lgjax.calibration import scores
 from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.methods.runner import restore_scan
-from lgjax.preparation import pipeline, slices
+from lgjax.preparation import slices
 from lgjax.runtime import devices, files
 from lgjax.scans import sources
-from lgjax.workdir import calibrations, weights
-from lgjax.workdir import experiment as experiments
 
 METHOD = names.parse("vae_lg_neural_tv")
 SHARES = (0.5, 0.9, 0.99, 0.999)  # quantiles of the differences
@@ -115,25 +113,12 @@ def main() -> None:
     options = parser.parse_args()
     mesh, config = devices.start("cpu"), experiment.smoke()
     config.restore.precision = "float32"
-    trained = weights.load(config, options.workdir)
-    if not calibrations.path(options.workdir, METHOD.name).exists():
-        procedure.calibrate(
-            METHOD,
-            runners.from_config(config),
-            models.from_config(config, config.restore.precision),
-            trained,
-            procedure.prepare(trained, experiments.source(config), config.data.workers),
-            goal=procedure.from_config(config),
-            digest=calibrations.digest(config),
-            workdir=options.workdir,
-            mesh=mesh,
-        )
-    calibration = calibrations.load(config, options.workdir, METHOD.name, trained.digest, trained.recipe.digest)
-    strength, thresholds = calibration.strength, calibration.thresholds["absolute"]
+    detector = restore.calibrated(METHOD.name, config, options.workdir, mesh)
+    trained, strength, thresholds = detector.trained, detector.strength, detector.about["Thresholds"]
     subjects = [subject for subject in sources.find(options.input) if subject.kind != "healthy"]
     patients, lesions = [], []
     for subject in subjects:
-        patient = pipeline.prepare(subject, trained.recipe)
+        patient = detector.prepare(subject)
         _, placement = slices.every(patient.slices, patient.placement, SLICE_STEP)
         patients.append(patient)
         lesions.append((subject.lesion().data > 0)[placement.brain])

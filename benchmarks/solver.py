@@ -22,17 +22,18 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import aae, gmvae, vae
-from lgjax import models, restore
+from lgjax import restore
 from lgjax.derivatives import read
+from lgjax.detector import from_config
 from lgjax.evaluation import compare as evaluation_compare
 from lgjax.evaluation import measure
 from lgjax.methods import names
 from lgjax.methods import runner as runners
-from lgjax.preparation import cohort, slices
+from lgjax.preparation import cohort
 from lgjax.runtime import devices, files
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import sources
-from lgjax.workdir import calibrations, experiment, weights
+from lgjax.workdir import calibrations, experiment
 
 CONFIGS = {"aae": aae, "gmvae": gmvae, "vae": vae}
 KEPT = ("dice", "auc", "auprc", "ci95", "n_subjects", "n_with_lesion")
@@ -65,7 +66,7 @@ def judge(method: str, optimizer: str, arguments, subjects, mesh) -> measure.Res
         shutil.copytree(pathlib.Path(arguments.workdir) / "checkpoints", workdir / "checkpoints")
     config = configuration(arguments, optimizer)
     output = restored_by(method, optimizer, arguments)
-    if restore.restore(method, config, workdir, subjects, output, mesh):
+    if restore.restore(restore.calibrated(method, config, workdir, mesh), subjects, output, config.data.workers):
         raise UsageError(f"{output}: some subjects failed")
     result = measure.evaluate(output, subjects, arguments.input)
     return result._replace(name=optimizer)
@@ -79,32 +80,26 @@ def restored_by(method: str, optimizer: str, arguments) -> pathlib.Path:
 
 def times(method: str, arguments, mesh) -> dict[str, Any]:
     """Seconds of one full batch of healthy slices, both sides in turns after a run that compiles; and per volume."""
-    found: dict[str, list[float]] = {"adam": [], "proximal": []}
+    samples: dict[str, list[float]] = {"adam": [], "proximal": []}
     runs = {}
-    for optimizer in found:
+    for optimizer in samples:
         config = configuration(arguments, optimizer)
-        workdir = pathlib.Path(arguments.folder) / optimizer / "workdir"
-        trained = weights.load(config, workdir)
-        strength = calibrations.read(workdir, method).strength
-        subject = cohort.healthy(experiment.source(config), "calibration")[:1]
-        (prepared,), _ = cohort.load(subject, trained.recipe, 1, "preparing", lambda one: one)
-        kept, _ = slices.every(prepared.slices, prepared.placement, 1)
-        batch = type(kept)(*(part[: config.restore.batch_size] for part in kept))
-        settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
-        runner = runners.Runner(names.parse(method), settings, model, trained.params, mesh)
-        runs[optimizer] = (runner, batch, np.full(len(batch.number), strength, np.float32))
+        detector = from_config(config, pathlib.Path(arguments.folder) / optimizer / "workdir", method, mesh)
+        found = detector.prepare(cohort.healthy(experiment.source(config), "calibration")[0]).slices
+        batch = type(found)(*(part[: config.restore.batch_size] for part in found))
+        runs[optimizer] = (detector.runner, batch, np.full(len(batch.number), detector.strength, np.float32))
     for repeat in range(arguments.repeats + 1):
         for optimizer, (runner, batch, strength) in runs.items():
             began = time.perf_counter()
             list(runner(batch, strength))
             if repeat:
-                found[optimizer].append(time.perf_counter() - began)
-    medians = {optimizer: float(np.median(values)) for optimizer, values in found.items()}
+                samples[optimizer].append(time.perf_counter() - began)
+    medians = {optimizer: float(np.median(values)) for optimizer, values in samples.items()}
     return {
-        "slices_of_the_volume": len(runs["adam"][1].index),
+        "slices_of_the_volume": len(runs["adam"][1].number),
         "seconds_per_volume": medians,
         "adam_over_proximal": medians["adam"] / medians["proximal"],
-        "samples": found,
+        "samples": samples,
     }
 
 

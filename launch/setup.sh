@@ -1,5 +1,4 @@
 # Sourced by the other scripts: makes .venv with the needs of lgjax, tests and docs, once, and again when setup.py changes.
-# Sourced by the other scripts: makes .venv with the needs of lgjax, tests and docs, again when setup.py changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-$(command -v python3.11 || command -v python3)}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the test suite in .venv, which it sets up; arguments go to pytest.
 source "$(dirname "$0")/setup.sh"
-ruff check lgjax configs tests
-ruff format --check --quiet lgjax configs tests
+ruff check lgjax configs tests benchmarks
+ruff format --check --quiet lgjax configs tests benchmarks
 mypy
 bash launch/docs.sh
 exec python -m pytest -n 2 --dist loadfile "$@"
