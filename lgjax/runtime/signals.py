@@ -36,7 +36,7 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
 
 
 def raise_again(what) -> None:
-    """Python's `sys.unraisablehook`, but a Ctrl-C that met a callback comes again a moment later."""
+    """Does as Python's `sys.unraisablehook`, but a Ctrl-C that met a callback comes again a moment later."""
     if what.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
