@@ -15,7 +15,7 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
     A second one does not wait. Only for the main thread.
 
     Yields:
-      Whether Ctrl-C was pressed, for a block that can end early.
+      A function that tells whether Ctrl-C was pressed, for a block that can end early.
     """
     asked = False
 

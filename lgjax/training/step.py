@@ -69,7 +69,7 @@ def make_step(
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
-    """Returns which of n slices a step sees, [batch_size] int: epochs are permutations, a function of the step alone.
+    """Returns which of n slices a step sees, [batch_size] int: epochs are permutations that the seed decides.
 
     The permutations are laid end to end and cut into batches, so every slice is seen equally often and a resumed run
     sees what the uninterrupted one would have.
