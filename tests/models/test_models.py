@@ -223,7 +223,7 @@ def test_elbo_of_one_slice_by_numpy(config, params):
     config.model.reconstruction_weight = 0.7
     networks, folded = models.from_config(config, config.restore.precision).bind(params), {"params": params}
     x = normal(16, 16, 1)
-    found = jax.vmap(lambda key: networks.elbo(x, key))(jax.random.split(jax.random.key(0), 2000))
+    found = jax.jit(jax.vmap(lambda key: networks.elbo(x, key)))(jax.random.split(jax.random.key(0), 2000))
     kl = vae.kl_to_standard_normal(encode(config, folded, x[None], normalise=False))[0]
     draws = networks.samples(x, jax.random.key(1), 2000)
     bounds = -0.7 * ((x[None] - draws) ** 2).sum(axis=(1, 2, 3)) - kl
