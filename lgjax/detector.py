@@ -206,7 +206,7 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
 
 
 def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
-    """What the sidecars of one subject say."""
+    """Returns what the sidecars of one subject say."""
     prepared = restored.subject
     image = prepared.image
     return {
@@ -226,7 +226,7 @@ def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]
 
 
 def _convergence(restored: Restored) -> dict[str, Any] | None:
-    """The mean trace of the slices, thinned; None for methods without a loop."""
+    """Returns the mean trace of the slices, thinned; None for methods without a loop."""
     if restored.traces is None or restored.taken is None:
         return None
     means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}

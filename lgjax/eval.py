@@ -27,7 +27,7 @@ def _newest_predictions() -> list[str]:
 
 
 def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of predictions that a name means: one method's, or those of several in one output folder."""
+    """Lists the folders of predictions that a name means: one method's, or those of several in one output folder."""
     several = sorted({path.parents[2] for path in folder.glob("*/sub-*/anat/*_desc-anomaly_T2w.nii.gz")})
     return several if several and not any(folder.glob("sub-*/anat")) else [folder]
 

@@ -76,7 +76,7 @@ def preprocess(
 
 
 def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list[Job]:
-    """The jobs of the second pass: those whose scan was corrected."""
+    """Lists the jobs of the second pass: those whose scan was corrected."""
     kept = [job for job in jobs if job.subject.identifier in scans]
     found = sources.prepared(str(kept[0].folder)) if kept else []
     corrected = {subject.identifier: subject for subject in found}
@@ -128,7 +128,7 @@ def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputErro
 
 
 def define_flags() -> None:
-    """The command line of this binary."""
+    """Defines the command line of this binary."""
     define_config("data", "Preparation: FILE[:variant], or a name: data[:variant].")
     define_input_flags("phantom:train:8")
     flags.DEFINE_string("output", None, "Folder for the prepared data set; default: prepared/<config name>.")

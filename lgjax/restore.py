@@ -79,7 +79,7 @@ def calibrated(name: str, config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
 
 
 def rows(config) -> list[str]:
-    """The methods of a model in the table of all methods: the paper's, plain intensity, or else the config's own."""
+    """Lists a model's methods in the table of all methods: the paper's, plain intensity, or else the config's own."""
     paper = published.methods(config.model.name)
     return [*(["intensity"] if "gmm" in paper else []), *paper] or [config.restore.method]
 
@@ -96,7 +96,7 @@ def report(total: int, skipped: int, failures: list[tuple[str, InputError]], fol
 
 
 def define_flags() -> None:
-    """The command line of this binary."""
+    """Defines the command line of this binary."""
     define_recorded_config(sys.argv)
     define_input_flags("phantom:test")
     flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")

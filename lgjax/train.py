@@ -207,6 +207,7 @@ class Log:
         return means
 
     def close(self) -> None:
+        """Closes the log of TensorBoard, where there is one."""
         if self.board:
             self.board.close()
 
@@ -223,7 +224,7 @@ def check_finite(terms: dict[str, float], workdir: pathlib.Path) -> None:
 
 
 def trained_on(config, prepared: Recipe, subjects: list[str], n: int) -> dict:
-    """What stands beside every number: the training data in words and by hash."""
+    """Returns what stands beside every number: the training data in words and by hash."""
     source = "synthetic healthy brains (phantom)" if config.data.source.startswith("phantom") else config.data.source
     size = f"{config.data.height}x{config.data.width}"
     return {

@@ -1,5 +1,6 @@
 """README and docs held against the program: commands parse, paths and links exist, Python compiles, numbers agree."""
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -26,7 +27,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 LOOP = re.compile(r"for (\w+) in ([^;\n]+); do\n(.*?)done", re.DOTALL)
 COMMAND = re.compile(r"(?:python -m lgjax\.|\blgjax )\w.*|bash (?:launch|benchmarks)/.*")
 RECORDED = ROOT / "configs" / "vae.py"  # in place of the config that a work directory records
+NO_VERBS = {"As", "Bytes", "Classes", "Is", "Iterations", "Its", "Loss", "Percentiles", "Seconds", "This", "Versions"}
 PLACE = re.compile(r"(?:configs|launch|benchmarks|lgjax|tests|docs)/[\w./{},*-]*")
+
+
+def verbless(path: pathlib.Path) -> list[str]:
+    """Lists the public functions and methods of a file whose docstrings do not begin with a verb, a line each."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    found = []
+    for node in (inner for outer in (tree, *classes) for inner in outer.body):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            first = next(iter((ast.get_docstring(node) or "").split()), "").rstrip(",;:.")
+            verb = re.fullmatch(r"[A-Z][a-z-]*s", first) and first not in NO_VERBS
+            if not verb and not any("property" in ast.unparse(each) for each in node.decorator_list):
+                found.append(f"{path}:{node.lineno}: {node.name} begins with {first!r}")
+    return found
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -275,6 +291,33 @@ def test_no_flag_is_left_behind(monkeypatch):
     before = set(flags.FLAGS)
     assert command_problems("lgjax restore --workdir=W") == []
     assert set(flags.FLAGS) == before
+
+
+def test_a_docstring_begins_with_a_verb():
+    found = [line for path in sorted((ROOT / "lgjax").rglob("*.py")) for line in verbless(path)]
+    assert not found, "begin with a verb in the third person, such as Returns:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ('def f():\n    """The sum."""', "a.py:1: f begins with 'The'"),
+        ('def f():\n    """Loss in nats."""', "a.py:1: f begins with 'Loss'"),
+        ('def f():\n    """Python\'s own."""', 'a.py:1: f begins with "Python\'s"'),
+        ('def f():\n    """Return the sum."""', "a.py:1: f begins with 'Return'"),
+        ("def f():\n    return 0", "a.py:1: f begins with ''"),
+        ('class A:\n    """A noun."""\n\n    def f(self):\n        """The sum."""', "a.py:4: f begins with 'The'"),
+        ('def f():\n    """Returns the sum."""\n\n    def g():\n        """The sum."""', None),  # nested
+        ('def f():\n    """Z-scores a scan."""', None),
+        ('def _f():\n    """The sum."""', None),
+        ('class A:\n    @property\n    def f(self):\n        """The sum."""', None),
+        ('class _A:\n    def f(self):\n        """The sum."""', None),
+    ],
+)
+def test_a_docstring_without_a_verb_is_noticed(tmp_path, code, told):
+    path = tmp_path / "a.py"
+    path.write_text(code + "\n", encoding="utf-8")
+    assert verbless(path) == ([f"{tmp_path}/{told}"] if told else [])
 
 
 def test_the_readme_shows_five_statements_of_python():

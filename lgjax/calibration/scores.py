@@ -9,7 +9,7 @@ from lgjax.methods.names import FPRS, SCORES
 
 
 def anomaly(change: np.ndarray, score: str) -> np.ndarray:
-    """The anomaly map of a change Y - X, any shape, in standard deviations of the brain.
+    """Returns the anomaly map of a change Y - X, any shape, in standard deviations of the brain.
 
     Args:
       change: Y - X.
@@ -25,7 +25,7 @@ def anomaly(change: np.ndarray, score: str) -> np.ndarray:
 
 
 def thresholds(scores: np.ndarray, rates: Sequence[float] = FPRS) -> dict[str, float]:
-    """The smallest thresholds whose false positive rate on healthy voxels is at most each rate, ties included.
+    """Finds the smallest thresholds whose false positive rate on healthy voxels is at most each rate, ties included.
 
     Detection is score > threshold, so the threshold at rate x over n voxels is the (floor(x n) + 1)-th largest score:
     at most floor(x n) voxels lie above it.

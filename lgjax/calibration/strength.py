@@ -9,13 +9,13 @@ from skimage.metrics import structural_similarity
 
 
 def data_range(values: np.ndarray) -> float:
-    """Span of healthy intensities for SSIM: their 0.5 to 99.5 percentile."""
+    """Returns the span of healthy intensities for SSIM, from their 0.5 to their 99.5 percentile."""
     low, high = np.percentile(values, [0.5, 99.5])
     return float(high - low)
 
 
 def masked_ssim(x: np.ndarray, y: np.ndarray, mask: np.ndarray, data_range: float) -> float:
-    """Structural similarity of two slices [H, W], averaged inside the mask [H, W]."""
+    """Computes the structural similarity of two slices [H, W], averaged inside the mask [H, W]."""
     _, similarity = structural_similarity(x, y, data_range=data_range, full=True)
     return float(similarity[mask > 0].mean())
 

@@ -110,13 +110,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _without_traceback(error: Exception) -> str:
-    """What is wrong with a command line; ml_collections puts a traceback before what a config file raised."""
+    """Returns what is wrong with a command line, without ml_collections' traceback before what a config file raised."""
     said = str(error)
     return said.strip().splitlines()[-1].removeprefix("ValueError: ") if "Traceback" in said else said
 
 
 def _exit_code(error: Exception) -> int | None:
-    """The exit code of a fault that a user can mend; None for a bug."""
+    """Returns the exit code of a fault that a user can mend; None for a bug."""
     if isinstance(error, LgjaxError):
         return error.exit_code
     if isinstance(error, MemoryError) or devices.is_out_of_memory(error) or hosts.is_lost(error):

@@ -44,7 +44,7 @@ def define_config(
 
 
 def find(name: str) -> str:
-    """The path, with its variant, of the config file that a path or a name says.
+    """Returns the path, with its variant, of the config file that a path or a name says.
 
     Raises:
       UsageError: no config has such a name.
@@ -68,7 +68,7 @@ def _is_config(word: str) -> bool:
 
 
 def _resolved(argv: Sequence[str], position: int) -> str:
-    """One word of the command line, the value of --config as a path."""
+    """Returns one word of the command line, the value of --config as a path."""
     word = argv[position]
     if _is_config(word) and "=" in word:
         flag, _, value = word.partition("=")

@@ -23,7 +23,7 @@ def define_input_flags(default: str) -> None:
 
 
 def subjects_of_flags() -> list[Subject]:
-    """The subjects that the flags name, of a prepared data set those in its index; errors as in `sources.find`."""
+    """Lists subjects that the flags name, of a prepared data set those in its index; errors as in `sources.find`."""
     given = flags.FLAGS
     found = sources.find(
         given.input,

@@ -40,7 +40,7 @@ def define_recorded_config(argv: Sequence[str], values: flags.FlagValues = flags
 
 
 def _given(argv: Sequence[str], names: Sequence[str]) -> pathlib.Path:
-    """The value of --workdir."""
+    """Returns the value of --workdir."""
     position = names.index("workdir")
     value = argv[position].partition("=")[2] or "".join(argv[position + 1 : position + 2])
     if not value:
@@ -49,7 +49,7 @@ def _given(argv: Sequence[str], names: Sequence[str]) -> pathlib.Path:
 
 
 def newest() -> pathlib.Path:
-    """The work directory in runs/ that was calibrated last, or trained last if none is calibrated."""
+    """Finds the work directory in runs/ that was calibrated last, or trained last if none is calibrated."""
     found = list(RUNS.glob("*/calibration/*.json")) or list(RUNS.glob("*/config.json"))
     if not found:
         raise UsageError(

@@ -144,7 +144,7 @@ def _is_count(value) -> bool:
 
 
 def _are(check: Callable[[Any], bool], values, size: int | None = None) -> bool:
-    """Whether `values` is a list, of that many, that all pass."""
+    """Returns whether `values` is a list, of `size` values where that is given, that all pass."""
     return isinstance(values, list) and size in (None, len(values)) and all(map(check, values))
 
 

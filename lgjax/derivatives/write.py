@@ -34,7 +34,7 @@ def detect(prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, t
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
-    """Whether the subject was finished with the same input, weights, settings and version."""
+    """Returns whether the subject was finished with the same input, weights, settings and version."""
     path = file(folder, subject, "desc-anomaly_T2w", "json")
     try:
         found = json.loads(path.read_text())
@@ -87,12 +87,12 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
 
 
 def picture(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> bytes:
-    """The PNG of `figure`."""
+    """Encodes `figure` as PNG."""
     return pictures.encode(figure(prepared, found, provenance), "png")
 
 
 def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pictures.Picture:
-    """A figure of the three slices with most detected anomaly, a tenth of the brain apart, in radiological view."""
+    """Draws the three slices with most detected anomaly, at least a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
 
     def seen(volume: np.ndarray) -> np.ndarray:

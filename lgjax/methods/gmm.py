@@ -28,7 +28,7 @@ class Mixture(NamedTuple):
 
 
 def initial(values: jax.Array, mask: jax.Array, classes: int) -> Mixture:
-    """The mixture that EM starts from: equal weights, means at the (k + 1/2) / K quantiles, one variance for all.
+    """Makes the mixture that EM starts from: equal weights, means at the (k + 1/2) / K quantiles, one variance for all.
 
     Args:
       values: intensities, [n].
@@ -90,7 +90,7 @@ def fit(
 
 
 def _maximise(values: jax.Array, counts: jax.Array, mixture: Mixture) -> Mixture:
-    """The M step: moments of the values [n] under the counts [K, n]; empty classes stay as they are in `mixture`."""
+    """Takes the M step: moments of the values [n] under the counts [K, n]; empty classes stay as in `mixture`."""
     mass = counts.sum(axis=1)
     occupied, divisor = mass > 0, jnp.where(mass > 0, mass, 1.0)
     means = jnp.where(occupied, (counts * values[None]).sum(axis=1) / divisor, mixture.means)
@@ -101,7 +101,7 @@ def _maximise(values: jax.Array, counts: jax.Array, mixture: Mixture) -> Mixture
 
 
 def distance(values: jax.Array, mixture: Mixture) -> jax.Array:
-    """Signed distance of values [n] to their nearest class in that class's standard deviations, [n].
+    """Returns the signed distance of values [n] to their nearest class in that class's standard deviations, [n].
 
     Nearest is what is fewest standard deviations away; classes of weight 0 are nobody's.
     """
@@ -111,12 +111,12 @@ def distance(values: jax.Array, mixture: Mixture) -> jax.Array:
 
 
 def _standardised(values: jax.Array, mixture: Mixture) -> jax.Array:
-    """(y - mean_k) / sd_k, [K, n], of values [n]."""
+    """Returns (y - mean_k) / sd_k, [K, n], of values [n]."""
     return (values[None] - mixture.means[:, None]) * jax.lax.rsqrt(mixture.variances)[:, None]
 
 
 def distance_map(y: jax.Array, mask: jax.Array, *, classes: int, kappa: float, iterations: int) -> jax.Array:
-    """How far every voxel of one volume is from all tissues, in standard deviations of the nearest; the GMM's score.
+    """Computes the GMM's score: each voxel's distance from all tissues, in standard deviations of the nearest.
 
     Args:
       y: all slices of a volume, [N, H, W, 1], z-scored; empty slices may be added, they change nothing.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def restore(y: jax.Array, mask: jax.Array, key: jax.Array, strength: jax.Array) -> tuple[jax.Array, None]:
-    """The brain's mean intensity everywhere inside the mask, so that Y - X is the z-score; one slice, [H, W, 1].
+    """Restores one slice, [H, W, 1], to the brain's mean intensity everywhere inside the mask: Y - X is the z-score.
 
     Takes what every method takes and needs neither a key nor lambda.
     """

@@ -51,7 +51,7 @@ class Method(NamedTuple):
 
 
 def available() -> dict[str, Method]:
-    """All methods by name. A model that is searched (anogan) gives its own name to the method."""
+    """Lists all methods by name; a model that is searched (anogan) gives its own name to the method."""
     found = [Method(name, "", "", "") for name in BASELINES]
     for model, module in MODELS.items():
         for prior in module.SUPPORTS:

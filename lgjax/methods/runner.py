@@ -125,7 +125,7 @@ def length(method: Method, settings: Settings) -> str:
 
 
 def _prior(method: Method, settings: Settings, networks: BoundModel, y: jax.Array) -> Prior:
-    """The prior that a method's restoration of the slice y climbs."""
+    """Returns the prior that a method's restoration of the slice y climbs."""
     if method.prior == "elbo":
         return priors.elbo(networks, settings.reconstruction_weight)
     if method.prior == "lg_est":
@@ -220,11 +220,14 @@ class Runner:
             start += n
 
     def taken(self, traces: loop.Trace | anogan.Trace) -> np.ndarray:
-        """Iterations that slices took until they stopped, [N]."""
+        """Counts the iterations that slices took until they stopped, [N]."""
         return loop.taken(np.asarray(traces.change), self.tolerance)
 
     def seconds_per_iteration(self) -> float | None:
-        """Median over the batches since the last call, without compilation; None for methods without a loop."""
+        """Returns the median over the batches since the last call; None for methods without a loop.
+
+        Compilation is not counted.
+        """
         rates = [seconds / done for seconds, done in zip(self.seconds, self.done, strict=False)]
         self.seconds, self.done = [], []
         return float(np.median(rates)) if rates else None

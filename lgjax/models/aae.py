@@ -21,11 +21,11 @@ class AAE(vae.VAE):
     """The encoder and decoder of the VAE; the code is the mean head, the log variance head is never made."""
 
     def code(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """z = f(x), [N, H / 2^B, W / 2^B, latent_channels], of images x, [N, H, W, 1], z-scored."""
+        """Returns z = f(x), [N, H / 2^B, W / 2^B, latent_channels], of images x, [N, H, W, 1], z-scored."""
         return self.mean_head(self.trunk(x, train))
 
     def autoencode(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """g(f(x)), [N, H, W, 1], and f(x)."""
+        """Returns g(f(x)), [N, H, W, 1], and f(x)."""
         z = self.code(x, train)
         return self.decode(z, train), z
 
@@ -48,7 +48,7 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(drawn: jax.Array, coded: jax.Array) -> jax.Array:
-    """Logistic loss in nats, 2 log 2 for a discriminator that sees no difference.
+    """Returns the logistic loss in nats, 2 log 2 for a discriminator that sees no difference.
 
     Args:
       drawn, coded: logits, [N], of draws from N(0, I) and of codes.
@@ -57,12 +57,14 @@ def discriminator_loss(drawn: jax.Array, coded: jax.Array) -> jax.Array:
 
 
 def adversarial_loss(coded: jax.Array) -> jax.Array:
-    """The encoder's non-saturating logistic loss, in nats, of the logits of its codes, [N]."""
+    """Returns the encoder's non-saturating logistic loss, in nats, of the logits of its codes, [N]."""
     return jax.nn.softplus(-coded).mean()
 
 
 def gradient_penalty(judge: Callable[[jax.Array], jax.Array], drawn: jax.Array) -> jax.Array:
-    """Mean squared gradient of the logits at the draws: R1 of Mescheder et al. 2018, without which the game circles.
+    """Returns the mean squared gradient of the logits at the draws.
+
+    This is R1 of Mescheder et al. 2018, without which the game circles.
 
     Args:
       judge: logits [N] of latents [N, ...], each of its own latents alone.
@@ -125,7 +127,7 @@ def model(
 
 
 def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variances, variables, x, mask, key):
-    """The sum of the three networks' losses for one batch.
+    """Sums the losses of the three networks for one batch.
 
     The auto-encoder's is w * sum_pixels (X - g(f(X)))^2 + adversarial_weight * dim(z) * adversarial loss. One logit
     judges a whole code, whereas the squared error is a sum over pixels: dim(z), the number of latents of a slice, makes

@@ -14,7 +14,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def activation(x: jax.Array) -> jax.Array:
-    """LeakyReLU, the paper's activation of hidden layers."""
+    """Applies LeakyReLU, the paper's activation of hidden layers."""
     return nn.leaky_relu(x, negative_slope=0.2)
 
 
@@ -73,7 +73,7 @@ class ResidualUp(nn.Module):
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour upsampling by two: [N, H, W, C] -> [N, 2H, 2W, C]."""
+    """Upsamples by two with the nearest neighbour: [N, H, W, C] -> [N, 2H, 2W, C]."""
     n, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (n, height, 2, width, 2, channels))
     return x.reshape(n, 2 * height, 2 * width, channels)

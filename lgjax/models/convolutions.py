@@ -21,16 +21,16 @@ _FEW = _BLOCKS[-1][0]  # features that leave a product of patches and kernel too
 
 
 def _plain(x, kernel, strides, padding, dilation=(1, 1)):
-    """Convolution of x, [N, H, W, C], dilated by zeros between its pixels, with kernel, [K, K, C, features]."""
+    """Convolves x, [N, H, W, C], dilated by zeros between its pixels, with kernel, [K, K, C, features]."""
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def _fast(x, kernel, strides, padding):
-    """The same as `_plain`, in another form where XLA's convolutions are slow on CPU, up to twenty times.
+    """Computes the same as `_plain`, in another form where XLA's convolutions are slow on CPU, up to twenty times.
 
-    They are with a kernel larger than the image, where XLA takes the one for the other, and with few channels.
+    They are slow with a kernel larger than the image, where XLA takes the one for the other, and with few channels.
     """
     image, size = x.shape[1:3], kernel.shape[:2]
     channels, features = kernel.shape[2:]
@@ -49,7 +49,7 @@ def _fast(x, kernel, strides, padding):
 
 
 def _dense(x, kernel, padding):
-    """Convolution of a few pixels as one product, in which each of them has weights for each pixel of the result."""
+    """Convolves a few pixels as one product, in which each of them has weights for each pixel of the result."""
     n, height, width, _ = x.shape
     (top, bottom), (left, right) = padding
     rows, columns = height + top + bottom - kernel.shape[0] + 1, width + left + right - kernel.shape[1] + 1
@@ -66,7 +66,7 @@ def _dense(x, kernel, padding):
 
 
 def _shifted(x, kernel, padding):
-    """Convolution of one channel as a sum of shifted images; in float32 at least, as XLA's convolutions sum."""
+    """Convolves one channel as a sum of shifted images; in float32 at least, as XLA's convolutions sum."""
     (height, width), dtype = kernel.shape[:2], x.dtype
     exact = jnp.promote_types(dtype, jnp.float32)
     x, kernel = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(exact), kernel.astype(exact)
@@ -77,7 +77,7 @@ def _shifted(x, kernel, padding):
 
 
 def _blockwise(x, kernel, strides, padding, block):
-    """Convolution to few features, a block of the result's pixels at a time: as many times the features.
+    """Convolves to few features, a block of the result's pixels at a time: as many times the features.
 
     A quarter to three quarters of its products are with zeros, and it is faster: the wider product pays for them.
     """
@@ -97,7 +97,7 @@ def _unpack(x, block):
 
 
 def _spread(x, kernel, strides, pads, size):
-    """Convolution of x dilated by zeros to a result of some size, without the products with those zeros.
+    """Convolves x dilated by zeros to a result of some size, without the products with those zeros.
 
     A pixel of the result meets every `strides`-th tap of the kernel, which ones depends on its place in a block of as
     many pixels: these are features of one convolution at the size of x.
@@ -118,7 +118,7 @@ def _spread(x, kernel, strides, pads, size):
 
 
 def _phases(taps, stride, low):
-    """For each pixel of a block its first tap and the zeros before it; the pad before the image, and all taps' span."""
+    """Returns each block pixel's first tap and the zeros before it; the pad before the image, and all taps' span."""
     first = [(low - r) % stride for r in range(stride)]
     offset = [(r + c - low) // stride for r, c in enumerate(first)]
     span = max(o + len(range(c, taps, stride)) for o, c in zip(offset, first, strict=True)) - min(offset)
@@ -135,7 +135,7 @@ def _convolve_forward(x, kernel, strides, padding):
 
 
 def _convolve_backward(strides, padding, saved, gradient):
-    """The image gradient as an ordinary NHWC convolution with the turned kernel.
+    """Computes both gradients, that of the image as an ordinary NHWC convolution with the turned kernel.
 
     JAX's own asks for another kernel layout, which XLA lays out on CPU only outside loops: inside, it is several
     times slower.
@@ -154,7 +154,10 @@ def _convolve_backward(strides, padding, saved, gradient):
 
 
 def _kernel_gradient(x, kernel, gradient, strides, padding):
-    """JAX's own, or one product for each place of the kernel where XLA would take the larger gradient for the image."""
+    """Computes the kernel gradient as JAX does, or as one product for each place of the kernel.
+
+    The products are for where XLA would take the larger gradient for the image.
+    """
     if strides != (1, 1) or gradient.shape[1] <= x.shape[1]:
         convolve = _fast if 1 < kernel.shape[3] <= _FEW and kernel.shape[2] > 1 else _plain
         return jax.vjp(lambda k: convolve(x, k, strides, padding), kernel)[1](gradient)[0]
@@ -169,7 +172,7 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _for_linen(x, kernel, strides, padding, **_):
-    """`_convolve` as `nn.Conv` calls it, with padding in words or in pixels."""
+    """Calls `_convolve` with what `nn.Conv` gives, padding in words or in pixels."""
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
@@ -180,7 +183,7 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype
 
 
 def _upsampled(x, kernel, *_, **__):
-    """The 3x3 convolution of an upsampled image, computed at the size before: [N, H, W, C] -> [N, 2H, 2W, features].
+    """Computes the 3x3 convolution of an upsampled image at the size before: [N, H, W, C] -> [N, 2H, 2W, features].
 
     Of the three rows (columns) that a kernel lies on, two are copies of one pixel: their weights are added, and for
     each of the four new pixels a 2x2 kernel is left, 4/9 of the products (sub-pixel convolution, Shi et al. 2016).
@@ -196,7 +199,7 @@ def _upsampled(x, kernel, *_, **__):
 
 
 def _columns(kernel):
-    """Of kernel rows, [2, 3, C, features], the two columns that the left and the right new pixel see."""
+    """Returns, of kernel rows, [2, 3, C, features], the two columns that the left and the right new pixel see."""
     left, middle, right = kernel[:, 0], kernel[:, 1], kernel[:, 2]
     return (left, middle + right), (left + middle, right)
 

@@ -39,7 +39,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[N, H, W, 1] -> [N, H, W, 1], both z-scored."""
+        """Maps [N, H, W, 1] to [N, H, W, 1], both z-scored."""
         skips = []
         for level, features in enumerate(self.channels):
             x = ConvPair(features, 2 if level else 1, self.normalise)(x, train)
@@ -51,7 +51,7 @@ class UNet(nn.Module):
 
 
 def coarse_noise(key: jax.Array, mask: jax.Array, cells: int, std: float) -> jax.Array:
-    """Smooth noise inside one slice's brain, [H, W, 1], z-scored units (Kascenas et al. 2022, Sec. 2).
+    """Draws smooth noise inside one slice's brain, [H, W, 1], z-scored units (Kascenas et al. 2022, Sec. 2).
 
     Args:
       key: of the draw.

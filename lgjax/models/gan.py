@@ -45,11 +45,12 @@ class Discriminator(nn.Module):
     channels: Sequence[int]  # one halving convolution each
 
     def setup(self):
+        """Makes the halving convolutions and the last, dense layer."""
         self.down = [convolutions.Conv(features, (3, 3), strides=2, padding="SAME") for features in self.channels]
         self.last = nn.Dense(1)
 
     def features(self, x: jax.Array) -> jax.Array:
-        """The last hidden layer, [N, H / 2^B, W / 2^B, channels[-1]] with B convolutions."""
+        """Returns the last hidden layer, [N, H / 2^B, W / 2^B, channels[-1]] with B convolutions."""
         for conv in self.down:
             x = blocks.activation(conv(x))
         return x
@@ -59,12 +60,15 @@ class Discriminator(nn.Module):
 
 
 def generator_loss(generated: jax.Array) -> jax.Array:
-    """The non-saturating loss -log D(G(z)) (Goodfellow et al. 2014), a mean over logits [N] of generated images."""
+    """Returns the mean non-saturating loss -log D(G(z)) (Goodfellow et al. 2014) of logits [N] of generated images."""
     return nn.softplus(-generated).mean()
 
 
 def discriminator_loss(real: jax.Array, generated: jax.Array) -> jax.Array:
-    """-log D(x) - log(1 - D(G(z))), means over the logits [N] of real and of generated images; 2 log 2 by guessing."""
+    """Returns -log D(x) - log(1 - D(G(z))), means over the logits [N] of real and of generated images.
+
+    The loss is 2 log 2 by guessing.
+    """
     return nn.softplus(-real).mean() + nn.softplus(generated).mean()
 
 

@@ -53,7 +53,7 @@ class GMVAE(nn.Module):
     prior: MixturePrior
 
     def encode(self, x: jax.Array, train: bool = False) -> tuple[Posterior, Posterior]:
-        """Q(z|X) and Q(w|X) of images x, [N, H, W, 1], z-scored."""
+        """Returns Q(z|X) and Q(w|X) of images x, [N, H, W, 1], z-scored."""
         mean, log_variance = self.autoencoder.encode(x, train)
         split = self.prior.latent_channels
         return (
@@ -62,13 +62,13 @@ class GMVAE(nn.Module):
         )
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
-        """g(z), [N, H, W, 1], of latents z, [N, h, w, latent_channels]."""
+        """Returns g(z), [N, H, W, 1], of latents z, [N, h, w, latent_channels]."""
         return self.autoencoder.decode(z, train)
 
     def negative_elbo(
         self, x: jax.Array, key: jax.Array, reconstruction_weight: float, free_nats: float, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """One reconstruction g(z), [N, H, W, 1], and the terms whose sum is the loss, each [N], in nats.
+        """Returns one reconstruction g(z), [N, H, W, 1], and the terms whose sum is the loss, each [N], in nats.
 
         Args:
           x: images, [N, H, W, 1], z-scored.
@@ -92,7 +92,7 @@ class GMVAE(nn.Module):
 
 
 def log_responsibilities(z: jax.Array, clusters: Clusters) -> jax.Array:
-    """log P(c|z, w), [N, h, w, K]: Bayes' rule with a uniform P(c), exact at each latent position.
+    """Returns log P(c|z, w), [N, h, w, K]: Bayes' rule with a uniform P(c), exact at each latent position.
 
     Args:
       z: latents, [N, h, w, latent_channels].
@@ -103,7 +103,7 @@ def log_responsibilities(z: jax.Array, clusters: Clusters) -> jax.Array:
 
 
 def kl_to_clusters(posterior: Posterior, clusters: Clusters, log_c: jax.Array) -> jax.Array:
-    """E_P(c|z, w)[KL(Q(z|X) || P(z|w, c))] of each image, [N], in nats.
+    """Returns E_P(c|z, w)[KL(Q(z|X) || P(z|w, c))] of each image, [N], in nats.
 
     Args:
       posterior: Q(z|X).
@@ -118,7 +118,7 @@ def kl_to_clusters(posterior: Posterior, clusters: Clusters, log_c: jax.Array) -
 
 
 def kl_clusters(log_c: jax.Array, free_nats: float) -> jax.Array:
-    """max(KL(P(c|z, w) || uniform), free_nats) of each image, [N], in nats, the KL summed over latent positions.
+    """Returns max(KL(P(c|z, w) || uniform), free_nats) of each image, [N], in nats, KL summed over latent positions.
 
     Below the floor the term has no gradient: free bits that keep the clusters from collapsing.
 

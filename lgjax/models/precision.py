@@ -33,7 +33,7 @@ def cast(params: Any, precision: str) -> Any:
 
 
 def as_kernel(*arrays: jax.Array | None, dtype: Any = None, inexact: bool = True) -> list[jax.Array | None]:
-    """`promote_dtype` of a convolution: beside a bfloat16 kernel, its input is cast and its bias stays float32.
+    """Serves as a convolution's `promote_dtype`: beside a bfloat16 kernel, the input is cast, the bias stays float32.
 
     Args:
       arrays: input, kernel and bias.

@@ -21,7 +21,7 @@ class Posterior(NamedTuple):
     log_variance: jax.Array
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """One draw z = mean + sigma * noise, of the mean's shape."""
+        """Draws one z = mean + sigma * noise, of the mean's shape."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
@@ -37,6 +37,7 @@ class VAE(nn.Module):
     normalise: bool = True
 
     def setup(self):
+        """Makes the layers of encoder and decoder."""
         conv, down, up = blocks.NormalisedConv, blocks.ResidualDown, blocks.ResidualUp
         self.first = conv(self.channels[0], normalise=self.normalise)
         self.down = [down(features, self.normalise) for features in self.channels]
@@ -47,39 +48,39 @@ class VAE(nn.Module):
         self.last = convolutions.Conv(1, (3, 3))
 
     def trunk(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """What the heads see of images x: [N, H, W, 1] -> [N, H / 2^B, W / 2^B, channels[-1]]."""
+        """Returns what the heads see of images x: [N, H, W, 1] -> [N, H / 2^B, W / 2^B, channels[-1]]."""
         x = blocks.activation(self.first(x, train))
         for block in self.down:
             x = block(x, train)
         return x
 
     def encode(self, x: jax.Array, train: bool = False) -> Posterior:
-        """Q(z|X) of images x, [N, H, W, 1], z-scored."""
+        """Returns Q(z|X) of images x, [N, H, W, 1], z-scored."""
         x = self.trunk(x, train)
         return Posterior(self.mean_head(x), self.log_variance_head(x))
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
-        """g(z), [N, H, W, 1], of latents z, [N, H / 2^B, W / 2^B, latent_channels]."""
+        """Returns g(z), [N, H, W, 1], of latents z, [N, H / 2^B, W / 2^B, latent_channels]."""
         x = blocks.activation(self.from_latent(z, train))
         for block in self.up:
             x = block(x, train)
         return self.last(x)
 
     def __call__(self, x: jax.Array, key: jax.Array, train: bool = False) -> tuple[jax.Array, Posterior]:
-        """One reconstruction g(z), z ~ Q(z|X), [N, H, W, 1], and the posterior it was drawn from."""
+        """Returns one reconstruction g(z), z ~ Q(z|X), [N, H, W, 1], and the posterior that z was drawn from."""
         posterior = self.encode(x, train)
         return self.decode(posterior.sample(key), train), posterior
 
 
 def kl_to_standard_normal(posterior: Posterior) -> jax.Array:
-    """KL(Q(z|X) || N(0, I)) of each image, [N], in nats."""
+    """Returns KL(Q(z|X) || N(0, I)) of each image, [N], in nats."""
     mean, log_variance = posterior
     terms = 0.5 * (mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
     return terms.sum(axis=(1, 2, 3))
 
 
 def negative_elbo(x, reconstruction, posterior: Posterior, reconstruction_weight: float) -> tuple[jax.Array, jax.Array]:
-    """The two terms of the VAE's loss w * sum_pixels (X - g(z))^2 + KL(Q(z|X) || N(0, I)), each [N], in nats.
+    """Returns the two terms of the VAE's loss w * sum_pixels (X - g(z))^2 + KL(Q(z|X) || N(0, I)), each [N], in nats.
 
     Args:
       x, reconstruction: [N, H, W, 1], z-scored.

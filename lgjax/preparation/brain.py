@@ -65,13 +65,13 @@ def find_brain(
 
 
 def find_tool(stripper: str) -> str | None:
-    """The tool that strips skulls; None where there is or should be none.
+    """Finds the tool that strips skulls; None where there is or should be none.
 
     Args:
       stripper: auto (what is on the PATH), hd-bet, mri_synthstrip or none.
 
     Raises:
-      UsageError: it is unknown or not there.
+      UsageError: the stripper is unknown or not there.
     """
     if stripper == "none":
         return None
@@ -96,7 +96,7 @@ def _strip(image: Volume, tool: str, folder: pathlib.Path) -> Volume:
 
 
 def _checked(image: Volume, mask: Volume) -> np.ndarray:
-    """The voxels of a mask, [X, Y, Z] bool, if it is one."""
+    """Returns the voxels of a mask, [X, Y, Z] bool; raises InputError where the volume is no brain mask of the scan."""
     nifti.check_same_grid(image, mask)
     inside = mask.data != 0
     values = mask.data[inside]

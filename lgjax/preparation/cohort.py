@@ -61,7 +61,7 @@ def healthy(source: Source, split: str) -> list[Subject]:
 
 
 def split_of(subject: Subject) -> str:
-    """The split of a subject: from a hash of the participant's name, so adding subjects moves none.
+    """Returns the split of a subject: from a hash of the participant's name, so adding subjects moves none.
 
     All sessions of one participant are in one split.
     """
@@ -106,5 +106,5 @@ def load(
 
 
 def pool(slices: Sequence[Slices]) -> Slices:
-    """All slices of several subjects in one array."""
+    """Joins all slices of several subjects, in the order of the subjects."""
     return Slices(*(np.concatenate(parts) for parts in zip(*slices, strict=True)))

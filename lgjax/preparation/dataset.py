@@ -53,12 +53,12 @@ class Index(NamedTuple):
 
 
 def file(folder: str | os.PathLike, identifier: str, suffix: str) -> pathlib.Path:
-    """The path of one of a subject's files, for example with the suffix "desc-slices_T2w.npy"."""
+    """Returns the path of one of a subject's files, for example with the suffix "desc-slices_T2w.npy"."""
     return pathlib.Path(folder, identifier, "anat", f"{identifier}_{suffix}")
 
 
 def is_prepared(folder: str | os.PathLike) -> bool:
-    """Whether a folder is a complete prepared data set."""
+    """Returns whether a folder is a complete prepared data set."""
     return pathlib.Path(folder, "index.json").is_file()
 
 
@@ -86,7 +86,7 @@ def read_index(folder: str | os.PathLike) -> Index:
 
 
 def record(folder: str | os.PathLike, identifier: str, part: str) -> dict[str, Any] | None:
-    """The JSON beside a finished scan (`SCAN`) or its slices (`SLICES`); None where there is none."""
+    """Reads the JSON beside a finished scan (`SCAN`) or its slices (`SLICES`); None where missing or damaged."""
     try:
         found = json.loads(file(folder, identifier, f"{part}.json").read_text())
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def retract(folder: str | os.PathLike, identifier: str) -> None:
 
 
 def _begin(folder, identifier: str, part: str) -> None:
-    """While anything of a part is replaced, it counts as unfinished."""
+    """Makes a part count as unfinished while anything of the part is replaced."""
     file(folder, identifier, f"{part}.json").unlink(missing_ok=True)
 
 

@@ -24,7 +24,7 @@ class Transfer(NamedTuple):
 
 
 def landmarks(values: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
-    """Percentiles of the brain voxels' intensities, [K] float64.
+    """Returns percentiles of the brain voxels' intensities, [K] float64.
 
     Args:
       values: [N], of the brain voxels in any order.
@@ -47,11 +47,11 @@ def learn(cohort: Sequence[Sequence[float]], percentiles: Sequence[float]) -> Hi
 
 
 def transfer(marks: Sequence[float] | np.ndarray, reference: Histogram) -> Transfer:
-    """The map that brings a scan's landmarks to those of the reference.
+    """Returns the map that brings a scan's landmarks to those of the reference.
 
-    Beyond the first and the last landmark it goes on with its mean slope, so that a lesion brighter than all healthy
-    tissue stays brighter, and is constant from half of the landmarks' range further on, so that no spike of noise
-    decides the scale.
+    Beyond the first and the last landmark the map goes on with its mean slope, so that a lesion brighter than all
+    healthy tissue stays brighter, and is constant from half of the landmarks' range further on, so that no spike of
+    noise decides the scale.
 
     Args:
       marks: the scan's landmarks, [K], not all equal.
@@ -70,12 +70,12 @@ def transfer(marks: Sequence[float] | np.ndarray, reference: Histogram) -> Trans
 
 
 def apply(change: Transfer, values: np.ndarray) -> np.ndarray:
-    """Matched intensities, of the shape of `values`, float32."""
+    """Returns matched intensities, of the shape of `values`, float32."""
     return _interpolate(values, change.source, change.target)
 
 
 def invert(change: Transfer, values: np.ndarray) -> np.ndarray:
-    """Intensities of the scan for matched ones, of the shape of `values`, float32."""
+    """Returns the scan's intensities for matched ones, of the shape of `values`, float32."""
     return _interpolate(values, change.target, change.source)
 
 

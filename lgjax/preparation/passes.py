@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 def correct_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) -> Outcome:
-    """The first pass; two files with one content are one scan, so the second is refused."""
+    """Runs the first pass; two files with one content are one scan, so the second is refused."""
     outcome = _run(correct, jobs, workers, pool, "correcting")
     seen: dict[str, str] = {}
     for name, record in list(outcome.records.items()):
@@ -57,7 +57,7 @@ def correct_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) ->
 
 
 def slice_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) -> Outcome:
-    """The second pass."""
+    """Runs the second pass."""
     return _run(cut, jobs, workers, pool, "slicing")
 
 
@@ -140,12 +140,12 @@ def cut(job: Job) -> tuple[dict[str, Any], bool]:
 
 
 def slices_key(recipe: Recipe, scan: dict[str, Any]) -> str:
-    """What the second pass depends on: the recipe and what the first one wrote."""
+    """Hashes what the second pass depends on: the version, the recipe and what the first pass wrote."""
     return files.digest([__version__, recipe.digest, scan["SHA256"], scan["BrainSHA256"]])
 
 
 def learn(records: dict[str, dict[str, Any]], splits: dict[str, str]) -> histogram.Histogram:
-    """The reference histogram of the training subjects.
+    """Learns the reference histogram of the training subjects.
 
     Raises:
       UsageError: there is none to learn from.
@@ -161,7 +161,7 @@ def learn(records: dict[str, dict[str, Any]], splits: dict[str, str]) -> histogr
 
 
 def row(name: str, split: str, scan: dict[str, Any], slices: dict[str, Any]) -> dict[str, Any]:
-    """One line of the summary, from the records of both passes."""
+    """Makes one line of the summary from the records of both passes."""
     low, high = scan["BiasRange"] or (None, None)
     p01, p50, p99 = scan["Quantiles"]
     return {
@@ -186,7 +186,7 @@ def row(name: str, split: str, scan: dict[str, Any], slices: dict[str, Any]) -> 
 
 
 def index(recipe: Recipe, splits: dict[str, str], scans: dict[str, Any], slices: dict[str, Any]) -> dataset.Index:
-    """The index of a data set from the records of both passes, by identifier."""
+    """Makes the index of a data set from the records of both passes, by identifier."""
     return dataset.Index(
         recipe,
         tuple(
@@ -206,7 +206,10 @@ def index(recipe: Recipe, splits: dict[str, str], scans: dict[str, Any], slices:
 
 
 def _intact(folder: pathlib.Path, name: str, done: dict[str, Any], key: str, hashes: dict[str, str]) -> bool:
-    """Whether a record is of this key, and the files are those it was written for: `hashes` are its fields by file."""
+    """Returns whether a record has this key and the files are those of the record.
+
+    `hashes` are the record's fields by file.
+    """
     if done.get("Key") != key:
         return False
     paths = {dataset.file(folder, name, suffix): done.get(field) for suffix, field in hashes.items()}

@@ -26,7 +26,7 @@ class Corrected(NamedTuple):
     field: np.ndarray | None  # [X, Y, Z] float32: the scan is this much too bright; None: nothing to remove
 
     def intensities(self) -> np.ndarray:
-        """The scan without its bias field, [X, Y, Z] float32."""
+        """Returns the scan without its bias field, [X, Y, Z] float32."""
         return self.image.data if self.field is None else self.image.data / self.field
 
 
@@ -86,7 +86,7 @@ def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
 
 
 def match(source: str, data: np.ndarray, brain: np.ndarray, reference: Histogram) -> Transfer:
-    """The map of a scan's intensities, [X, Y, Z], to those of the training cohort.
+    """Returns the map of a scan's intensities, [X, Y, Z], to those of the training cohort.
 
     Raises:
       InputError: nearly all of its brain has one intensity.
@@ -98,7 +98,7 @@ def match(source: str, data: np.ndarray, brain: np.ndarray, reference: Histogram
 
 
 def restored(prepared: Prepared, change: np.ndarray) -> np.ndarray:
-    """The restored scan in the scan's own intensities: where nothing changed, it is the scan, to the bit.
+    """Returns the restored scan in the scan's own intensities, to the bit those of the scan where nothing changed.
 
     Args:
       prepared: the scan.

@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
         return files.digest(as_json(self))
 
     def describe(self) -> str:
-        """The settings for people."""
+        """Describes the settings for people."""
         grid = self.grid
         parts = [f"{grid.height} x {grid.width} pixels of {grid.spacing:g} mm"]
         if self.bias_field:
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
 
 
 def from_config(config) -> Recipe:
-    """What configs/data.py describes; the histogram is still to be learnt."""
+    """Makes the recipe that configs/data.py describes; the histogram is still to be learnt."""
     settings = config.bias_field
     bias_field = None
     if settings.correct:
@@ -52,12 +52,12 @@ def bare(grid: Grid) -> Recipe:
 
 
 def bias_json(recipe: Recipe) -> str:
-    """The settings of bias field correction as one comparable text; "null" where nothing is corrected."""
+    """Returns the settings of bias field correction as one comparable text; "null" where nothing is corrected."""
     return json.dumps(as_json(recipe)["bias_field"], sort_keys=True)
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON types."""
+    """Returns the recipe as plain JSON types."""
     parts = {
         "grid": recipe.grid._asdict(),
         "bias_field": recipe.bias_field and recipe.bias_field._asdict(),
@@ -69,10 +69,10 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def from_json(parts: dict[str, Any]) -> Recipe:
-    """The inverse of `as_json`.
+    """Inverts `as_json`.
 
     Raises:
-      ValueError, KeyError, TypeError: it is none.
+      ValueError, KeyError, TypeError: the parts are no recipe.
     """
     if parts["format"] != FORMAT:
         raise ValueError(f"format {parts['format']}, this version knows {FORMAT}")

@@ -186,7 +186,7 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def pixel_affine(placement: Placement) -> np.ndarray:
-    """(column, row, slice number) of the slice grid -> that of the axial view's voxels, [4, 4]."""
+    """Returns the affine, [4, 4]: (column, row, slice number) of the slice grid -> that of the axial view's voxels."""
     result = np.diag([placement.columns.step, placement.rows.step, 1.0, 1.0])
     result[:2, 3] = placement.columns.first, placement.rows.first
     return result

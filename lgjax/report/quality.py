@@ -35,6 +35,7 @@ class Feature(NamedTuple):
         return value if math.isfinite(value) else math.nan
 
     def describe(self, value: float) -> str:
+        """Writes a value of the feature with its unit."""
         return self.pattern.format(value)
 
 
@@ -67,6 +68,7 @@ class Spread(NamedTuple):
         return f"{feature.name} {value}, cohort median {median}"
 
     def extremes(self) -> tuple[float, float]:
+        """Returns the lowest and the highest value of the cohort, of those that are known."""
         return float(np.nanmin(self.values)), float(np.nanmax(self.values))
 
     def position(self, value: float) -> float:

@@ -47,7 +47,7 @@ def l1_cost(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _absolute(t: jax.Array) -> jax.Array:
-    """|t| with derivative sign(t), 0 at 0: that of `jnp.abs` is 1 there, which would push a pixel off X = Y."""
+    """Returns |t| with derivative sign(t), 0 at 0: that of `jnp.abs` is 1 there, which would push a pixel off X = Y."""
     return t * jax.lax.stop_gradient(jnp.sign(t))
 
 

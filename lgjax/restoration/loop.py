@@ -86,17 +86,17 @@ def restore(
 
 
 def _carried_on(trace: Trace, done: jax.Array) -> Trace:
-    """The trace with the last of the `done` values in place of those that were never reached; its change stays 0."""
+    """Fills the trace with the last of the `done` values where none was ever reached; its change stays 0 there."""
     reached = jnp.minimum(jnp.arange(len(trace.change)), done - 1)
     return trace._replace(prior_gradient=trace.prior_gradient[reached], data_term=trace.data_term[reached])
 
 
 def taken(change: np.ndarray, tolerance: float) -> np.ndarray:
-    """Iterations that slices took, [N], from their `Trace.change`, [N, iterations]: to the first below tolerance."""
+    """Counts iterations that slices took, [N], from `Trace.change`, [N, iterations]: to the first below tolerance."""
     going_on = np.cumprod(change >= tolerance, axis=-1).sum(axis=-1)
     return np.minimum(going_on + 1, change.shape[-1])
 
 
 def slice_keys(seed: int, number: jax.Array) -> jax.Array:
-    """Keys of slices, [N], from their indices within the volume, [N]: the same whatever batch they are in."""
+    """Makes the key of each slice, [N], from its index in the volume, [N]: the same whatever batch the slice is in."""
     return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(seed), s))(number)

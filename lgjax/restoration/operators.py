@@ -26,7 +26,10 @@ class Dual(NamedTuple):
 
 
 def soft_threshold(b: jax.Array, sigma2: jax.Array, strength: jax.Array) -> jax.Array:
-    """argmin_D sum (D - b)^2 / (2 sigma2) + lambda |D|, [H, W, 1]: b moved towards 0 by at most lambda sigma2."""
+    """Returns argmin_D sum (D - b)^2 / (2 sigma2) + lambda |D|, [H, W, 1].
+
+    This is b moved towards 0 by at most lambda sigma2.
+    """
     reach = strength * sigma2
     return b - jnp.clip(b, -reach, reach)
 
@@ -38,7 +41,7 @@ def total_variation(
     dual: Dual,
     steps: int,
 ) -> tuple[jax.Array, Dual]:
-    """argmin_D sum (D - b)^2 / (2 sigma2) + lambda TV(D), with D = 0 where sigma2 = 0.
+    """Finds argmin_D sum (D - b)^2 / (2 sigma2) + lambda TV(D), with D = 0 where sigma2 = 0.
 
     Accelerated projected gradient (Beck and Teboulle 2009) on the dual, min sum sigma2 (b / sigma2 - G^T p)^2 / 2 over
     |p| <= lambda with G the forward `differences`. Each p has a step of its own, the inverse of its row sum of
@@ -68,12 +71,15 @@ def total_variation(
 
 
 def differences(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Forward differences of [H, W, 1] along rows, [H - 1, W, 1], and columns, [H, W - 1, 1]: none across the last."""
+    """Takes the forward differences of [H, W, 1] along rows, [H - 1, W, 1], and columns, [H, W - 1, 1].
+
+    The last row and the last column have none.
+    """
     return image[1:] - image[:-1], image[:, 1:] - image[:, :-1]
 
 
 def transposed_differences(dual: Dual) -> jax.Array:
-    """G^T p, [H, W, 1]: the negative divergence of a flow."""
+    """Returns G^T p, [H, W, 1]: the negative divergence of a flow."""
     rows, columns = dual
     down = jnp.pad(rows, ((1, 0), (0, 0), (0, 0))) - jnp.pad(rows, ((0, 1), (0, 0), (0, 0)))
     right = jnp.pad(columns, ((0, 0), (1, 0), (0, 0))) - jnp.pad(columns, ((0, 0), (0, 1), (0, 0)))
@@ -97,5 +103,5 @@ def of_absolute(dual_steps: int) -> Operator:
 
 
 def _inverse(t: jax.Array) -> jax.Array:
-    """1 / t, 0 where t is 0: no flow there moves any pixel."""
+    """Returns 1 / t, 0 where t is 0: no flow there moves any pixel."""
     return jnp.where(t > 0, 1 / jnp.where(t > 0, t, 1), 0)

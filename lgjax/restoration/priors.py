@@ -24,12 +24,12 @@ Prior = Callable[[jax.Array, jax.Array], LocalPrior]
 
 
 def gaussian_gradient(x: jax.Array, mu: jax.Array, sigma2: jax.Array) -> jax.Array:
-    """Gradient of log N(x; mu, diag(sigma2)) at x (Eq. 1): -(x - mu) / sigma2."""
+    """Returns the gradient of log N(x; mu, diag(sigma2)) at x (Eq. 1): -(x - mu) / sigma2."""
     return -(x - mu) / sigma2
 
 
 def local_gaussian_estimated(networks: BoundModel, samples: int, floor: float) -> Prior:
-    """`lg_est`: mean and variance from the same L decoder samples.
+    """Makes the prior `lg_est`: mean and variance from the same L decoder samples.
 
     Args:
       networks: the trained model.
@@ -53,7 +53,7 @@ def local_gaussian_estimated(networks: BoundModel, samples: int, floor: float) -
 def local_gaussian_neural(
     networks: BoundModel, samples: int, observed: jax.Array | None = None, deviation_limit: float = 0.0
 ) -> Prior:
-    """`lg_neural`: mean from L decoder samples, variance from the variance network.
+    """Makes the prior `lg_neural`: mean from L decoder samples, variance from the variance network.
 
     Args:
       networks: the trained model.
@@ -75,7 +75,9 @@ def local_gaussian_neural(
 
 
 def elbo(networks: BoundModel, reconstruction_weight: float) -> Prior:
-    """`elbo`: gradient of the evidence lower bound through encoder and decoder, one draw of the latents (MAP rows).
+    """Makes the prior `elbo`: the gradient of the evidence lower bound through encoder and decoder (MAP rows).
+
+    Each gradient takes one draw of the latents.
 
     Args:
       networks: the trained model.

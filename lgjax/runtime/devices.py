@@ -25,7 +25,7 @@ COMPILER_OPTIONS = {
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device said that its memory is exhausted."""
+    """Returns whether a device said that its memory is exhausted."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -72,7 +72,7 @@ def chosen(wanted: str) -> Mesh:
 
 
 def _absent(wanted: str, error: Exception) -> EnvironmentFault:
-    """What is said where a device cannot be used."""
+    """Makes the error for a device that cannot be used."""
     reason = f" ({error})" if str(error) else ""
     return EnvironmentFault(
         f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
@@ -81,7 +81,7 @@ def _absent(wanted: str, error: Exception) -> EnvironmentFault:
 
 
 def describe(devices: Sequence[jax.Device]) -> str:
-    """The devices in words, such as `8 x NVIDIA H100` or `cpu with 2 cores`."""
+    """Describes the devices in words, such as `8 x NVIDIA H100` or `cpu with 2 cores`."""
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = f"cpu with {os.cpu_count()} cores"
@@ -89,14 +89,14 @@ def describe(devices: Sequence[jax.Device]) -> str:
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A 1-D mesh named `data` over the devices given, or all there are."""
+    """Makes a 1-D mesh named `data` over the devices given, or all there are."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 @functools.cache
 def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
-    """What XLA is told to compile a `restoration` or `training` with; nothing where it does not know the option."""
+    """Returns the options of XLA to compile a `restoration` or `training` with; none where XLA does not know them."""
     options = COMPILER_OPTIONS.get((mesh.devices.flat[0].platform, program))
     if not options:
         return {}
@@ -108,24 +108,24 @@ def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the mesh."""
+    """Returns the sharding that splits the leading axis over the mesh."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """Returns the sharding that puts the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Arrays that every host has, the same on each, on every device of the mesh."""
+    """Puts arrays that every host has, the same on each, on every device of the mesh."""
     sharding = replicated(mesh)
     arrays = jax.device_get(tree)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda _: x), arrays)
 
 
 def versions() -> dict[str, str]:
-    """Versions and device that a result was made with."""
+    """Returns the versions, the device and the date that a result is made with."""
     return {
         "lgjax": __version__,
         "jax": jax.__version__,

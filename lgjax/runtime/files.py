@@ -127,6 +127,7 @@ class Stream:
         self.close()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def read(self, n: int) -> bytes:

@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether JAX said that another host cannot be reached."""
+    """Returns whether JAX said that another host cannot be reached."""
     raised = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and jax.distributed.is_initialized()
     return raised and re.search("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED", str(error)) is not None
 
@@ -51,7 +51,7 @@ def join(coordinator: str | None, hosts: str | None, host: int | None) -> None:
 
 
 def is_first_host() -> bool:
-    """Whether this is the host that writes and speaks for all."""
+    """Returns whether this is the host that writes and speaks for all."""
     return jax.process_index() == 0
 
 
@@ -67,7 +67,7 @@ def one_voice() -> Iterator[None]:
 
 
 def differing(digests: dict[str, str]) -> list[str]:
-    """Names of the digests, hex SHA-256, that are not the same on all hosts; each host waits here for the others."""
+    """Names the digests, hex SHA-256, that are not the same on all hosts; each host waits here for the others."""
     mine = np.array([list(bytes.fromhex(digest)) for digest in digests.values()], np.uint8)
     found = multihost_utils.process_allgather(mine)  # [hosts, names, 32]
     return [name for name, same in zip(digests, (found == found[0]).all((0, 2)), strict=True) if not same]
@@ -79,7 +79,7 @@ def wait_for_hosts(name: str) -> None:
 
 
 def _place(coordinator: str | None, hosts: str | None, host: int | None) -> dict[str, Any]:
-    """What JAX is told of a host's place; raises UsageError where the flags do not say it."""
+    """Returns what JAX is told of a host's place; raises UsageError where the flags do not say the place."""
     named = re.fullmatch(r".+:\d+", coordinator or "") and re.fullmatch(r"\d+", hosts or "")
     if not named or host is None or not 0 <= host < int(hosts or 0):
         expected = "--coordinator=HOST:PORT --hosts=N --host=I, with I from 0 to N - 1, or --hosts=auto alone"

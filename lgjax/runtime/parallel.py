@@ -51,7 +51,7 @@ def ahead(
 def attempts(
     function: Callable[[Any], T], items: Iterable, workers: int, pool: ProcessPoolExecutor | None = None
 ) -> Iterator[T | InputError]:
-    """As `ahead`, but an InputError that the function raises is its result: the other items go on."""
+    """Applies a function as `ahead` does, but an InputError of the function is a result: the other items go on."""
     return ahead(functools.partial(_attempt, function), items, workers, pool)
 
 
@@ -63,12 +63,12 @@ def _attempt(function: Callable[[Any], T], item: Any) -> T | InputError:
 
 
 def processes(workers: int) -> ProcessPoolExecutor:
-    """Processes that start afresh, since forking beside JAX's threads is unsafe."""
+    """Makes a pool of processes that start afresh, since forking beside JAX's threads is unsafe."""
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=stay_with_parent)
 
 
 def stay_with_parent(*_) -> None:
-    """In a worker process: leaves Ctrl-C to the parent, and ends with it even where it is killed."""
+    """Leaves Ctrl-C to the parent of this worker process, and ends the worker with the parent, even a killed parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -15,7 +15,7 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
     A second one does not wait. Only for the main thread.
 
     Yields:
-      Whether Ctrl-C was pressed, for a block that can end early.
+      A function that tells whether Ctrl-C was pressed, for a block that can end early.
     """
     asked = False
 
@@ -36,7 +36,7 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
 
 
 def raise_again(what) -> None:
-    """Python's `sys.unraisablehook`, but a Ctrl-C that met a callback comes again a moment later."""
+    """Does as Python's `sys.unraisablehook`, but a Ctrl-C that met a callback comes again a moment later."""
     if what.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:

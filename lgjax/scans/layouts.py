@@ -66,7 +66,7 @@ def stem(path: pathlib.Path) -> str:
 
 
 def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] = (".",)) -> list[Files]:
-    """The subjects of a BIDS folder whose folders match `subjects`; participants.tsv is in one of `tables`."""
+    """Lists the subjects of a BIDS folder whose folders match `subjects`; participants.tsv is in one of `tables`."""
     layouts = (f"{subjects}/anat/*", f"{subjects}/ses-*/anat/*")
     images = [path for path in _files(root, layouts) if _BIDS.fullmatch(path.name) and not _OUTPUTS.search(path.name)]
     if not images:
@@ -90,7 +90,7 @@ def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] =
 
 
 def _camcan(root: pathlib.Path) -> list[Files]:
-    """Cam-CAN's release: a folder a modality, each with subject folders; `root` is any folder on the way there."""
+    """Lists Cam-CAN's release: a folder a modality, each with subject folders; `root` is any folder on the way."""
     for pattern in _CAMCAN:
         folders = sorted({path.parent for path in root.glob(f"{pattern}sub-CC*")})
         if found := [files for folder in folders for files in _bids(folder, "sub-CC*", (".", ".."))]:
@@ -111,7 +111,7 @@ def _brats(root: pathlib.Path) -> list[Files]:
 
 
 def _ixi(root: pathlib.Path) -> list[Files]:
-    """IXI-T2.tar: one folder; site and number of a file are left out of the name, so nobody is in it twice."""
+    """Lists IXI-T2.tar, one folder; site and number of a file are left out of the name, so nobody is listed twice."""
     matches = ((files, _IXI.fullmatch(files.image.name)) for files in _plain(root))
     return [files._replace(name=match["subject"].upper()) for files, match in matches if match]
 
@@ -138,7 +138,7 @@ NAMES = ("auto", *_LAYOUTS, "phantom")
 
 
 def _is_ours(folder: pathlib.Path) -> bool:
-    """Whether lgjax wrote a BIDS derivative: its masks are results, not what a user gives."""
+    """Returns whether lgjax wrote a BIDS derivative: its masks are results, not what a user gives."""
     try:
         made = json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]
         return any(maker["Name"] == "lgjax" for maker in made)
@@ -147,7 +147,7 @@ def _is_ours(folder: pathlib.Path) -> bool:
 
 
 def mask_beside(image: pathlib.Path) -> pathlib.Path | None:
-    """The brain mask in the folder of a scan, by its name."""
+    """Finds the brain mask in the folder of a scan, by its name."""
     return _mask_beside(_index(_files(image.parent, ("*",))), image)
 
 

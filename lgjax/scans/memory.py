@@ -60,7 +60,7 @@ def _subject(
     mask: nib.spatialimages.SpatialImage | np.ndarray | None = None,
     name: str = "scan",
 ) -> Subject:
-    """The subject of one image in memory.
+    """Makes the subject of one image in memory.
 
     Args:
       image: a nibabel image; or an array, [X, Y, Z].
@@ -83,7 +83,7 @@ def _subject(
 
 
 def _volume(image, affine: np.ndarray | None, name: str) -> Volume:
-    """The volume of an image or an array."""
+    """Makes the volume of an image or an array."""
     header = None
     if not isinstance(image, np.ndarray):
         if affine is not None:

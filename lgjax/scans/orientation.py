@@ -7,13 +7,13 @@ _IDENTITY = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 def to_lps(affine: np.ndarray) -> np.ndarray:
-    """nibabel's orientation transform from a volume's axes to left, posterior, superior, [3, 2]."""
+    """Returns nibabel's orientation transform from a volume's axes to left, posterior, superior, [3, 2]."""
     lps = nib.orientations.axcodes2ornt(("L", "P", "S"))
     return nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), lps)
 
 
 def axial(data: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    """A view of a native array [X, Y, Z] as axial slices [S, H, W] in radiological view, from inferior to superior.
+    """Views a native array [X, Y, Z] as axial slices [S, H, W] in radiological view, from inferior to superior.
 
     Row 0 is anterior, column 0 the patient's right.
 
@@ -25,30 +25,30 @@ def axial(data: np.ndarray, orientation: np.ndarray) -> np.ndarray:
 
 
 def native(slices: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    """The inverse of `axial`: a view of [S, H, W] in the volume's own order of axes, [X, Y, Z]."""
+    """Inverts `axial`: a view of [S, H, W] in the volume's own order of axes, [X, Y, Z]."""
     back = nib.orientations.ornt_transform(_IDENTITY, orientation)
     return nib.orientations.apply_orientation(slices.T, back)
 
 
 def zooms(affine: np.ndarray) -> tuple[float, float, float]:
-    """Voxel sizes of the axial view in mm: between slices, rows and columns."""
+    """Returns the voxel sizes of the axial view in mm: between slices, rows and columns."""
     axes = np.argsort(to_lps(affine)[:, 0])
     sizes = nib.affines.voxel_sizes(np.asarray(affine))[axes]
     return float(sizes[2]), float(sizes[1]), float(sizes[0])
 
 
 def axial_axis(affine: np.ndarray) -> int:
-    """The voxel axis that runs closest to the body's, from slice to slice."""
+    """Finds the voxel axis that runs closest to the body's, from slice to slice."""
     return int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == 2)[0])
 
 
 def codes(affine: np.ndarray) -> str:
-    """Where the voxel axes point, such as "LPS"."""
+    """Tells where the voxel axes point, such as "LPS"."""
     return "".join(nib.orientations.aff2axcodes(affine))
 
 
 def slice_affine(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The affine of the axial view: (column, row, slice) -> mm (RAS+), [4, 4].
+    """Returns the affine of the axial view: (column, row, slice) -> mm (RAS+), [4, 4].
 
     Args:
       affine: of the native volume.
@@ -58,7 +58,7 @@ def slice_affine(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def box(inside: np.ndarray) -> tuple[slice, slice, slice]:
-    """The bounding box of what is True in [S, H, W] bool, which must not be empty."""
+    """Returns the bounding box of what is True in [S, H, W] bool, which must not be empty."""
     plane = np.any(inside, axis=0)
     lines = (np.any(inside, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0))
     found = [np.flatnonzero(line) for line in lines]

@@ -188,7 +188,7 @@ def _draw_detected(axes: Axes, panel: Panels) -> None:
 
 
 def _grey(panel: Panels) -> dict[str, Any]:
-    """The grey scale of a panel's image: from its brain's 0.5 to 99.8 percentile."""
+    """Returns the grey scale of a panel's image: from its brain's 0.5 to 99.8 percentile."""
     values = panel.image[panel.brain] if panel.brain.any() else panel.image
     low, high = np.percentile(values, [0.5, 99.8])
     return {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6), "aspect": panel.aspect}
@@ -202,7 +202,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _top(panel: Panels) -> float:
-    """The end of the colour scale of an anomaly map, in standard deviations of the brain."""
+    """Returns the end of the colour scale of an anomaly map, in standard deviations of the brain."""
     return max(float(np.percentile(np.abs(panel.anomaly[panel.brain]), 99.5)) if panel.brain.any() else 1.0, 1e-3)
 
 

@@ -38,7 +38,7 @@ def read_image(read: Callable[[pathlib.Path], Volume], path: pathlib.Path) -> Vo
 
 
 def noted(path: pathlib.Path) -> dict[str, str]:
-    """What a prepared scan's sidecar says of its subject."""
+    """Returns what a prepared scan's sidecar says of its subject."""
     try:
         preparation = read_preparation(path)
     except InputError:  # said when the scan is read

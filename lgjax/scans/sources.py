@@ -101,7 +101,7 @@ def find(
 
 
 def prepared(folder: str) -> list[Subject]:
-    """The scans that lgjax.preprocess wrote into a folder: what was doubtful in them was decided then."""
+    """Lists the scans that lgjax.preprocess wrote into a folder: what was doubtful in them was decided then."""
     return find(folder, layout="bids", max_voxels=sys.maxsize, assume_ras=True, single_slice=True)
 
 
@@ -144,7 +144,7 @@ def identifier(name: str) -> str:
 
 
 def digest(subject: Subject) -> str:
-    """SHA-256 of all that a subject's preparation starts from: the bytes of its files and how they are read.
+    """Returns SHA-256 of all that a subject's preparation starts from: the bytes of its files and how they are read.
 
     Raises:
       InputError: a file cannot be read.
@@ -193,7 +193,7 @@ _PHANTOM = {
 
 
 def _phantom(spec: str) -> list[Subject]:
-    """Subjects of the embedded data set; a split is a seed, so no subject is in two splits."""
+    """Lists subjects of the embedded data set; a split is a seed, so no subject is in two splits."""
     _, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
     if split not in _PHANTOM or not (count.isdigit() or not count):
@@ -218,12 +218,12 @@ def _phantom(spec: str) -> list[Subject]:
 
 @functools.lru_cache(maxsize=8)
 def _phantom_scan(labels: str | None, seed: int, index: int, kind: str) -> Scan:
-    """One subject of the phantom, kept for a moment because its image, mask and lesion are asked for in turn."""
+    """Makes one phantom subject, kept for a moment because its image, mask and lesion are asked for in turn."""
     return phantom.make_subject(phantom.load_anatomies(labels), seed, index, kind)
 
 
 def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: str) -> Volume:
-    """The image, the brain mask or the lesion mask of a phantom subject."""
+    """Returns the image, the brain mask or the lesion mask of a phantom subject."""
     scan = _phantom_scan(labels, seed, index, kind)
     if part == "image":
         return scan.image

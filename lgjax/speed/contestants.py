@@ -31,7 +31,7 @@ ENDLESS = 1 << 30  # training steps
 
 
 def brain_like(seed: int, count: int, height: int, width: int) -> Slices:
-    """`count` slices of noise in an ellipse, [count, height, width, 1], z-scored as brains are."""
+    """Draws `count` slices of noise in an ellipse, [count, height, width, 1], z-scored as brains are."""
     rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     mask = np.broadcast_to(np.hypot(rows / AXES[0], columns / AXES[1]) < 1, (count, height, width))[..., None]
     noise = np.random.default_rng(seed).standard_normal(mask.shape, np.float32)
@@ -56,7 +56,7 @@ def random_state(model: Model, settings: Settings) -> TrainState:
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-    """Within it programs are compiled even where an earlier process left them on disk."""
+    """Lets a block compile programs even where an earlier process left them on disk."""
     _enable_cache(False)
     try:
         yield
@@ -70,7 +70,7 @@ def _enable_cache(value: bool) -> None:
 
 
 def compiled(function, *arguments) -> tuple[Any, Any, float]:
-    """A jitted function lowered and compiled for some arguments, and the seconds that both took."""
+    """Lowers and compiles a jitted function for some arguments; returns both, and the seconds that both took."""
     with uncached():
         began = time.perf_counter()
         lowered = function.lower(*arguments)
@@ -119,7 +119,7 @@ class Restoration:
         self.long, self.long_runs = self._compile(long), Runs(long, [])
 
     def _compile(self, iterations: int) -> runners.Runner:
-        """The method as the product runs it, compiled before its first batch, which it then restores."""
+        """Compiles the method as the product runs it, before its first batch, which it then restores."""
         changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}  # every slice makes all iterations
         settings = self.settings._replace(**changes)
         runner = runners.Runner(self.method, settings, self.model, self.params, self.mesh)
@@ -137,7 +137,7 @@ class Restoration:
         self.long_runs.seconds.append(self._run(self.long))
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
-        """What was measured, and what follows from it."""
+        """Returns what was measured, and what follows from the measurements."""
         iterations, batch, long = getattr(self.settings, self.length), len(self.slices.number), self.long_runs
         seconds = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
         batches = -(-settings.volume_slices // batch)
@@ -214,7 +214,7 @@ class Training:
         self.runs.seconds.append(self._run(self.dispatches))
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
-        """What was measured, and what follows from it."""
+        """Returns what was measured, and what follows from the measurements."""
         rate = speed_peaks.spread([self.runs.iterations / taken for taken in self.runs.seconds])
         return {
             "batch_size": self.batch_size,
@@ -229,7 +229,7 @@ class Training:
 
 
 def against_floor(lowered, compiled, peaks: Peaks, seconds: float, devices: int) -> dict[str, Any]:
-    """What one iteration of a program takes, and the least time that it needs beside `seconds`, which it took."""
+    """Returns what one iteration of a program takes, and beside its `seconds` the least time that it needs."""
     cost = speed_peaks.cost(lowered, compiled, devices)
     floor = speed_peaks.floor(cost, peaks)
     return {

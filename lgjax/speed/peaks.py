@@ -63,43 +63,43 @@ class Floor(NamedTuple):
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Median and quartiles, interpolated linearly."""
+    """Returns median and quartiles, interpolated linearly."""
     lower, median, upper = (float(value) for value in np.quantile(samples, (0.25, 0.5, 0.75)))
     return Spread(median, lower, upper)
 
 
 def per_iteration(short: Runs, long: Runs) -> list[float]:
-    """Seconds per iteration from each pair of runs: the slope between them, in which all that a run does once cancels.
+    """Returns the seconds per iteration of each pair of runs: the slope between the runs.
 
-    Noise can make it negative where the difference is short.
+    In the slope, all that a run does once cancels. Noise can make the slope negative where the difference is short.
     """
     pairs = zip(short.seconds, long.seconds, strict=True)
     return [(b - a) / (long.iterations - short.iterations) for a, b in pairs]
 
 
 def run_seconds(long: Runs, slope: float, iterations: int) -> float:
-    """Seconds of a run of any number of iterations, from the median of `long` and the seconds per iteration."""
+    """Predicts the seconds of a run of any number of iterations, from the median of `long` and the slope in seconds."""
     return float(np.median(long.seconds)) + (iterations - long.iterations) * slope
 
 
 def count_for(target: float, seconds: float, least: int, most: int) -> int:
-    """How many iterations of `seconds` each fill `target` seconds, within limits of which `least` is the stronger."""
+    """Returns how many iterations of `seconds` fill `target` seconds, within limits; `least` is the stronger one."""
     return max(least, min(most, round(target / seconds)))
 
 
 def floor(cost: Cost, peaks: Peaks) -> Floor:
-    """The least time of a program on a device."""
+    """Returns the least time of a program on a device."""
     compute = None if cost.flops is None else cost.flops / peaks.flops
     return Floor(compute, None if cost.bytes is None else cost.bytes / peaks.bytes)
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
-    """Their quotient; None where one is unknown, or the denominator is no time."""
+    """Divides two numbers; None where one of them is unknown, or the denominator is no time."""
     return None if numerator is None or denominator is None or denominator <= 0 else numerator / denominator
 
 
 def cost(lowered: Any, compiled: Any, devices: int) -> Cost:
-    """What XLA counts in a program: in a loop one iteration, whatever its length, beside what is done once.
+    """Returns what XLA counts in a program: in a loop one iteration, whatever its length, beside what is done once.
 
     Operations are counted in the program as written, before any compiler pass, so that no backend hides them in calls
     of a library: a multiplication and an addition are two, products with padding none, exponentials and the like none.
@@ -115,7 +115,7 @@ def cost(lowered: Any, compiled: Any, devices: int) -> Cost:
 
 
 def memory(compiled: Any) -> int | None:
-    """Bytes that a compiled program holds on each device: arguments, results and what lies between; None if unknown."""
+    """Returns a compiled program's bytes on each device: arguments, results and what lies between; None if unknown."""
     found = compiled.memory_analysis()
     if found is None:
         return None
@@ -124,13 +124,13 @@ def memory(compiled: Any) -> int | None:
 
 
 def peak_memory(mesh: jax.sharding.Mesh) -> int | None:
-    """The most bytes that this process has held on one device so far; None where devices do not count (CPU)."""
+    """Returns the most bytes that this process has held on one device so far; None where devices do not count (CPU)."""
     found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in mesh.local_devices]
     return max((value for value in found if value is not None), default=None)
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Wall time until the arrays that `run` returns are computed."""
+    """Measures the wall time in seconds until the arrays that `run` returns are computed."""
     began = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - began
@@ -159,7 +159,7 @@ def measure_peaks(mesh: jax.sharding.Mesh, dtype: str, sizes: Sequence[int], len
 
 
 def best(found: Sequence[Peaks]) -> Peaks:
-    """The peaks of several measurements on the same device, with the samples of all."""
+    """Returns the peaks of several measurements on the same device, with the samples of all."""
     samples: dict[str, list[float]] = {}
     for name, rates in (item for peaks in found for item in peaks.samples.items()):
         samples.setdefault(name, []).extend(rates)
@@ -167,7 +167,7 @@ def best(found: Sequence[Peaks]) -> Peaks:
 
 
 def _product_seconds(mesh: jax.sharding.Mesh, dtype: str, n: int, tries: int) -> list[float]:
-    """Seconds of PRODUCTS products of n x n matrices, one pair on each device, one product after the other."""
+    """Times PRODUCTS products of n x n matrices, one pair on each device, one product after the other, in seconds."""
     split = batch_sharding(mesh)
     shape = (mesh.size, n, n)
     draw = jax.jit(lambda key: (jax.random.normal(key, shape) / n**0.5).astype(dtype), out_shardings=split)
@@ -177,7 +177,7 @@ def _product_seconds(mesh: jax.sharding.Mesh, dtype: str, n: int, tries: int) ->
 
 
 def _sum_rates(mesh: jax.sharding.Mesh, length: int, tries: int) -> list[float]:
-    """Bytes per second of SUMS sums a + b -> a of arrays on each device, too large for a cache."""
+    """Measures the bytes per second of SUMS sums a + b -> a of arrays on each device, too large for a cache."""
     split = batch_sharding(mesh)
     ones = jax.jit(lambda: jnp.ones((mesh.size, length), jnp.float32), out_shardings=split)
     a, b = ones(), ones()
@@ -192,7 +192,7 @@ def _sum_rates(mesh: jax.sharding.Mesh, length: int, tries: int) -> list[float]:
 
 
 def _host_sum_rates(length: int, tries: int) -> list[float]:
-    """The same on CPU by NumPy, split over the cores: XLA's sum keeps to one of them."""
+    """Measures the same on CPU by NumPy, split over the cores: XLA's sum keeps to one of them."""
     cores = os.cpu_count() or 1
     parts = [np.ones((2, n), np.float32) for n in np.diff(np.linspace(0, length, cores + 1).astype(int))]
 
@@ -206,6 +206,6 @@ def _host_sum_rates(length: int, tries: int) -> list[float]:
 
 
 def _timed(run: Callable[[], Any], tries: int) -> list[float]:
-    """Seconds of some runs after a first one, which compiles."""
+    """Returns the seconds of some runs after a first one, which compiles."""
     seconds(run)
     return [seconds(run) for _ in range(tries)]

@@ -165,7 +165,7 @@ def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The tables of a record, aligned for a terminal and valid as Markdown."""
+    """Returns the tables of a record, aligned for a terminal and valid as Markdown."""
     versions, peaks = record["versions"], record["peaks"]
     repeats = record["config"]["repeats"]
     head = (
@@ -179,7 +179,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _times(record: dict[str, Any]) -> str:
-    """How long methods take."""
+    """Tabulates how long methods take."""
     lines = []
     for name, found in record["methods"].items():
         seconds = found["seconds_per_iteration"]
@@ -201,7 +201,7 @@ def _times(record: dict[str, Any]) -> str:
 
 
 def _programs(record: dict[str, Any]) -> str:
-    """What iterations and training steps take of the device."""
+    """Tabulates what iterations and training steps take of the device."""
     rows = {**record["methods"], **{f"training of {name}": found for name, found in record["training"].items()}}
     lines = [
         [
@@ -220,7 +220,7 @@ def _programs(record: dict[str, Any]) -> str:
 
 
 def _training(record: dict[str, Any]) -> str:
-    """How fast models train."""
+    """Tabulates how fast models train."""
     lines = []
     for name, found in record["training"].items():
         rate = found["steps_per_second"]

@@ -115,7 +115,7 @@ def next_stop(settings: Settings, step: int) -> int:
 
 
 def fits(settings: Settings, source: Source, mesh: jax.sharding.Mesh) -> tuple[bool, str]:
-    """Whether all slices shall lie on the device, and why, in words."""
+    """Returns whether all slices shall lie on the device, and why, in words."""
     if settings.resident != "auto":
         return settings.resident == "always", f"--config.data.resident={settings.resident}"
     if jax.process_count() > 1:
@@ -130,12 +130,15 @@ def fits(settings: Settings, source: Source, mesh: jax.sharding.Mesh) -> tuple[b
 
 
 def make_step(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
-    """The jitted training step (state, x, mask) -> (state, terms): state on every device, batch split over the mesh."""
+    """Makes the jitted training step (state, x, mask) -> (state, terms).
+
+    The state is on every device, the batch split over the mesh.
+    """
     return _jitted(training.make_step(model, settings), mesh)
 
 
 def make_steps(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
-    """The jitted function (state, data, rows) -> (state, terms) that takes several training steps.
+    """Makes the jitted function (state, data, rows) -> (state, terms) that takes several training steps.
 
     State and data, all slices and their masks, each [N, H, W, 1], are on every device; rows, [steps, B], say which
     slices make each batch, which is split over the mesh; terms are those of every step, each [steps].
@@ -152,6 +155,6 @@ def make_steps(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
 
 
 def _jitted(function: Callable, mesh: jax.sharding.Mesh):
-    """A function of a state, which it takes over, compiled for training; its results are on every device."""
+    """Jits a function of a state for training; the function takes the state over, and results are on every device."""
     options = devices.compiler_options(mesh, "training")
     return jax.jit(function, donate_argnums=0, out_shardings=devices.replicated(mesh), compiler_options=options)

@@ -69,7 +69,7 @@ def make_step(
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
-    """Which of n slices step `step` sees, [batch_size] int: epochs are permutations, a function of the step alone.
+    """Returns which of n slices a step sees, [batch_size] int: epochs are permutations that the seed decides.
 
     The permutations are laid end to end and cut into batches, so every slice is seen equally often and a resumed run
     sees what the uninterrupted one would have.
@@ -84,7 +84,7 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
 
 @functools.lru_cache(4)  # as many epochs as batches read ahead can touch, unless an epoch is only a few batches
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of n slices in one epoch, [n] int, not to be written to."""
+    """Returns the order of n slices in one epoch, [n] int, not to be written to."""
     order = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(n)
     order.flags.writeable = False
     return order

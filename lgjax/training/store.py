@@ -46,11 +46,11 @@ class InMemory:
         return self.y.nbytes + self.mask.nbytes
 
     def read(self, rows: np.ndarray) -> Batch:
-        """The slices of some rows, in their order."""
+        """Returns the slices of some rows, in their order."""
         return self.y[rows], self.mask[rows]
 
     def everything(self) -> Batch:
-        """All slices."""
+        """Returns all slices."""
         return self.y, self.mask
 
 
@@ -78,7 +78,7 @@ class OnDisk:
         return len(self) * self.grid.height * self.grid.width * _BYTES
 
     def read(self, rows: np.ndarray) -> Batch:
-        """The slices of some rows, in their order."""
+        """Returns the slices of some rows, in their order."""
         y = np.empty((len(rows), self.grid.height, self.grid.width, 1), np.float32)
         mask = np.empty_like(y)
         for k, row in enumerate(rows):
@@ -88,7 +88,7 @@ class OnDisk:
         return y, mask
 
     def everything(self) -> Batch:
-        """All slices."""
+        """Returns all slices."""
         return self.read(np.arange(len(self)))
 
     def verify(self, workers: int) -> None:
@@ -129,7 +129,7 @@ def _map_file(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.nda
 
 
 def part(rows: np.ndarray, index: int, count: int) -> np.ndarray:
-    """The rows of a batch that process `index` of `count` reads; end to end, the parts are the batch."""
+    """Returns the rows of a batch that process `index` of `count` reads; end to end, the parts are the batch."""
     share = len(rows) // count
     return rows[index * share : (index + 1) * share]
 
@@ -188,7 +188,7 @@ def stream(
 
 
 def _grain() -> ModuleType:
-    """Grain; not imported at the top, since only what is streamed from disk needs it."""
+    """Imports Grain; not at the top of the module, since only what is streamed from disk needs Grain."""
     try:
         import grain
     except ImportError as error:

@@ -49,12 +49,12 @@ KEYS = {  # of the record on disk, by field
 
 
 def path(workdir: pathlib.Path, method: str) -> pathlib.Path:
-    """Where a method's calibration is kept."""
+    """Returns where a method's calibration is kept."""
     return workdir / "calibration" / f"{method}.json"
 
 
 def digest(config) -> str:
-    """SHA-256 of the parts of a config that a restoration depends on."""
+    """Returns SHA-256 of the parts of a config that a restoration depends on."""
     parts = {part: experiment.as_json(config[part]) for part in FREE}
     kept = {part: {k: v for k, v in parts[part].items() if k not in free} for part, free in FREE.items()}
     return files.digest({**kept, "seed": config.seed})

@@ -57,7 +57,7 @@ def save(folder: pathlib.Path, step: int, state: Any) -> None:
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-    """Steps of the checkpoints in a folder, newest first, valid or not."""
+    """Lists the steps of the checkpoints in a folder, newest first, valid or not."""
     if not folder.is_dir():
         return []
     return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
@@ -92,7 +92,7 @@ def restore_newest(folder: pathlib.Path, like: Any) -> tuple[Any, int] | None:
 
 
 def weights_digest(folder: pathlib.Path, step: int) -> str:
-    """SHA-256 that identifies the arrays of a checkpoint."""
+    """Returns SHA-256 that identifies the arrays of a checkpoint."""
     return files.sha256(folder / str(step) / "manifest.json")
 
 
@@ -119,7 +119,10 @@ def _verify(path: pathlib.Path, like: Any) -> None:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    """Orbax for this host alone: one host saves while the others do something else, and each restores by itself."""
+    """Makes Orbax's checkpointer for this host alone.
+
+    One host saves while the others do something else, and each restores by itself.
+    """
     host = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
@@ -128,13 +131,13 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 
 def _on_one_device(like: Any) -> Any:
-    """What Orbax is to restore: the same arrays, on this host's first device."""
+    """Returns what Orbax is to restore: the same arrays, on this host's first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
 
 
 def _arrays(state: Any) -> dict[str, list]:
-    """Shape and dtype of every array, by its path in the tree."""
+    """Returns shape and dtype of every array, by its path in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): [list(x.shape), str(x.dtype)] for path, x in leaves}
 

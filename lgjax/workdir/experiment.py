@@ -64,7 +64,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:
-    """runs/<config name>."""
+    """Returns runs/<config name>."""
     return RUNS / config.name
 
 
@@ -79,7 +79,7 @@ def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """What `record` checks, with the same errors; writes nothing."""
+    """Checks what `record` checks, with the same errors; writes nothing."""
     check(config)
     path = workdir / "config.json"
     if path.exists():
@@ -109,5 +109,5 @@ def source(config: ml_collections.ConfigDict) -> cohort.Source:
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict:
-    """The config as plain JSON types (tuples become lists)."""
+    """Returns the config as plain JSON types (tuples become lists)."""
     return json.loads(config.to_json())

@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     recipe: Recipe  # how those were prepared, and how others must be
 
     def describe(self, model: str) -> str:
-        """What a method was trained on, for people; `model` is "" where a method uses no trained network."""
+        """Says what a method was trained on, for people; `model` is "" where a method uses no trained network."""
         return self.trained_on if model else "nothing"
 
 

@@ -82,7 +82,7 @@ def _load(labels: str | None) -> tuple[Anatomy, ...]:
 
 
 def _from_labels(file: Path) -> Anatomy:
-    """One FreeSurfer-style label map -> tissue maps; the deep grey matter's centre becomes (0, -5, 5) mm."""
+    """Reads one FreeSurfer-style label map as tissue maps, its deep grey structures on their MNI places."""
     try:
         image = nib.as_closest_canonical(nib.load(file))
         codes = np.asarray(image.dataobj).astype(np.int16).squeeze()
@@ -111,7 +111,7 @@ def _from_labels(file: Path) -> Anatomy:
 
 
 def _align(codes: np.ndarray, zooms: np.ndarray) -> np.ndarray:
-    """The rigid voxel -> mm map, [4, 4], that lays deep grey structures on their MNI places (Kabsch)."""
+    """Finds the rigid voxel -> mm map, [4, 4], that lays deep grey structures on their MNI places (Kabsch)."""
     pairs = [
         (np.argwhere(codes == code).mean(axis=0) * zooms, np.array([side * x, y, z], float))
         for pair, (x, y, z) in LANDMARKS.items()
@@ -160,7 +160,7 @@ def _finish(maps: np.ndarray, tissue: np.ndarray, zooms: np.ndarray) -> None:
 
 
 def _top(maps: np.ndarray, affine: np.ndarray) -> float:
-    """The height in mm above which the brain, maps [X, Y, Z, 8], is smaller than 50 cm^2 across."""
+    """Finds the height in mm above which the brain, maps [X, Y, Z, 8], is smaller than 50 cm^2 across."""
     step = 3
     inside = np.argwhere(maps[::step, ::step, ::step, SURFACE] >= 128) * step
     heights = np.floor(inside @ affine[2, :3] + affine[2, 3]).astype(int)
@@ -170,7 +170,7 @@ def _top(maps: np.ndarray, affine: np.ndarray) -> float:
 
 
 def _mni() -> Anatomy:
-    """The MNI152 templates, sharpened; deep grey matter and ventricles are told apart by their place."""
+    """Loads the MNI152 templates, sharpened; deep grey matter and ventricles are told apart by their place."""
     from nilearn import datasets  # heavy: only who uses the templates pays for it
 
     names = ("gm_template", "wm_template", "brain_mask")

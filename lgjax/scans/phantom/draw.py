@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
 
 
 def _column(vector) -> np.ndarray:
-    """A vector [3] laid out for lattice arrays, [3, 1, 1, 1]."""
+    """Lays a vector [3] out for lattice arrays, [3, 1, 1, 1]."""
     return np.asarray(vector, float).reshape(3, 1, 1, 1)
 
 

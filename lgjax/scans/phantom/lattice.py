@@ -28,7 +28,7 @@ class Lattice:
         return np.where(t < 1, 2 / 3 - t * t + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
 
     def noise(self, rng: np.random.Generator, count: int, scale: float) -> np.ndarray:
-        """Coefficients [count, GX, GY, GZ] of fields of unit variance; scale: smoothness in mm."""
+        """Draws coefficients [count, GX, GY, GZ] of fields of unit variance; scale: smoothness in mm."""
         white = rng.standard_normal((count, *self.nodes.shape[1:]))
         smooth = ndimage.gaussian_filter(white, (0, *[scale / NODE] * 3), mode="wrap")
         spline = smooth
@@ -37,6 +37,6 @@ class Lattice:
         return smooth / spline.std(axis=(1, 2, 3), keepdims=True)
 
     def plane(self, coefficients: np.ndarray, z: float) -> np.ndarray:
-        """The fields [C, GX, GY, GZ] on the pixels of the plane at z mm, [C, NX, NY] float32."""
+        """Evaluates the fields [C, GX, GY, GZ] on the pixels of the plane at z mm, [C, NX, NY] float32."""
         layer = coefficients @ self._basis(2, np.array([z]))[0]
         return (self._x @ layer @ self._y).astype(np.float32)

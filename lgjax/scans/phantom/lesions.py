@@ -79,7 +79,7 @@ def plan(kind: str, rng: np.random.Generator, survey: Survey, lattice: Lattice, 
 
 
 def _scattered(rng: np.random.Generator, survey: Survey) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and radii, [K, 3] mm each, of MS lesions, most of them near the ventricles."""
+    """Draws centres and radii, [K, 3] mm each, of MS lesions, most of them near the ventricles."""
     count = int(rng.integers(5, 21))
     inside = (survey.white > 0.6) & (survey.depth > 4.0)
     weight = inside * (0.02 + np.exp(-((survey.from_ventricles / 7.0) ** 2)))
@@ -93,7 +93,7 @@ def _scattered(rng: np.random.Generator, survey: Survey) -> tuple[np.ndarray, np
 
 
 def _mass_effect(rng, centre, radii, survey: Survey, lattice: Lattice) -> np.ndarray:
-    """Outward push in mm around a tumour, [3, GX, GY, GZ]; zero from 2.6 radii on and at the skull."""
+    """Draws the outward push in mm around a tumour, [3, GX, GY, GZ]; zero from 2.6 radii on and at the skull."""
     offset = lattice.nodes - centre[:, None, None, None]
     distance = np.sqrt((offset**2).sum(axis=0)) + 1e-6
     ratio = distance / radii.mean()
@@ -105,7 +105,7 @@ def _mass_effect(rng, centre, radii, survey: Survey, lattice: Lattice) -> np.nda
 
 
 def paint(lesion: Lesion, points: np.ndarray, noise: np.ndarray, tissue: np.ndarray, signal: np.ndarray):
-    """What the lesion covers at N sample points.
+    """Paints what the lesion covers at N sample points.
 
     Args:
       points: [3, N] mm. noise: [3, N] the lesion's fields there. tissue: [8, N] fractions.
@@ -138,7 +138,7 @@ def paint(lesion: Lesion, points: np.ndarray, noise: np.ndarray, tissue: np.ndar
 
 
 def reach(lesion: Lesion, points: np.ndarray) -> np.ndarray:
-    """Which of the points of one plane, [3, N] mm, the lesion may cover, [N] bool."""
+    """Marks the points of one plane, [3, N] mm, that the lesion may cover, [N] bool."""
     if not points.size:
         return np.zeros(0, bool)
     near = np.zeros(points.shape[1], bool)

@@ -15,7 +15,7 @@ PLANES = 2  # thin planes averaged over one slice's thickness
 
 
 def _fractions(anatomy: Anatomy, position: np.ndarray) -> np.ndarray:
-    """Trilinear interpolation of all maps at once in integers, the same on every machine.
+    """Interpolates all maps at once, trilinearly, in integers, the same on every machine.
 
     The eight bytes of a voxel are one 64-bit word; its even and odd bytes are widened to four 16-bit lanes,
     in which byte * 256 fits, so that one multiplication weights four maps.
@@ -163,7 +163,7 @@ def render(subject: Drawn, anatomy: Anatomy, grid: Grid, lesion: lesions.Lesion 
 
 
 def scan_of(subject: Drawn, grid: Grid, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur, bias field, Rician noise and whole numbers: the scanner, [NX, NY, NZ] float32."""
+    """Simulates the scanner: blur, bias field, Rician noise and whole numbers, [NX, NY, NZ] float32."""
     side = np.float32((subject.blur / (grid.x[1] - grid.x[0])) ** 2 / 2)  # of the kernel (side, 1 - 2 side, side)
     for axis in (0, 1):
         signal = signal + min(side, np.float32(1 / 3)) * (

@@ -70,5 +70,5 @@ def make_subject(
 
 
 def stream(seed: int, index: int, part: int) -> np.random.Generator:
-    """Random numbers of one subject: part 0 shape and contrast, 1 disease, 2 noise."""
+    """Returns the random generator of one subject: part 0 shape and contrast, 1 disease, 2 noise."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index, part])))
