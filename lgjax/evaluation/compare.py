@@ -51,7 +51,7 @@ def _same_voxels(ours: Result, other: Result) -> list[str]:
 
 
 def _dice(ours: Result, other: Result, ids: Sequence[str], rate: str, drawn: np.ndarray) -> Difference:
-    """Difference of the mean Dice at one rate, over the subjects where both methods have it."""
+    """Returns the difference of the mean Dice at one rate, over the subjects where both methods have it."""
     first, second = ({row.participant_id: row.dice[rate] for row in item.rows} for item in (ours, other))
     pairs = [(first[name], second[name]) for name in ids]
     differences = [None if a is None or b is None else a - b for a, b in pairs]
