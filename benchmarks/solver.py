@@ -26,7 +26,7 @@ from lgjax import restore
 from lgjax.derivatives import read
 from lgjax.detector import from_config
 from lgjax.evaluation import compare as evaluation_compare
-from lgjax.evaluation import measure
+from lgjax.evaluation import measure, records, references
 from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.preparation import cohort
@@ -68,7 +68,7 @@ def judge(method: str, optimizer: str, arguments, subjects, mesh) -> measure.Res
     output = restored_by(method, optimizer, arguments)
     if restore.restore(restore.calibrated(method, config, workdir, mesh), subjects, output, config.data.workers):
         raise UsageError(f"{output}: some subjects failed")
-    result = measure.evaluate(output, subjects, arguments.input)
+    result = measure.evaluate(output, references.by_identifier(arguments.input, subjects))
     return result._replace(name=optimizer)
 
 
@@ -123,19 +123,20 @@ def compare(method: str, arguments, subjects, mesh) -> dict[str, Any]:
         workdir = pathlib.Path(arguments.folder) / name / "workdir"
         record = calibrations.read(workdir, method)
         evaluations = config.restore[runners.length(names.parse(method), runners.from_config(config))]
+        measured = records.to_json(result.metrics)
         sides[name] = {
             "network_evaluations_per_slice": evaluations,
-            "seconds_per_batch": result.metrics["seconds_per_iteration"]["median"] * evaluations,
+            "seconds_per_batch": result.metrics.seconds_per_iteration.median * evaluations,
             "lambda": record.strength,
             "ssim": record.search["ssim"],
             "lambda_curve": record.search["curve"],
             "thresholds": record.thresholds[config.restore.score],
-            **{key: result.metrics[key] for key in KEPT},
+            **{key: measured[key] for key in KEPT},
         }
-    against = evaluation_compare.compare(list(results.values()), "proximal")["rows"][0]
+    against = evaluation_compare.compare(list(results.values()), "proximal").rows[0]
     return {
         **sides,
-        "proximal_minus_adam": {key: against[key] for key in ("n_subjects", "dice", "auc", "auprc")},
+        "proximal_minus_adam": {key: value for key, value in records.to_json(against).items() if key != "against"},
         "correlation_of_maps": correlations(method, arguments),
         "time": times(method, arguments, mesh) if arguments.repeats else None,
     }

@@ -3,11 +3,12 @@
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lgjax.derivatives import sidecar as sidecars
+from lgjax.derivatives.sidecar import Sidecar
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti
 from lgjax.scans.volume import Volume
@@ -21,7 +22,7 @@ class Prediction(NamedTuple):
 
     identifier: str
     anat: pathlib.Path
-    sidecar: dict[str, Any]
+    sidecar: Sidecar  # of its anomaly map
 
     def path(self, entities: str) -> pathlib.Path:
         """Returns the file of one of the outputs."""
@@ -67,32 +68,31 @@ def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[
     return predictions, failed
 
 
-def _read_sidecar(image: pathlib.Path) -> dict[str, Any]:
+def _read_sidecar(image: pathlib.Path) -> Sidecar:
     """Reads the JSON beside an anomaly map; restore writes it last: without it the subject is unfinished."""
     path = image.with_name(image.name.removesuffix(".nii.gz") + ".json")
     try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(sidecar, allow_nan=False)  # numbers that are not finite cannot stand in metrics.json either
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, allow_nan=False)  # numbers that are not finite cannot stand in metrics.json either
     except FileNotFoundError as error:
         raise InputError(path, "is missing: the subject is unfinished", UNFINISHED) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, f"cannot be read: {error}", UNFINISHED) from error
-    problem = sidecars.problem_of(sidecar)
+    problem = sidecars.problem_of(content)
     if problem:
         raise InputError(path, problem, UNFINISHED)
-    sidecar["Thresholds"] = dict(sorted(sidecar["Thresholds"].items(), key=lambda item: float(item[0])))
-    return sidecar
+    return sidecars.parse(content)
 
 
 def _check_one_experiment(folder: pathlib.Path, predictions: Sequence[Prediction]) -> None:
     scans: dict[str, str] = {}
     for prediction in predictions:
-        other = scans.setdefault(prediction.sidecar["InputSHA256"], prediction.identifier)
+        other = scans.setdefault(prediction.sidecar.input_sha256, prediction.identifier)
         if other != prediction.identifier:
             problem = f"{other} and {prediction.identifier} in {folder} are restorations of the same scan"
             raise UsageError(f"{problem} (equal InputSHA256). Remove one of them.")
-        for key in sidecars.SAME:
-            ours, theirs = (item.sidecar.get(key) for item in (prediction, predictions[0]))
+        for key, ours in prediction.sidecar.shared.items():
+            theirs = predictions[0].sidecar.shared[key]
             if ours != theirs:
                 problem = f"{folder} mixes experiments: {key} is {theirs!r} for {predictions[0].identifier}"
                 remedy = "Restore them again into a folder of their own."

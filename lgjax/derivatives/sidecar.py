@@ -1,8 +1,9 @@
 """The schema of a restored subject: the names of its files, the keys of their sidecars, and what these may hold."""
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lgjax.methods.names import SCORES
@@ -23,6 +24,87 @@ DONE = (  # a subject with the same values need not be restored again
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How lambda was chosen on healthy slices."""
+
+    strength: float  # lambda
+    ssim: float  # mean SSIM of the restored slices at it
+    curve: list[list[float]]  # [lambda, SSIM] of every lambda tried, by lambda
+    monotone: bool  # whether SSIM never fell with lambda
+    reached: bool  # whether the target was reached
+    target: float  # wanted SSIM
+
+
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """How far the pixels of the brain still moved while a scan was restored."""
+
+    iteration: list[int]
+    change: list[float]  # mean absolute change of a pixel in that iteration, sd of the brain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What the sidecar of an anomaly map says, as far as a reader asks; None where it does not say."""
+
+    method: str
+    score: str
+    input_sha256: str
+    thresholds: dict[str, float]  # in the unit of the anomaly map, by false positive rate ("0.01"), ascending
+    slice_step: int  # one of so many axial slices was restored
+    calibration_subjects: list[str]  # SHA-256 of their scans
+    used_in_training: bool
+    seconds_per_iteration: float | None  # s, of one batch
+    batch_size: int | None  # slices
+    grid: list[int] | None  # height and width of a slice, pixels
+    search: Search | None
+    convergence: Convergence | None
+    trained_on: Any
+    strength: float | None  # lambda
+    seed: int | None
+    config_sha256: str | None
+    weights_sha256: str | None
+    version: str | None
+    device: str | None
+    jax_version: str | None
+    shared: dict[str, Any]  # what is the same for all subjects of a folder, by key
+
+
+def parse(content: Mapping[str, Any]) -> Sidecar:
+    """Returns a sidecar in which `problem_of` finds no problem; old ones left out some of it."""
+    thresholds = dict(sorted(content.get("Thresholds", {}).items(), key=lambda item: float(item[0])))
+    content = {**content, "Thresholds": thresholds, "SliceStep": content.get("SliceStep") or 1}
+    return Sidecar(
+        method=content["Method"],
+        score=content["Score"],
+        input_sha256=content["InputSHA256"],
+        thresholds=content["Thresholds"],
+        slice_step=content["SliceStep"],
+        calibration_subjects=content.get("CalibrationSubjects") or [],
+        used_in_training=bool(content.get("UsedInTraining")),
+        seconds_per_iteration=content.get("SecondsPerIteration"),
+        batch_size=content.get("BatchSize"),
+        grid=content.get("Grid"),
+        search=_part(Search, content.get("Search")),
+        convergence=_part(Convergence, content.get("Convergence")),
+        trained_on=content.get("TrainedOn"),
+        strength=content.get("Lambda"),
+        seed=content.get("Seed"),
+        config_sha256=content.get("ConfigSHA256"),
+        weights_sha256=content.get("WeightsSHA256"),
+        version=content.get("Version"),
+        device=content.get("Device"),
+        jax_version=content.get("JaxVersion"),
+        shared={key: content.get(key) for key in SAME},
+    )
+
+
+def _part(record: Any, content: Mapping[str, Any] | None) -> Any:
+    """Returns a record whose fields have the names of its keys."""
+    return content and record(**{field.name: content[field.name] for field in dataclasses.fields(record)})
+
+
 def file(folder: pathlib.Path, subject: str, entities: str, extension: str = "nii.gz") -> pathlib.Path:
     """Returns the path of one of a subject's files."""
     return folder / subject / "anat" / f"{subject}_space-orig_{entities}.{extension}"
@@ -34,7 +116,7 @@ def rate_name(rate: str) -> str:
 
 
 def problem_of(sidecar: Any) -> str | None:
-    """Says what is wrong with a sidecar as it was read; None: nothing. Fills in what old ones left out."""
+    """Says what is wrong with a sidecar as it was read; None: nothing."""
     if not isinstance(sidecar, dict):
         return "is no JSON object"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", str(sidecar.get("Method"))):  # it names a folder
@@ -46,9 +128,7 @@ def problem_of(sidecar: Any) -> str | None:
     for key, (expected, holds) in OPTIONAL.items():
         if sidecar.get(key) is not None and not holds(sidecar[key]):
             return f"has {key} {str(sidecar[key])[:60]!r}; expected {expected}"
-    sidecar["SliceStep"] = sidecar.get("SliceStep") or 1
-    sidecar["CalibrationSubjects"] = sidecar.get("CalibrationSubjects") or []
-    thresholds = sidecar.setdefault("Thresholds", {})
+    thresholds = sidecar.get("Thresholds", {})
     rates_are_numbers = isinstance(thresholds, dict) and all(
         re.fullmatch(r"0\.[0-9]{1,9}", rate) and _is_number(value) for rate, value in thresholds.items()
     )

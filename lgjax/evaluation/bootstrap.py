@@ -4,8 +4,8 @@ A resample is a row of weights, how often each subject was drawn. Applying the s
 the comparison paired.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,8 @@ RESAMPLES = 1000
 Interval = tuple[float, float] | None
 
 
-class Summary(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Summary:
     """One metric over subjects; subjects whose value is None are left out and not counted."""
 
     mean: float | None

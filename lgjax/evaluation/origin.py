@@ -1,62 +1,54 @@
 """What the sidecars of the evaluated subjects tell of how they were restored, and by what."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 import lgjax
+from lgjax.derivatives.sidecar import Convergence, Sidecar
+from lgjax.evaluation.records import Provenance, Timing
+from lgjax.evaluation.references import References
 
 
-def restoration(sidecars: Sequence[Mapping[str, Any]], reasons: dict[str, str]) -> dict[str, Any]:
-    """Returns what the sidecars say of the restoration: its time, its search for lambda, its convergence.
-
-    Args:
-      sidecars: of the evaluated subjects, at least one.
-      reasons: gains a reason for each part that is None.
-    """
-    times = [item["SecondsPerIteration"] for item in sidecars if item.get("SecondsPerIteration")]
-    shapes = {(item.get("BatchSize"), *(item.get("Grid") or (None, None))) for item in sidecars}
-    batch, *grid = shapes.pop() if len(shapes) == 1 else (None, None, None)
-    traces = [item["Convergence"] for item in sidecars if item.get("Convergence")]
-    traces = [item for item in traces if item["iteration"] == traces[0]["iteration"]]
-    convergence = None
-    if traces:
-        means = np.mean([item["change"] for item in traces], axis=0)
-        convergence = {"iteration": traces[0]["iteration"], "change": [float(f"{value:.6g}") for value in means]}
-    timing = {
-        "median": float(np.median(times)) if times else None,
-        "n": len(times),
-        "batch_size": batch,
-        "grid": None if None in grid else grid,
-    }
-    found = {"seconds_per_iteration": timing, "search": sidecars[0].get("Search"), "convergence": convergence}
-    nothing = "nothing is iterated, or it was not recorded"
-    reasons |= {key: nothing for key in ("search", "convergence") if found[key] is None}
-    reasons |= {
-        f"seconds_per_iteration/{key}": nothing if key == "median" else "not recorded, or not the same for all subjects"
-        for key, value in timing.items()
-        if value is None
-    }
-    return {"slice_step": sidecars[0]["SliceStep"], **found}
-
-
-def provenance(folder: pathlib.Path, labels: str, sidecars: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns where the numbers come from: the folders, the model, and what restored and evaluated them."""
+def timing(sidecars: Sequence[Sidecar]) -> Timing:
+    """Returns the time of an iteration; the size of a batch where it is the same for all subjects."""
+    times = [item.seconds_per_iteration for item in sidecars if item.seconds_per_iteration]
     first = sidecars[0]
-    several = {key: sorted({str(item.get(key)) for item in sidecars}) for key in ("Version", "Device", "JaxVersion")}
-    return {
-        "predictions": str(folder),
-        "labels": labels,
-        "trained_on": first.get("TrainedOn"),
-        "lambda": first.get("Lambda"),
-        "seed": first.get("Seed"),
-        "config_sha256": first.get("ConfigSHA256"),
-        "weights_sha256": first.get("WeightsSHA256"),
-        "calibration_subjects": len(first.get("CalibrationSubjects", [])),
-        "restored_by_version": ", ".join(several["Version"]),
-        "jax_version": ", ".join(several["JaxVersion"]),
-        "device": ", ".join(several["Device"]),
-        "evaluated_by_version": lgjax.__version__,
-    }
+    alike = all((item.batch_size, item.grid) == (first.batch_size, first.grid) for item in sidecars)
+    batch_size, grid = (first.batch_size, first.grid) if alike else (None, None)
+    return Timing(float(np.median(times)) if times else None, len(times), batch_size, grid)
+
+
+def convergence(sidecars: Sequence[Sidecar]) -> Convergence | None:
+    """Returns the mean trace of the subjects that have one at the same iterations as the first that has one."""
+    traces = [item.convergence for item in sidecars if item.convergence]
+    if not traces:
+        return None
+    traces = [item for item in traces if item.iteration == traces[0].iteration]
+    means = np.mean([item.change for item in traces], axis=0)
+    return Convergence(traces[0].iteration, [float(f"{value:.6g}") for value in means])
+
+
+def provenance(folder: pathlib.Path, references: References, sidecars: Sequence[Sidecar]) -> Provenance:
+    """Returns where the numbers come from."""
+    first = sidecars[0]
+    return Provenance(
+        predictions=str(folder),
+        labels=references.labels,
+        trained_on=first.trained_on,
+        lambda_=first.strength,
+        seed=first.seed,
+        config_sha256=first.config_sha256,
+        weights_sha256=first.weights_sha256,
+        calibration_subjects=len(first.calibration_subjects),
+        restored_by_version=_listed(item.version for item in sidecars),
+        jax_version=_listed(item.jax_version for item in sidecars),
+        device=_listed(item.device for item in sidecars),
+        evaluated_by_version=lgjax.__version__,
+    )
+
+
+def _listed(values: Iterable[str | None]) -> str:
+    """Returns the different values as one text."""
+    return ", ".join(sorted({str(value) for value in values}))

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from lgjax.derivatives.sidecar import Convergence, Search
+from lgjax.evaluation import records
 from lgjax.evaluation.metrics import Curves
 from lgjax.scans.pictures import INK, STYLE, encode, plain
 
@@ -53,24 +55,24 @@ def curves_figure(curves: Mapping[str, Curves], style: Styles) -> bytes:
         return encode(figure, "svg")
 
 
-def strips_figure(results: Mapping[str, Sequence[Mapping[str, Any]]], rates: Sequence[str]) -> bytes:
+def strips_figure(results: Mapping[str, Sequence[records.Row]], rates: Sequence[str]) -> bytes:
     """Returns an SVG: Dice of every subject and their mean, a panel for each FPR, a row for each method.
 
     Args:
-      results: the rows of subjects.tsv by method.
-      rates: the asked false positive rates, as written in the column names.
+      results: the measured subjects by method.
+      rates: the asked false positive rates.
     """
-    kinds = sorted({row["kind"] for rows in results.values() for row in rows if row["lesion_voxels"]})
+    kinds = sorted({row.kind for rows in results.values() for row in rows if row.lesion_voxels})
     colours = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 1.5 + 0.42 * len(results)), layout="constrained")
         panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
-        top = _scale(max(row[f"dice_{rate}"] or 0 for rows in results.values() for row in rows for rate in rates))
+        top = _scale(max(row.dice[rate] or 0 for rows in results.values() for row in rows for rate in rates))
         for axes, rate in zip(panels, rates, strict=True):
             for y, rows in enumerate(results.values()):
                 if y % 2:
                     axes.axhspan(y - 0.5, y + 0.5, color="#f4f7f9", lw=0, zorder=0)
-                _strip(axes, y, [(row[f"dice_{rate}"], colours.get(row["kind"], INK)) for row in rows])
+                _strip(axes, y, [(row.dice[rate], colours.get(row.kind, INK)) for row in rows])
             axes.set(title=f"at {100 * float(rate):g} % FPR", xlim=(-0.03 * top, 1.03 * top), xlabel="Dice")
             axes.grid(axis="x", **GRID)
         panels[0].set_yticks(range(len(results)), [plain(name) for name in results])
@@ -82,11 +84,11 @@ def strips_figure(results: Mapping[str, Sequence[Mapping[str, Any]]], rates: Seq
         return encode(figure, "svg")
 
 
-def rates_figure(results: Mapping[str, Mapping[str, Any]], style: Styles) -> bytes:
+def rates_figure(results: Mapping[str, Mapping[str, records.Dice]], style: Styles) -> bytes:
     """Returns an SVG: achieved over asked FPR, pooled, in percent, on log axes; the diagonal is as promised.
 
     Args:
-      results: the "dice" entry of metrics.json by method.
+      results: Dice by rate, by method.
       style: see `styles`.
     """
     with mpl.rc_context(STYLE):
@@ -94,7 +96,7 @@ def rates_figure(results: Mapping[str, Mapping[str, Any]], style: Styles) -> byt
         axes = figure.subplots()
         seen = [0.05, 10.0]
         for name, entries in results.items():
-            points = [(100 * float(rate), 100 * (entry["achieved_fpr"] or 0)) for rate, entry in entries.items()]
+            points = [(100 * float(rate), 100 * (entry.achieved_fpr or 0)) for rate, entry in entries.items()]
             points = [point for point in points if min(point) > 0]  # a log axis has no place for 0
             seen += [value for point in points for value in point]
             line = np.array(points or np.empty((0, 2))).T
@@ -110,26 +112,26 @@ def rates_figure(results: Mapping[str, Mapping[str, Any]], style: Styles) -> byt
         return encode(figure, "svg")
 
 
-def strengths_figure(searches: Mapping[str, Mapping[str, Any]], style: Styles) -> bytes:
+def strengths_figure(searches: Mapping[str, Search], style: Styles) -> bytes:
     """Returns an SVG: SSIM of restored healthy slices over lambda, the chosen one marked; hollow: out of reach.
 
     Args:
-      searches: "search" of metrics.json by method.
+      searches: by method.
       style: see `styles`.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6 + max(0, len(searches) - 11) * 0.16), layout="constrained")
         axes = figure.subplots()
         for name, search in searches.items():
-            curve = np.array(sorted(point for point in search["curve"] if point[0] > 0)).reshape(-1, 2).T
+            curve = np.array(sorted(point for point in search.curve if point[0] > 0)).reshape(-1, 2).T
             axes.plot(*curve, label=plain(name), lw=1.5, **style[name])
-            if search["strength"] > 0:
+            if search.strength > 0:
                 colour = style[name]["color"]
-                face = colour if search["reached"] else "white"
-                axes.plot(search["strength"], search["ssim"], "o", ms=6, mec=colour, mfc=face, zorder=3)
-        for target in sorted({search["target"] for search in searches.values()}):
+                face = colour if search.reached else "white"
+                axes.plot(search.strength, search.ssim, "o", ms=6, mec=colour, mfc=face, zorder=3)
+        for target in sorted({search.target for search in searches.values()}):
             axes.axhline(target, label=f"{target:g} wanted", **GUIDE)
-        axes.set_xscale(_log(point[0] for search in searches.values() for point in search["curve"]))
+        axes.set_xscale(_log(point[0] for search in searches.values() for point in search.curve))
         _write_plainly(axes.xaxis)
         axes.set(xlabel="lambda, weight of the data term", ylabel="SSIM of restored healthy slices")
         axes.grid(**GRID)
@@ -137,21 +139,21 @@ def strengths_figure(searches: Mapping[str, Mapping[str, Any]], style: Styles) -
         return encode(figure, "svg")
 
 
-def convergence_figure(traces: Mapping[str, Mapping[str, Any]], style: Styles) -> bytes:
+def convergence_figure(traces: Mapping[str, Convergence], style: Styles) -> bytes:
     """Returns an SVG: mean absolute change of a pixel in each iteration, on a log axis.
 
     Args:
-      traces: "convergence" of metrics.json by method.
+      traces: by method.
       style: see `styles`.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6 + max(0, len(traces) - 12) * 0.16), layout="constrained")
         axes = figure.subplots()
         for name, trace in traces.items():
-            change = np.array(trace["change"], float)
+            change = np.array(trace.change, float)
             change[change <= 0] = np.nan  # a log axis has no place for 0
-            axes.plot(trace["iteration"], change, label=plain(name), lw=1.4, **style[name])
-        axes.set_yscale(_log(value for trace in traces.values() for value in trace["change"]))
+            axes.plot(trace.iteration, change, label=plain(name), lw=1.4, **style[name])
+        axes.set_yscale(_log(value for trace in traces.values() for value in trace.change))
         _write_plainly(axes.yaxis)
         axes.set(xlabel="iteration", ylabel="change of a brain pixel, sd")
         axes.grid(**GRID)

@@ -3,14 +3,14 @@
 import base64
 import datetime
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from lgjax.evaluation import published
+from lgjax.evaluation import published, records
 from lgjax.evaluation.measure import Result
-from lgjax.methods.names import RATES
+from lgjax.methods.names import MASK_RATE, RATES
 from lgjax.report import charts, tables, text
 from lgjax.report.tables import Row
 
@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 def render(
     results: Sequence[Result],
     pictures: Sequence[Picture],
-    comparison: Mapping[str, Any] | None = None,
+    comparison: records.Comparison | None = None,
     with_paper: bool = False,
 ) -> str:
     """Returns the report: one HTML page with everything in it, for reading offline and for print.
@@ -52,7 +52,7 @@ def render(
     Args:
       results: the methods, in the order of the tables.
       pictures: of subjects.
-      comparison: see `comparison.compare`; None: there is nothing to compare.
+      comparison: see `compare.compare`; None: there is nothing to compare.
       with_paper: whether the paper's own Table 1 is appended.
     """
     asked = tables.rates(results)
@@ -81,6 +81,7 @@ def render(
         results=results,
         undefined=undefined(results),
         failures=failures(results),
+        fields=records.to_json,
         words=text.describe,
     )
 
@@ -89,22 +90,21 @@ def achieved(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
     """Returns achieved false positive rates in percent, a row for each method and each of its groups."""
     rows = []
     for result in results:
-        groups = [(f"- {kind}", result.metrics["groups"].get(kind)) for kind in tables.kinds(results)]
+        groups = [(f"- {kind}", result.metrics.groups.get(kind)) for kind in tables.kinds(results)]
         for name, found in [(result.name, result.metrics), *groups]:
             if found is not None:
-                values = [found["dice"].get(rate, {}).get("achieved_fpr") for rate in tables.rates(results)]
-                rows.append((name, ["–" if value is None else f"{100 * value:.2f} %" for value in values]))
+                rows.append((name, [tables.achieved(found, rate).text for rate in tables.rates(results)]))
     return rows
 
 
 def resolutions(results: Sequence[Result]) -> list[str]:
     """Returns one line for every method whose pooled metrics are not exact: how far off they can be."""
     return [
-        f"{result.name}: so many voxels that scores were rounded to {found['score_bits']} of 32 bits for the pooled "
-        f"metrics; AUC is within {found['auc_resolution']:.1g} of the exact one, AUPRC within "
-        f"{found['auprc_resolution']:.1g}."
+        f"{result.name}: so many voxels that scores were rounded to {found.score_bits} of 32 bits for the pooled "
+        f"metrics; AUC is within {found.auc_resolution:.1g} of the exact one, AUPRC within "
+        f"{found.auprc_resolution:.1g}."
         for result in results
-        if (found := result.metrics)["auc_resolution"]
+        if (found := result.metrics).auc_resolution
     ]
 
 
@@ -112,14 +112,14 @@ def undefined(results: Sequence[Result]) -> list[str]:
     """Returns one line for every null in metrics.json and the reason for it, with the methods it holds for."""
     reasons: dict[str, dict[str, str]] = {}
     for result in results:
-        for key, reason in result.metrics["reasons"].items():
+        for key, reason in result.metrics.reasons.items():
             reasons.setdefault(key, {})[result.name] = reason
     return [f"{key}: {tables.by_text(by_name, len(results))}" for key, by_name in reasons.items()]
 
 
 def failures(results: Sequence[Result]) -> list[str]:
     """Returns one line for every subject that was not evaluated."""
-    return [f"{result.name}: {name}: {text}" for result in results for name, text in result.metrics["failed"].items()]
+    return [f"{result.name}: {name}: {text}" for result in results for name, text in result.metrics.failed.items()]
 
 
 def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -128,21 +128,22 @@ def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
     With several methods, the median of each kind by the first method's Dice. Healthy subjects are ordered by
     their false positive rate.
     """
-    common = set.intersection(*({row["participant_id"] for row in result.rows} for result in results))
-    rows = [row for row in results[0].rows if row["participant_id"] in common]
+    common = set.intersection(*({row.participant_id for row in result.rows} for result in results))
+    rows = [row for row in results[0].rows if row.participant_id in common]
     chosen = []
-    for kind in sorted({row["kind"] for row in rows}):
-        for lesion, key, measure in ((True, "dice_0.01", "Dice"), (False, "fpr_0.01", "false positive rate")):
-            group = [row for row in rows if row["kind"] == kind and (row["lesion_voxels"] > 0) == lesion]
-            group.sort(key=operator.itemgetter("participant_id"))
-            group = [group[index] for index in np.argsort([row.get(key) or 0.0 for row in group], stable=True)]
-            for index, rank in _picks(len(group), several=len(results) > 1).items():
-                value = group[index].get(key)
+    for kind in sorted({row.kind for row in rows}):
+        for lesion, measure in ((True, "Dice"), (False, "false positive rate")):
+            group = [row for row in rows if row.kind == kind and (row.lesion_voxels > 0) == lesion]
+            group.sort(key=operator.attrgetter("participant_id"))
+            values = [(row.dice if lesion else row.fpr).get(MASK_RATE) for row in group]
+            order = np.argsort([value or 0.0 for value in values], stable=True)
+            for place, rank in _picks(len(group), several=len(results) > 1).items():
+                row, value = group[order[place]], values[order[place]]
                 number = f"{rank} {measure} of its group, {value:.3f}" if value is not None else ""
-                volume = f"{group[index]['lesion_ml']:.1f} mL of lesion" if lesion else "no lesion"
+                volume = f"{row.lesion_ml:.1f} mL of lesion" if lesion else "no lesion"
                 method = f" ({results[0].name})" if len(results) > 1 and number else ""
                 caption = ", ".join(part for part in (kind, volume, number + method) if part)
-                chosen.append((group[index]["participant_id"], caption))
+                chosen.append((row.participant_id, caption))
     return chosen
 
 
@@ -150,15 +151,15 @@ def _charts(results: Sequence[Result], asked: Sequence[str]) -> dict[str, bytes]
     """Returns the charts that there is something to draw in, SVG by name."""
     style = charts.styles([result.name for result in results])
     curves = {result.name: result.curves for result in results if result.curves is not None}
-    complete = [result for result in results if list(result.metrics["thresholds"]) == list(asked)]
-    searches = {result.name: found for result in results if (found := result.metrics["search"])}
-    traces = {result.name: found for result in results if (found := result.metrics["convergence"])}
+    complete = [result for result in results if list(result.metrics.thresholds) == list(asked)]
+    searches = {result.name: found for result in results if (found := result.metrics.search)}
+    traces = {result.name: trace for result in results if (trace := result.metrics.convergence)}
     drawn = {}
     if curves:
         drawn["curves"] = charts.curves_figure(curves, style)
     if asked and complete:
         drawn["strips"] = charts.strips_figure({item.name: item.rows for item in complete}, asked)
-        drawn["rates"] = charts.rates_figure({item.name: item.metrics["dice"] for item in complete}, style)
+        drawn["rates"] = charts.rates_figure({item.name: item.metrics.dice for item in complete}, style)
     if searches:
         drawn["strengths"] = charts.strengths_figure(searches, style)
     if traces:
@@ -177,8 +178,8 @@ def _groups(results: Sequence[Result], asked: Sequence[str]) -> list[tuple[str, 
 
 
 def _has_lesion(results: Sequence[Result], kind: str) -> bool:
-    groups = (result.metrics["groups"].get(kind) for result in results)
-    return any(group and group["n_with_lesion"] for group in groups)
+    groups = (result.metrics.groups.get(kind) for result in results)
+    return any(group and group.n_with_lesion for group in groups)
 
 
 def _picks(size: int, several: bool) -> dict[int, str]:

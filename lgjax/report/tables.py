@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lgjax.evaluation import published
+from lgjax.evaluation.bootstrap import Summary
 from lgjax.evaluation.measure import Result
+from lgjax.evaluation.records import Comparison, Difference, Group, Metrics
 from lgjax.methods.names import MASK_RATE, RATES
 from lgjax.report.text import NOTICE, describe
 
@@ -27,10 +29,10 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One number of every method: how to read it from metrics.json, and which of two values is better."""
+    """One number of every method: how to read it from its metrics, and which of two values is better."""
 
     heading: str
-    read: Callable[[Mapping[str, Any]], Cell]
+    read: Callable[[Group], Cell]
     better: Callable[..., Any] | None  # max, min, or None where methods do not compete
 
 
@@ -43,8 +45,8 @@ def cell(value: float | None, std: float | None = None, ci95: Sequence[float] | 
 
 
 def rates(results: Sequence[Result]) -> list[str]:
-    """Returns the asked false positive rates of all methods, ascending, as written in metrics.json."""
-    return sorted({rate for result in results for rate in result.metrics["thresholds"]}, key=float)
+    """Returns the asked false positive rates of all methods, ascending."""
+    return sorted({rate for result in results for rate in result.metrics.thresholds}, key=float)
 
 
 def percent(rate: str) -> str:
@@ -55,21 +57,21 @@ def percent(rate: str) -> str:
 def paper_columns(asked: Sequence[str]) -> list[Column]:
     """Returns the columns of the paper's Table 1: Dice at every false positive rate, AUC, time of an iteration."""
     dice = [Column(f"Dice {percent(rate)}", _dice_reader(rate), max) for rate in asked]
-    auc = Column("AUC", lambda found: cell(found["auc"], None, found["ci95"]["auc"]), max)
+    auc = Column("AUC", lambda found: cell(found.auc, None, found.ci95.auc), max)
     return [*dice, auc, Column("s/iteration", _seconds, min)]
 
 
 def our_columns() -> list[Column]:
     """Returns what the paper does not report; all but the first two in the mask at 1 % false positives."""
     return [
-        Column("AUPRC", lambda found: cell(found["auprc"], None, found["ci95"]["auprc"]), max),
-        Column("oracle Dice", lambda found: cell(found["dice_oracle"]), max),
-        Column("FPR at 1 %", lambda found: _achieved(found, MASK_RATE), None),
-        Column("sensitivity", _lesion_wise_reader("sensitivity"), max),
-        Column("PPV", _lesion_wise_reader("ppv"), max),
-        Column("F1", _lesion_wise_reader("f1"), max),
-        Column("HD95, mm", lambda found: _summary(found["hd95"], 1), min),
-        Column("healthy FP, mL", lambda found: _summary(found["healthy_fp_ml"], 2), min),
+        Column("AUPRC", lambda found: cell(found.auprc, None, found.ci95.auprc), max),
+        Column("oracle Dice", lambda found: cell(found.dice_oracle), max),
+        Column("FPR at 1 %", _achieved_reader(MASK_RATE), None),
+        Column("sensitivity", lambda found: _lesions(found, lambda item: item.sensitivity), max),
+        Column("PPV", lambda found: _lesions(found, lambda item: item.ppv), max),
+        Column("F1", lambda found: _lesions(found, lambda item: item.f1), max),
+        Column("HD95, mm", lambda found: _summary(found.hd95, 1), min),
+        Column("healthy FP, mL", lambda found: _summary(found.healthy_fp_ml, 2), min),
     ]
 
 
@@ -83,7 +85,7 @@ def kind_columns(asked: Sequence[str]) -> list[Column]:
     """Returns short columns for groups of subjects: mean Dice, AUC and the achieved false positive rates."""
     dice = [Column(f"Dice {percent(rate)}", _mean_reader(rate), max) for rate in asked]
     achieved = [Column(f"FPR {percent(rate)}", _achieved_reader(rate), None) for rate in asked]
-    return [*dice, Column("AUC", lambda found: cell(found["auc"]), max), *achieved]
+    return [*dice, Column("AUC", lambda found: cell(found.auc), max), *achieved]
 
 
 def lesion_columns(asked: Sequence[str]) -> list[Column]:
@@ -100,10 +102,10 @@ def table(results: Sequence[Result], columns: Sequence[Column], kind: str | None
       columns: what to show.
       kind: restricts the table to one group of subjects.
     """
-    sets = [(result.name, result.metrics) for result in results]
+    sets: list[tuple[str, Group]] = [(result.name, result.metrics) for result in results]
     if kind is not None:
-        sets = [(name, found["groups"][kind]) for name, found in sets if kind in found["groups"]]
-    rows = [Row(name, found["n_subjects"], [column.read(found) for column in columns]) for name, found in sets]
+        sets = [(item.name, item.metrics.groups[kind]) for item in results if kind in item.metrics.groups]
+    rows = [Row(name, found.n_subjects, [column.read(found) for column in columns]) for name, found in sets]
     return mark(rows, columns)
 
 
@@ -122,7 +124,7 @@ def mark(rows: list[Row], columns: Sequence[Column]) -> list[Row]:
 
 def kinds(results: Sequence[Result]) -> list[str]:
     """Returns the groups worth a table of their own: none where all subjects are of one kind."""
-    found = sorted({kind for result in results for kind in result.metrics["groups"]})
+    found = sorted({kind for result in results for kind in result.metrics.groups})
     return found if len(found) > 1 else []
 
 
@@ -142,26 +144,26 @@ def paper_table() -> list[Row]:
     ]
 
 
-def differences(comparison: Mapping[str, Any], asked: Sequence[str]) -> list[Row]:
+def differences(comparison: Comparison, asked: Sequence[str]) -> list[Row]:
     """Returns a row for each other method: Dice at every rate, AUC, AUPRC; marked: the interval excludes 0."""
     return [
         Row(
-            row["against"],
-            row["n_subjects"],
-            [_difference(entry) for entry in [*(row["dice"].get(rate) for rate in asked), row["auc"], row["auprc"]]],
+            row.against,
+            row.n_subjects,
+            [_difference(entry) for entry in [*(row.dice.get(rate) for rate in asked), row.auc, row.auprc]],
         )
-        for row in comparison["rows"]
+        for row in comparison.rows
     ]
 
 
 def title(results: Sequence[Result]) -> str:
     """Returns on what was measured, and on what the models were trained."""
-    count = max(results, key=lambda result: result.metrics["n_subjects"])
-    groups = ", ".join(f"{found['n_subjects']} {kind}" for kind, found in count.metrics["groups"].items())
-    labels = sorted({result.metrics["provenance"]["labels"] for result in results})
-    trained = by_text({result.name: describe(result.metrics["provenance"]["trained_on"]) for result in results})
-    measured = f"{count.metrics['n_subjects']} subjects of {', '.join(labels)}" + (f" ({groups})" if groups else "")
-    scores = ", ".join(sorted({result.metrics["score"] for result in results}))
+    count = max(results, key=lambda result: result.metrics.n_subjects)
+    groups = ", ".join(f"{found.n_subjects} {kind}" for kind, found in count.metrics.groups.items())
+    labels = sorted({result.metrics.provenance.labels for result in results})
+    trained = by_text({result.name: describe(result.metrics.provenance.trained_on) for result in results})
+    measured = f"{count.metrics.n_subjects} subjects of {', '.join(labels)}" + (f" ({groups})" if groups else "")
+    scores = ", ".join(sorted({result.metrics.score for result in results}))
     return f"Measured on {measured}. Trained on {trained}. Score: {scores}."
 
 
@@ -169,16 +171,16 @@ def conditions(results: Sequence[Result]) -> list[str]:
     """Returns what limits the reading of the tables: the batch and device behind the times, slices left out."""
     timed = {}
     for result in results:
-        time = result.metrics["seconds_per_iteration"]
-        if time["median"] is not None:
-            size = "of {} slices".format(time["batch_size"]) if time["batch_size"] else "of a size not stated"
-            grid = " of {}x{}".format(*time["grid"]) if time["grid"] else ""
-            timed[result.name] = f"batches {size}{grid} on {result.metrics['provenance']['device']}"
+        time = result.metrics.seconds_per_iteration
+        if time.median is not None:
+            size = f"of {time.batch_size} slices" if time.batch_size else "of a size not stated"
+            grid = " of {}x{}".format(*time.grid) if time.grid else ""
+            timed[result.name] = f"batches {size}{grid} on {result.metrics.provenance.device}"
     skipped = {
         result.name: f"1 of {step} axial slices was restored and measured; volumes in mL count these slices only, and "
         "lesion-wise metrics and HD95 know nothing of those between"
         for result in results
-        if (step := result.metrics["slice_step"]) > 1
+        if (step := result.metrics.slice_step) > 1
     }
     lines = [f"s/iteration: median over subjects, {by_text(timed)}."] if timed else []
     return lines + ([f"Subsampled: {by_text(skipped, len(results))}."] if skipped else [])
@@ -194,7 +196,7 @@ def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:
     return "; ".join(f"{text} ({', '.join(members)})" for text, members in names.items())
 
 
-def markdown(results: Sequence[Result], comparison: Mapping[str, Any] | None = None, with_paper: bool = False) -> str:
+def markdown(results: Sequence[Result], comparison: Comparison | None = None, with_paper: bool = False) -> str:
     """Returns all tables, aligned for a terminal and valid as Markdown, the paper's columns first."""
     asked = rates(results)
     kind_rows = []
@@ -218,8 +220,8 @@ def markdown(results: Sequence[Result], comparison: Mapping[str, Any] | None = N
         texts = [[item.text + ("*" if item.best else "") for item in row.cells] for row in rows]
         lines = [[row.name, str(row.n), *cells] for row, cells in zip(rows, texts, strict=True)]
         parts += [
-            f"{comparison['method']} minus each other method, same subjects; * the 95 % interval excludes 0 (paired "
-            f"bootstrap, {comparison['resamples']} resamples).",
+            f"{comparison.method} minus each other method, same subjects; * the 95 % interval excludes 0 (paired "
+            f"bootstrap, {comparison.resamples} resamples).",
             aligned(["minus", *headings], lines),
         ]
     parts += [
@@ -251,45 +253,46 @@ def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return aligned(["method", "n", *(column.heading for column in columns)], lines)
 
 
-def _dice_reader(rate: str) -> Callable[[Mapping[str, Any]], Cell]:
-    return lambda found: _summary(found["dice"].get(rate, {"mean": None}))
-
-
-def _mean_reader(rate: str) -> Callable[[Mapping[str, Any]], Cell]:
-    return lambda found: cell(found["dice"].get(rate, {"mean": None})["mean"])
-
-
-def _achieved_reader(rate: str) -> Callable[[Mapping[str, Any]], Cell]:
-    return lambda found: _achieved(found, rate)
-
-
-def _lesion_wise_reader(key: str) -> Callable[[Mapping[str, Any]], Cell]:
-    return lambda found: cell(found["lesion_wise"][key], None, found["lesion_wise"]["ci95"][key])
-
-
-def _interval_reader(read: Callable[[Mapping[str, Any]], Cell]) -> Callable[[Mapping[str, Any]], Cell]:
-    return lambda found: Cell(None, read(found).interval or "–")
-
-
-def _summary(entry: Mapping[str, Any], digits: int = 3) -> Cell:
-    return cell(entry["mean"], entry.get("std"), entry.get("ci95"), digits)
-
-
-def _achieved(found: Mapping[str, Any], rate: str) -> Cell:
-    value = found["dice"].get(rate, {"achieved_fpr": None})["achieved_fpr"]
+def achieved(found: Group, rate: str) -> Cell:
+    """Returns the achieved false positive rate where a rate was asked, in percent."""
+    value = found.dice[rate].achieved_fpr if rate in found.dice else None
     return Cell(value, "–" if value is None else f"{100 * value:.2f} %")
 
 
-def _seconds(found: Mapping[str, Any]) -> Cell:
-    median = found["seconds_per_iteration"]["median"]
+def _dice_reader(rate: str) -> Callable[[Group], Cell]:
+    return lambda found: _summary(found.dice.get(rate))
+
+
+def _mean_reader(rate: str) -> Callable[[Group], Cell]:
+    return lambda found: cell(found.dice[rate].mean if rate in found.dice else None)
+
+
+def _achieved_reader(rate: str) -> Callable[[Group], Cell]:
+    return lambda found: achieved(found, rate)
+
+
+def _interval_reader(read: Callable[[Group], Cell]) -> Callable[[Group], Cell]:
+    return lambda found: Cell(None, read(found).interval or "–")
+
+
+def _summary(entry: Summary | None, digits: int = 3) -> Cell:
+    return cell(entry.mean, entry.std, entry.ci95, digits) if entry else cell(None)
+
+
+def _lesions(found: Group, read: Callable[[Any], Any]) -> Cell:
+    return cell(read(found.lesion_wise), None, read(found.lesion_wise.ci95))
+
+
+def _seconds(found: Group) -> Cell:
+    median = found.seconds_per_iteration.median if isinstance(found, Metrics) else None
     return Cell(median, "–" if median is None else f"{median:.3f}" if median >= 0.1 else f"{median:.2g}")
 
 
-def _difference(entry: Mapping[str, Any] | None) -> Cell:
-    if entry is None or entry["difference"] is None:
+def _difference(entry: Difference | None) -> Cell:
+    if entry is None or entry.difference is None:
         return Cell(None, "–")
-    interval = "[{:+.3f}, {:+.3f}]".format(*entry["ci95"]) if entry["ci95"] else ""
-    return Cell(entry["difference"], f"{entry['difference']:+.3f}", interval, bool(entry["excludes_zero"]))
+    interval = "[{:+.3f}, {:+.3f}]".format(*entry.ci95) if entry.ci95 else ""
+    return Cell(entry.difference, f"{entry.difference:+.3f}", interval, bool(entry.excludes_zero))
 
 
 def _printed(item: Cell) -> float:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import lgjax
 from lgjax.derivatives.read import Prediction, read_predictions
-from lgjax.evaluation import compare, published
-from lgjax.evaluation.measure import Result, evaluate, reference_mask
+from lgjax.evaluation import compare, published, records, references
+from lgjax.evaluation.measure import Result, evaluate
+from lgjax.evaluation.references import References
 from lgjax.methods.names import MASK_RATE
 from lgjax.report import tables, text
 from lgjax.report.page import Picture, failures, pictured_subjects, render
@@ -40,9 +41,9 @@ def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
     anomaly = prediction.read("desc-anomaly_T2w")
     nifti.check_same_grid(anomaly, image)
     brain = prediction.mask("desc-brain_mask", anomaly)
-    reference = reference_mask(subject, anomaly)
+    reference = references.mask(subject, anomaly)
     index = shown_slice(*(radiological(mask, anomaly.affine) for mask in (reference & brain, brain)))
-    has_mask = MASK_RATE in prediction.sidecar["Thresholds"]
+    has_mask = MASK_RATE in prediction.sidecar.thresholds
     detected = prediction.detected(MASK_RATE, anomaly) if has_mask else None
     has_restored = prediction.path("desc-restored_T2w").exists()  # GMM and others restore nothing
     restored = prediction.read("desc-restored_T2w").data if has_restored else None
@@ -53,11 +54,10 @@ def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
 
 def save(result: Result, folder: pathlib.Path) -> None:
     """Writes metrics.json and subjects.tsv."""
-    failed = [{"participant_id": name, "status": text} for name, text in result.metrics["failed"].items()]
-    rows = [{**row, "status": "ok"} for row in result.rows] + failed
+    rows = records.lines(result.rows, result.metrics.failed)
     lines = ["\t".join(rows[0])] + ["\t".join(text.cell(row.get(key)) for key in rows[0]) for row in rows]
     atomic_write(folder / "subjects.tsv", "\n".join(lines) + "\n")
-    atomic_write(folder / "metrics.json", json.dumps(result.metrics, indent=2, allow_nan=False) + "\n")
+    atomic_write(folder / "metrics.json", json.dumps(records.to_json(result.metrics), indent=2, allow_nan=False) + "\n")
 
 
 def run_evaluation(
@@ -90,28 +90,28 @@ def run_evaluation(
     present = [folder for folder in folders if any(folder.glob("sub-*/anat"))] or folders[:1]
     named = _names(present)
     against = _compared(against, list(named.values()))
-    subjects = sources.find(labels, assume_ras=assume_ras)
+    known = references.by_identifier(labels, sources.find(labels, assume_ras=assume_ras))
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
     remedy = "Run lgjax.restore again, or name another folder"
     faults = [InputError(path, "holds no sub-*/anat folder", remedy) for path in folders if path not in present]
     for folder, name in named.items():
         try:
-            found[folder] = evaluate(folder, subjects, labels)._replace(name=name)
+            found[folder] = evaluate(folder, known)._replace(name=name)
         except InputError as error:
             faults.append(error)
         else:
             save(found[folder], output / name if len(folders) > 1 else output)
     if not found:
         raise faults[0]
-    found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics["method"])))
-    table, page = _save_comparison(found, subjects, against, output, with_paper, command)
+    found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
+    table, page = _save_comparison(found, known, against, output, with_paper, command)
     return Written(table, page, [str(fault) for fault in faults] + failures(list(found.values())))
 
 
 def _save_comparison(
     found: Mapping[pathlib.Path, Result],
-    subjects: Sequence[sources.Subject],
+    known: References,
     against: str | None,
     output: pathlib.Path,
     with_paper: bool,
@@ -126,27 +126,27 @@ def _save_comparison(
     atomic_write(output / table_name, table)
     record = as_json(results, differences, with_paper, command)
     atomic_write(output / json_name, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    page = render(results, _pictures(found, subjects, against), differences, with_paper)
+    page = render(results, _pictures(found, known, against), differences, with_paper)
     atomic_write(output / page_name, page)
     return table, output / page_name
 
 
 def as_json(
-    results: Sequence[Result], differences: Mapping[str, Any] | None, with_paper: bool, command: str
+    results: Sequence[Result], differences: records.Comparison | None, with_paper: bool, command: str
 ) -> dict[str, Any]:
     """Returns the table for programs: a row is metrics.json of a method with its name."""
     record = {
         "title": tables.title(results),
         "conditions": tables.conditions(results),
         "notice": text.NOTICE,
-        "device": sorted({result.metrics["provenance"]["device"] for result in results}),
-        "rows": [{"name": result.name, **result.metrics} for result in results],
-        "comparison": differences,
+        "device": sorted({result.metrics.provenance.device for result in results}),
+        "rows": [{"name": result.name, **records.to_json(result.metrics)} for result in results],
+        "comparison": differences and records.to_json(differences),
         "provenance": {
             "command": command,
             "version": lgjax.__version__,
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "predictions": [result.metrics["provenance"]["predictions"] for result in results],
+            "predictions": [result.metrics.provenance.predictions for result in results],
         },
     }
     if with_paper:
@@ -165,7 +165,7 @@ def _names(folders: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     methods = {}
     for folder in folders:
         finished = read_predictions(folder)[0]
-        methods[folder] = next(iter(finished.values())).sidecar["Method"] if finished else folder.resolve().name
+        methods[folder] = next(iter(finished.values())).sidecar.method if finished else folder.resolve().name
     names = {}
     for folder, method in methods.items():
         several = list(methods.values()).count(method) > 1
@@ -191,21 +191,18 @@ def _probe(output: pathlib.Path) -> None:
     probe.unlink()
 
 
-def _pictures(
-    results: Mapping[pathlib.Path, Result], subjects: Sequence[sources.Subject], against: str | None
-) -> list[Picture]:
+def _pictures(results: Mapping[pathlib.Path, Result], known: References, against: str | None) -> list[Picture]:
     """Returns the pictures of a few subjects of every kind; a subject that cannot be pictured is left out.
 
     Which ones is decided by the method that is compared, or else the first.
     """
-    references = {subject.identifier: subject for subject in subjects}
     predictions = {folder: read_predictions(folder)[0] for folder in results}
     pictures = []
     for name, caption in pictured_subjects(sorted(results.values(), key=lambda item: item.name != against)):
         panels = {}
         for folder, result in results.items():
             try:
-                panels[result.name] = picture(predictions[folder][name], references[name])
+                panels[result.name] = picture(predictions[folder][name], known.subjects[name])
             except LgjaxError as error:
                 LOG.warning("no picture of %s: %s", name, error)
         if panels:

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from configs import common
 from lgjax import eval as door
 from lgjax import models, restore
-from lgjax.evaluation import measure, metrics, published, tally
+from lgjax.evaluation import measure, metrics, published, records, references, tally
 from lgjax.evaluation.measure import evaluate
 from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
@@ -92,6 +92,10 @@ def folders(tmp_path):
     return write_predictions(tmp_path / "restored", labels), labels, tmp_path / "out"
 
 
+def found_in(labels):
+    return references.by_identifier(str(labels), sources.find(str(labels)))
+
+
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -145,13 +149,13 @@ def test_one_method_end_to_end(folders, capsys):
 
 def test_the_healthy_group_has_nulls_with_reasons(folders):
     predictions, labels, _ = folders
-    found = evaluate(predictions, sources.find(str(labels)), "labels").metrics["groups"]["healthy"]
-    assert (found["auc"], found["auprc"], found["dice_oracle"]) == (None, None, None)
-    assert found["dice"]["0.01"]["mean"] is None
-    assert found["dice"]["0.01"]["achieved_fpr"] > 0
-    assert found["lesion_wise"]["f1"] is None
+    found = evaluate(predictions, found_in(labels)).metrics.groups["healthy"]
+    assert (found.auc, found.auprc, found.dice_oracle) == (None, None, None)
+    assert found.dice["0.01"].mean is None
+    assert found.dice["0.01"].achieved_fpr > 0
+    assert found.lesion_wise.f1 is None
     for key in ("auc", "auprc", "dice_oracle", "dice/0.01/mean", "dice/0.01/ci95", "lesion_wise/f1"):
-        assert found["reasons"][key]
+        assert found.reasons[key]
 
 
 def nulls(found, path=""):
@@ -164,9 +168,9 @@ def nulls(found, path=""):
 
 def test_every_null_has_a_reason(folders):
     predictions, labels, _ = folders
-    result = evaluate(predictions, sources.find(str(labels)), "labels")
-    for found in (result.metrics, *result.metrics["groups"].values()):
-        assert set(nulls(found)) == set(found["reasons"])
+    result = evaluate(predictions, found_in(labels))
+    for found in (result.metrics, *result.metrics.groups.values()):
+        assert set(nulls(records.to_json(found))) == set(found.reasons)
 
 
 def test_subjects_table(folders):
@@ -257,9 +261,9 @@ def test_a_damaged_sidecar_fails_its_subject_alone(folders, change):
     edit(sidecar_of(predictions, "sub-02"), **change)
     if change == {"SliceStep": 10**400}:  # a whole number: another experiment
         with pytest.raises(UsageError, match="mixes experiments"):
-            evaluate(predictions, sources.find(str(labels)), "labels")
+            evaluate(predictions, found_in(labels))
         return
-    failed = evaluate(predictions, sources.find(str(labels)), "labels").metrics["failed"]
+    failed = evaluate(predictions, found_in(labels)).metrics.failed
     assert list(failed) == ["sub-02"]
     (key,) = change
     assert (key in failed["sub-02"]) or "not JSON compliant" in failed["sub-02"]
@@ -276,26 +280,26 @@ def test_every_third_slice_of_a_lesion_is_one_lesion(folders, tmp_path):
     start = sparse / "sub-01" / "anat"
     images.save(start / "sub-01_space-orig_desc-brain_mask.nii.gz", brain, PIL)
     images.save(start / "sub-01_space-orig_label-lesion_desc-fpr1_mask.nii.gz", detected * brain, PIL)
-    result = evaluate(sparse, sources.find(str(labels)), "labels")
+    result = evaluate(sparse, found_in(labels))
     row = result.rows[0]
     inside = (label > 0) & (brain == 1)
-    assert row["lesion_ml"] == pytest.approx(inside.sum() * 3 / 1000)
-    assert row["predicted_components"] == 1  # in slices 3 apart, without the slices in between
-    assert row["reference_lesions"] == 1
-    assert row["lesion_outside_brain_voxels"] == 0  # slices that were not looked at are not said to miss lesions
+    assert row.lesion_ml == pytest.approx(inside.sum() * 3 / 1000)
+    assert row.predicted_components == 1  # in slices 3 apart, without the slices in between
+    assert row.reference_lesions == 1
+    assert row.lesion_outside_brain_voxels == 0  # slices that were not looked at are not said to miss lesions
     # HD95 as of an image that holds those slices alone, three voxels apart.
     spaced = PIL @ np.diag([1, 3, 1, 1])
-    assert row["hd95"] == pytest.approx(
+    assert row.hd95 == pytest.approx(
         metrics.hd95(detected[:, 1::3], (label > 0)[:, 1::3] & (brain == 1)[:, 1::3], spaced)
     )
-    assert row["reference_voxels"] == (label > 0).sum()
-    assert result.metrics["slice_step"] == 3
+    assert row.reference_voxels == (label > 0).sum()
+    assert result.metrics.slice_step == 3
 
 
 def test_no_more_than_the_tally_and_a_coarse_histogram_stays_of_a_subject(folders, monkeypatch):
     predictions, labels, _ = folders
-    subjects = sources.find(str(labels))
-    exact = evaluate(predictions, subjects, "labels").metrics["auc"]
+    known = found_in(labels)
+    exact = evaluate(predictions, known).metrics.auc
     original, seen, alive = tally.count, [], []
 
     def count(scores, lesion):
@@ -304,7 +308,7 @@ def test_no_more_than_the_tally_and_a_coarse_histogram_stays_of_a_subject(folder
         return original(scores, lesion)
 
     monkeypatch.setattr(measure.tally, "count", count)
-    assert evaluate(predictions, subjects, "labels").metrics["auc"] == exact
+    assert evaluate(predictions, known).metrics.auc == exact
     assert alive == [0, 0, 0, 0]  # the scores of earlier subjects are gone when the next one is counted
 
 
@@ -327,31 +331,31 @@ def test_missing_unfinished_and_broken_subjects_are_said_and_the_rest_is_written
 def test_a_reference_without_prediction_is_missing(folders):
     predictions, labels, _ = folders
     write_labels(labels, {**KINDS, "sub-07": "ms"})
-    result = evaluate(predictions, sources.find(str(labels)), "labels")
-    assert "no prediction" in result.metrics["failed"]["sub-07"]
+    result = evaluate(predictions, found_in(labels))
+    assert "no prediction" in result.metrics.failed["sub-07"]
 
 
 def test_a_reference_on_another_grid_fails_that_subject(folders):
     predictions, labels, _ = folders
     path = labels / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
     images.save(path, subject(0, "glioma")[1], PIL + np.eye(4)[:, [0, 1, 3, 2]] * [[0], [0], [4], [0]])
-    result = evaluate(predictions, sources.find(str(labels)), "labels")
-    assert "mm away" in result.metrics["failed"]["sub-01"]
+    result = evaluate(predictions, found_in(labels))
+    assert "mm away" in result.metrics.failed["sub-01"]
 
 
 def test_a_scan_that_was_not_the_restored_one_is_counted(folders):
     predictions, labels, _ = folders
     edit(sidecar_of(predictions, "sub-02"), InputSHA256="0" * 64)
-    assert evaluate(predictions, sources.find(str(labels)), "labels").metrics["other_scans"] == 1
+    assert evaluate(predictions, found_in(labels)).metrics.other_scans == 1
 
 
 def test_nothing_to_evaluate_is_an_error(folders, tmp_path):
     predictions, labels, _ = folders
     with pytest.raises(InputError, match="no subject could be evaluated"):
-        evaluate(predictions, [], str(labels))
+        evaluate(predictions, references.by_identifier("labels", []))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"no sub-\*/anat"):
-        evaluate(tmp_path / "empty", [], str(labels))
+        evaluate(tmp_path / "empty", found_in(labels))
 
 
 def test_a_calibration_subject_among_the_test_subjects_is_an_error(folders):
@@ -368,15 +372,15 @@ def test_duplicates_are_errors(folders):
     predictions, labels, _ = folders
     subjects = sources.find(str(labels))
     with pytest.raises(UsageError, match="two references of sub-01"):
-        evaluate(predictions, [*subjects, subjects[0]], "labels")
+        references.by_identifier("labels", [*subjects, subjects[0]])
     same = json.loads(sidecar_of(predictions, "sub-01").read_text())["InputSHA256"]
     edit(sidecar_of(predictions, "sub-02"), InputSHA256=same)
     with pytest.raises(UsageError, match=r"sub-01 and sub-02 .*same scan"):
-        evaluate(predictions, subjects, "labels")
+        evaluate(predictions, found_in(labels))
     anat = predictions / "sub-01" / "anat"
     (anat / "sub-01_run-2_space-orig_desc-anomaly_T2w.nii.gz").touch()
     with pytest.raises(UsageError, match="2 anomaly maps"):
-        evaluate(predictions, subjects, "labels")
+        evaluate(predictions, found_in(labels))
 
 
 @pytest.mark.parametrize(
@@ -386,7 +390,7 @@ def test_mixed_experiments_are_an_error(folders, change):
     predictions, labels, _ = folders
     edit(sidecar_of(predictions, "sub-02"), **change)
     with pytest.raises(UsageError, match=f"mixes experiments: {next(iter(change))}"):
-        evaluate(predictions, sources.find(str(labels)), "labels")
+        evaluate(predictions, found_in(labels))
 
 
 @pytest.mark.parametrize(
@@ -395,8 +399,8 @@ def test_mixed_experiments_are_an_error(folders, change):
 def test_a_sidecar_that_makes_no_sense_fails_its_subject(folders, change):
     predictions, labels, _ = folders
     edit(sidecar_of(predictions, "sub-02"), **change)
-    result = evaluate(predictions, sources.find(str(labels)), "labels")
-    assert next(iter(change)).lower() in result.metrics["failed"]["sub-02"].lower()
+    result = evaluate(predictions, found_in(labels))
+    assert next(iter(change)).lower() in result.metrics.failed["sub-02"].lower()
 
 
 def test_several_methods_share_one_report(folders, tmp_path):

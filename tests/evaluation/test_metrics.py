@@ -239,8 +239,8 @@ def test_summary_leaves_undefined_values_out():
     summary = bootstrap.summarise([0.2, None, 0.4])
     assert (summary.mean, summary.n) == (pytest.approx(0.3), 2)
     assert summary.std == pytest.approx(np.std([0.2, 0.4], ddof=1))
-    assert bootstrap.summarise([None]) == (None, None, None, 0)
-    assert bootstrap.summarise([0.5]) == (0.5, None, None, 1)
+    assert bootstrap.summarise([None]) == bootstrap.Summary(None, None, None, 0)
+    assert bootstrap.summarise([0.5]) == bootstrap.Summary(0.5, None, None, 1)
 
 
 def test_binned_bootstrap_equals_sorting_every_resample():

@@ -1,15 +1,19 @@
 """The table and the page: escaped, offline, complete; figures draw what they are given."""
 
 import base64
+import dataclasses
 import html.parser
 import re
 
+import measured
 import nibabel as nib
 import numpy as np
 import pytest
 
+from lgjax.derivatives.sidecar import Convergence, Search
 from lgjax.evaluation import compare, metrics, published, tally
-from lgjax.evaluation.measure import COARSE, Result, aggregate
+from lgjax.evaluation.measure import Case, Result
+from lgjax.evaluation.records import Dice, Timing
 from lgjax.report import charts, tables
 from lgjax.report.page import Picture, pictured_subjects, render
 from lgjax.report.text import NOTICE
@@ -17,48 +21,49 @@ from lgjax.scans.pictures import Panels, pixel_aspect, radiological, subject_fig
 
 EVIL = "<script>alert('x')</script>"
 RATES = {"0.01": 2.0, "0.05": 1.0}
-SEARCH = {
-    "strength": 2.0,
-    "ssim": 0.953,
-    "curve": [[0.0, 0.2], [0.1, 0.5], [1.0, 0.9], [2.0, 0.953], [9.0, 0.99]],
-    "monotone": True,
-    "reached": True,
-    "target": 0.95,
-}
+SEARCH = Search(
+    strength=2.0,
+    ssim=0.953,
+    curve=[[0.0, 0.2], [0.1, 0.5], [1.0, 0.9], [2.0, 0.953], [9.0, 0.99]],
+    monotone=True,
+    reached=True,
+    target=0.95,
+)
 
 
-def case(seed: int, kind: str, name: str, lift: float):
-    """Returns the line of subjects.tsv and the tally of one made-up subject."""
+def case(seed: int, kind: str, name: str, lift: float) -> Case:
+    """Returns one made-up subject."""
     rng = np.random.default_rng(seed)
-    lesion = rng.random(400) < (0 if kind == "healthy" else 0.1)
-    row = {"participant_id": name, "kind": kind, "brain_voxels": 400, "lesion_voxels": int(lesion.sum())}
-    row |= {"reference_voxels": int(lesion.sum()), "input_sha256": name}
-    row |= {"lesion_ml": 1.0, "lesion_outside_brain_voxels": 0, "same_scan": True, "false_positive_ml": 0.25 * lift}
-    for rate in RATES:
-        row[f"dice_{rate}"] = None if kind == "healthy" else float(rng.random()) * lift / 3
-        row[f"fpr_{rate}"] = float(rng.random()) / 10
-    row |= dict.fromkeys(("sensitivity", "ppv", "f1", "hd95"), None if kind == "healthy" else 0.5)
-    return row, tally.count((rng.normal(size=400) + lift * lesion).astype(np.float32), lesion)
+    healthy = kind == "healthy"
+    lesion = rng.random(400) < (0 if healthy else 0.1)
+    pairs = {rate: (float(rng.random()) * lift / 3, float(rng.random()) / 10) for rate in RATES}
+    row = measured.row(
+        name,
+        kind=kind,
+        lesion_voxels=int(lesion.sum()),
+        reference_voxels=int(lesion.sum()),
+        dice={rate: None if healthy else dice for rate, (dice, _) in pairs.items()},
+        fpr={rate: fpr for rate, (_, fpr) in pairs.items()},
+        false_positive_ml=0.25 * lift,
+        **dict.fromkeys(("sensitivity", "ppv", "f1", "hd95"), None if healthy else 0.5),
+    )
+    return Case(row, tally.count((rng.normal(size=400) + lift * lesion).astype(np.float32), lesion))
 
 
 def result(name: str, lift: float, kinds=("glioma", "glioma", "ms", "healthy"), step: int = 1, **changes) -> Result:
     cases = [case(index, kind, f"sub-{index}{EVIL}", lift) for index, kind in enumerate(kinds)]
-
-    def measured(some):
-        coarse = [tally.coarsen(scores, COARSE) for _, scores in some]
-        return aggregate([row for row, _ in some], coarse, tally.merge([scores for _, scores in some]), list(RATES))
-
-    found, curves = measured(cases)
-    found["groups"] = {kind: measured([item for item in cases if item[0]["kind"] == kind])[0] for kind in set(kinds)}
-    provenance = {"labels": f"data {EVIL}", "trained_on": "phantom:train", "device": "cpu"} | changes
-    found |= {"method": name, "score": "absolute", "thresholds": RATES, "provenance": provenance}
-    found |= {"slice_step": step, "search": SEARCH if lift > 1 else None}
-    time = {"median": 0.125 if lift > 1 else None, "n": 4, "batch_size": 24, "grid": [64, 48]}
-    found |= {"seconds_per_iteration": time}
-    found["convergence"] = {"iteration": [0, 50, 99], "change": [0.1, 0.01, 0.0]} if lift > 1 else None
-    found["failed"] = {f"sub-9{EVIL}": f"broken {EVIL}"}
-    histograms = {row["participant_id"]: tally.coarsen(scores, COARSE) for row, scores in cases}
-    return Result(name, found, [row for row, _ in cases], curves, histograms)
+    about = {"labels": f"data {EVIL}", "trained_on": "phantom:train", "device": "cpu"} | changes
+    return measured.result(
+        name,
+        cases,
+        RATES,
+        slice_step=step,
+        seconds_per_iteration=Timing(0.125 if lift > 1 else None, 4, 24, [64, 48]),
+        search=SEARCH if lift > 1 else None,
+        convergence=Convergence([0, 50, 99], [0.1, 0.01, 0.0]) if lift > 1 else None,
+        failed={f"sub-9{EVIL}": f"broken {EVIL}"},
+        provenance=measured.provenance(**about),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +197,7 @@ def test_the_markdown_tables(results):
     ]
     for table in (theirs, ours, intervals):
         assert [row[0] for row in table[1:]] == ["vae_lg_neural_tv", "intensity"]  # a line for each method
-    assert f"{results[0].metrics['dice']['0.01']['mean']:.3f} ± " in theirs[1][2]
+    assert f"{results[0].metrics.dice['0.01'].mean:.3f} ± " in theirs[1][2]
     assert theirs[1][-1] == "0.125"
     assert theirs[2][-1] == "–"
     assert intervals[1][2].startswith("[0.")
@@ -233,7 +238,7 @@ def test_subsampled_slices_are_said(results):
 
 
 def test_rounded_scores_are_said(results):
-    found = results[0].metrics | {"auc_resolution": 0.0004, "auprc_resolution": 0.002, "score_bits": 24}
+    found = dataclasses.replace(results[0].metrics, auc_resolution=0.0004, auprc_resolution=0.002, score_bits=24)
     page = render([results[0]._replace(metrics=found)], [])
     assert "24 of 32 bits" in page
     assert "0.0004" in page
@@ -287,16 +292,16 @@ def test_figures_survive_extremes():
         panels()._replace(image=np.zeros((30, 24))),
     ):
         assert subject_figure({"$x_1$ müll": panel}).startswith(b"\x89PNG")
-    entries = {"0.01": {"achieved_fpr": 0.0}, "0.05": {"achieved_fpr": None}}
+    entries = {rate: Dice(None, None, None, 0, achieved) for rate, achieved in (("0.01", 0.0), ("0.05", None))}
     assert b"<svg" in charts.rates_figure({"$a$": entries}, charts.styles(["$a$"]))
     line = metrics.Curves((np.array([0, 1]), np.array([0, 1])), (np.array([1.0]), np.array([0.5])), 0.5)
     many = {f"method_{index}": line for index in range(13)}
     style = charts.styles(list(many))
     assert len({str(item) for item in style.values()}) == 13  # all told apart
     assert b"<svg" in charts.curves_figure(many, style)
-    flat = {"$a$": {"iteration": [0], "change": [0.0]}}
+    flat = {"$a$": Convergence([0], [0.0])}
     assert b"<svg" in charts.convergence_figure(flat, charts.styles(["$a$"]))
-    lost = SEARCH | {"curve": [[0.0, 0.9]], "strength": 0.0, "reached": False}
+    lost = dataclasses.replace(SEARCH, curve=[[0.0, 0.9]], strength=0.0, reached=False)
     assert b"<svg" in charts.strengths_figure({"$a$": lost}, charts.styles(["$a$"]))
 
 
