@@ -131,7 +131,7 @@ def test_the_notebook_runs(place, monkeypatch):
     assert "Picture" in figure
     assert (place / "shown.png").read_bytes().startswith(b"\x89PNG")
     assert lesions.startswith("[Lesion(")
-    number = re.compile(r"float\w*\(([\d.]+)\)")
+    number = re.compile(r"float\w*\(([\d.e+-]+)\)")
     assert 0 <= float(number.search(dice)[1]) <= 1
     inside, outside = map(float, number.findall(change))
     assert inside > outside  # the neighbourhood prior, which needs no training, finds the tumour
