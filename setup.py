@@ -45,7 +45,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "hypothesis>=6.100",
             "scikit-learn>=1.5",
             "surface-distance>=0.1",  # oracle of HD95

@@ -5,4 +5,4 @@ ruff check lgjax configs tests benchmarks
 ruff format --check --quiet lgjax configs tests benchmarks
 mypy
 bash launch/docs.sh
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"  # long files are not left for the end

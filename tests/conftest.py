@@ -23,6 +23,21 @@ from lgjax.training import settings
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = [  # flags of a model that is trained, calibrated and used in seconds
+    "--config.data.train_subjects=3",
+    "--config.data.calibration_subjects=2",
+    "--config.model.channels=(4,8,8)",
+    "--config.model.latent_channels=4",
+    "--config.train.batch_size=8",
+    "--config.train.steps=4",
+    "--config.train.log_every=2",
+    "--config.train.checkpoint_every=2",
+    "--config.restore.iterations=3",
+    "--config.restore.samples_est=2",
+    "--config.calibrate.slices=4",
+    "--config.calibrate.lambdas=2",
+    "--config.calibrate.bisections=1",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

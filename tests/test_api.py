@@ -11,7 +11,7 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from scipy import ndimage
 
 import lgjax
@@ -19,19 +19,6 @@ from lgjax.derivatives import lesions
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom
 
-TINY = [
-    "--config.data.train_subjects=3",
-    "--config.data.calibration_subjects=2",
-    "--config.model.channels=(4,8,8,8,8)",
-    "--config.model.latent_channels=4",
-    "--config.train.batch_size=8",
-    "--config.train.steps=2",
-    "--config.restore.iterations=3",
-    "--config.calibrate.slices=4",
-    "--config.calibrate.lambdas=2",
-    "--config.calibrate.bisections=0",
-    "--config.restore.slice_step=4",
-]
 LINES = re.search(r"```python\n(import lgjax\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 NOTEBOOK = """
 import ast, json, sys
@@ -61,7 +48,16 @@ def python(*words, cwd) -> subprocess.CompletedProcess:
 def place(tmp_path_factory):
     """A folder with a tiny model in runs/vae and a scan, as the README's five lines name them."""
     folder = tmp_path_factory.mktemp("user")
-    python("-m", "lgjax", "train", "--config=vae:smoke", "--workdir=runs/vae", *TINY, cwd=folder)
+    python(
+        "-m",
+        "lgjax",
+        "train",
+        "--config=vae:smoke",
+        "--workdir=runs/vae",
+        *TINY,
+        "--config.restore.slice_step=4",
+        cwd=folder,
+    )
     python("-m", "lgjax", "calibrate", "--workdir=runs/vae", cwd=folder)
     scan = phantom.make_subject(phantom.load_anatomies(None), 9, 0, "glioma", slices=8)
     nib.save(nib.Nifti1Image(scan.image.data.astype(np.int16), scan.image.affine), folder / "scan.nii.gz")

@@ -9,25 +9,9 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from lgjax.scans import nifti, phantom
-
-TINY = [
-    "--config.data.train_subjects=3",
-    "--config.data.calibration_subjects=2",
-    "--config.model.channels=(4,8,8,8,8)",
-    "--config.model.latent_channels=4",
-    "--config.train.batch_size=8",
-    "--config.train.steps=4",
-    "--config.train.log_every=2",
-    "--config.train.checkpoint_every=2",
-    "--config.restore.iterations=3",
-    "--config.restore.samples_est=2",
-    "--config.calibrate.slices=6",
-    "--config.calibrate.lambdas=3",
-    "--config.calibrate.bisections=1",
-]
 
 
 def lgjax(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
