@@ -46,9 +46,20 @@ def compile_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    # The commands keep theirs in a folder of their own, by default only of programs that take a second to compile.
+    # Most time of the suite is XLA's, and most tests are about what is computed, not about how it is rounded.
+    jax.config.update("jax_disable_most_optimizations", True)
+    # The same for commands, which keep their programs in a folder of their own.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+
+@pytest.fixture
+def optimised():
+    """Programs as users have them, for what hangs on rounding."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,7 @@ def settings(config, batch_size, optimizer="gradient", iterations=1, rate=0.01):
     return config
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["vae_reconstruction", "vae_lg_est_l1", "vae_lg_neural_tv"])
 def test_a_step_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
     """One step to 1e-5, whatever the neighbours, the padding, the batch size and the devices."""
@@ -207,6 +208,7 @@ def test_draws_belong_to_the_slice_number(config, params, mesh1, slices, name):
     assert np.abs(x[0] - x[2]).max() > 1e-3
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["vae_lg_est_l1", "vae_lg_neural_tv"])
 def test_a_whole_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
     """Adam divides a gradient by its own size: where rounding decides a sign near zero, a pixel takes a full step the
@@ -225,6 +227,7 @@ def test_a_whole_restoration_depends_on_its_slice_alone(config, params, mesh1, m
         np.testing.assert_allclose(other.prior_gradient, trace.prior_gradient, rtol=1e-2)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["vae_elbo_l1", "vae_lg_neural_tv"])
 def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
     """Also where slices stop one by one, which those that pad the last batch do at once."""
@@ -266,6 +269,7 @@ def test_proximal_is_chosen_by_one_value(config):
     assert runners.length(names.parse("vae_reconstruction"), runners.from_config(config)) == "iterations"
 
 
+@pytest.mark.usefixtures("optimised")
 def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
     """A vector of lambdas in one batch gives what each gives alone."""
     strengths = np.array([0.0, 0.5, 3.0, 100.0], np.float32)

@@ -172,6 +172,7 @@ def test_normalised_conv_by_numpy():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_slice_does_not_know_its_batch(config, params):
     folded = {"params": params}
     x, z = normal(5, 16, 16, 1), normal(5, 4, 4, 4, seed=1)

@@ -18,6 +18,13 @@ ROUNDING = 2.0**-8  # relative, of a number with 8 significant bits
 HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
 
 
+@pytest.fixture
+def config(config):
+    """With one residual block, which compiles in half the time."""
+    config.model.channels, config.model.variance_channels = (4,), (4, 4)
+    return config
+
+
 def of_model(name, value):
     """A small config of a model, with one precision for everything."""
     config = shrunk(name)
@@ -132,6 +139,7 @@ def magnitudes(tree):
     return jax.tree.map(jnp.abs, tree)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, params, slices):
     """|error| <= ((1 + u)^m - 1) |W_n| ... |W_1| |x|, m roundings in turn, u = 2^-8 (Higham 2002, Sec. 3).
 
@@ -224,6 +232,7 @@ def test_a_restoration_moves_alike(config, params, slices):
     assert (difference < step).mean() > 0.9
 
 
+@pytest.mark.usefixtures("optimised")
 def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
     results = []
     for value in ("float32", "tensorfloat32"):

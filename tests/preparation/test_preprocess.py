@@ -187,7 +187,7 @@ def test_slices_without_brain_are_skipped_and_map_to_zero():
     data[:, :, 7] = 0
     data[10, 12, 7] = 50  # one voxel is not enough
     slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), GRID)
-    assert 7 not in slices.index
+    assert 7 not in slices.number
     back = preparation_slices.from_slices(np.ones_like(slices.y), placement)
     assert not back[:, :, 7].any()
     assert np.isfinite(back).all()

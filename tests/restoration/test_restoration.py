@@ -260,6 +260,7 @@ def test_adam_bounds_the_move(rate):
     assert (x - y).min() > 10 * iterations * rate
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["adam", "gradient"])
 def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
     networks = models.from_config(config, config.restore.precision).bind(params)
@@ -275,6 +276,7 @@ def test_compiled_loop_equals_an_unrolled_one(slices, config, params, name):
     np.testing.assert_allclose(looped, x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_the_same_program_gives_the_same_bits(slices, config, params):
     networks = models.from_config(config, config.restore.precision).bind(params)
     run = jax.jit(

@@ -95,6 +95,7 @@ def test_products_with_padding_do_not_count():
     assert cost.flops == 2 * 2 * 3 * 5 * taps**2
 
 
+@pytest.mark.usefixtures("optimised")
 def test_bytes_are_of_the_fused_program_and_of_all_devices():
     x = jnp.ones(1000)
     cost = counted(lambda a, b: jnp.tanh(a + b) * 2 + a, x, x)

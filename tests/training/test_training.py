@@ -25,6 +25,13 @@ from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, weights
 
 
+@pytest.fixture
+def config(config):
+    """With one residual block, which compiles in half the time."""
+    config.model.channels, config.model.variance_channels = (4,), (4, 4)
+    return config
+
+
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
 def test_epochs_are_permutations(batch_size, n):
     steps = math.lcm(batch_size, n) // batch_size * 2
@@ -104,6 +111,7 @@ def leaves_close(found, expected, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     """Batch statistics and gradients are those of the whole batch, wherever its slices lie.
 
@@ -350,6 +358,7 @@ def test_zero_steps_per_dispatch_suit_the_device(config, mesh1):
     )
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("devices", [1, 8])
 def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices, request):
     """Up to rounding: XLA compiles the convolutions of a loop otherwise. As in the test on eight devices, Adam turns
