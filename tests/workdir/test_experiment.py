@@ -100,7 +100,7 @@ def test_scans_are_prepared_for_the_models_of_the_same_variant(experiments):
 
 
 def test_presets_differ_in_values_alone(experiments):
-    """What method.md says that the authors' code did, and nothing else."""
+    """What docs/method.md says that the authors' code did, and nothing else."""
     for ours, theirs in (("paper", "authors"), ("smoke", "smoke_authors")):
         paper, authors = (experiments.get_config(name) for name in (ours, theirs))
         pairs = zip(leaves(paper), leaves(authors), strict=True)
@@ -157,7 +157,7 @@ def value(config, path):
 
 
 def test_paper_values(experiments):
-    """method.md; the numbers of the paper's experiment."""
+    """docs/method.md; the numbers of the paper's experiment."""
     config = experiments.paper()
     assert config.model.channels == (8, 16, 32, 64, 128, 256)
     assert config.model.latent_channels == 256

@@ -59,13 +59,8 @@ def make_subject(
     parts, _ = ndimage.label(ndimage.binary_fill_holes(depth >= 0, np.ones((3, 3, 1))))
     brain = parts == np.bincount(parts.ravel())[1:].argmax() + 1  # without what skull stripping cut off
     image = scan_of(subject, grid, signal, noise) * brain
-    volume = Volume(
-        data=image,
-        affine=grid.affine,
-        header=None,
-        sha256=hashlib.sha256(image.tobytes()).hexdigest(),
-        source=f"phantom:{kind}/{index}",
-    )
+    sha256 = hashlib.sha256(image.tobytes()).hexdigest()
+    volume = Volume(data=image, affine=grid.affine, header=None, sha256=sha256, source=f"phantom:{kind}/{index}")
     return Scan(volume, brain, (covered >= 0.5) & brain)
 
 
