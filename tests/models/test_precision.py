@@ -232,7 +232,6 @@ def test_a_restoration_moves_alike(config, params, slices):
     assert (difference < step).mean() > 0.9
 
 
-@pytest.mark.usefixtures("optimised")
 def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
     results = []
     for value in ("float32", "tensorfloat32"):
