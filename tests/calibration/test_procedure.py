@@ -1,0 +1,146 @@
+"""What calibration computes, against NumPy and scikit-image: a restoration that is known takes the networks' place."""
+
+import logging
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+import lgjax
+from lgjax.calibration import procedure
+from lgjax.calibration.procedure import Goal
+from lgjax.methods import names
+from lgjax.preparation import pipeline, recipe
+from lgjax.preparation.slices import Grid
+from lgjax.runtime import devices
+
+SHAPE = (24, 24, 9)
+SPACING = 2.0  # mm, of scans and slices alike: a slice holds the scan's own voxels
+GOAL = Goal(ssim=0.95, slices=13, smallest_lambda=0.1, largest_lambda=1000.0, lambdas=9, bisections=6)
+
+
+class Known:
+    """A runner that restores X = Y lambda / (1 + lambda) inside the brain, in batches of five slices."""
+
+    whole = False
+
+    def __init__(self, *_):
+        """Takes what `Runner` takes."""
+
+    def __call__(self, slices, strengths):
+        for start in range(0, len(strengths), 5):
+            y, mask, strength = (part[start : start + 5] for part in (slices.y, slices.mask, strengths))
+            kept = (strength / (1 + strength))[:, None, None, None]
+            yield np.where(mask > 0, kept * y, y), None
+
+    def seconds_per_iteration(self):
+        return None
+
+
+def scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright, textured ellipsoid with a margin, and its mask; the brain of each slice has another size."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    mask = sum((axis / radius) ** 2 for axis, radius in zip(axes, (0.8, 0.7 + 0.05 * seed, 1.2), strict=True)) < 1
+    return np.where(mask, 500 + 40 * axes[0] + rng.gamma(2.0, 30.0, SHAPE), 0), mask
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """Three scans and masks."""
+    return [scan(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def prepared(scans):
+    """The same, prepared by the product."""
+    affine = np.diag([SPACING, SPACING, 5.0, 1.0])
+    bare = recipe.bare(Grid(24, 24, SPACING))
+    subjects = [lgjax.read(data, affine, mask=mask, name=f"s{i}") for i, (data, mask) in enumerate(scans)]
+    return [pipeline.prepare(subject, bare) for subject in subjects]
+
+
+@pytest.fixture(scope="module")
+def standardised(scans):
+    """Z-scored voxels of each scan, [X, Y, Z] float64, by NumPy; 0 outside the brain."""
+    return [np.where(mask, (data - data[mask].mean()) / data[mask].std(), 0) for data, mask in scans]
+
+
+@pytest.fixture
+def calibrated(prepared, monkeypatch, tmp_path, caplog):
+    """Calibrates a method by the product, with the known runner."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(procedure, "Runner", Known)
+    trained = SimpleNamespace(
+        params=None, digest="w", recipe=recipe.bare(Grid(24, 24, SPACING)), describe=lambda _: "made-up scans"
+    )
+
+    def calibrate(name: str, goal: Goal = GOAL):
+        values = {"settings": None, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
+        mesh = devices.mesh(jax.devices()[:1])
+        return procedure.calibrate(names.parse(name), goal=goal, workdir=tmp_path, mesh=mesh, **values)
+
+    return calibrate
+
+
+def similarity(prepared, strength: float) -> float:
+    """Mean SSIM over evenly spaced slices of all subjects, by scikit-image, of what `Known` restores."""
+    y = np.concatenate([subject.slices.y for subject in prepared])[..., 0]
+    mask = np.concatenate([subject.slices.mask for subject in prepared])[..., 0] > 0
+    low, high = np.percentile(y[mask], [0.5, 99.5])
+    found = []
+    for k in np.linspace(0, len(y) - 1, GOAL.slices).round().astype(int):
+        x = np.where(mask[k], y[k] * np.float32(strength / (1 + strength)), y[k])
+        found.append(structural_similarity(x, y[k], data_range=high - low, full=True)[1][mask[k]].mean())
+    return float(np.mean(found))
+
+
+def test_slices_hold_the_voxels(prepared, standardised):
+    """The premise of this file."""
+    assert len(np.concatenate([subject.slices.y for subject in prepared])) > 2 * GOAL.slices - 5
+    for subject, z in zip(prepared, standardised, strict=True):
+        for slice_, inside, k in zip(subject.slices.y, subject.slices.mask, subject.slices.number, strict=True):
+            values = np.sort(slice_[inside > 0])
+            np.testing.assert_allclose(values, np.sort(z[..., k][subject.placement.brain[..., k]]), atol=1e-4)
+
+
+def test_every_lambda_has_its_own_mean_ssim(calibrated, prepared):
+    curve = calibrated("vae_lg_neural_tv").search["curve"]
+    assert len(curve) == GOAL.lambdas + GOAL.bisections
+    assert len({round(value, 4) for _, value in curve}) > GOAL.lambdas
+    for strength, value in curve:
+        assert value == pytest.approx(similarity(prepared, strength), abs=1e-5)
+
+
+def test_lambda_is_the_least_that_keeps_healthy_slices(calibrated, prepared):
+    found = calibrated("vae_lg_neural_tv")
+    resolution = 10_000 ** (1 / 8 / 2**GOAL.bisections)  # nine candidates over four decades, halved six times
+    assert similarity(prepared, found.strength) >= GOAL.ssim
+    assert similarity(prepared, found.strength / resolution) < GOAL.ssim
+    assert found.search["reached"]
+    assert found.search["target"] == GOAL.ssim
+
+
+def test_thresholds_are_those_of_the_restored_brain(calibrated, standardised, scans):
+    """At the lambda that was found, over the voxels of all brains and of nothing else."""
+    found = calibrated("vae_lg_neural_tv")
+    left = 1 / (1 + found.strength)  # Y - X = Y / (1 + lambda)
+    changes = np.concatenate([left * z[mask] for z, (_, mask) in zip(standardised, scans, strict=True)])
+    assert found.voxels == len(changes)
+    for score, values in (("absolute", np.abs(changes)), ("positive", np.maximum(changes, 0))):
+        for rate, threshold in found.thresholds[score].items():
+            allowed = int(float(rate) * len(changes))  # of false positives
+            assert threshold == pytest.approx(np.sort(values)[len(values) - 1 - allowed], rel=1e-3)
+            above = int((values > threshold * (1 + 1e-3)).sum())
+            assert above <= allowed <= int((values > threshold * (1 - 1e-3)).sum())
+
+
+def test_a_method_without_lambda_has_thresholds_alone(calibrated, standardised, scans):
+    found = calibrated("intensity", goal=None)
+    assert found.strength is found.search is None
+    assert list(found.thresholds) == ["signed"]
+    values = np.concatenate([z[mask] for z, (_, mask) in zip(standardised, scans, strict=True)])
+    # Known restores 0 where lambda is 0, so that Y - X is Y.
+    assert found.thresholds["signed"]["0.01"] == pytest.approx(np.sort(values)[-1 - int(0.01 * len(values))], rel=1e-3)
