@@ -5,6 +5,7 @@
 
 Writes config.json, preprocessing.json, checkpoints/, metrics.jsonl, TensorBoard scalars and sample reconstructions into
 the work directory. Run again, it goes on from the last valid checkpoint, to the same end as without the interruption.
+Ctrl-C and SIGTERM (exit codes 130 and 143) write a checkpoint after the step that is being taken.
 
 On several hosts, start the same command on each; batches are split over all their devices, and the folders of --workdir
 and --config.data.source are shared by the hosts, of which the first one writes:
@@ -92,6 +93,9 @@ def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: Trai
                 if done == values.steps or done % values.checkpoint_every == 0:
                     keep(config, workdir, done, jax.device_get(state), examples)
             if asked():
+                # Several hosts would wait for each other, and each hears of a signal by itself.
+                if jax.process_count() == 1 and done not in checkpoints.steps(workdir / "checkpoints"):
+                    keep(config, workdir, done, jax.device_get(state), examples)
                 break
 
 

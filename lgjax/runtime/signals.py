@@ -1,4 +1,4 @@
-"""Ctrl-C, taken so that nothing is lost or half done."""
+"""Ctrl-C and SIGTERM, taken so that nothing is lost or half done."""
 
 import contextlib
 import os
@@ -10,29 +10,38 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[Callable[[], bool]]:
-    """Lets Ctrl-C wait for the end of a block, for the sake of what other threads and processes do for it.
+    """Lets Ctrl-C and SIGTERM wait for the end of a block, for the sake of what other threads and processes do for it.
 
-    A second one does not wait. Only for the main thread.
+    A second signal does not wait. Only for the main thread.
 
     Yields:
-      A function that tells whether Ctrl-C was pressed, for a block that can end early.
-    """
-    asked = False
+      A function that tells whether a signal came, for a block that can end early.
 
-    def handle(*_) -> None:
+    Raises:
+      KeyboardInterrupt: Ctrl-C was pressed.
+      SystemExit: SIGTERM came; its code is 143.
+    """
+    asked = 0
+
+    def handle(number: int, _) -> None:
         nonlocal asked
         if asked:
-            raise KeyboardInterrupt
-        asked = True
-        os.write(2, b"\ninterrupting; press Ctrl-C again not to wait\n")  # print may be what it interrupts
+            _end(number)
+        asked = number
+        os.write(2, b"\nending; send the signal again not to wait\n")  # print may be what the signal interrupts
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: bool(asked)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if asked:
-        raise KeyboardInterrupt
+        _end(asked)
+
+
+def _end(number: int) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def raise_again(what) -> None:

@@ -74,22 +74,31 @@ def test_ctrl_c_is_not_lost_in_a_callback():
     assert said.strip() == "interrupted; run the same command again to go on"
 
 
-def test_ctrl_c_waits_for_what_must_be_whole(capfd):
-    done = []
-    with pytest.raises(KeyboardInterrupt), signals.uninterrupted() as asked:  # noqa: PT012
+ENDINGS = pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+
+
+@ENDINGS
+def test_a_signal_waits_for_what_must_be_whole(capfd, number, raised):
+    done, before = [], signal.getsignal(signal.SIGTERM)
+    with pytest.raises(raised) as caught, signals.uninterrupted() as asked:  # noqa: PT012
         done.append(asked())
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         done.append(asked())
+    assert raised is KeyboardInterrupt or caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
     assert done == [False, True]
     assert "again" in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_second_ctrl_c_does_not_wait():
-    with pytest.raises(KeyboardInterrupt), signals.uninterrupted():  # noqa: PT012
+@ENDINGS
+def test_a_second_signal_does_not_wait(number, raised):
+    with pytest.raises(raised), signals.uninterrupted():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         pytest.fail("went on")
 
 

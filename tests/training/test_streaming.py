@@ -241,7 +241,7 @@ def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intac
     """Steps of 8 of 30 slices: a checkpoint of step 20 or 40 lies inside an epoch. Nothing is left running."""
     killed = tmp_path / "killed"
     streamed = "--config.data.resident=never", "--config.data.read_processes=1"
-    for number, at, code in ((signal.SIGKILL, 30, -9), (signal.SIGINT, 50, 130)):
+    for number, at, code in ((signal.SIGKILL, 25, -9), (signal.SIGTERM, 40, 143), (signal.SIGINT, 55, 130)):
         process = start(intact, killed, *streamed)
         until(lambda at=at, process=process: logged(killed) >= at or process.poll() is not None)
         assert group(process)
@@ -251,6 +251,8 @@ def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intac
         assert process.returncode == code
         assert silent(said) or number == signal.SIGKILL  # Python tells of the locks that it cleans up
         until(lambda process=process: not group(process))
+        newest = checkpoints.steps(killed / "checkpoints")[0]
+        assert newest % 20 == 0 if number == signal.SIGKILL else newest == logged(killed)  # no step is lost
     process = start(intact, killed, *streamed[:1])
     out, said = finish(process)
     assert process.returncode == 0
