@@ -44,9 +44,9 @@ def run(
     def guarded(argv: Sequence[str]) -> int:
         try:
             return main(argv) or 0
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, signals.Terminated) as end:
             print("\ninterrupted; run the same command again to go on", file=sys.stderr)
-            return 130
+            return 130 if isinstance(end, KeyboardInterrupt) else 143
         except Exception as error:
             code = _exit_code(error)
             if code is None or flags.FLAGS.debug:

@@ -8,6 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 
+class Terminated(SystemExit):
+    """SIGTERM came during a block that had to be whole."""
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[Callable[[], bool]]:
     """Lets Ctrl-C and SIGTERM wait for the end of a block, for the sake of what other threads and processes do for it.
@@ -19,7 +23,7 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
 
     Raises:
       KeyboardInterrupt: Ctrl-C was pressed.
-      SystemExit: SIGTERM came; its code is 143.
+      Terminated: SIGTERM came.
     """
     asked = 0
 
@@ -41,7 +45,7 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
 
 
 def _end(number: int) -> None:
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(143)
 
 
 def raise_again(what) -> None:
