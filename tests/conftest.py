@@ -90,6 +90,12 @@ def config():
     return config
 
 
+@pytest.fixture
+def shallow(config):
+    """One residual block in `config`, which compiles in half the time."""
+    config.model.channels, config.model.variance_channels = (4,), (4, 4)
+
+
 def random_variables(config, seed: int = 0):
     """{"params", "batch_stats"} of untrained networks in which normalisation is far from the identity."""
     shapes = jax.eval_shape(models.from_config(config, config.train.precision).init, jax.random.key(seed))

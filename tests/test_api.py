@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY
 from scipy import ndimage
+from test_docs import readme_python
 
 import lgjax
 from lgjax.derivatives import lesions
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom
 
-LINES = re.search(r"```python\n(import lgjax\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+LINES = readme_python()
 NOTEBOOK = """
 import ast, json, sys
 values = {}
@@ -77,8 +78,7 @@ def same_files(ours: pathlib.Path, theirs: pathlib.Path) -> None:
 
 
 def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
-    assert LINES, "the README has no Python block"
-    python("-c", LINES.group(1), cwd=place)
+    python("-c", LINES, cwd=place)
     python("-m", "lgjax.restore", "--workdir=runs/vae", "--input=scan.nii.gz", "--output=typed", cwd=place)
     same_files(place / "out", place / "typed")
 
@@ -86,7 +86,7 @@ def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
 @pytest.mark.skipif(not images.REAL.is_dir(), reason=images.NEEDS_REAL)
 def test_the_five_lines_on_a_real_scan(place):
     scan = images.REAL / "brats18" / "Brats18_2013_3_1" / "Brats18_2013_3_1_t2.nii.gz"
-    code = LINES.group(1).replace("scan.nii.gz", str(scan)).replace('"out"', '"real"')
+    code = LINES.replace("scan.nii.gz", str(scan)).replace('"out"', '"real"')
     python("-c", code, cwd=place)
     python("-m", "lgjax.restore", "--workdir=runs/vae", f"--input={scan}", "--output=realtyped", cwd=place)
     same_files(place / "real", place / "realtyped")

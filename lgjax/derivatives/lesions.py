@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-CONNECTIVITY = np.ones((3, 3, 3))  # 26 neighbours, as lesion-wise metrics count
+CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours: voxels that share a corner are one lesion
 
 
 class Lesion(NamedTuple):

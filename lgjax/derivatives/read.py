@@ -13,20 +13,19 @@ from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti
 from lgjax.scans.volume import Volume
 
-SUFFIX = "_space-orig_desc-anomaly_T2w.nii.gz"
 UNFINISHED = "Run lgjax.restore again, or remove this subject's folder"
 
 
 class Prediction(NamedTuple):
-    """One subject's folder of restored outputs."""
+    """One subject's restored outputs."""
 
     identifier: str
-    anat: pathlib.Path
+    folder: pathlib.Path  # of all subjects
     sidecar: Sidecar  # of its anomaly map
 
     def path(self, entities: str) -> pathlib.Path:
         """Returns the file of one of the outputs."""
-        return self.anat / f"{self.identifier}_space-orig_{entities}.nii.gz"
+        return sidecars.file(self.folder, self.identifier, entities)
 
     def read(self, entities: str) -> Volume:
         """Reads one of the outputs, for example "desc-restored_T2w"."""
@@ -59,7 +58,9 @@ def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[
         if len(found) > 1:
             raise UsageError(f"{anat} holds {len(found)} anomaly maps: {', '.join(found)}. Keep one a subject.")
         try:
-            predictions[name] = Prediction(name, anat, _read_sidecar(anat / (name + SUFFIX)))
+            predictions[name] = Prediction(
+                name, folder, _read_sidecar(sidecars.file(folder, name, "desc-anomaly_T2w", "json"))
+            )
         except InputError as error:
             failed[name] = str(error)
     if not predictions and not failed:
@@ -68,9 +69,8 @@ def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[
     return predictions, failed
 
 
-def _read_sidecar(image: pathlib.Path) -> Sidecar:
+def _read_sidecar(path: pathlib.Path) -> Sidecar:
     """Reads the JSON beside an anomaly map; restore writes it last: without it the subject is unfinished."""
-    path = image.with_name(image.name.removesuffix(".nii.gz") + ".json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(content, allow_nan=False)  # numbers that are not finite cannot stand in metrics.json either

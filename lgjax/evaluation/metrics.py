@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, spatial
 
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours: voxels that share a corner are one lesion
+from lgjax.derivatives.lesions import CONNECTIVITY
 
 
 class Curves(NamedTuple):

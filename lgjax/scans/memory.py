@@ -30,14 +30,14 @@ def read(
     Args:
       image: path of a NIfTI file; a nibabel image; or an array [X, Y, Z].
       affine: [4, 4], voxel indices -> mm (RAS+), with an array only.
-      mask: of the brain: for a file its path, otherwise an image or an array. None: X_mask.nii.gz beside X.nii.gz, or
-        what a skull-stripped scan leaves.
-      name: of a scan in memory.
+      mask: of the brain, on the same grid: for a file its path, otherwise an image or an array. None: X_mask.nii.gz
+        beside X.nii.gz, or what a skull-stripped scan leaves.
+      name: of a scan in memory; names the outputs, as "sub-" and its letters and digits.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`, for files.
 
     Raises:
       UsageError: the path is no file.
-      InputError: the image in memory is not one volume.
+      InputError: the image in memory is not one volume, or its affine is missing or not invertible.
     """
     if isinstance(image, str | os.PathLike):
         if pathlib.Path(image).is_dir():
@@ -56,21 +56,11 @@ def read(
 
 def _subject(
     image: nib.spatialimages.SpatialImage | np.ndarray,
-    affine: np.ndarray | None = None,
-    mask: nib.spatialimages.SpatialImage | np.ndarray | None = None,
-    name: str = "scan",
+    affine: np.ndarray | None,
+    mask: nib.spatialimages.SpatialImage | np.ndarray | None,
+    name: str,
 ) -> Subject:
-    """Makes the subject of one image in memory.
-
-    Args:
-      image: a nibabel image; or an array, [X, Y, Z].
-      affine: [4, 4], voxel indices -> mm (RAS+); with an array only.
-      mask: of the brain, on the same grid; None: found as for files.
-      name: names the outputs, as "sub-" and its letters and digits.
-
-    Raises:
-      InputError: it is not one volume, or its affine is missing or not invertible.
-    """
+    """Makes the subject of one image in memory; arguments and errors as in `read`."""
     scan = _volume(image, affine, name)
     brain = None if mask is None else _volume(mask, scan.affine if isinstance(mask, np.ndarray) else None, name)
     return Subject(

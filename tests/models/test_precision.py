@@ -14,15 +14,11 @@ from lgjax.models import MODELS, precision, vae
 from lgjax.training import settings
 from lgjax.training import step as training
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
+
 ROUNDING = 2.0**-8  # relative, of a number with 8 significant bits
 HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
-
-
-@pytest.fixture
-def config(config):
-    """With one residual block, which compiles in half the time."""
-    config.model.channels, config.model.variance_channels = (4,), (4, 4)
-    return config
 
 
 def of_model(name, value):

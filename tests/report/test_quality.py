@@ -1,7 +1,6 @@
 """Quality control: outliers against SciPy and planted ones, pictures against geometry, a safe and complete page."""
 
 import csv
-import html.parser
 import io
 import itertools
 import re
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
+from tags import Tags
 
 from lgjax.preparation import mosaic
 from lgjax.preparation.slices import BACKGROUND, Slices
@@ -328,27 +328,6 @@ def test_the_picture_is_small():
 
 
 # The page and the tables
-
-
-class Tags(html.parser.HTMLParser):
-    """Collects tags with their attributes, and checks that they close in order."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.seen, self.open = [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def all(self, tag: str) -> list[dict]:
-        return [attrs for name, attrs in self.seen if name == tag]
 
 
 FAILURES = [Failure(f"sub-x{EVIL}", f"is broken {EVIL}", f"Mend {EVIL}")]

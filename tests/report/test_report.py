@@ -2,13 +2,13 @@
 
 import base64
 import dataclasses
-import html.parser
 import re
 
 import measured
 import nibabel as nib
 import numpy as np
 import pytest
+from tags import Tags
 
 from lgjax.derivatives.sidecar import Convergence, Search
 from lgjax.evaluation import compare, metrics, published, tally
@@ -88,31 +88,13 @@ def page(results):
     return render(results, pictures, compare.compare(results, results[0].name), with_paper=True)
 
 
-class Tags(html.parser.HTMLParser):
-    """Collects tags with their attributes, and checks that they close in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen, self.open = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_names_are_escaped(page):
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 6
 
 
 def test_the_page_is_well_formed_and_loads_nothing(page):
-    tags = Tags()
-    tags.feed(page)
-    assert not tags.open
+    tags = Tags(page)
     assert not {tag for tag, _ in tags.seen} & {"script", "link", "iframe", "object"}
     sources = [attrs["src"] for tag, attrs in tags.seen if tag == "img"]
     assert len(sources) == 6

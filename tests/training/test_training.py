@@ -24,12 +24,7 @@ from lgjax.training import step as training
 from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, weights
 
-
-@pytest.fixture
-def config(config):
-    """With one residual block, which compiles in half the time."""
-    config.model.channels, config.model.variance_channels = (4,), (4, 4)
-    return config
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
