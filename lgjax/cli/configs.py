@@ -31,12 +31,7 @@ def define_config(
     """
     argv = sys.argv if argv is None else argv
     words = [_resolved(argv, position) for position in range(len(argv))]
-    given = [
-        word.partition("=")[2] or follower
-        for word, follower in zip(words, [*words[1:], ""], strict=True)
-        if _is_config(word)
-    ]
-    _provide(given[-1] if given else find(default or "vae"))
+    _provide(given(words, "config") or find(default or "vae"))
     if argv is sys.argv:
         sys.argv[:] = words
     path = None if default is None else find(default)
@@ -61,6 +56,19 @@ def find(name: str) -> str:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "common")))
         raise UsageError(f"--config={name}: there is no config of that name. Choose among {known}, or give a file.")
     return f"{path}{colon}{variant}"
+
+
+def given(argv: Sequence[str], name: str) -> str | None:
+    """Returns the value of a flag on a command line that is still to be parsed; of several the last, as absl does.
+
+    None: the flag is not there; "": the flag lacks its value.
+    """
+    value = None
+    for word, follower in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, behind = word.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            value = behind if equals else follower
+    return value
 
 
 def _is_config(word: str) -> bool:

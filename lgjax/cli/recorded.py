@@ -24,28 +24,21 @@ def define_recorded_config(argv: Sequence[str], values: flags.FlagValues = flags
     Raises:
       UsageError: there is no recorded config.
     """
-    names = [word.lstrip("-").split("=")[0] if word.startswith("-") else "" for word in argv]
     text = "Folder of a trained model; default: the newest in runs/."
-    if "config" in names or any(name.startswith("help") for name in names):
+    if configs.given(argv, "config") is not None or any(word.startswith(("-help", "--help")) for word in argv):
         flags.DEFINE_string("workdir", None, text, flag_values=values)
         configs.define_config(None, "Default: the config recorded in the work directory.", argv, values)
         return
-    workdir = _given(argv, names) if "workdir" in names else newest()
+    value = configs.given(argv, "workdir")
+    if value == "":
+        raise UsageError("--workdir lacks its value. Name the folder that lgjax.train wrote.")
+    workdir = newest() if value is None else pathlib.Path(value)
     path = workdir / "config.json"
     if not path.is_file():
         raise UsageError(f"{workdir} holds no config.json. Train first: python -m lgjax.train --workdir={workdir}")
     flags.DEFINE_string("workdir", str(workdir), text, flag_values=values)
     config = experiment.get_config(str(path))
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(argv))
-
-
-def _given(argv: Sequence[str], names: Sequence[str]) -> pathlib.Path:
-    """Returns the value of --workdir."""
-    position = names.index("workdir")
-    value = argv[position].partition("=")[2] or "".join(argv[position + 1 : position + 2])
-    if not value:
-        raise UsageError("--workdir lacks its value. Name the folder that lgjax.train wrote.")
-    return pathlib.Path(value)
 
 
 def newest() -> pathlib.Path:

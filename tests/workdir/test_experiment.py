@@ -270,6 +270,14 @@ def test_config_of_a_given_workdir(config, tmp_path, form):
     assert (found.config.seed, found.workdir) == (23, str(workdir))
 
 
+def test_of_two_workdirs_the_last_counts_with_its_own_config(config, tmp_path):
+    for seed, name in enumerate("ab"):
+        config.seed = seed
+        experiment.record(config, tmp_path / name)
+    found = recorded(["restore", f"--workdir={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}"])
+    assert (found.config.seed, found.workdir) == (1, str(tmp_path / "b"))
+
+
 def test_a_workdir_without_config(tmp_path):
     with pytest.raises(UsageError, match=r"no config\.json"):
         recorded(["restore", f"--workdir={tmp_path}"])
