@@ -18,6 +18,7 @@ def get_config(variant: str = "paper"):
     config.train.momentum = 0.5  # DCGAN's
     config.restore.iterations = 500  # of the search
     config.restore.learning_rate = 1e-2
+    config.restore.feature_weight = 0.1  # w of the search: (1 - w) sum |x - G(z)| + w sum |d(x) - d(G(z))|
     if variant == "smoke":
         common.shorten(config)
         config.model.channels = (16, 32, 64, 128)

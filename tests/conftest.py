@@ -105,7 +105,9 @@ def random_variables(config, seed: int = 0):
         if (name := path[-1].key) == "kernel":
             values = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         else:
-            low, high = {"scale": (0.5, 1.5), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.3, 2.0)}[name]
+            ranges = {"scale": (0.5, 1.5), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.3, 2.0)}
+            ranges |= {"low": (-30, -20), "high": (20, 30)}  # log variances are what the networks say
+            low, high = ranges[name]
             values = rng.uniform(low, high, leaf.shape)
         return values.astype(np.float32)
 

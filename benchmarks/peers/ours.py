@@ -23,6 +23,7 @@ def random_variables(config, seed: int) -> dict:
     shapes = jax.eval_shape(models.from_config(config, config.train.precision).init, jax.random.key(seed))
     rng = np.random.default_rng(seed)
     ranges = {"scale": (0.5, 1.5), "bias": (-0.3, 0.3), "mean": (-0.5, 0.5), "var": (0.3, 2.0)}
+    ranges |= {"low": (-30, -20), "high": (20, 30)}  # of log variances, which are what the networks say
 
     def draw(path, leaf):
         if path[-1].key == "kernel":

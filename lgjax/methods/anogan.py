@@ -35,7 +35,7 @@ def search(
     latent_size: int,
     iterations: int,
     learning_rate: float,
-    feature_weight: float = 0.1,
+    feature_weight: float,
 ) -> tuple[jax.Array, Trace]:
     """Searches the latent of one slice by Adam, on (1 - w) sum |y - x| + w sum |d(y) - d(x)| (Schlegl et al. 2017).
 

@@ -57,6 +57,7 @@ class Settings(NamedTuple):
     variance_floor: float = 0.0  # squared standard deviations of the brain
     reconstruction_weight: float = 1.0
     latent_size: int = 0
+    feature_weight: float = 0.0  # of the search of anogan
 
 
 def from_config(config) -> Settings:
@@ -98,6 +99,7 @@ def _restore(method: Method, settings: Settings, networks: BoundModel, y, mask, 
             latent_size=settings.latent_size,
             iterations=settings.iterations,
             learning_rate=settings.learning_rate,
+            feature_weight=settings.feature_weight,
         )
     return loop.restore(
         y,

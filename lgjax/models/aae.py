@@ -110,13 +110,14 @@ def model(
         first, second, third = jax.random.split(key, 3)
         x = jnp.zeros((1, height, width, 1))
         (_, z), variables = network.init_with_output(first, x, method="autoencode")
+        spread = variance.init(variances, third)
         return {
             "params": {
                 "autoencoder": variables["params"],
                 "discriminator": discriminator.init(second, z)["params"],
-                "variance": variance.init(variances, third),
+                "variance": spread["params"],
             },
-            "batch_stats": {"autoencoder": variables["batch_stats"]},
+            "batch_stats": {"autoencoder": variables["batch_stats"], "variance": spread["batch_stats"]},
         }
 
     def loss(variables, x, mask, key):
@@ -147,7 +148,8 @@ def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variance
     adversarial = adversarial_loss(judge(z, stop(params["discriminator"])))
     judged = discriminator_loss(judge(drawn), judge(stop(z)))
     penalty = 0.5 * weights.penalty * gradient_penalty(judge, drawn)
-    spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
+    given = {"params": params["variance"], "batch_stats": stats["variance"]}
+    spread, ranges = variance.loss(variances, given, x, reconstruction, mask)
     terms = {
         "loss": error + weights.adversarial * z[0].size * adversarial,
         "reconstruction": error,
@@ -155,7 +157,8 @@ def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variance
         "discriminator": judged,
         "variance": spread,
     }
-    return terms["loss"] + judged + penalty + spread, ({"autoencoder": updates["batch_stats"]}, terms)
+    new = {"autoencoder": updates["batch_stats"], "variance": ranges}
+    return terms["loss"] + judged + penalty + spread, (new, terms)
 
 
 def _bind(network: AAE, variances: variance.Settings, params: dict) -> BoundModel:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from lgjax.models import convolutions
 
 BATCH_NORM_EPSILON = 1e-5
+MOMENTUM = 0.95  # of running statistics: how much of them a training step keeps
 
 
 def activation(x: jax.Array) -> jax.Array:
@@ -38,7 +39,7 @@ class NormalisedConv(nn.Module):
         else:
             x = convolutions.Conv(self.features, size, strides=self.strides, padding="SAME", name="conv")(x)
         if self.normalise:
-            norm = nn.BatchNorm(momentum=0.95, epsilon=BATCH_NORM_EPSILON, name="norm")
+            norm = nn.BatchNorm(momentum=MOMENTUM, epsilon=BATCH_NORM_EPSILON, name="norm")
             x = norm(x, use_running_average=not train)
         return x
 
@@ -80,7 +81,9 @@ def upsample(x: jax.Array) -> jax.Array:
 
 
 def fold(params: dict, batch_stats: dict) -> dict:
-    """Folds frozen BatchNorm into the convolution before it.
+    """Folds frozen BatchNorm into the convolution before it; statistics that stand alone become parameters.
+
+    Those are the ranges of log variances, see `variance.Bounded`.
 
     Args:
       params, batch_stats: the collections of a module built with `normalise=True`.
@@ -90,7 +93,8 @@ def fold(params: dict, batch_stats: dict) -> dict:
       with `train=False`.
     """
     if "norm" not in params:
-        return {
+        alone = {name: child for name, child in batch_stats.items() if name not in params}
+        return alone | {
             name: fold(child, batch_stats.get(name, {})) if isinstance(child, dict) else child
             for name, child in params.items()
         }

@@ -161,10 +161,8 @@ def model(
         first, second, draw = jax.random.split(key, 3)
         x = jnp.zeros((1, height, width, 1))
         variables = network.init(first, x, draw, *weights, method="negative_elbo")
-        return {
-            "params": {"gmvae": variables["params"], "variance": variance.init(variances, second)},
-            "batch_stats": {"gmvae": variables["batch_stats"]},
-        }
+        spread = variance.init(variances, second)
+        return {part: {"gmvae": variables[part], "variance": spread[part]} for part in ("params", "batch_stats")}
 
     def loss(variables, x, mask, key):
         params, stats = _cast(variables["params"], precision), variables["batch_stats"]
@@ -174,8 +172,10 @@ def model(
         )
         parts = {name: part.mean() for name, part in parts.items()}
         total = sum(parts.values())
-        spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
-        return total + spread, ({"gmvae": updates["batch_stats"]}, {"loss": total, **parts, "variance": spread})
+        given = {"params": params["variance"], "batch_stats": stats["variance"]}
+        spread, ranges = variance.loss(variances, given, x, reconstruction, mask)
+        new = {"gmvae": updates["batch_stats"], "variance": ranges}
+        return total + spread, (new, {"loss": total, **parts, "variance": spread})
 
     return Model(init, loss, lambda params: _bind(folded, weights, variances, _cast(params, precision)), SUPPORTS)
 

@@ -43,6 +43,7 @@ class VAE(nn.Module):
         self.down = [down(features, self.normalise) for features in self.channels]
         self.mean_head = convolutions.Conv(self.latent_channels, (3, 3))
         self.log_variance_head = convolutions.Conv(self.latent_channels, (3, 3))
+        self.log_variance_range = variance.Bounded(variance.extremes, self.normalise)
         self.from_latent = conv(self.channels[-1], normalise=self.normalise)
         self.up = [up(features, self.normalise) for features in reversed(self.channels)]
         self.last = convolutions.Conv(1, (3, 3))
@@ -55,9 +56,9 @@ class VAE(nn.Module):
         return x
 
     def encode(self, x: jax.Array, train: bool = False) -> Posterior:
-        """Returns Q(z|X) of images x, [N, H, W, 1], z-scored."""
+        """Returns Q(z|X) of images x, [N, H, W, 1], z-scored; unless in training, its log variance is bound."""
         x = self.trunk(x, train)
-        return Posterior(self.mean_head(x), self.log_variance_head(x))
+        return Posterior(self.mean_head(x), self.log_variance_range(self.log_variance_head(x), train))
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
         """Returns g(z), [N, H, W, 1], of latents z, [N, H / 2^B, W / 2^B, latent_channels]."""
@@ -115,19 +116,18 @@ def model(
     def init(key):
         first, second, draw = jax.random.split(key, 3)
         variables = network.init(first, jnp.zeros((1, height, width, 1)), draw)
-        return {
-            "params": {"autoencoder": variables["params"], "variance": variance.init(variances, second)},
-            "batch_stats": {"autoencoder": variables["batch_stats"]},
-        }
+        spread = variance.init(variances, second)
+        return {part: {"autoencoder": variables[part], "variance": spread[part]} for part in ("params", "batch_stats")}
 
     def loss(variables, x, mask, key):
         params, stats = cast(variables["params"], precision), variables["batch_stats"]
         given = {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}
         (reconstruction, posterior), updates = network.apply(given, x, key, True, mutable=["batch_stats"])
         error, kl = negative_elbo(x, reconstruction, posterior, reconstruction_weight)
-        spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
+        given = {"params": params["variance"], "batch_stats": stats["variance"]}
+        spread, ranges = variance.loss(variances, given, x, reconstruction, mask)
         terms = {"loss": (error + kl).mean(), "reconstruction": error.mean(), "kl": kl.mean(), "variance": spread}
-        return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"]}, terms)
+        return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"], "variance": ranges}, terms)
 
     folded = VAE(channels, latent_channels, normalise=False)
     return Model(

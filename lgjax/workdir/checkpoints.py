@@ -19,7 +19,7 @@ from lgjax.runtime import files
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 
 LOG = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2  # since 2, the range of the log variances is part of the state
 KEPT = 2  # newest checkpoints that are kept: one to use, one to fall back on
 
 
@@ -106,6 +106,8 @@ def _verify(path: pathlib.Path, like: Any) -> None:
         listed, arrays, version = manifest["sha256"], manifest["arrays"], manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(path, f"has no readable manifest ({error})", remedy) from error
+    if version == 1:
+        raise UsageError(f"{path}: is of an older lgjax, which did not keep the range of the log variances. Train again.")
     if version != FORMAT:
         raise UsageError(f"{path}: has format {version}, this version reads {FORMAT}. Update lgjax.")
     present = {str(p.relative_to(path)): p for p in _files(path / "state")}

@@ -110,7 +110,12 @@ def test_each_loss_moves_its_own_network_alone(config):
         penalty = total - terms["loss"] - terms["discriminator"] - terms["variance"]
         return {**terms, "penalty": penalty}
 
-    for part, by_network in gradients(variables["params"]).items():
+    found = gradients(variables["params"])
+    sixteen = 16 * config.model.adversarial_weight  # latents of a slice: the pull on each does not depend on them
+    parts = (found[part]["autoencoder"] for part in ("loss", "reconstruction", "adversarial"))
+    for whole, error, adversarial in zip(*map(jax.tree.leaves, parts), strict=True):
+        np.testing.assert_allclose(whole, error + sixteen * adversarial, rtol=1e-3, atol=1e-4)
+    for part, by_network in found.items():
         norms = {name: float(optax.tree.norm(tree)) for name, tree in by_network.items()}
         assert norms.pop(owners.pop(part)) > 0
         # The penalty is a difference of sums, whose gradients cancel to rounding.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import random_variables, shrunk
 from scipy import integrate, stats
 
 from lgjax import models
@@ -28,6 +29,17 @@ def variances(config):
     """Settings of the variance network of a config."""
     model = config.model
     return variance.Settings(tuple(model.variance_channels), model.variance_target, model.variance_floor)
+
+
+def spread_loss(config, variables, x, reconstruction, mask):
+    """The loss of the variance network of a config."""
+    given = {name: part["variance"] for name, part in variables.items()}
+    return variance.loss(variances(config), given, x, reconstruction, mask)[0]
+
+
+def spread_output(config, params, x):
+    """What the last convolution of the variance network says."""
+    return np.asarray(variances(config).network(normalise=False).apply({"params": params["variance"]}, x).output)
 
 
 def encode(config, variables, x, normalise=True):
@@ -79,7 +91,7 @@ def test_architecture_of_the_paper(experiments):
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 192), (192, 256)])
 def test_shapes_of_the_paper(experiments, height, width):
     config = experiments.paper()
-    autoencoder, variance_net = network(config), variances(config).network
+    autoencoder, variance_net = network(config), variances(config).network(normalise=True)
     x, key = jax.ShapeDtypeStruct((3, height, width, 1), jnp.float32), jax.random.key(0)
     # The same parameters serve every size: they are made at 128.
     made_at = jax.ShapeDtypeStruct((1, 128, 128, 1), jnp.float32)
@@ -90,7 +102,7 @@ def test_shapes_of_the_paper(experiments, height, width):
     decoded = jax.eval_shape(lambda v, z: autoencoder.apply(v, z, method="decode"), variables, posterior.mean)
     assert decoded.shape == (3, height, width, 1)
     spread = jax.eval_shape(variance_net.init_with_output, key, x)[0]
-    assert spread.shape == (3, height, width, 1)
+    assert spread.log_variance.shape == (3, height, width, 1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 24), (20, 4)])
@@ -237,19 +249,19 @@ def test_elbo_of_one_slice_by_numpy(config, params):
 def test_variance_is_above_its_floor(config, params, target):
     config.model.variance_floor, config.model.variance_target = 0.25, target
     x = normal(2, 16, 16, 1)
-    output = np.asarray(variances(config).network.apply({"params": params["variance"]}, x))
+    output = spread_output(config, params, x)
     expected = np.exp(output) if target == "likelihood" else output**2
     np.testing.assert_allclose(variance.predict(variances(config), params["variance"], x), expected + 0.25, rtol=1e-5)
 
 
-def test_absolute_target_by_numpy(config, params):
+def test_absolute_target_by_numpy(config, variables, params):
     """The authors' loss: mean over the brain of (prediction - |X - g(z)|)^2."""
     config.model.variance_target = "absolute"
     x, reconstruction = normal(2, 16, 16, 1), normal(2, 16, 16, 1, seed=1)
     mask = (normal(2, 16, 16, 1, seed=2) > 0).astype(np.float32)
-    output = np.asarray(variances(config).network.apply({"params": params["variance"]}, x))
+    output = spread_output(config, params, x)
     expected = ((output - np.abs(x - reconstruction)) ** 2)[mask > 0].mean()
-    loss = variance.loss(variances(config), params["variance"], x, reconstruction, mask)
+    loss = spread_loss(config, variables, x, reconstruction, mask)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
@@ -277,11 +289,65 @@ def test_upsampled_conv_is_upsampling_and_then_flax_convolution(height, width):
 
 
 def test_activation_is_leaky():
-    x = np.array([-2.0, -1.0, 0.0, 3.0], np.float32)
-    y = np.asarray(blocks.activation(x))
-    np.testing.assert_array_equal(y[2:], x[2:])
-    assert (y[:2] < 0).all()
-    assert y[0] == 2 * y[1] > x[0]
+    np.testing.assert_allclose(blocks.activation(np.float32([-2, -1, 0, 3])), [-0.4, -0.2, 0, 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ResidualDown", "ResidualUp"])
+def test_residual_blocks_by_numpy(name):
+    """With pointwise kernels, the way through two convolutions and the skip, each by itself and their sum."""
+    first, second, skip = (normal(a, 3, seed=a + i) for i, a in enumerate((2, 3, 2)))
+    block, x = getattr(blocks, name)(3, normalise=False), normal(2, 4, 6, 2)
+
+    def leaky(x):
+        return np.where(x > 0, x, 0.2 * x)
+
+    def resized(x):
+        return x[:, ::2, ::2] if name == "ResidualDown" else x.repeat(2, axis=1).repeat(2, axis=2)
+
+    def conv(weights, size):
+        # With a stride of two on an even image, the first of three taps lies on the pixels that the skip sees.
+        kernel, at = np.zeros((size, size, *weights.shape), np.float32), 0 if size == 1 or strided(weights) else 1
+        kernel[at, at] = weights
+        return {"conv": {"kernel": kernel, "bias": np.zeros(3, np.float32)}}
+
+    def strided(weights):
+        return name == "ResidualDown" and weights is first
+
+    for a, b in ((1, 0), (0, 1), (1, 1)):
+        params = {"first": conv(first, 3), "second": conv(a * second, 3), "skip": conv(b * skip, 1)}
+        expected = resized(leaky(a * leaky(x @ first) @ second + b * x @ skip))
+        np.testing.assert_allclose(block.apply({"params": params}, x, False), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vae", "aae", "gmvae", "dae", "anogan"])
+def test_running_statistics_keep_95_percent_of_themselves(name, slices):
+    """Those of BatchNorm and the ranges of log variances: what they were weighs .95, what the batch says does not."""
+    config = shrunk(name)
+    model, variables = models.from_config(config, "float32"), random_variables(config)
+
+    @jax.jit
+    def updated(shift):
+        stats = jax.tree.map(lambda leaf: leaf + shift, variables["batch_stats"])
+        given = {"params": variables["params"], "batch_stats": stats}
+        return model.loss(given, slices.y, slices.mask, jax.random.key(0))[1][0]
+
+    old, new, shifted = variables["batch_stats"], updated(0.0), updated(1.0)
+    assert jax.tree.structure(new) == jax.tree.structure(old)
+    for before, one, other in zip(*map(jax.tree.leaves, (old, new, shifted)), strict=True):
+        np.testing.assert_allclose(other - one, 0.95, rtol=1e-3)
+        assert np.abs(one - before).max() > 1e-4
+
+
+def test_running_statistics_by_numpy(config, variables, slices):
+    """Mean and variance of what the first convolution makes of a batch, over its slices and pixels."""
+    model = models.from_config(config, "float32")
+    new = model.loss(variables, slices.y, slices.mask, jax.random.key(0))[1][0]["autoencoder"]["first"]["norm"]
+    first, old = (variables[part]["autoencoder"]["first"] for part in ("params", "batch_stats"))
+    made = np.pad(slices.y[..., 0], ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(made, (3, 3), axis=(1, 2))
+    values = windows.reshape(-1, 9) @ first["conv"]["kernel"].reshape(9, -1) + first["conv"]["bias"]
+    for part, found in (("mean", values.mean(axis=0)), ("var", values.var(axis=0))):
+        np.testing.assert_allclose(new[part], 0.95 * old["norm"][part] + 0.05 * found, rtol=1e-4, atol=1e-5)
 
 
 def test_posterior_samples():
@@ -346,13 +412,13 @@ def test_likelihood_is_best_at_the_mean_squared_residual():
 
 
 @pytest.mark.parametrize("target", ["likelihood", "absolute"])
-def test_variance_loss_counts_the_brain_and_stops_gradients(config, params, target):
+def test_variance_loss_counts_the_brain_and_stops_gradients(config, variables, target):
     config.model.variance_target = target
     x, reconstruction = normal(2, 16, 16, 1), normal(2, 16, 16, 1, seed=1)
     mask = (normal(2, 16, 16, 1, seed=2) > 0).astype(np.float32)
 
     def loss(reconstruction, mask=mask):
-        return variance.loss(variances(config), params["variance"], x, reconstruction, mask)
+        return spread_loss(config, variables, x, reconstruction, mask)
 
     np.testing.assert_array_equal(jax.grad(loss)(reconstruction), 0)
     elsewhere = np.where(mask > 0, reconstruction, 99.0)
