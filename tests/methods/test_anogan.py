@@ -10,10 +10,12 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from configs import anogan as experiment
 from lgjax import models
-from lgjax.methods import anogan
+from lgjax.methods import anogan, names, runner
 from lgjax.models import gan
-from lgjax.models.base import BoundModel
+from lgjax.models.base import BoundModel, Model
+from lgjax.restoration import loop
 
 KEY = jax.random.key(5)
 SIZE = 16
@@ -179,7 +181,7 @@ def observed(seed=0):
 
 
 def search(y, mask, key=KEY, networks=None, **settings):
-    settings = {"latent_size": 3, "iterations": 400, "learning_rate": 0.02} | settings
+    settings = {"latent_size": 3, "iterations": 400, "learning_rate": 0.02, "feature_weight": 0.1} | settings
     run = functools.partial(anogan.search, networks or linear(), **settings)
     return jax.device_get(jax.jit(run)(y, mask, key))
 
@@ -229,11 +231,32 @@ def test_first_step_of_the_search(weight):
     np.testing.assert_allclose(found.ravel(), MATRIX @ (start - 0.02 * np.sign(gradient)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [None, 0.9])
+def test_weights_of_the_search(weight):
+    """Both terms pull the one latent, apart: .9 of slope 1 up, .1 of slope 4 down. A config may weigh them otherwise."""
+    networks = BoundModel(
+        generate=lambda z: jnp.stack([2 * z[0], z[0]]).reshape(2, 1, 1), features=lambda x: 4 * x[1]
+    )
+    y = np.float32([90, -90]).reshape(2, 1, 1)
+    config = experiment.get_config()
+    config.model.latent_size, config.restore.iterations = 1, 1
+    if weight is not None:
+        config.restore.feature_weight = weight
+    method, model = names.parse("anogan"), Model(None, None, lambda params: networks, ())
+    restorer = jax.jit(runner.restorer(method, runner.from_config(config), model))
+    x = restorer(None, y[None], np.ones_like(y)[None], np.int32([3]), np.zeros(1, np.float32))[0][0]
+    (key,) = loop.slice_keys(config.seed, np.int32([3]))
+    start, way = float(jax.random.normal(key, (1,))[0]), -1 if weight else 1
+    np.testing.assert_allclose(x.ravel(), np.array([2, 1]) * (start + way * config.restore.learning_rate), rtol=1e-5)
+
+
 def test_vmap_over_slices():
     y = np.stack([observed(seed)[1] for seed in range(3)])
     mask = (np.random.default_rng(0).random(y.shape) < 0.8).astype(np.float32)
     keys = jax.random.split(KEY, 3)
-    run = functools.partial(anogan.search, linear(), latent_size=3, iterations=40, learning_rate=0.02)
+    run = functools.partial(
+        anogan.search, linear(), latent_size=3, iterations=40, learning_rate=0.02, feature_weight=0.1
+    )
     together, traces = jax.jit(jax.vmap(run))(y, mask, keys)
     for i in range(3):
         x, trace = search(y[i], mask[i], keys[i], iterations=40)

@@ -230,6 +230,14 @@ def test_a_newer_format_is_refused(folder, monkeypatch, tmp_path):
         checkpoints.restore_newest(tmp_path / "newer", like())
 
 
+def test_a_checkpoint_without_the_range_of_log_variances_says_to_train_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoints, "FORMAT", 1)
+    checkpoints.save(tmp_path, 7, state(7))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"did not keep the range of the log variances\. Train again"):
+        checkpoints.restore_newest(tmp_path, like())
+
+
 def test_a_stray_temporary_folder_is_ignored(folder):
     shutil.copytree(folder / "2", folder / ".3.tmp")
     (folder / ".3.tmp" / "manifest.json").unlink()
