@@ -41,8 +41,9 @@ def extremes(log_variance: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.A
       mask: 1 where it counts, of the same shape.
     """
     axes, inside = tuple(range(1, mask.ndim)), mask > 0
-    ends = jnp.min(log_variance, axes, where=inside, initial=jnp.inf), jnp.max(
-        log_variance, axes, where=inside, initial=-jnp.inf
+    ends = (
+        jnp.min(log_variance, axes, where=inside, initial=jnp.inf),
+        jnp.max(log_variance, axes, where=inside, initial=-jnp.inf),
     )
     low, high = (jnp.mean(end, where=inside.any(axes)) for end in ends)
     return low, high

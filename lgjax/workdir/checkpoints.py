@@ -107,7 +107,9 @@ def _verify(path: pathlib.Path, like: Any) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(path, f"has no readable manifest ({error})", remedy) from error
     if version == 1:
-        raise UsageError(f"{path}: is of an older lgjax, which did not keep the range of the log variances. Train again.")
+        raise UsageError(
+            f"{path}: is of an older lgjax, which did not keep the range of the log variances. Train again."
+        )
     if version != FORMAT:
         raise UsageError(f"{path}: has format {version}, this version reads {FORMAT}. Update lgjax.")
     present = {str(p.relative_to(path)): p for p in _files(path / "state")}

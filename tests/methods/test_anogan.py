@@ -233,10 +233,8 @@ def test_first_step_of_the_search(weight):
 
 @pytest.mark.parametrize("weight", [None, 0.9])
 def test_weights_of_the_search(weight):
-    """Both terms pull the one latent, apart: .9 of slope 1 up, .1 of slope 4 down. A config may weigh them otherwise."""
-    networks = BoundModel(
-        generate=lambda z: jnp.stack([2 * z[0], z[0]]).reshape(2, 1, 1), features=lambda x: 4 * x[1]
-    )
+    """The terms pull the one latent apart: .9 of slope 1 up, .1 of slope 4 down. A config may weigh them otherwise."""
+    networks = BoundModel(generate=lambda z: jnp.stack([2 * z[0], z[0]]).reshape(2, 1, 1), features=lambda x: 4 * x[1])
     y = np.float32([90, -90]).reshape(2, 1, 1)
     config = experiment.get_config()
     config.model.latent_size, config.restore.iterations = 1, 1

@@ -109,7 +109,9 @@ def test_a_brighter_disc_has_a_higher_score(name):
     config.model.channels, config.model.variance_channels, config.model.variance_floor = (4,), (), 0.1
     variables = random_variables(config)
     variables["params"]["variance"] = linear({}, slope=1.0)["params"]
-    network, stats = (variables[part].get("gmvae", variables[part])["autoencoder"] for part in ("params", "batch_stats"))
+    network, stats = (
+        variables[part].get("gmvae", variables[part])["autoencoder"] for part in ("params", "batch_stats")
+    )
     network["last"] = jax.tree.map(np.zeros_like, network["last"])  # so that g(z) = 0
     ranges = [variables["batch_stats"]["variance"]["range"]]
     if name != "aae":

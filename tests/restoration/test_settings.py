@@ -30,9 +30,7 @@ def image():
 @pytest.mark.parametrize(("at", "seen"), [("restored", 1), ("observed", 0)])
 def test_where_the_variance_is_evaluated(at, seen):
     """With sigma2 = X^2 + 1 and mu = 2: at every X^i, or at Y only."""
-    networks = BoundModel(
-        samples=lambda x, key, count: jnp.full((count, *x.shape), 2.0), variance=lambda x: x**2 + 1.0
-    )
+    networks = BoundModel(samples=lambda x, key, count: jnp.full((count, *x.shape), 2.0), variance=lambda x: x**2 + 1.0)
     y = image()
     first = y + RATE * (2 - y) / (y**2 + 1)
     second = first + RATE * (2 - first) / ((first, y)[1 - seen] ** 2 + 1)
