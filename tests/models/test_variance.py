@@ -67,17 +67,23 @@ def test_the_range_is_that_of_late_training_and_says_nothing_of_empty_batches(me
 
 @pytest.mark.parametrize("target", ["likelihood", "absolute"])
 def test_training_is_told_the_variance_as_it_is(target):
-    """Whatever the range is, the loss is the same."""
+    """Whatever the range is, the loss is the same; the range goes to what the brain says, by a twentieth."""
     settings = variance.Settings((), target, 0.1)
-    x, mask = np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype(np.float32), np.ones((2, 6, 6, 1), np.float32)
-    variables = linear(variance.init(settings, jax.random.key(0)), slope=3.0)
-    losses = []
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=(2, 6, 6, 1)).astype(np.float32), (rng.random((2, 6, 6, 1)) < 0.5).astype(np.float32)
+    variables, brain = linear(variance.init(settings, jax.random.key(0)), slope=3.0), mask > 0
+    output = 3 * x.astype(float)
+    log_variance = output if target == "likelihood" else np.log(output**2)
+    ends = np.mean([one[of].min() for one, of in zip(log_variance, brain, strict=True)])
+    found = {"low": ends, "high": np.log(np.exp(log_variance)[brain].mean())}
+    sigma2 = np.exp(log_variance) + 0.1
+    expected = 0.5 * (np.log(sigma2) + x**2 / sigma2) if target == "likelihood" else (output - np.abs(x)) ** 2
     for end in (0.01, 50.0):
         ranges = {"range": {"low": jnp.float32(-end), "high": jnp.float32(end)}}
-        losses.append(float(variance.loss(settings, {**variables, "batch_stats": ranges}, x, 0 * x, mask)[0]))
-    sigma2 = np.exp(3.0 * x.astype(float)) + 0.1
-    expected = 0.5 * (np.log(sigma2) + x**2 / sigma2) if target == "likelihood" else (3.0 * x - np.abs(x)) ** 2
-    np.testing.assert_allclose(losses, expected.mean(), rtol=1e-5)
+        loss, new = variance.loss(settings, {**variables, "batch_stats": ranges}, x, 0 * x, mask)
+        np.testing.assert_allclose(loss, expected[brain].mean(), rtol=1e-5)
+        for name, old in (("low", -end), ("high", end)):
+            np.testing.assert_allclose(new["range"][name], 0.95 * old + 0.05 * found[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["likelihood", "absolute"])
