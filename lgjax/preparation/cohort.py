@@ -15,7 +15,7 @@ from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Slices
 from lgjax.runtime import parallel
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import sources
+from lgjax.scans import phantom, sources
 from lgjax.scans.sources import Subject
 
 SHARES = {"train": 0.8, "calibration": 0.1, "test": 0.1}  # of a folder's participants, by a hash of their names
@@ -58,6 +58,14 @@ def healthy(source: Source, split: str) -> list[Subject]:
     if not chosen:
         raise UsageError(f"{source.spec} is too small: no subject of it falls into the {split} split.")
     return chosen[: source.calibration_subjects] if split == "calibration" else chosen
+
+
+def describe(source: Source) -> str:
+    """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share."""
+    if source.spec.split(":")[0] != "phantom":
+        return source.spec
+    _, _, labels = source.spec.partition(":")
+    return f"synthetic healthy brains (phantom) {phantom.describe(labels or None)}"
 
 
 def split_of(subject: Subject) -> str:
