@@ -61,22 +61,6 @@ def test_the_second_start_reads_what_the_first_made(folder, monkeypatch):
     assert [path.suffix for path in folder.iterdir()] == [".phantom"]  # nothing half written stays
 
 
-def test_a_real_subject_comes_back_whole(tmp_path, monkeypatch):
-    """Through the list of subjects, as every command asks for them."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (subject,) = (s for s in sources.find("phantom:dev:1") if s.kind == "glioma")
-    sources._phantom_scan.cache_clear()
-    image, displaced = subject.image(), subject.displaced()
-    expected = phantom.make_subject(phantom.load_anatomies(None), 4, 1, "glioma")
-    assert image.sha256 == expected.image.sha256
-    np.testing.assert_array_equal(image.data, expected.image.data)
-    np.testing.assert_array_equal(displaced.data, expected.displaced)
-    sources._phantom_scan.cache_clear()
-    forbid(monkeypatch)
-    assert subject.image().sha256 == image.sha256
-    np.testing.assert_array_equal(sources.reference(subject, image), expected.lesion)
-
-
 @pytest.mark.parametrize("place", [0, 31, 32, -1, "cut", "empty"])
 def test_a_damaged_file_is_made_again_and_it_is_said(folder, caplog, monkeypatch, place):
     first = phantom.get_subject(REQUEST)
@@ -102,7 +86,9 @@ def test_without_a_folder_that_can_be_written_subjects_are_made_anew(folder, cap
 
 
 def test_all_that_a_subject_is_made_from_names_it(tmp_path, monkeypatch):
-    digests = [phantom.digest(REQUEST._replace(**change)) for change in ({}, {"seed": 4}, {"number": 8}, {"kind": "ms"})]
+    digests = [
+        phantom.digest(REQUEST._replace(**change)) for change in ({}, {"seed": 4}, {"number": 8}, {"kind": "ms"})
+    ]
     maps(tmp_path, 3)
     digests.append(phantom.digest(REQUEST._replace(labels=str(tmp_path))))
     digests.append(phantom.digest(REQUEST._replace(labels=str(tmp_path), split="train")))
