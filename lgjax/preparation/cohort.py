@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Source(NamedTuple):
     """Where healthy subjects come from."""
 
-    spec: str  # phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
+    spec: str  # phantom[@THICKNESS[+GAP]][:LABEL_MAPS_FOLDER], or a folder, split by subject
     train_subjects: int  # of the phantom
     calibration_subjects: int  # at most
 
@@ -42,10 +42,10 @@ def healthy(source: Source, split: str) -> list[Subject]:
     Raises:
       UsageError: the split is empty.
     """
-    if source.spec.split(":")[0] == "phantom":
+    if sources.is_phantom(source.spec):
         count = {"train": source.train_subjects, "calibration": source.calibration_subjects}[split]
-        _, _, labels = source.spec.partition(":")
-        return sources.find(f"phantom:{split}:{count}" + (f":{labels}" if labels else ""))
+        name, _, labels = source.spec.partition(":")
+        return sources.find(f"{name}:{split}:{count}" + (f":{labels}" if labels else ""))
     if is_prepared(source.spec):
         found = sources.prepared(source.spec)
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
@@ -62,10 +62,10 @@ def healthy(source: Source, split: str) -> list[Subject]:
 
 def describe(source: Source) -> str:
     """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share."""
-    if source.spec.split(":")[0] != "phantom":
+    if not sources.is_phantom(source.spec):
         return source.spec
-    _, _, labels = source.spec.partition(":")
-    return f"synthetic healthy brains (phantom) {phantom.describe(labels or None)}"
+    name, _, labels = source.spec.partition(":")
+    return f"synthetic healthy brains ({name}) {phantom.describe(labels or None)}"
 
 
 def split_of(subject: Subject) -> str:

@@ -78,9 +78,10 @@ def find(
     """Lists the subjects in one NIfTI file, a folder or the phantom.
 
     Args:
-      spec: path of the file or folder; or phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration (both
-        healthy), test or dev (COUNT subjects of every kind; dev is what design is decided on), made from a folder of
-        label maps where one is named.
+      spec: path of the file or folder; or phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT train,
+        calibration (both healthy), test or dev (COUNT subjects of every kind; dev is what design is decided on), made
+        from a folder of label maps where one is named. THICKNESS and GAP, 0 where not given, are mm; without them, 24
+        slices of 4 mm end below the vertex.
       layout: of a folder: bids, camcan, brats, ixi or folder; auto recognises it (and the phantom by its name).
       mask: path of the brain mask, with a single file only.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
@@ -94,7 +95,7 @@ def find(
     """
     if layout not in layouts.NAMES:
         raise UsageError(f"There is no layout {layout}. Choose one of {', '.join(layouts.NAMES)}.")
-    if layout == "phantom" or (layout == "auto" and spec.split(":")[0] == "phantom"):
+    if layout == "phantom" or (layout == "auto" and is_phantom(spec)):
         return _phantom(spec)
     found = _found(spec, layout, mask)
     _check_unique(spec, found)
@@ -197,15 +198,23 @@ _PHANTOM = {  # seed, kinds, subjects of each kind
 }
 
 
+def is_phantom(spec: str) -> bool:
+    """Returns whether a source is the embedded data set rather than a path."""
+    return re.split("[:@]", spec)[0] == "phantom"
+
+
 def _phantom(spec: str) -> list[Subject]:
     """Lists subjects of the embedded data set; a split is a seed and, of three heads or more, its own heads."""
-    _, _, rest = spec.partition(":")
+    name, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
-    if split not in _PHANTOM or not (count.isdigit() or not count):
-        raise UsageError(f"{spec}: expected phantom:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_PHANTOM)}.")
+    named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
+    if not named or split not in _PHANTOM or not (count.isdigit() or not count):
+        expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_PHANTOM)}"
+        raise UsageError(f"{spec}: expected {expected}.")
+    slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
     seed, kinds, default = _PHANTOM[split]
     subjects = [
-        _phantom_subject(number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind))
+        _phantom_subject(number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
         for number in range(int(count or default))
         for k, kind in enumerate(kinds)
     ]

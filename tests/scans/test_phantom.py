@@ -238,6 +238,29 @@ def test_a_subject_of_the_list_is_made_once(anatomies, tmp_path, monkeypatch):
     np.testing.assert_array_equal(sources.reference(patient, image), expected.lesion)
 
 
+@pytest.mark.parametrize(("thickness", "gap"), [(4.0, 1.0), (8.0, 0.0)])
+def test_with_a_gap_slices_are_as_thick_and_far_as_asked_and_reach_above_the_vertex(anatomies, thickness, gap):
+    for index in range(3):
+        scan = phantom.make_subject(anatomies, 7, index, "dark", spacing=4.0, thickness=thickness, gap=gap)
+        np.testing.assert_allclose(scan.image.zooms, [4, 4, thickness + gap])
+        area = scan.brain.sum(axis=(0, 1)) * 16.0  # mm^2
+        assert area[0] > 2000
+        assert area[-1] == 0
+        assert area[area > 0][-1] < 5000  # the cap of the brain, thinner from slice to slice
+        assert scan.lesion.any()
+
+
+def test_a_slice_is_the_mean_of_planes_across_its_thickness(anatomies):
+    grid = render.make_grid(1, 4.0, 4.0)
+    made = draw(subject.stream(7, 0, 0), anatomies[0], grid.lattice)
+    thick, *_ = render.render(made, anatomies[0], grid, None, 8.0)
+    parts = []
+    for offset in (-2.0, 2.0):
+        thin = grid._replace(z=grid.z + offset)
+        parts.append(render.render(made, anatomies[0], thin, None, 1e-6)[0])
+    np.testing.assert_allclose(thick, np.mean(parts, axis=0), atol=1e-4)
+
+
 def test_bids_opens_with_nibabel(anatomies, scans, tmp_path):
     paths = cohorts.write_bids(tmp_path, anatomies, 7, [0, 2], ["healthy", "ms"], **SMALL)
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == [

@@ -19,7 +19,7 @@ from lgjax.scans.volume import Scan, Volume
 REQUEST = Request(None, "test", 3, 7, "glioma")
 
 
-def made(anatomies, seed, index, kind) -> Scan:
+def made(anatomies, seed, index, kind, **_) -> Scan:
     """A scan of whole numbers, in Fortran's order, which the cache need not keep."""
     rng = np.random.default_rng([seed, index, len(kind)])
     image = np.asfortranarray(rng.integers(0, 32768, (5, 6, 4)).astype(np.float32))
@@ -87,7 +87,8 @@ def test_without_a_folder_that_can_be_written_subjects_are_made_anew(folder, cap
 
 def test_all_that_a_subject_is_made_from_names_it(tmp_path, monkeypatch):
     digests = [
-        phantom.digest(REQUEST._replace(**change)) for change in ({}, {"seed": 4}, {"number": 8}, {"kind": "ms"})
+        phantom.digest(REQUEST._replace(**change))
+        for change in ({}, {"seed": 4}, {"number": 8}, {"kind": "ms"}, {"slab": (1.0, 0.0)})
     ]
     maps(tmp_path, 3)
     digests.append(phantom.digest(REQUEST._replace(labels=str(tmp_path))))

@@ -35,6 +35,7 @@ class Request(NamedTuple):
     seed: int
     number: int
     kind: str  # as in make_subject
+    slab: tuple[float, float] | None = None  # mm, thickness of slices and gap between them; None: 24 slices of 4 mm
 
 
 def digest(request: Request) -> str:
@@ -44,7 +45,7 @@ def digest(request: Request) -> str:
       InputError: the folder holds no label map, or one cannot be read.
     """
     maps = request.labels and heads.of_split(heads.find(request.labels), request.split)
-    return files.digest([code(), maps, request.seed, request.number, request.kind])
+    return files.digest([code(), maps, *request[2:]])
 
 
 @functools.cache
@@ -66,9 +67,15 @@ def get_subject(request: Request) -> Scan:
     path = files.cache_folder("phantoms") / f"{digest(request)}.phantom"
     content = _read(path)
     if content is None:
-        content = _encode(make_subject(load_anatomies(request.labels, request.split), *request[2:]))
+        content = _encode(_make(request))
         _write(path, content)
     return _decode(content, f"phantom:{request.kind}/{request.number}")
+
+
+def _make(request: Request) -> Scan:
+    thickness, gap = request.slab or (4.0, None)
+    anatomies = load_anatomies(request.labels, request.split)
+    return make_subject(anatomies, request.seed, request.number, request.kind, thickness=thickness, gap=gap)
 
 
 def _read(path: pathlib.Path) -> bytes | None:

@@ -27,6 +27,7 @@ def make_subject(
     slices: int = 24,
     spacing: float = 1.5,
     thickness: float = 4.0,
+    gap: float | None = None,
 ) -> Scan:
     """Makes one subject.
 
@@ -36,6 +37,8 @@ def make_subject(
       kind: one of KINDS.
       slices, spacing, thickness: axial slices evenly from the lower cerebellum to just below the vertex, pixel size
         in mm, slice thickness in mm.
+      gap: mm between two slices, in place of a number of slices: as many are made as reach above the vertex. With a
+        gap, the pair of seed and index is another brain than without.
 
     Returns:
       The skull-stripped scan, [124, 144, slices] at 1.5 mm: whole numbers, 0 outside the brain, at least 1
@@ -46,7 +49,7 @@ def make_subject(
         raise UsageError(f"phantom: expected a kind among {', '.join(KINDS)}, got {kind!r}")
     if not anatomies:
         raise UsageError("phantom: expected at least one anatomy, got none")
-    grid = make_grid(slices, spacing, thickness)
+    grid = make_grid(slices, spacing, thickness, gap)
     shape, disease = (stream(seed, index, part) for part in range(2))
     anatomy = anatomies[int(shape.integers(len(anatomies)))]
     healthy = draw(shape, anatomy, grid.lattice)
