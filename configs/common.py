@@ -38,7 +38,7 @@ def experiment(name: str, model: str, method: str) -> ml_collections.ConfigDict:
 def data() -> ml_collections.ConfigDict:
     """Makes the part about scans and slices."""
     config = ml_collections.ConfigDict()
-    config.source = "phantom"  # healthy scans: phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
+    config.source = "phantom"  # healthy scans: phantom[@MM[+MM]][:LABEL_MAPS], or a folder, split by subject
     config.train_subjects = 652  # of the phantom; the paper has 652 Cam-CAN subjects
     config.calibration_subjects = 24  # at most, since whole scans of them are kept in memory
     config.height = 128  # pixels

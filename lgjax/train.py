@@ -28,7 +28,7 @@ from tqdm import tqdm
 from lgjax import models
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
-from lgjax.preparation import dataset, recipe
+from lgjax.preparation import cohort, dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
 from lgjax.runtime import devices, files, hosts, signals
@@ -229,7 +229,7 @@ def check_finite(terms: dict[str, float], workdir: pathlib.Path) -> None:
 
 def trained_on(config, prepared: Recipe, subjects: list[str], n: int) -> dict:
     """Returns what stands beside every number: the training data in words and by hash."""
-    source = "synthetic healthy brains (phantom)" if config.data.source.startswith("phantom") else config.data.source
+    source = cohort.describe(experiment.source(config))
     size = f"{config.data.height}x{config.data.width}"
     return {
         "TrainedOn": f"{len(subjects)} healthy subjects, {n} slices, {size}: {source}",

@@ -42,7 +42,10 @@ TINY = [  # flags of a model that is trained, calibrated and used in seconds
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
-    """A program that several tests build anew is compiled by the first of them only."""
+    """A program that several tests build anew is compiled by the first of them only; no test reads a user's cache."""
+    parallel = "PYTEST_XDIST_WORKER" in os.environ  # whose workers share what commands keep
+    folder = tmp_path_factory.getbasetemp()
+    os.environ["XDG_CACHE_HOME"] = str((folder.parent if parallel else folder) / "cache")
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -15,7 +15,7 @@ from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Slices
 from lgjax.runtime import parallel
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import sources
+from lgjax.scans import phantom, sources
 from lgjax.scans.sources import Subject
 
 SHARES = {"train": 0.8, "calibration": 0.1, "test": 0.1}  # of a folder's participants, by a hash of their names
@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Source(NamedTuple):
     """Where healthy subjects come from."""
 
-    spec: str  # phantom, phantom:LABEL_MAPS_FOLDER, or a folder, split by subject
+    spec: str  # phantom[@THICKNESS[+GAP]][:LABEL_MAPS_FOLDER], or a folder, split by subject
     train_subjects: int  # of the phantom
     calibration_subjects: int  # at most
 
@@ -42,10 +42,10 @@ def healthy(source: Source, split: str) -> list[Subject]:
     Raises:
       UsageError: the split is empty.
     """
-    if source.spec.split(":")[0] == "phantom":
+    if sources.is_phantom(source.spec):
         count = {"train": source.train_subjects, "calibration": source.calibration_subjects}[split]
-        _, _, labels = source.spec.partition(":")
-        return sources.find(f"phantom:{split}:{count}" + (f":{labels}" if labels else ""))
+        name, _, labels = source.spec.partition(":")
+        return sources.find(f"{name}:{split}:{count}" + (f":{labels}" if labels else ""))
     if is_prepared(source.spec):
         found = sources.prepared(source.spec)
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
@@ -58,6 +58,14 @@ def healthy(source: Source, split: str) -> list[Subject]:
     if not chosen:
         raise UsageError(f"{source.spec} is too small: no subject of it falls into the {split} split.")
     return chosen[: source.calibration_subjects] if split == "calibration" else chosen
+
+
+def describe(source: Source) -> str:
+    """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share."""
+    if not sources.is_phantom(source.spec):
+        return source.spec
+    name, _, labels = source.spec.partition(":")
+    return f"synthetic healthy brains ({name}) {phantom.describe(labels or None)}"
 
 
 def split_of(subject: Subject) -> str:

@@ -1,13 +1,14 @@
 """From a scan to z-scored axial slices on a small grid, and from values on that grid back to the scan.
 
 Geometry is exact where it can be: a volume is brought to one orientation by permuting and flipping its axes,
-and slices are resized in-plane by two small matrices. Nothing is ever interpolated through-plane.
+and slices are resized in-plane by two sparse matrices, which leave the order of every sum to no library of threads.
+Nothing is ever interpolated through-plane.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from lgjax.runtime.errors import InputError
 from lgjax.scans import orientation
@@ -119,13 +120,12 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     _, row_zoom, column_zoom = orientation.zooms(affine)
     rows, columns = _place(box[1], box[2], row_zoom, column_zoom, grid)
     shrink_rows = _area_weights(rows, box[1])
-    shrink_columns = _area_weights(columns, box[2]).T
+    shrink_columns = _area_weights(columns, box[2])
     kept, y, mask = [], [], []
     for k in range(box[0].start, box[0].stop):  # one at a time: big volumes are not copied
         m = inside[k, box[1], box[2]].astype(np.float64, order="C")
         z = (values[k, box[1], box[2]].astype(np.float64, order="C") - mean) / std * m
-        weight = shrink_rows @ m @ shrink_columns
-        total = shrink_rows @ z @ shrink_columns
+        weight, total = (_resize(shrink_rows, part, shrink_columns) for part in (m, z))
         covered = weight >= 0.5 - 1e-9  # a pixel half covered is inside, whatever the rounding
         if covered.sum() >= _MIN_PIXELS:
             kept.append(k)
@@ -169,13 +169,13 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     planes = orientation.axial(result, placement.orientation)
     mask = placement.mask[..., 0].astype(np.float64)
     rows = _linear_weights(placement.rows, inside.shape[1])
-    columns = _linear_weights(placement.columns, inside.shape[2]).T
+    columns = _linear_weights(placement.columns, inside.shape[2])
     sampling = (1 / placement.rows.step, 1 / placement.columns.step)
     masked = np.where(mask > 0, values[..., 0], 0).astype(np.float64)
     for k, m, v in zip(placement.number, mask, masked, strict=True):
-        weight = rows @ m @ columns
+        weight, total = (_resize(rows, part, columns) for part in (m, v))
         known = weight > 1e-6
-        plane = (rows @ v @ columns) / np.where(known, weight, 1)
+        plane = total / np.where(known, weight, 1)
         if (inside[k] & ~known).any():
             nearest = ndimage.distance_transform_edt(
                 ~known, sampling=sampling, return_distances=False, return_indices=True
@@ -209,16 +209,21 @@ def _place(row_box: slice, column_box: slice, row_zoom: float, column_zoom: floa
     return axes[0], axes[1]
 
 
-def _area_weights(axis: Axis, box: slice) -> np.ndarray:
+def _resize(rows: sparse.csr_array, plane: np.ndarray, columns: sparse.csr_array) -> np.ndarray:
+    """Resizes a plane [H, W] to [H', W'] with the weights rows [H', H] and columns [W', W]."""
+    return (columns @ (rows @ plane).T).T
+
+
+def _area_weights(axis: Axis, box: slice) -> sparse.csr_array:
     """Returns [pixels, voxels in the box]: overlap of both when shrinking, linear when enlarging."""
     distance = np.abs(axis.centres[:, None] - np.arange(box.start, box.stop))
     if axis.step < 1:
-        return np.maximum(0, 1 - distance)
+        return sparse.csr_array(np.maximum(0, 1 - distance))
     overlap = (axis.step + 1) / 2 - distance
-    return np.clip(overlap, 0, 1) / axis.step
+    return sparse.csr_array(np.clip(overlap, 0, 1) / axis.step)
 
 
-def _linear_weights(axis: Axis, size: int) -> np.ndarray:
+def _linear_weights(axis: Axis, size: int) -> sparse.csr_array:
     """Returns [voxels, pixels]: linear interpolation between pixel centres."""
     position = (np.arange(size) - axis.first) / axis.step
-    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(axis.size)))
+    return sparse.csr_array(np.maximum(0, 1 - np.abs(position[:, None] - np.arange(axis.size))))

@@ -3,7 +3,6 @@
 import collections
 import functools
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lgjax import __version__
+from lgjax.runtime import files
 from lgjax.runtime.errors import EnvironmentFault
 
 # On CPU convolutions and products are left to Eigen: at those of our networks it is faster than YNNPACK, at the image
@@ -46,8 +46,7 @@ def start(wanted: str = "auto") -> Mesh:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
         raise _absent(wanted, error) from error
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lgjax" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_folder("xla")))
     counts = collections.Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
         raise EnvironmentFault(

@@ -67,6 +67,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise EnvironmentFault(f"{path}: cannot be written: {reason}. {remedy}.") from error
 
 
+def cache_folder(name: str) -> pathlib.Path:
+    """Returns the folder of this user for what can be made again: XDG_CACHE_HOME/lgjax/`name`."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "lgjax" / name
+
+
 def check_contained(folder: pathlib.Path, place: pathlib.Path) -> None:
     """Raises InputError if links lead `place`, where a subject's files go, out of the output folder."""
     if not place.resolve().is_relative_to(folder.resolve()):

@@ -33,9 +33,11 @@ class Subject:
       image: reads the scan.
       mask: reads the brain mask, where there is one.
       lesion: reads the reference segmentation, where there is one (`reference` checks it).
+      displaced: reads the mask, 0 or 1, of what the lesion changed outside itself, of synthetic subjects: neither
+        lesion nor healthy.
       kind: group shown in tables, for example "glioma"; "" if unknown.
       paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
-      reading: the options that the files are read with, as JSON.
+      reading: the options that the files are read with, as JSON; of the phantom, the digest of all it is made from.
       bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
         the bias field that it removed ("null": none).
       person: of such a scan, who was scanned, since its name does not tell sessions any more.
@@ -46,6 +48,7 @@ class Subject:
     image: Callable[[], Volume]
     mask: Callable[[], Volume] | None = None
     lesion: Callable[[], Volume] | None = None
+    displaced: Callable[[], Volume] | None = None
     kind: str = ""
     paths: tuple[pathlib.Path, ...] = ()
     reading: str = ""
@@ -75,8 +78,10 @@ def find(
     """Lists the subjects in one NIfTI file, a folder or the phantom.
 
     Args:
-      spec: path of the file or folder; or phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration (both
-        healthy) or test (COUNT subjects of every kind), made from a folder of label maps where one is named.
+      spec: path of the file or folder; or phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT train,
+        calibration (both healthy), test or dev (COUNT subjects of every kind; dev is what design is decided on), made
+        from a folder of label maps where one is named. THICKNESS and GAP, 0 where not given, are mm; without them, 24
+        slices of 4 mm end below the vertex.
       layout: of a folder: bids, camcan, brats, ixi or folder; auto recognises it (and the phantom by its name).
       mask: path of the brain mask, with a single file only.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
@@ -90,7 +95,7 @@ def find(
     """
     if layout not in layouts.NAMES:
         raise UsageError(f"There is no layout {layout}. Choose one of {', '.join(layouts.NAMES)}.")
-    if layout == "phantom" or (layout == "auto" and spec.split(":")[0] == "phantom"):
+    if layout == "phantom" or (layout == "auto" and is_phantom(spec)):
         return _phantom(spec)
     found = _found(spec, layout, mask)
     _check_unique(spec, found)
@@ -149,7 +154,7 @@ def digest(subject: Subject) -> str:
     Raises:
       InputError: a file cannot be read.
     """
-    found = [subject.original, __version__]  # the phantom is made by this version
+    found = [subject.original, __version__]
     if subject.paths:
         with files.faults(subject.paths[0]):
             found = [files.sha256(path) for path in subject.paths]
@@ -185,46 +190,60 @@ def reference(subject: Subject, image: Volume) -> np.ndarray | None:
     return label.data > 0
 
 
-_PHANTOM = {
+_PHANTOM = {  # seed, kinds, subjects of each kind
     "train": (1, ("healthy",), 652),
     "calibration": (2, ("healthy",), 24),
     "test": (3, phantom.KINDS, 6),
+    "dev": (4, phantom.KINDS, 6),
 }
 
 
+def is_phantom(spec: str) -> bool:
+    """Returns whether a source is the embedded data set rather than a path."""
+    return re.split("[:@]", spec)[0] == "phantom"
+
+
 def _phantom(spec: str) -> list[Subject]:
-    """Lists subjects of the embedded data set; a split is a seed, so no subject is in two splits."""
-    _, _, rest = spec.partition(":")
+    """Lists subjects of the embedded data set; a split is a seed and, of three heads or more, its own heads."""
+    name, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
-    if split not in _PHANTOM or not (count.isdigit() or not count):
-        raise UsageError(f"{spec}: expected phantom:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration or test.")
+    named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
+    if not named or split not in _PHANTOM or not (count.isdigit() or not count):
+        expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_PHANTOM)}"
+        raise UsageError(f"{spec}: expected {expected}.")
+    slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
     seed, kinds, default = _PHANTOM[split]
-    subjects = []
-    for number in range(int(count or default)):
-        for k, kind in enumerate(kinds):
-            part = functools.partial(_phantom_part, labels or None, seed, number * len(kinds) + k, kind)
-            subjects.append(
-                Subject(
-                    identifier=f"sub-{split}{kind}{number:03d}",
-                    original=f"phantom:{split}:{kind}:{number}",
-                    image=functools.partial(part, "image"),
-                    mask=functools.partial(part, "brain"),
-                    lesion=functools.partial(part, "lesion"),
-                    kind=kind,
-                )
-            )
+    subjects = [
+        _phantom_subject(number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
+        for number in range(int(count or default))
+        for k, kind in enumerate(kinds)
+    ]
     return sorted(subjects, key=lambda subject: subject.identifier)
 
 
+def _phantom_subject(number: int, request: phantom.Request) -> Subject:
+    part = functools.partial(_phantom_part, request)
+    return Subject(
+        identifier=f"sub-{request.split}{request.kind}{number:03d}",
+        original=f"phantom:{request.split}:{request.kind}:{number}",
+        image=functools.partial(part, "image"),
+        mask=functools.partial(part, "brain"),
+        lesion=functools.partial(part, "lesion"),
+        displaced=functools.partial(part, "displaced"),
+        kind=request.kind,
+        reading=phantom.digest(request),
+    )
+
+
 @functools.lru_cache(maxsize=8)
-def _phantom_scan(labels: str | None, seed: int, index: int, kind: str) -> Scan:
-    """Makes one phantom subject, kept for a moment because its image, mask and lesion are asked for in turn."""
-    return phantom.make_subject(phantom.load_anatomies(labels), seed, index, kind)
+def _phantom_scan(request: phantom.Request) -> Scan:
+    """Gives one phantom subject, kept for a moment because its image and masks are asked for in turn."""
+    return phantom.get_subject(request)
 
 
-def _phantom_part(labels: str | None, seed: int, index: int, kind: str, part: str) -> Volume:
-    """Returns the image, the brain mask or the lesion mask of a phantom subject."""
-    scan = _phantom_scan(labels, seed, index, kind)
+def _phantom_part(request: phantom.Request, part: str) -> Volume:
+    """Returns the image or a mask of a phantom subject."""
+    scan = _phantom_scan(request)
     if part == "image":
         return scan.image
     return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))

@@ -44,3 +44,4 @@ class Scan(NamedTuple):
     image: Volume
     brain: np.ndarray  # [X, Y, Z] bool, brain mask
     lesion: np.ndarray | None  # [X, Y, Z] bool, reference segmentation (label > 0), where there is one
+    displaced: np.ndarray | None = None  # [X, Y, Z] bool, what a synthetic lesion changed around itself

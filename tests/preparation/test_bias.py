@@ -4,6 +4,7 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from lgjax.preparation import bias
 from lgjax.preparation.bias import BiasField
@@ -34,6 +35,24 @@ def test_a_known_field_is_found():
     flat = values / found
     tissue = inside & (values > 0)
     assert flat[tissue].std() < values[tissue].std()
+
+
+def test_n4_gets_the_spacing_of_each_axis_and_the_settings(monkeypatch):
+    class Recorded(sitk.N4BiasFieldCorrectionImageFilter):
+        def Execute(self, image, mask):
+            seen.append((image.GetSpacing(), mask.GetSpacing(), image.GetSize()))
+            seen.append((self.GetConvergenceThreshold(), tuple(self.GetMaximumNumberOfIterations())))
+            seen.append(self.GetNumberOfThreads())
+            return super().Execute(image, mask)
+
+    seen: list = []
+    monkeypatch.setattr(sitk, "N4BiasFieldCorrectionImageFilter", Recorded)
+    values = np.random.default_rng(0).normal(100, 5, (10, 24, 32)).astype(np.float32)
+    bias.estimate(values, np.ones(values.shape, bool), (5.0, 2.0, 1.0), BiasField(4.0, 2, 3, 0.02))
+    # SimpleITK counts axes from the last: 32 voxels of 1 mm are read in fours, 24 of 2 mm in pairs, 10 of 5 mm singly.
+    assert seen[0] == ((4.0, 4.0, 5.0), (4.0, 4.0, 5.0), (8, 12, 10))
+    assert seen[1] == (0.02, (3, 3))
+    assert seen[2] == bias.THREADS
 
 
 def test_units_do_not_matter_and_one_scan_gives_one_field():

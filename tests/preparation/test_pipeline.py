@@ -36,8 +36,8 @@ def one(tmp_path, data, matrix=None, name="x.nii.gz") -> sources.Subject:
 
 def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
     """With everything on: N4, matching, z-score, resampling. Bit for bit."""
-    data = bent()
-    first = pipeline.prepare(one(tmp_path, data), FULL)
+    data, settings = bent(), FULL._replace(bias_field=BiasField(4.0, 1, 2, 1e-3))  # a short N4
+    first = pipeline.prepare(one(tmp_path, data), settings)
     assert first.field is not None
     assert first.transfer is not None
     change = np.where(first.slices.mask > 0, first.slices.y**2, 0).astype(np.float32)
@@ -48,7 +48,7 @@ def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
         order = np.array(list(zip(permutation, flips, strict=True)))
         matrix = images.affine() @ nib.orientations.inv_ornt_aff(order, data.shape)
         moved = nib.orientations.apply_orientation(data, order)
-        again = pipeline.prepare(one(tmp_path, moved, matrix, f"{number}.nii"), FULL)
+        again = pipeline.prepare(one(tmp_path, moved, matrix, f"{number}.nii"), settings)
         np.testing.assert_array_equal(again.slices.y, first.slices.y)
         np.testing.assert_array_equal(again.slices.number, first.slices.number)
         back = slices.from_slices(change, again.placement)

@@ -148,14 +148,46 @@ def test_enlarging_equals_scipys_linear_interpolation():
     np.testing.assert_allclose(slices.y[2, inside, 0], (total / np.where(inside, weight, 1))[inside], atol=1e-5)
 
 
-def test_shrinking_by_two_averages_two_by_two():
-    data = np.zeros((24, 24, 3), np.float32)
-    data[4:20, 4:20] = np.random.default_rng(0).normal(100, 10, (16, 16, 3))
-    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(12, 12, 2.0))
-    z = ((data - placement.mean) / placement.std)[::-1, ::-1][4:20, 4:20].transpose(2, 1, 0)
-    blocks = z.reshape(3, 8, 2, 8, 2).mean(axis=(2, 4))
-    np.testing.assert_allclose(slices.y[:, 2:10, 2:10, 0], blocks, atol=1e-5)
-    assert slices.mask.sum() == 3 * 64
+def integrated(plane: np.ndarray, rows, columns) -> np.ndarray:
+    """The mean of a plane of square voxels over each pixel, from the integral along both axes."""
+    for axis, (pixels, size) in enumerate(zip((rows, columns), plane.shape, strict=True)):
+        below = np.insert(np.cumsum(plane, axis), 0, 0, axis)
+        edges = pixels.first + pixels.step * (np.arange(pixels.size + 1) - 0.5)
+        upto = np.apply_along_axis(lambda f, e=edges, n=size: np.interp(e, np.arange(n + 1) - 0.5, f), axis, below)
+        plane = np.diff(upto, axis=axis) / pixels.step
+    return plane
+
+
+@pytest.mark.parametrize("step", [2.0, 2.4, 3.3])
+def test_shrinking_averages_what_a_pixel_covers(step):
+    """Else fine structure turns into coarse structure that is not there (aliasing)."""
+    data = images.head((40, 44, 5))
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(24, 24, step))
+    brain = (data > 0)[::-1, ::-1].transpose(2, 1, 0)[slices.number[0]].astype(float)
+    z = brain * ((data[::-1, ::-1].transpose(2, 1, 0)[slices.number[0]] - placement.mean) / placement.std)
+    weight, total = (integrated(part, placement.rows, placement.columns) for part in (brain, z))
+    inside = weight >= 0.5 - 1e-9
+    np.testing.assert_array_equal(slices.mask[0, :, :, 0], inside)
+    np.testing.assert_allclose(slices.y[0, inside, 0], total[inside] / weight[inside], atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [0.45, 1.7])
+def test_the_way_back_is_scipys_linear_interpolation_between_pixels_in_the_mask(spacing):
+    data = images.head((40, 44, 5))
+    size = int(50 / spacing)
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(size, size, spacing))
+    values = np.random.default_rng(0).normal(size=slices.y.shape).astype(np.float32)
+    back = preparation_slices.from_slices(values, placement)[::-1, ::-1].transpose(2, 1, 0)[slices.number[0]]
+    axes = (placement.rows, 44), (placement.columns, 40)
+    where = np.meshgrid(*((np.arange(n) - axis.first) / axis.step for axis, n in axes), indexing="ij")
+    mask = slices.mask[0, :, :, 0].astype(float)
+    weight, total = (
+        scipy.ndimage.map_coordinates(part, where, order=1, mode="grid-constant")
+        for part in (mask, mask * values[0, :, :, 0])
+    )
+    inside = (data > 0)[::-1, ::-1].transpose(2, 1, 0)[slices.number[0]] & (weight > 1e-3)
+    assert inside.sum() > 500
+    np.testing.assert_allclose(back[inside], total[inside] / weight[inside], atol=1e-4)
 
 
 def test_a_large_brain_is_shrunk_to_fit_with_a_margin():

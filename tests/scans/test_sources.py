@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from lgjax.preparation import cohort
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import sources
+from lgjax.scans import phantom, sources
 
 SCAN = images.head((8, 9, 7))
 LABEL = (SCAN > 120).astype(np.uint8)
@@ -246,7 +247,7 @@ def test_layouts_that_do_not_fit(tmp_path):
         sources.find(str(tmp_path), layout="camcam")
     with pytest.raises(UsageError, match="goes with a folder"):
         sources.find(str(tmp_path / "scan.nii"), layout="folder")
-    with pytest.raises(UsageError, match="phantom:SPLIT"):
+    with pytest.raises(UsageError, match=":SPLIT"):
         sources.find(str(tmp_path), layout="phantom")
 
 
@@ -255,6 +256,20 @@ def test_the_phantom():
         found = sources.find("phantom:calibration:2", layout=layout)
         assert [subject.identifier for subject in found] == ["sub-calibrationhealthy000", "sub-calibrationhealthy001"]
         assert all(subject.paths == () and subject.bias_field is None for subject in found)
+
+
+def test_slices_of_the_phantom_are_named_in_its_name():
+    thick, thin, gapped = (sources.find(f"phantom{name}:dev:1") for name in ("", "@1", "@1+0.5"))
+    assert {subject.kind for subject in thin} == set(phantom.KINDS)
+    assert len({subject.reading for subject in (*thick, *thin, *gapped)}) == 3 * len(phantom.KINDS)
+    source = cohort.Source("phantom@1:/labels", 3, 2)
+    with pytest.raises(InputError, match="/labels"):  # that are not there, said before anything is made
+        cohort.healthy(source, "train")
+    healthy = cohort.healthy(source._replace(spec="phantom@1+0.5"), "calibration")
+    assert [s.image.args[0].slab for s in healthy] == 2 * [(1.0, 0.5)]
+    for wrong in ("phantom@:dev", "phantom@thin:dev", "phantom@1+:dev", "phantom@1.2.3:dev"):
+        with pytest.raises(UsageError, match=r"THICKNESS"):
+            sources.find(wrong)
 
 
 PREPARED = "sub-01/anat/sub-01_desc-preproc_T2w.nii.gz"

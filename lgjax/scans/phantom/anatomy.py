@@ -10,6 +10,7 @@ their voxel size stays. Nothing here is random: what differs between subjects is
 """
 
 import functools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from lgjax.runtime.errors import InputError
+from lgjax.scans.phantom import heads
 
 CLASSES = ("ventricle", "cortex", "striatum", "thalamus", "pallidum", "white", "deep white", "surface")
 VENTRICLE, CORTEX, STRIATUM, THALAMUS, PALLIDUM, WHITE, DEEP_WHITE, SURFACE = range(8)
@@ -45,6 +47,7 @@ MNI_DEEP = (  # class, MNI centre and radii in mm of one half, sideways shift pe
     (STRIATUM, (17, -8, 21), (5, 16, 6), -0.3),
     (THALAMUS, (10, -18, 7), (10, 14, 10), -0.4),
 )
+_LOADING = threading.Lock()
 SURFACE_STEP = 16.0  # the surface map stores 128 + 16 times the depth below the brain's surface in mm
 
 
@@ -56,27 +59,26 @@ class Anatomy(NamedTuple):
     top: float  # mm, height above which the brain's cross-section is under 50 cm^2
 
 
-def load_anatomies(labels: str | None) -> list[Anatomy]:
-    """Loads the heads that subjects are made from.
+def load_anatomies(labels: str | None, split: str = "train") -> list[Anatomy]:
+    """Loads the heads that the subjects of a split are made from.
 
     Args:
       labels: a folder of FreeSurfer-style label maps (*.nii, *.nii.gz, *.mgz, in subfolders too); None: the
         MNI152 templates inside nilearn.
+      split: of the label maps, see `heads.of_split`.
 
     Raises:
       InputError: the folder is missing, holds no label map, or a file is no label map of a brain.
     """
-    return list(_load(labels))
+    with _LOADING:  # threads that ask at once would each load them
+        if labels is None:
+            return [_mni()]
+        found = heads.find(labels)
+        return list(_load(tuple(found[head] for head in heads.of_split(found, split))))
 
 
 @functools.lru_cache(maxsize=2)
-def _load(labels: str | None) -> tuple[Anatomy, ...]:
-    if labels is None:
-        return (_mni(),)
-    folder = Path(labels)
-    files = sorted(f for f in folder.rglob("*") if f.name.endswith((".nii", ".nii.gz", ".mgz")))
-    if not files:
-        raise InputError(folder, "holds no label map", "Name a folder of *.nii, *.nii.gz or *.mgz label maps")
+def _load(files: tuple[Path, ...]) -> tuple[Anatomy, ...]:
     with ThreadPoolExecutor(2) as pool:
         return tuple(tqdm(pool.map(_from_labels, files), desc="label maps", total=len(files), disable=len(files) < 4))
 
@@ -169,6 +171,7 @@ def _top(maps: np.ndarray, affine: np.ndarray) -> float:
     return float(heights.min() + np.flatnonzero(area > 5000).max())
 
 
+@functools.cache
 def _mni() -> Anatomy:
     """Loads the MNI152 templates, sharpened; deep grey matter and ventricles are told apart by their place."""
     from nilearn import datasets  # heavy: only who uses the templates pays for it

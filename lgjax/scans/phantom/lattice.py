@@ -11,15 +11,18 @@ import numpy as np
 from scipy import ndimage
 
 FIELD = ((-93.0, 93.0), (-125.0, 91.0), (-52.0, 60.0))  # mm, x, y and the centres of the outer slices in z
+VERTEX = 88.0  # mm, a height above every brain
 NODE = 10.0  # mm between the nodes of smooth random fields
 
 
 class Lattice:
     """Smooth fields over the field of view: cubic B-splines on nodes NODE mm apart, taken slice by slice."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray):
-        """Prepares for pixels at x [NX] and y [NY] in mm."""
-        self.axes = [np.arange(low - 2 * NODE, high + 2.01 * NODE, NODE) for low, high in FIELD]
+    def __init__(self, x: np.ndarray, y: np.ndarray, top: float = FIELD[2][1]):
+        """Prepares for pixels at x [NX] and y [NY] in mm, and heights up to `top` mm, on which the draws depend."""
+        self.top = top
+        field = (*FIELD[:2], (FIELD[2][0], top))
+        self.axes = [np.arange(low - 2 * NODE, high + 2.01 * NODE, NODE) for low, high in field]
         self.nodes = np.array(np.meshgrid(*self.axes, indexing="ij"))  # [3, GX, GY, GZ] mm
         self._x, self._y = self._basis(0, x), self._basis(1, y).T
 

@@ -9,7 +9,7 @@ from lgjax.runtime.errors import UsageError
 from lgjax.scans.phantom import lesions
 from lgjax.scans.phantom.anatomy import CORTEX, DEEP_WHITE, SURFACE, SURFACE_STEP, VENTRICLE, WHITE, Anatomy
 from lgjax.scans.phantom.draw import Drawn
-from lgjax.scans.phantom.lattice import FIELD, Lattice
+from lgjax.scans.phantom.lattice import FIELD, VERTEX, Lattice
 
 PLANES = 2  # thin planes averaged over one slice's thickness
 
@@ -57,23 +57,28 @@ class Grid(NamedTuple):
     lattice: Lattice
 
 
-def make_grid(slices: int, spacing: float, thickness: float) -> Grid:
-    """Lays `slices` slices evenly over FIELD's heights, from the lower cerebellum to just below the vertex.
+def make_grid(slices: int, spacing: float, thickness: float, gap: float | None = None) -> Grid:
+    """Lays slices over the brain, from the lower cerebellum upwards: `slices` evenly, or as many as a gap allows.
 
-    The lowest slices can lie under a small brain, or under a label map that ends early: those are empty.
+    Without a gap they end at FIELD's height, just below the vertex; with one, above the vertex. The lowest slices can
+    lie under a small brain, or under a label map that ends early: those are empty.
     """
-    if slices < 1 or not 0.25 <= spacing <= 8 or not 0 < thickness <= 20:
+    if slices < 1 or not 0.25 <= spacing <= 8 or not 0.25 <= thickness <= 20 or not 0 <= (gap or 0) <= 20:
         raise UsageError(
-            f"phantom: expected slices >= 1, 0.25 <= spacing <= 8 and 0 < thickness <= 20 mm, "
-            f"got {slices}, {spacing} and {thickness}"
+            f"phantom: expected slices >= 1, 0.25 <= spacing <= 8, 0.25 <= thickness <= 20 and 0 <= gap <= 20 mm, "
+            f"got {slices}, {spacing}, {thickness} and {gap}"
         )
     x, y = (low + spacing * np.arange(int(np.ceil((high - low) / spacing))) for low, high in FIELD[:2])
-    low, high = FIELD[2]
-    gap = (high - low) / (slices - 1) if slices > 1 else thickness
-    z = low + gap * np.arange(slices) if slices > 1 else np.array([(low + high) / 2])
-    affine = np.diag([spacing, spacing, gap, 1.0])
+    low, high = FIELD[2][0], FIELD[2][1] if gap is None else VERTEX
+    if gap is None:
+        step = (high - low) / (slices - 1) if slices > 1 else thickness
+        z = low + step * np.arange(slices) if slices > 1 else np.array([(low + high) / 2])
+    else:
+        step = thickness + gap
+        z = np.arange(low, high, step)
+    affine = np.diag([spacing, spacing, step, 1.0])
     affine[:3, 3] = x[0], y[0], z[0]
-    return Grid(x, y, z, affine, Lattice(x, y))
+    return Grid(x, y, z, affine, Lattice(x, y, high))
 
 
 class _Plane(NamedTuple):
@@ -113,7 +118,7 @@ def survey(subject: Drawn, anatomy: Anatomy, grid: Grid) -> lesions.Survey:
     """Looks at the healthy brain every 4 mm or so."""
     step = max(1, round(4.0 / (grid.x[1] - grid.x[0])))
     x, y = grid.x[::step], grid.y[::step]
-    lattice = Lattice(x, y)
+    lattice = Lattice(x, y, grid.lattice.top)
     across = np.array(np.meshgrid(x, y, indexing="ij")).reshape(2, -1)
     heights = grid.z[:: max(1, round(3.0 / max(grid.affine[2, 2], 0.5)))]
     planes = [_plane(subject, anatomy, lattice, z) for z in heights]
