@@ -40,7 +40,7 @@ class Panels(NamedTuple):
     image: np.ndarray  # [H, W], the input
     restored: np.ndarray | None  # [H, W], in the input's units; None for methods that restore nothing
     anomaly: np.ndarray  # [H, W], standard deviations of the brain
-    detected: np.ndarray | None  # [H, W] bool, the mask at 1 % FPR
+    detected: np.ndarray | None  # [H, W] bool, the mask that is shown
     reference: np.ndarray | None  # [H, W] bool; None where nobody drew one
     brain: np.ndarray  # [H, W] bool
     aspect: float  # height of a pixel / its width
@@ -100,8 +100,14 @@ class Picture(Figure):
         return encode(self, "png")
 
 
-def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
-    """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection."""
+def scan_figure(rows: Mapping[str, Panels], title: str, detected_title: str) -> Picture:
+    """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection.
+
+    Args:
+      rows: slices by what stands beside them.
+      title: of the figure.
+      detected_title: of the column of detections; says at which false positive rate.
+    """
     panels = list(rows.values())
     box = _box(np.logical_or.reduce([panel.brain for panel in panels]))
     height = 2.2 * panels[0].aspect * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
@@ -122,7 +128,7 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
             shown = _draw_anomaly(anomaly, panel, top)
             figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
             _draw_detected(detected, panel)
-        for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", "Detected at 1 % FPR"), strict=True):
+        for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", detected_title), strict=True):
             axes.set_title(text)
         figure.suptitle(title, fontsize=9)
         return figure

@@ -132,6 +132,8 @@ def test_presets_differ_in_values_alone(experiments):
         ("restore.optimizer", "sgd"),
         ("restore.tolerance", -1.0),
         ("restore.batch_size", -1),
+        ("restore.mask_rate", 0.02),
+        ("calibrate.tolerance", 0.0),
     ],
 )
 def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, name, wrong):
@@ -140,6 +142,12 @@ def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, na
     with pytest.raises(UsageError, match=f"{name}={wrong}"):
         experiment.record(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+def test_rates_that_are_none_are_refused_before_anything_is_done(config):
+    config.restore.false_positive_rates = (0.01, 1.5)
+    with pytest.raises(UsageError, match=r"false_positive_rates=0.01, 1.5: expected"):
+        experiment.check(config)
 
 
 def test_every_choice_is_known(config):
@@ -167,6 +175,7 @@ def test_paper_values(experiments):
     assert config.restore.tolerance == 0
     assert (config.restore.samples_est, config.restore.samples_neural, config.restore.score) == (10, 1, "absolute")
     assert config.calibrate.ssim == 0.95
+    assert config.restore.false_positive_rates == (0.001, 0.005, 0.01, 0.05)
 
 
 def test_record_round_trip(config, tmp_path):
@@ -186,10 +195,14 @@ def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
             del values[part][name]
     for name in experiment.ADDED_TO_ASCENT:
         del values["restore"][name]
+    del values["calibrate"]["tolerance"]
+    values["calibrate"]["bisections"] = 3
     path.write_text(json.dumps(values))
     recorded = experiment.get_config(str(path))
     assert recorded.train.precision == recorded.restore.precision == "tensorfloat32"
     assert recorded.train.steps_per_dispatch == 1
+    assert (recorded.restore.false_positive_rates, recorded.restore.mask_rate) == ((0.001, 0.005, 0.01, 0.05), 0.01)
+    assert recorded.calibrate == config.calibrate  # from now on by tolerance
     assert (recorded.restore.optimizer, recorded.restore.tolerance) == (config.restore.optimizer, 0)
     assert recorded.train.learning_rate == config.train.learning_rate
     experiment.check_workdir(config, tmp_path)
@@ -328,7 +341,9 @@ def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path):
     found = recorded(["restore", f"--workdir={tmp_path}", "--config.restore.iterations=9", "scan.nii.gz"])
     assert found.config.train.learning_rate == 0.0123
     assert found.config.restore.iterations == 9
-    assert list(found.config.model.channels) == [4, 8]
+    assert found.config.model.channels == (4, 8)
+    rates = recorded(["restore", f"--workdir={tmp_path}", "--config.restore.false_positive_rates=(0.02,0.3)"])
+    assert rates.config.restore.false_positive_rates == (0.02, 0.3)
 
 
 def test_default_workdir(config):
@@ -345,7 +360,9 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
     with pytest.raises(InputError, match="not calibrated"):
         calibrations.load(config, tmp_path, "intensity", "w", "r")
     digests = (calibrations.digest(config), "w", "r")
-    written = calibrations.Calibration("intensity", None, None, 9, {"signed": {"0.01": 2.0}}, ["s"], *digests, "", {})
+    thresholds = {"signed": {"0.005": 3.0, "0.01": 2.0}}
+    config.restore.false_positive_rates = (0.01, 0.005)  # in any order
+    written = calibrations.Calibration("intensity", None, None, 9, thresholds, ["s"], *digests, "", {})
     assert calibrations.write(tmp_path, written) == path
     assert calibrations.load(config, tmp_path, "intensity", "w", "r") == written
     calibrations.load(config, tmp_path, "intensity", "w", "r")
@@ -359,6 +376,8 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         ("data.resident", "never"),
         ("data.read_processes", 3),
         ("restore.score", "positive"),
+        ("restore.false_positive_rates", (0.005,)),  # a threshold does not depend on the others
+        ("restore.mask_rate", 0.005),
         ("train.steps", 1),
         ("train.steps_per_dispatch", 4),
     ):
@@ -382,6 +401,9 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         other.update_from_flattened_dict({name: value})
         with pytest.raises(UsageError, match="other settings"):
             calibrations.load(other, tmp_path, "intensity", "w", "r")
+    config.restore.false_positive_rates = (0.002, 0.01)
+    with pytest.raises(UsageError, match=r"no threshold for the false positive rate 0\.002\. Run .*lgjax\.calibrate"):
+        calibrations.load(config, tmp_path, "intensity", "w", "r")
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         calibrations.load(config, tmp_path, "intensity", "w", "r")
