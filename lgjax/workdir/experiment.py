@@ -82,6 +82,26 @@ def check(config: ml_collections.ConfigDict) -> None:
     if "calibrate" in config and config.calibrate.tolerance < 0.001:
         raise UsageError(f"--config.calibrate.tolerance={config.calibrate.tolerance}: expected 0.001 or more.")
     names.mask_rate(config.restore.mask_rate, names.rate_names(config.restore.false_positive_rates))
+    check_step(config, names.parse(config.restore.method))
+
+
+def check_step(config: ml_collections.ConfigDict, method: names.Method) -> None:
+    """Raises UsageError where a method's restoration by Eq. 4 as printed may diverge, before anything is computed.
+
+    The prior alone takes a pixel's distance from mu times 1 - eta / sigma2 in a step, which shrinks the distance where
+    sigma2 > eta / 2. sigma2 is at least the variance floor; the decoder's, which the ELBO has, is 1 / (2 w).
+    """
+    if not method.restores or config.restore.optimizer != "gradient":
+        return
+    least, named = config.model.variance_floor, f"--config.model.variance_floor={config.model.variance_floor}"
+    if method.prior == "elbo":
+        weight = config.model.reconstruction_weight
+        least, named = 1 / (2 * weight), f"1 / (2 w), of --config.model.reconstruction_weight={weight},"
+    if least <= config.restore.learning_rate / 2:
+        raise UsageError(
+            f"{method.name} with --config.restore.optimizer=gradient diverges where sigma2 <= eta / 2: {named} must "
+            f"exceed half of --config.restore.learning_rate={config.restore.learning_rate}."
+        )
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:

@@ -150,6 +150,44 @@ def test_rates_that_are_none_are_refused_before_anything_is_done(config):
         experiment.check(config)
 
 
+def diverges(sigma2: float, eta: float) -> bool:
+    """Whether X <- X - eta (X - mu) / sigma2 takes X ever farther from mu = 0."""
+    x = 1.0
+    for _ in range(2000):
+        x -= eta * x / sigma2
+    return abs(x) >= 1
+
+
+def refused(config, method: str) -> bool:
+    config.restore.method = method
+    try:
+        experiment.check(config)
+    except UsageError as error:
+        return f"{method} with --config.restore.optimizer=gradient diverges where sigma2 <= eta / 2" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("eta", [0.0199, 0.02, 0.0201])
+def test_equation_4_as_printed_is_refused_where_it_diverges(config, eta):
+    config.restore.optimizer, config.restore.learning_rate = "gradient", eta
+    config.model.variance_floor, config.model.reconstruction_weight = 0.01, 25.0
+    for method, sigma2 in (("vae_lg_neural_tv", 0.01), ("vae_lg_est_l1", 0.01), ("vae_elbo_tv", 1 / 50)):
+        assert refused(config, method) == diverges(sigma2, eta)
+        config.restore.optimizer = "adam"
+        assert not refused(config, method)
+        config.restore.optimizer = "gradient"
+    config.model.reconstruction_weight = 50.0
+    assert refused(config, "vae_elbo_tv") == diverges(1 / 100, eta)
+    assert not refused(config, "vae_reconstruction")  # which iterates nothing
+
+
+def test_equation_4_as_printed_is_refused_with_the_values_of_the_paper(experiments):
+    config = experiments.paper()
+    experiment.check(config)
+    config.restore.optimizer = "gradient"
+    assert refused(config, "vae_lg_neural_tv")
+
+
 def test_every_choice_is_known(config):
     for name, choices in experiment.CHOICES.items():
         part, field = name.split(".")
@@ -176,6 +214,7 @@ def test_paper_values(experiments):
     assert (config.restore.samples_est, config.restore.samples_neural, config.restore.score) == (10, 1, "absolute")
     assert config.calibrate.ssim == 0.95
     assert config.restore.false_positive_rates == (0.001, 0.005, 0.01, 0.05)
+    assert config.train.precision == config.restore.precision == "float32"
 
 
 def test_record_round_trip(config, tmp_path):
