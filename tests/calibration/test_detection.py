@@ -150,10 +150,11 @@ def test_search_goes_beyond_the_candidates(wanted):
     assert 0 < found.failing < wanted
 
 
-def test_search_where_everything_passes():
-    curve = Curve(lambda s: 0.97)
+@pytest.mark.parametrize("value", [0.95, 0.97])
+def test_search_where_everything_passes(value):
+    curve = Curve(lambda s: value)
     found = strength.smallest_strength(curve, CANDIDATES, 0.95, 0.02)
-    assert (found.strength, found.ssim, found.reached, found.failing) == (1e-4, 0.97, True, 0.0)
+    assert (found.strength, found.ssim, found.reached, found.failing) == (1e-4, value, True, 0.0)
     assert sorted(curve.asked) == pytest.approx([1e-4, 1e-3, 1e-2, *CANDIDATES])
 
 
