@@ -113,7 +113,7 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
     for k in sorted(chosen, reverse=True):
         drawn = None if restored is None else restored[..., k]
         rows[f"slice {k}"] = pictures.Panels(
-            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect
+            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect, rate
         )
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
-    return pictures.scan_figure(rows, title, f"Detected at {100 * float(rate):g} % FPR")
+    return pictures.scan_figure(rows, title)

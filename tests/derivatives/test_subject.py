@@ -40,11 +40,13 @@ def test_the_picture_shows_the_mask_of_the_mask_rate(prepared, monkeypatch):
     anomaly = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
     found = write.detect(prepared, None, anomaly, {"0.002": 0.9, "0.07": 0.3})
     write.figure(prepared, found, {"Method": "m", "Score": "absolute", "MaskRate": "0.07"})
-    ((rows, title, detected_title),) = drawn
+    ((rows, title),) = drawn
     assert title.startswith("m, score absolute")
-    assert detected_title == "Detected at 7 % FPR"
+    assert pictures.detected_at(rows.values()) == "Detected at 7 % FPR"
     shown = sum(int(panels.detected.sum()) for panels in rows.values())
     assert shown == found.masks["0.07"].sum() > found.masks["0.002"].sum()
+    one = next(iter(rows.values()))
+    assert pictures.detected_at([one, one._replace(rate="0.01")]) == "Detected"
 
 
 @pytest.mark.parametrize(
