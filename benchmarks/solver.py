@@ -48,7 +48,7 @@ def configuration(arguments, optimizer: str):
     config.restore.slice_step = arguments.slice_step
     config.data.calibration_subjects = arguments.calibration_subjects
     config.calibrate.slices = arguments.calibration_slices
-    config.calibrate.lambdas, config.calibrate.bisections = arguments.lambdas, arguments.bisections
+    config.calibrate.lambdas = arguments.lambdas
     config.calibrate.smallest_lambda = arguments.smallest_lambda
     config.calibrate.largest_lambda = arguments.largest_lambda
     config.restore.batch_size = arguments.batch_size
@@ -157,7 +157,6 @@ def main() -> None:
     parser.add_argument("--smallest_lambda", type=float, default=0.4)
     parser.add_argument("--largest_lambda", type=float, default=6.4)
     parser.add_argument("--lambdas", type=int, default=3)
-    parser.add_argument("--bisections", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=0, help="timed runs of a volume; 0: none")
     parser.add_argument("--folder", required=True, help="where calibrations and restorations are kept")
     parser.add_argument("--output", required=True)

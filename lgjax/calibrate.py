@@ -34,6 +34,7 @@ def main(_) -> None:
     chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
     for method in chosen:  # one that another model is needed for is found before the others are done
         methods.check_model(method, config.model.name)
+        experiment.check_step(config, method)
     calibrate = procedure.from_config(config, workdir, mesh)
     for method in chosen:
         calibrate(method)

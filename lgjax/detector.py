@@ -16,7 +16,7 @@ from lgjax.derivatives import lesions, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
-from lgjax.methods.names import MASK_RATE, Method
+from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
@@ -77,8 +77,8 @@ class Detection:
 
     @functools.cached_property
     def lesions(self) -> list[Lesion]:
-        """Connected components of the mask at 1 % false positives, the largest first."""
-        return lesions.find(self.masks[MASK_RATE], self.anomaly, self.brain, self.affine)
+        """Connected components of the mask at the config's `restore.mask_rate`, the largest first."""
+        return lesions.find(self.masks[self.about["MaskRate"]], self.anomaly, self.brain, self.affine)
 
     def figure(self) -> pictures.Picture:
         """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""
@@ -178,12 +178,14 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     method = methods.parse(name)
     trained = weights.load(config, workdir)
     calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
+    rates = methods.rate_names(config.restore.false_positive_rates)
     score = "signed" if method.signed else config.restore.score
     about = {
         "Method": method.name,
         "Score": score,
         "Lambda": calibration.strength,
-        "Thresholds": calibration.thresholds[score],
+        "Thresholds": {rate: calibration.thresholds[score][rate] for rate in rates},
+        "MaskRate": methods.mask_rate(config.restore.mask_rate, rates),
         "TrainedOn": trained.describe(method.model),
         "CalibrationSubjects": calibration.subjects,
         "ConfigSHA256": calibration.config_digest,

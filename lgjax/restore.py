@@ -119,6 +119,7 @@ def main(_) -> int:
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
     for name in names:  # a mistyped one is found before the others are done
         methods.check_model(methods.parse(name), config.model.name)
+        experiment.check_step(config, methods.parse(name))
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:

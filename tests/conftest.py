@@ -36,7 +36,7 @@ TINY = [  # flags of a model that is trained, calibrated and used in seconds
     "--config.restore.samples_est=2",
     "--config.calibrate.slices=4",
     "--config.calibrate.lambdas=2",
-    "--config.calibrate.bisections=1",
+    "--config.calibrate.tolerance=10.0",
 ]
 
 

@@ -57,6 +57,8 @@ def place(tmp_path_factory):
         "--workdir=runs/vae",
         *TINY,
         "--config.restore.slice_step=4",
+        "--config.restore.false_positive_rates=(0.2,0.01)",
+        "--config.restore.mask_rate=0.2",
         cwd=folder,
     )
     python("-m", "lgjax", "calibrate", "--workdir=runs/vae", cwd=folder)
@@ -69,6 +71,10 @@ def same_files(ours: pathlib.Path, theirs: pathlib.Path) -> None:
     """All files of two outputs are equal, but for the time that an iteration took."""
     names = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
     assert len(names) > 10
+    assert {name.name.rpartition("desc-")[2] for name in names if "lesion" in name.name and name.suffix == ".gz"} == {
+        "fpr1_mask.nii.gz",
+        "fpr20_mask.nii.gz",
+    }
     assert sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file()) == names
     for name in names:
         pair = [(folder / name).read_bytes() for folder in (ours, theirs)]
@@ -94,6 +100,7 @@ def test_the_five_lines_on_a_real_scan(place):
 
 OWN_FLAGS = """
 import argparse, sys
+import numpy
 from absl import flags
 flags.DEFINE_bool("debug", False, "of this program")
 flags.DEFINE_string("device", "mine", "of this program")
@@ -105,6 +112,10 @@ found = detector(lgjax.read("scan.nii.gz"))
 assert found.anomaly.shape == found.restored.shape == found.brain.shape == found.masks["0.01"].shape
 assert (found.anomaly[~found.brain] == 0).all()
 assert found.trace.change.shape[1] == 3
+assert list(found.masks) == list(found.about["Thresholds"]) == ["0.01", "0.2"]
+assert sum(lesion.volume_ml for lesion in found.lesions) > 0
+volume = found.masks["0.2"].sum() * abs(numpy.linalg.det(found.affine)) / 1000
+assert numpy.isclose(sum(lesion.volume_ml for lesion in found.lesions), volume) and not found.masks["0.01"].all()
 assert "glioma" not in str(detector) and "vae_lg_neural_tv" in str(detector)
 found.figure().savefig("figure.png")
 print(len(found.lesions), flags.FLAGS.device, "matplotlib.pyplot" in sys.modules)

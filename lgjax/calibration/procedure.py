@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from lgjax import models
 from lgjax.calibration.scores import anomaly, thresholds
-from lgjax.calibration.strength import Search, data_range, masked_ssim, smallest_strength
+from lgjax.calibration.strength import WINDOW, Search, data_range, masked_ssim, smallest_strength
 from lgjax.methods import runner as runners
-from lgjax.methods.names import Method
+from lgjax.methods.names import Method, rate_names
 from lgjax.methods.runner import Runner, Settings, restore_scan
 from lgjax.models.base import Model
 from lgjax.preparation import cohort
@@ -37,7 +37,7 @@ class Goal(NamedTuple):
     smallest_lambda: float
     largest_lambda: float
     lambdas: int  # tried first, spaced evenly in log lambda
-    bisections: int
+    tolerance: float  # share by which lambda may be larger than one that misses the SSIM
 
 
 def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Callable[[Method], Calibration]:
@@ -50,7 +50,7 @@ def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Calla
 
     Raises:
       InputError: the work directory holds no trained weights.
-      UsageError: a scan is in the training set too, or there is none.
+      UsageError: a scan is in the training set too, or there is none; a false positive rate is none.
     """
     trained = weights.load(config, workdir)
     return functools.partial(
@@ -60,6 +60,7 @@ def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Calla
         trained=trained,
         prepared=prepare(trained, experiment.source(config), config.data.workers),
         goal=Goal(**config.calibrate) if "calibrate" in config else None,  # whose model has no lambda to find
+        rates=rate_names(config.restore.false_positive_rates),
         digest=calibrations.digest(config),
         workdir=workdir,
         mesh=mesh,
@@ -87,6 +88,7 @@ def calibrate(
     trained: Trained,
     prepared: Sequence[Prepared],
     goal: Goal | None,
+    rates: Sequence[str],
     digest: str,
     workdir: pathlib.Path,
     mesh: jax.sharding.Mesh,
@@ -100,12 +102,16 @@ def calibrate(
       trained: the weights.
       prepared: held-out healthy subjects, from `prepare`.
       goal: of the search for lambda; None will do for methods that have none.
+      rates: false positive rates that thresholds are found for, ("0.01").
       digest: of the parts of the config that a restoration depends on, from `calibrations.digest`.
       workdir: where the record goes.
       mesh: the devices.
+
+    Raises:
+      UsageError: the restoration of healthy slices diverged.
     """
     runner = Runner(method, settings, model, trained.params, mesh)
-    search = None
+    search, window = None, WINDOW * trained.recipe.grid.spacing
     if method.restores:
         assert goal
         search = search_strength(method, runner, prepared, goal)
@@ -113,9 +119,9 @@ def calibrate(
     calibration = Calibration(
         method=method.name,
         strength=search.strength if search else None,
-        search={**search._asdict(), "target": goal.ssim} if search and goal else None,
+        search={**search._asdict(), "target": goal.ssim, "window_mm": window} if search and goal else None,
         voxels=int(changes.size),
-        thresholds={score: thresholds(anomaly(changes, score)) for score in method.scores},
+        thresholds={score: thresholds(anomaly(changes, score), rates) for score in method.scores},
         subjects=[p.image.sha256 for p in prepared],
         config_digest=digest,
         weights_digest=trained.digest,
@@ -124,7 +130,7 @@ def calibrate(
         versions=devices.versions(),
     )
     path = calibrations.write(workdir, calibration)
-    LOG.info(summary(method, search, calibration.voxels, path))
+    LOG.info(summary(calibration, path))
     return calibration
 
 
@@ -134,25 +140,30 @@ def search_strength(method: Method, runner: Runner, prepared: Sequence[Prepared]
     chosen = np.unique(np.linspace(0, len(everything.number) - 1, goal.slices).round().astype(int))
     slices = Slices(*(part[chosen] for part in everything))
     span = data_range(everything.y[everything.mask > 0])
-    bar = tqdm(
-        desc=f"lambda of {method.name}",
-        unit="slice",
-        total=len(chosen) * (goal.lambdas + goal.bisections),
-    )
+    bar = tqdm(desc=f"lambda of {method.name}", unit="slice", total=0)
 
     def evaluate(strengths: np.ndarray) -> np.ndarray:
         tiled = Slices(*(np.concatenate([part] * len(strengths)) for part in slices))
+        bar.total += len(tiled.number)  # how many lambdas will be tried is not known before
         restored = []
         for x, _ in runner(tiled, np.repeat(strengths, len(chosen)).astype(np.float32)):
             restored.append(x)
             bar.update(len(x))
-        pairs = zip(np.concatenate(restored), tiled.y, tiled.mask, strict=True)
-        ssim = [masked_ssim(x[..., 0], y[..., 0], m[..., 0], span) for x, y, m in pairs]
-        return np.reshape(ssim, (len(strengths), -1)).mean(axis=1)
+        found = np.concatenate(restored).reshape(len(strengths), *slices.y.shape)
+        if not np.isfinite(found).all():
+            problem = f"{method.name}: its restoration of healthy slices diverged"
+            raise UsageError(f"{problem}. Lower --config.restore.learning_rate.")
+        return np.array([mean_ssim(x, slices, span) for x in found])
 
     with bar:
         candidates = np.geomspace(goal.smallest_lambda, goal.largest_lambda, goal.lambdas)
-        return smallest_strength(evaluate, list(candidates), goal.ssim, goal.bisections)
+        return smallest_strength(evaluate, list(candidates), goal.ssim, goal.tolerance)
+
+
+def mean_ssim(x: np.ndarray, slices: Slices, span: float) -> float:
+    """Returns the mean over slices of the SSIM of restored ones, [N, H, W, 1]."""
+    triples = zip(x[..., 0], slices.y[..., 0], slices.mask[..., 0], strict=True)
+    return float(np.mean([masked_ssim(restored, y, mask, span) for restored, y, mask in triples]))
 
 
 def healthy_changes(method: Method, runner: Runner, prepared: Sequence[Prepared], strength: float) -> np.ndarray:
@@ -164,13 +175,20 @@ def healthy_changes(method: Method, runner: Runner, prepared: Sequence[Prepared]
     return np.concatenate(changes)
 
 
-def summary(method: Method, search: Search | None, voxels: int, path: pathlib.Path) -> str:
+def summary(found: Calibration, path: pathlib.Path) -> str:
     """Says in a few lines what was found, for a person."""
-    lines = [f"{method.name}: thresholds from {voxels} healthy voxels -> {path}"]
-    if search:
-        lines.append(f"  lambda {search.strength:.3g}, SSIM {search.ssim:.3f} on healthy slices")
-        if not search.monotone:
+    lines = [f"{found.method}: thresholds from {found.voxels} healthy voxels -> {path}"]
+    if search := found.search:
+        window = f"{WINDOW} pixels, {search['window_mm']:g} mm"
+        ssim = f"SSIM {search['ssim']:.3f} on healthy slices (uniform window of {window})"
+        lines.append(f"  lambda {search['strength']:.3g}, {ssim}")
+        if not search["monotone"]:
             lines.append("  note: SSIM does not rise steadily with lambda; see the curve in the file")
-        if not search.reached:
-            lines.append("  warning: no lambda reached the wanted SSIM; the best one is used")
+        tried = [strength for strength, _ in search["curve"]]
+        if not search["reached"]:
+            end = f"no lambda up to {max(tried):.3g} reaches the wanted SSIM; the best one is used"
+            lines.append(f"  warning: the search ended at its limit: {end}")
+        elif not search["failing"]:
+            end = f"the smallest lambda tried, {min(tried):.3g}, reaches the wanted SSIM too"
+            lines.append(f"  warning: the search ended at its limit: {end}")
     return "\n".join(lines)

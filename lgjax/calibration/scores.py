@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lgjax.methods.names import FPRS, SCORES
+from lgjax.methods.names import SCORES
 
 
 def anomaly(change: np.ndarray, score: str) -> np.ndarray:
@@ -24,7 +24,7 @@ def anomaly(change: np.ndarray, score: str) -> np.ndarray:
     raise ValueError(f"expected a score among {', '.join(SCORES)}, got {score!r}")
 
 
-def thresholds(scores: np.ndarray, rates: Sequence[float] = FPRS) -> dict[str, float]:
+def thresholds(scores: np.ndarray, rates: Sequence[str]) -> dict[str, float]:
     """Finds the smallest thresholds whose false positive rate on healthy voxels is at most each rate, ties included.
 
     Detection is score > threshold, so the threshold at rate x over n voxels is the (floor(x n) + 1)-th largest score:
@@ -32,11 +32,11 @@ def thresholds(scores: np.ndarray, rates: Sequence[float] = FPRS) -> dict[str, f
 
     Args:
       scores: of healthy voxels, [n].
-      rates: false positive rates in (0, 1).
+      rates: false positive rates in (0, 1), each as a string ("0.001").
 
     Returns:
-      Thresholds by rate, the rate as a string ("0.001").
+      Thresholds by rate.
     """
-    ranks = [len(scores) - 1 - math.floor(rate * len(scores)) for rate in rates]
+    ranks = [len(scores) - 1 - math.floor(float(rate) * len(scores)) for rate in rates]
     ordered = np.partition(scores, ranks)
-    return {f"{rate:g}": float(ordered[rank]) for rate, rank in zip(rates, ranks, strict=True)}
+    return {rate: float(ordered[rank]) for rate, rank in zip(rates, ranks, strict=True)}

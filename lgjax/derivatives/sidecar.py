@@ -8,7 +8,16 @@ from typing import Any
 
 from lgjax.methods.names import SCORES
 
-SAME = ("Method", "Score", "ConfigSHA256", "WeightsSHA256", "Lambda", "Thresholds", "SliceStep")  # within one folder
+SAME = (  # within one folder
+    "Method",
+    "Score",
+    "ConfigSHA256",
+    "WeightsSHA256",
+    "Lambda",
+    "Thresholds",
+    "MaskRate",
+    "SliceStep",
+)
 UNITS = {"restored": "as the input", "mask": "1 = inside"}
 DONE = (  # a subject with the same values need not be restored again
     "SourceSHA256",
@@ -19,9 +28,11 @@ DONE = (  # a subject with the same values need not be restored again
     "RecipeSHA256",
     "Lambda",
     "Thresholds",
+    "MaskRate",
     "SliceStep",
     "Version",
 )
+EARLIER_MASK_RATE = "0.01"  # of the sidecars that do not say theirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Sidecar:
     score: str
     input_sha256: str
     thresholds: dict[str, float]  # in the unit of the anomaly map, by false positive rate ("0.01"), ascending
+    mask_rate: str  # the one of them whose mask is shown, and whose lesions are counted
     slice_step: int  # one of so many axial slices was restored
     calibration_subjects: list[str]  # SHA-256 of their scans
     used_in_training: bool
@@ -74,12 +86,14 @@ class Sidecar:
 def parse(content: Mapping[str, Any]) -> Sidecar:
     """Returns a sidecar in which `problem_of` finds no problem; old ones left out some of it."""
     thresholds = dict(sorted(content.get("Thresholds", {}).items(), key=lambda item: float(item[0])))
-    content = {**content, "Thresholds": thresholds, "SliceStep": content.get("SliceStep") or 1}
+    shown = content.get("MaskRate") or EARLIER_MASK_RATE
+    content = {**content, "Thresholds": thresholds, "MaskRate": shown, "SliceStep": content.get("SliceStep") or 1}
     return Sidecar(
         method=content["Method"],
         score=content["Score"],
         input_sha256=content["InputSHA256"],
         thresholds=content["Thresholds"],
+        mask_rate=content["MaskRate"],
         slice_step=content["SliceStep"],
         calibration_subjects=content.get("CalibrationSubjects") or [],
         used_in_training=bool(content.get("UsedInTraining")),
@@ -132,7 +146,12 @@ def problem_of(sidecar: Any) -> str | None:
     rates_are_numbers = isinstance(thresholds, dict) and all(
         re.fullmatch(r"0\.[0-9]{1,9}", rate) and _is_number(value) for rate, value in thresholds.items()
     )
-    return None if rates_are_numbers else f"has the thresholds {thresholds!r}; expected numbers by rate"
+    if not rates_are_numbers:
+        return f"has the thresholds {thresholds!r}; expected numbers by rate"
+    shown = sidecar.get("MaskRate")
+    if shown is not None and shown not in list(thresholds):
+        return f"has the MaskRate {str(shown)[:60]!r}; expected one of its thresholds: {', '.join(thresholds)}"
+    return None
 
 
 def _is_number(value) -> bool:

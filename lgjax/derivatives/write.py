@@ -9,7 +9,6 @@ import numpy as np
 
 from lgjax import __version__
 from lgjax.derivatives.sidecar import DONE, UNITS, file, rate_name
-from lgjax.methods.names import MASK_RATE
 from lgjax.preparation import pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
@@ -98,7 +97,8 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
     def seen(volume: np.ndarray) -> np.ndarray:
         return pictures.radiological(volume, affine)
 
-    image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks[MASK_RATE])
+    rate = provenance["MaskRate"]
+    image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks[rate])
     brain = seen(found.brain)
     restored = None if found.restored is None else seen(found.restored)
     depth = range(anomaly.shape[2])
@@ -113,7 +113,7 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
     for k in sorted(chosen, reverse=True):
         drawn = None if restored is None else restored[..., k]
         rows[f"slice {k}"] = pictures.Panels(
-            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect
+            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect, rate
         )
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     return pictures.scan_figure(rows, title)

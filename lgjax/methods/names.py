@@ -3,6 +3,7 @@
 vae_lg_neural_tv = the VAE local Gaussian with the variance network, and TV as the data term
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lgjax.models import MODELS
@@ -11,8 +12,7 @@ from lgjax.runtime.errors import UsageError
 
 BASELINES = ("intensity", "gmm")  # nothing is trained for them
 SCORES = ("absolute", "positive", "signed")  # what a method's change Y - X can be scored by
-FPRS = (0.001, 0.005, 0.01, 0.05)  # the paper's limits of the false positive rate
-RATES = tuple(f"{rate:g}" for rate in FPRS)  # the same as thresholds are named by
+RATES = ("0.001", "0.005", "0.01", "0.05")  # the false positive rates that the paper prints Dice at
 MASK_RATE = "0.01"  # of the mask that is shown, and whose lesions, distances and volumes are counted
 
 
@@ -79,6 +79,39 @@ def parse(name: str) -> Method:
         if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].SUPPORTS:
             why = f": {model} has no {need}"
     raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
+
+
+def rate_names(rates: Sequence[float]) -> tuple[str, ...]:
+    """Returns what thresholds, masks and their files are named by: false positive rates as text, ascending.
+
+    Raises:
+      UsageError: there is none, one is there twice, or one is no decimal of at most six digits in [0.0001, 1).
+    """
+    if not rates or len(set(rates)) < len(rates) or not all(map(_is_rate, rates)):
+        expected = "one or more numbers from 0.0001 to below 1, of at most six digits, each once"
+        raise UsageError(f"--config.restore.false_positive_rates={_listed(rates)}: expected {expected}.")
+    return tuple(f"{rate:g}" for rate in sorted(rates))
+
+
+def mask_rate(rate: float, rates: Sequence[str]) -> str:
+    """Returns the name of the rate whose mask is shown, and whose lesions are listed.
+
+    Raises:
+      UsageError: it is none of those that there are thresholds for, from `rate_names`.
+    """
+    name = f"{rate:g}"
+    if name not in rates:
+        expected = f"one of the false positive rates {_listed(rates)}"
+        raise UsageError(f"--config.restore.mask_rate={rate}: expected {expected}.")
+    return name
+
+
+def _is_rate(rate: object) -> bool:
+    return isinstance(rate, float) and 1e-4 <= rate < 1 and float(f"{rate:g}") == rate
+
+
+def _listed(rates: Sequence[object]) -> str:
+    return ", ".join(map(str, rates))
 
 
 def check_model(method: Method, model: str) -> None:

@@ -49,7 +49,7 @@ def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
     restored = prediction.read("desc-restored_T2w").data if has_restored else None
     parts = (image.data, restored, anomaly.data, detected, reference, brain)
     cut: list = [None if part is None else radiological(part, anomaly.affine)[..., index] for part in parts]
-    return Panels(*[*cut, pixel_aspect(anomaly.affine)])
+    return Panels(*[*cut, pixel_aspect(anomaly.affine), prediction.sidecar.mask_rate])
 
 
 def save(result: Result, folder: pathlib.Path) -> None:

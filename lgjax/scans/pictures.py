@@ -5,7 +5,7 @@ as plain ASCII; names of subjects stand in the page, not in the figures.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -40,10 +40,11 @@ class Panels(NamedTuple):
     image: np.ndarray  # [H, W], the input
     restored: np.ndarray | None  # [H, W], in the input's units; None for methods that restore nothing
     anomaly: np.ndarray  # [H, W], standard deviations of the brain
-    detected: np.ndarray | None  # [H, W] bool, the mask at 1 % FPR
+    detected: np.ndarray | None  # [H, W] bool, the mask that is shown
     reference: np.ndarray | None  # [H, W] bool; None where nobody drew one
     brain: np.ndarray  # [H, W] bool
     aspect: float  # height of a pixel / its width
+    rate: str = ""  # false positive rate of `detected` ("0.01")
 
 
 def radiological(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -88,9 +89,16 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
                 else:
                     _draw_method(column, name, _crop(panels[name], *box))
             methods = grid[:, 1 if block[0] is None else 0]
-            for axes, text in zip(methods, ("restored", "anomaly", "detected at 1 % FPR"), strict=True):
+            for axes, text in zip(methods, ("Restored", "Anomaly", detected_at(panels.values())), strict=True):
                 axes.set_ylabel(text, fontsize=8)
         return encode(figure, "png")
+
+
+def detected_at(panels: Iterable[Panels]) -> str:
+    """Returns what stands beside detections: at which false positive rate, where that is one and known."""
+    rates = {panel.rate for panel in panels}
+    (rate,) = rates if len(rates) == 1 else ("",)
+    return f"Detected at {100 * float(rate):g} % FPR" if rate else "Detected"
 
 
 class Picture(Figure):
@@ -122,7 +130,7 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
             shown = _draw_anomaly(anomaly, panel, top)
             figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
             _draw_detected(detected, panel)
-        for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", "Detected at 1 % FPR"), strict=True):
+        for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", detected_at(panels)), strict=True):
             axes.set_title(text)
         figure.suptitle(title, fontsize=9)
         return figure

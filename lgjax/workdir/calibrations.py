@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from lgjax.methods.names import rate_names
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.workdir import experiment
@@ -11,7 +12,7 @@ from lgjax.workdir import experiment
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
     "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes"),
-    "restore": ("batch_size", "score", "method", "slice_step"),
+    "restore": ("batch_size", "score", "method", "slice_step", "false_positive_rates", "mask_rate"),
     "model": (),
     "gmm": (),
 }
@@ -22,7 +23,8 @@ class Calibration(NamedTuple):
 
     method: str
     strength: float | None  # lambda; None where there is none to find
-    search: dict[str, Any] | None  # for lambda: calibration.strength.Search, and the wanted SSIM as `target`
+    # For lambda: calibration.strength.Search, the wanted SSIM as `target`, and the width of SSIM's window, `window_mm`.
+    search: dict[str, Any] | None
     voxels: int  # healthy ones that thresholds are taken from
     thresholds: dict[str, dict[str, float]]  # by score, then by false positive rate ("0.01")
     subjects: list[str]  # SHA-256 of the healthy scans
@@ -90,7 +92,7 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe
 
     Raises:
       InputError: there is none, or it is damaged.
-      UsageError: it was made for other weights, another preparation of scans or other settings.
+      UsageError: it was made for other weights, another preparation of scans, other settings or other rates.
     """
     file, again = path(workdir, method), _command(workdir, method)
     found = read(workdir, method)
@@ -100,6 +102,10 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe
         raise UsageError(f"{file}: was made from scans that were prepared otherwise. Run {again}")
     if found.config_digest != digest(config):
         raise UsageError(f"{file}: was made with other settings of data, model or restore. Run {again} with the same.")
+    asked = rate_names(config.restore.false_positive_rates)
+    if missing := [rate for rate in asked if any(rate not in by_rate for by_rate in found.thresholds.values())]:
+        problem = f"has no threshold for the false positive rate {', '.join(missing)}"
+        raise UsageError(f"{file}: {problem}. Run {again} with the same --config.restore.false_positive_rates.")
     return found
 
 

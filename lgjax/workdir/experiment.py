@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+from typing import Any
 
 import ml_collections
 
+from lgjax.methods import names
 from lgjax.models import precision
 from lgjax.preparation import cohort
 from lgjax.preparation.slices import Grid
@@ -16,9 +18,15 @@ BOUND = ("data", "model")  # the parts of a config that weights depend on: they 
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
     "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1},
-    "restore": {"precision": "tensorfloat32"},
+    "restore": {
+        "precision": "tensorfloat32",
+        "false_positive_rates": (0.001, 0.005, 0.01, 0.05),
+        "mask_rate": 0.01,
+    },
 }
 ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
+ADDED_TO_CALIBRATE = {"tolerance": 0.02}  # there, to what is calibrated from now on
+GONE_FROM_CALIBRATE = ("bisections",)
 CHOICES = {
     "data.resident": ("auto", "always", "never"),
     "model.variance_target": ("likelihood", "absolute"),
@@ -40,11 +48,21 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         complete = {part: {**values, **recorded.get(part, {})} for part, values in ADDED.items()}
         if "optimizer" in complete["restore"]:
             complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}
-        return ml_collections.ConfigDict({**recorded, **complete})
+            earlier = recorded.get("calibrate", {}).items()
+            kept = {name: value for name, value in earlier if name not in GONE_FROM_CALIBRATE}
+            complete["calibrate"] = {**ADDED_TO_CALIBRATE, **kept}
+        return ml_collections.ConfigDict(_with_tuples({**recorded, **complete}))
     except (OSError, ValueError) as error:
         raise InputError(
             path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
         ) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns a part of a record with tuples for JSON's lists: a flag can override tuples only."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(part) for name, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -61,6 +79,29 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UsageError(f"--config.restore.batch_size={config.restore.batch_size}: expected 0 or more.")
     if "tolerance" in config.restore and config.restore.tolerance < 0:
         raise UsageError(f"--config.restore.tolerance={config.restore.tolerance}: expected 0 or more.")
+    if "calibrate" in config and config.calibrate.tolerance < 0.001:
+        raise UsageError(f"--config.calibrate.tolerance={config.calibrate.tolerance}: expected 0.001 or more.")
+    names.mask_rate(config.restore.mask_rate, names.rate_names(config.restore.false_positive_rates))
+    check_step(config, names.parse(config.restore.method))
+
+
+def check_step(config: ml_collections.ConfigDict, method: names.Method) -> None:
+    """Raises UsageError where a method's restoration by Eq. 4 as printed may diverge, before anything is computed.
+
+    The prior alone takes a pixel's distance from mu times 1 - eta / sigma2 in a step, which shrinks the distance where
+    sigma2 > eta / 2. sigma2 is at least the variance floor; the decoder's, which the ELBO has, is 1 / (2 w).
+    """
+    if not method.restores or config.restore.optimizer != "gradient":
+        return
+    least, named = config.model.variance_floor, f"--config.model.variance_floor={config.model.variance_floor}"
+    if method.prior == "elbo":
+        weight = config.model.reconstruction_weight
+        least, named = 1 / (2 * weight), f"1 / (2 w), of --config.model.reconstruction_weight={weight},"
+    if least <= config.restore.learning_rate / 2:
+        raise UsageError(
+            f"{method.name} with --config.restore.optimizer=gradient diverges where sigma2 <= eta / 2: {named} must "
+            f"exceed half of --config.restore.learning_rate={config.restore.learning_rate}."
+        )
 
 
 def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """What calibration computes, against NumPy and scikit-image: a restoration that is known takes the networks' place."""
 
+import json
 import logging
 from types import SimpleNamespace
 
@@ -15,16 +16,20 @@ from lgjax.methods import names
 from lgjax.preparation import pipeline, recipe
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices
+from lgjax.runtime.errors import UsageError
 
 SHAPE = (24, 24, 9)
 SPACING = 2.0  # mm, of scans and slices alike: a slice holds the scan's own voxels
-GOAL = Goal(ssim=0.95, slices=13, smallest_lambda=0.1, largest_lambda=1000.0, lambdas=9, bisections=6)
+GOAL = Goal(ssim=0.95, slices=13, smallest_lambda=0.1, largest_lambda=1000.0, lambdas=9, tolerance=0.02)
+RATES = ("0.002", "0.01", "0.07")
 
 
 class Known:
     """A runner that restores X = Y lambda / (1 + lambda) inside the brain, in batches of five slices."""
 
     whole = False
+
+    diverges = False
 
     def __init__(self, *_):
         """Takes what `Runner` takes."""
@@ -33,7 +38,7 @@ class Known:
         for start in range(0, len(strengths), 5):
             y, mask, strength = (part[start : start + 5] for part in (slices.y, slices.mask, strengths))
             kept = (strength / (1 + strength))[:, None, None, None]
-            yield np.where(mask > 0, kept * y, y), None
+            yield np.where(mask > 0, kept * y, y) + (np.inf if self.diverges else 0), None
 
     def seconds_per_iteration(self):
         return None
@@ -80,7 +85,7 @@ def calibrated(prepared, monkeypatch, tmp_path, caplog):
     def calibrate(name: str, goal: Goal = GOAL):
         values = {"settings": None, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
         mesh = devices.mesh(jax.devices()[:1])
-        return procedure.calibrate(names.parse(name), goal=goal, workdir=tmp_path, mesh=mesh, **values)
+        return procedure.calibrate(names.parse(name), goal=goal, rates=RATES, workdir=tmp_path, mesh=mesh, **values)
 
     return calibrate
 
@@ -93,7 +98,7 @@ def similarity(prepared, strength: float) -> float:
     found = []
     for k in np.linspace(0, len(y) - 1, GOAL.slices).round().astype(int):
         x = np.where(mask[k], y[k] * np.float32(strength / (1 + strength)), y[k])
-        found.append(structural_similarity(x, y[k], data_range=high - low, full=True)[1][mask[k]].mean())
+        found.append(structural_similarity(x, y[k], win_size=7, data_range=high - low, full=True)[1][mask[k]].mean())
     return float(np.mean(found))
 
 
@@ -108,7 +113,6 @@ def test_slices_hold_the_voxels(prepared, standardised):
 
 def test_every_lambda_has_its_own_mean_ssim(calibrated, prepared):
     curve = calibrated("vae_lg_neural_tv").search["curve"]
-    assert len(curve) == GOAL.lambdas + GOAL.bisections
     assert len({round(value, 4) for _, value in curve}) > GOAL.lambdas
     for strength, value in curve:
         assert value == pytest.approx(similarity(prepared, strength), abs=1e-5)
@@ -116,11 +120,41 @@ def test_every_lambda_has_its_own_mean_ssim(calibrated, prepared):
 
 def test_lambda_is_the_least_that_keeps_healthy_slices(calibrated, prepared):
     found = calibrated("vae_lg_neural_tv")
-    resolution = 10_000 ** (1 / 8 / 2**GOAL.bisections)  # nine candidates over four decades, halved six times
     assert similarity(prepared, found.strength) >= GOAL.ssim
-    assert similarity(prepared, found.strength / resolution) < GOAL.ssim
+    assert found.search["failing"] < found.strength <= found.search["failing"] * 1.02
+    assert similarity(prepared, found.search["failing"]) < GOAL.ssim
     assert found.search["reached"]
     assert found.search["target"] == GOAL.ssim
+
+
+def test_lambda_below_the_candidates_is_found(calibrated):
+    found = calibrated("vae_lg_neural_tv")
+    beyond = calibrated("vae_lg_neural_tv", GOAL._replace(smallest_lambda=30.0))
+    assert beyond.strength == pytest.approx(found.strength, rel=0.02)
+
+
+@pytest.mark.parametrize(("ssim", "told"), [(0.0, "smallest lambda tried, 0.0001,"), (1.1, "no lambda up to 1e+06")])
+def test_a_search_that_ends_at_its_limit_says_so(calibrated, caplog, tmp_path, ssim, told):
+    calibrated("vae_lg_neural_tv", GOAL._replace(ssim=ssim, lambdas=2))
+    assert "the search ended at its limit" in caplog.text
+    assert told in caplog.text
+    record = json.loads((tmp_path / "calibration" / "vae_lg_neural_tv.json").read_text())["Search"]
+    assert (record["reached"], record["failing"] > 0) == (ssim < 1, ssim > 1)
+
+
+def test_which_ssim_is_stated(calibrated, caplog, tmp_path):
+    calibrated("vae_lg_neural_tv")
+    assert "(uniform window of 7 pixels, 14 mm)" in caplog.text
+    assert "limit" not in caplog.text
+    record = json.loads((tmp_path / "calibration" / "vae_lg_neural_tv.json").read_text())
+    assert record["Search"]["window_mm"] == 7 * SPACING
+
+
+def test_a_restoration_that_diverges_calibrates_nothing(calibrated, monkeypatch, tmp_path):
+    monkeypatch.setattr(Known, "diverges", True)
+    with pytest.raises(UsageError, match=r"diverged. Lower --config\.restore\.learning_rate"):
+        calibrated("vae_lg_neural_tv")
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_thresholds_are_those_of_the_restored_brain(calibrated, standardised, scans):
@@ -129,7 +163,9 @@ def test_thresholds_are_those_of_the_restored_brain(calibrated, standardised, sc
     left = 1 / (1 + found.strength)  # Y - X = Y / (1 + lambda)
     changes = np.concatenate([left * z[mask] for z, (_, mask) in zip(standardised, scans, strict=True)])
     assert found.voxels == len(changes)
+    assert list(found.thresholds) == ["absolute", "positive"]
     for score, values in (("absolute", np.abs(changes)), ("positive", np.maximum(changes, 0))):
+        assert tuple(found.thresholds[score]) == RATES
         for rate, threshold in found.thresholds[score].items():
             allowed = int(float(rate) * len(changes))  # of false positives
             assert threshold == pytest.approx(np.sort(values)[len(values) - 1 - allowed], rel=1e-3)

@@ -7,6 +7,7 @@ import optax
 import pytest
 from conftest import shrunk
 
+from configs import bench
 from configs import vae as experiment
 from lgjax import models
 from lgjax.methods import names, runner
@@ -262,7 +263,9 @@ def test_bfloat16_training_lowers_the_loss_as_float32_does(name, slices):
     assert falls[1] == pytest.approx(falls[0], rel=0.1)
 
 
-def test_configs_ask_for_tensorfloat32(experiments):
+def test_configs_ask_for_the_papers_precision_and_the_benchmark_for_its_own():
     for variant in experiment.VARIANTS:
-        config = experiments.get_config(variant)
+        config = experiment.get_config(variant)
+        assert config.train.precision == config.restore.precision == "float32"
+    for config in bench.get_config().experiments.values():
         assert config.train.precision == config.restore.precision == "tensorfloat32"

@@ -132,6 +132,8 @@ def test_presets_differ_in_values_alone(experiments):
         ("restore.optimizer", "sgd"),
         ("restore.tolerance", -1.0),
         ("restore.batch_size", -1),
+        ("restore.mask_rate", 0.02),
+        ("calibrate.tolerance", 0.0),
     ],
 )
 def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, name, wrong):
@@ -140,6 +142,50 @@ def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, na
     with pytest.raises(UsageError, match=f"{name}={wrong}"):
         experiment.record(config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+def test_rates_that_are_none_are_refused_before_anything_is_done(config):
+    config.restore.false_positive_rates = (0.01, 1.5)
+    with pytest.raises(UsageError, match=r"false_positive_rates=0.01, 1.5: expected"):
+        experiment.check(config)
+
+
+def diverges(sigma2: float, eta: float) -> bool:
+    """Whether X <- X - eta (X - mu) / sigma2 takes X ever farther from mu = 0."""
+    x = 1.0
+    for _ in range(2000):
+        x -= eta * x / sigma2
+    return abs(x) >= 1
+
+
+def refused(config, method: str) -> bool:
+    config.restore.method = method
+    try:
+        experiment.check(config)
+    except UsageError as error:
+        return f"{method} with --config.restore.optimizer=gradient diverges where sigma2 <= eta / 2" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("eta", [0.0199, 0.02, 0.0201])
+def test_equation_4_as_printed_is_refused_where_it_diverges(config, eta):
+    config.restore.optimizer, config.restore.learning_rate = "gradient", eta
+    config.model.variance_floor, config.model.reconstruction_weight = 0.01, 25.0
+    for method, sigma2 in (("vae_lg_neural_tv", 0.01), ("vae_lg_est_l1", 0.01), ("vae_elbo_tv", 1 / 50)):
+        assert refused(config, method) == diverges(sigma2, eta)
+        config.restore.optimizer = "adam"
+        assert not refused(config, method)
+        config.restore.optimizer = "gradient"
+    config.model.reconstruction_weight = 50.0
+    assert refused(config, "vae_elbo_tv") == diverges(1 / 100, eta)
+    assert not refused(config, "vae_reconstruction")  # which iterates nothing
+
+
+def test_equation_4_as_printed_is_refused_with_the_values_of_the_paper(experiments):
+    config = experiments.paper()
+    experiment.check(config)
+    config.restore.optimizer = "gradient"
+    assert refused(config, "vae_lg_neural_tv")
 
 
 def test_every_choice_is_known(config):
@@ -167,6 +213,8 @@ def test_paper_values(experiments):
     assert config.restore.tolerance == 0
     assert (config.restore.samples_est, config.restore.samples_neural, config.restore.score) == (10, 1, "absolute")
     assert config.calibrate.ssim == 0.95
+    assert config.restore.false_positive_rates == (0.001, 0.005, 0.01, 0.05)
+    assert config.train.precision == config.restore.precision == "float32"
 
 
 def test_record_round_trip(config, tmp_path):
@@ -186,10 +234,14 @@ def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
             del values[part][name]
     for name in experiment.ADDED_TO_ASCENT:
         del values["restore"][name]
+    del values["calibrate"]["tolerance"]
+    values["calibrate"]["bisections"] = 3
     path.write_text(json.dumps(values))
     recorded = experiment.get_config(str(path))
     assert recorded.train.precision == recorded.restore.precision == "tensorfloat32"
     assert recorded.train.steps_per_dispatch == 1
+    assert (recorded.restore.false_positive_rates, recorded.restore.mask_rate) == ((0.001, 0.005, 0.01, 0.05), 0.01)
+    assert recorded.calibrate == config.calibrate  # from now on by tolerance
     assert (recorded.restore.optimizer, recorded.restore.tolerance) == (config.restore.optimizer, 0)
     assert recorded.train.learning_rate == config.train.learning_rate
     experiment.check_workdir(config, tmp_path)
@@ -328,7 +380,9 @@ def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path):
     found = recorded(["restore", f"--workdir={tmp_path}", "--config.restore.iterations=9", "scan.nii.gz"])
     assert found.config.train.learning_rate == 0.0123
     assert found.config.restore.iterations == 9
-    assert list(found.config.model.channels) == [4, 8]
+    assert found.config.model.channels == (4, 8)
+    rates = recorded(["restore", f"--workdir={tmp_path}", "--config.restore.false_positive_rates=(0.02,0.3)"])
+    assert rates.config.restore.false_positive_rates == (0.02, 0.3)
 
 
 def test_default_workdir(config):
@@ -345,7 +399,9 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
     with pytest.raises(InputError, match="not calibrated"):
         calibrations.load(config, tmp_path, "intensity", "w", "r")
     digests = (calibrations.digest(config), "w", "r")
-    written = calibrations.Calibration("intensity", None, None, 9, {"signed": {"0.01": 2.0}}, ["s"], *digests, "", {})
+    thresholds = {"signed": {"0.005": 3.0, "0.01": 2.0}}
+    config.restore.false_positive_rates = (0.01, 0.005)  # in any order
+    written = calibrations.Calibration("intensity", None, None, 9, thresholds, ["s"], *digests, "", {})
     assert calibrations.write(tmp_path, written) == path
     assert calibrations.load(config, tmp_path, "intensity", "w", "r") == written
     calibrations.load(config, tmp_path, "intensity", "w", "r")
@@ -359,6 +415,8 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         ("data.resident", "never"),
         ("data.read_processes", 3),
         ("restore.score", "positive"),
+        ("restore.false_positive_rates", (0.005,)),  # a threshold does not depend on the others
+        ("restore.mask_rate", 0.005),
         ("train.steps", 1),
         ("train.steps_per_dispatch", 4),
     ):
@@ -382,6 +440,9 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         other.update_from_flattened_dict({name: value})
         with pytest.raises(UsageError, match="other settings"):
             calibrations.load(other, tmp_path, "intensity", "w", "r")
+    config.restore.false_positive_rates = (0.002, 0.01)
+    with pytest.raises(UsageError, match=r"no threshold for the false positive rate 0\.002\. Run .*lgjax\.calibrate"):
+        calibrations.load(config, tmp_path, "intensity", "w", "r")
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         calibrations.load(config, tmp_path, "intensity", "w", "r")
