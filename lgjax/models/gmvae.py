@@ -166,11 +166,11 @@ def model(
             "batch_stats": {"gmvae": variables["batch_stats"]},
         }
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         params, stats = _cast(variables["params"], precision), variables["batch_stats"]
         given = {"params": params["gmvae"], "batch_stats": stats["gmvae"]}
         (reconstruction, parts), updates = network.apply(
-            given, x, key, *weights, True, method="negative_elbo", mutable=["batch_stats"]
+            given, x, key, *weights, train, method="negative_elbo", mutable=["batch_stats"]
         )
         parts = {name: part.mean() for name, part in parts.items()}
         total = sum(parts.values())

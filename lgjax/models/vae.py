@@ -120,10 +120,10 @@ def model(
             "batch_stats": {"autoencoder": variables["batch_stats"]},
         }
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         params, stats = cast(variables["params"], precision), variables["batch_stats"]
         given = {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}
-        (reconstruction, posterior), updates = network.apply(given, x, key, True, mutable=["batch_stats"])
+        (reconstruction, posterior), updates = network.apply(given, x, key, train, mutable=["batch_stats"])
         error, kl = negative_elbo(x, reconstruction, posterior, reconstruction_weight)
         spread = variance.loss(variances, params["variance"], x, reconstruction, mask)
         terms = {"loss": (error + kl).mean(), "reconstruction": error.mean(), "kl": kl.mean(), "variance": spread}

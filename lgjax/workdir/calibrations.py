@@ -11,7 +11,7 @@ from lgjax.workdir import experiment
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
     "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes"),
-    "restore": ("batch_size", "score", "method", "slice_step"),
+    "restore": ("batch_size", "score", "method", "slice_step", "checkpoint"),
     "model": (),
     "gmm": (),
 }
