@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogFormatter
 
 from lgjax.scans import orientation
 
@@ -275,7 +276,8 @@ def curves_figure(panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequenc
     """Returns a PNG of curves against steps, a panel for each name.
 
     Args:
-      panels: by name, then by the curve's label, steps and values; the scale is logarithmic where all are positive.
+      panels: by name, then by the curve's label, steps and values. The scale of several curves is logarithmic where
+        their values are positive and span a decade.
       best: the step that a line marks; None for none.
     """
     columns = min(3, len(panels))
@@ -299,5 +301,8 @@ def _draw_curves(axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[
     for number, (label, (steps, values)) in enumerate(curves.items()):
         style: Any = {"color": DETECTED, "marker": "o", "markersize": 3} if number else {"color": "#3b6ea5"}
         axes.plot(steps, values, linewidth=1.1, label=label, **style)
-    if all(value > 0 for _, values in curves.values() for value in values):
+    found = [value for _, values in curves.values() for value in values]
+    if len(curves) > 1 and 0 < 10 * min(found) < max(found):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())  # plain text: STYLE knows no formulas
+        axes.yaxis.set_minor_formatter(LogFormatter())

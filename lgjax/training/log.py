@@ -81,7 +81,7 @@ class Log:
 
     def curves(self) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
         """Returns the panels of curves.png: by name, then by who was seen, steps and values."""
-        names = dict.fromkeys(name for line in self.lines for name in line if name != "step")
+        names = dict.fromkeys(["loss", *(name for line in self.lines for name in line if name != "step")])
         panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
         for name in names:
             term = name.removeprefix(_HELD_OUT)
