@@ -189,6 +189,16 @@ def test_a_set_that_is_too_small_or_whose_splits_share_a_scan_is_refused_unread(
             train.check(ours, tmp_path / "w")
 
 
+def test_slices_held_out_are_those_of_as_many_subjects_as_calibration_takes(ours, folder):
+    index = dataset.read_index(folder)
+    entries = [entry._replace(split="calibration") for entry in index.subjects[:3]] + list(index.subjects[3:])
+    ours.data.calibration_subjects = 2
+    given = experiment.source(ours), index.recipe, index._replace(subjects=tuple(entries)), 1
+    held_out, subjects = feeding.find_slices(*given, "calibration")
+    assert subjects == ["raw sub-0", "raw sub-1"]
+    assert len(held_out) == 3 + 4
+
+
 def test_a_batch_that_devices_cannot_share(ours, folder, mesh8):
     ours.train.batch_size = 12
     with pytest.raises(UsageError, match=r"batch_size=12.*multiple of the 8 devices"):
