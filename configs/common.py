@@ -60,10 +60,13 @@ def train() -> ml_collections.ConfigDict:
     config.schedule = "constant"  # or cosine, to zero at the last step
     # Of networks: float32, the paper's; a GPU is faster with tensorfloat32 or bfloat16, on its tensor cores.
     config.precision = "float32"
+    # Changes of the training slices, drawn anew at every step. The paper has none.
+    config.flip = 0.0  # probability of mirroring a slice left to right: 0 or 0.5
+    config.intensity = 0.0  # of a slice's random scale (about 1) and shift, in standard deviations; 0: none
     # Steps that one program takes where slices are on the device; 0: as suits it, 1 on CPU, where loops are slower.
     config.steps_per_dispatch = 0
     config.log_every = 500  # steps
-    config.checkpoint_every = 5_000  # steps
+    config.checkpoint_every = 5_000  # steps; each is validated on held-out slices
     return config
 
 
@@ -77,6 +80,7 @@ def restore(method: str) -> ml_collections.ConfigDict:
     config.mask_rate = 0.01  # the one of them whose mask is shown, and whose lesions are counted
     config.slice_step = 1  # restore and judge every k-th axial slice only
     config.precision = "float32"  # of networks, as in training
+    config.checkpoint = "best"  # whose weights restore: best on held-out slices, or last
     config.batch_size = 0  # slices restored at a time, which changes no result; 0: as suits the device
     return config
 

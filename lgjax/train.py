@@ -3,9 +3,11 @@
     python -m lgjax.train --config=configs/vae.py:smoke --workdir=runs/mine
     python -m lgjax.train --config=configs/vae.py --config.data.source=prepared/cohort     # from lgjax.preprocess
 
-Writes config.json, preprocessing.json, checkpoints/, metrics.jsonl, TensorBoard scalars and sample reconstructions into
-the work directory. Run again, it goes on from the last valid checkpoint, to the same end as without the interruption.
-Ctrl-C and SIGTERM (exit codes 130 and 143) write a checkpoint after the step that is being taken.
+Writes config.json, preprocessing.json, checkpoints/, metrics.jsonl, TensorBoard scalars, curves.png and sample
+reconstructions into the work directory. Every checkpoint is validated on slices of the calibration subjects; the newest
+two and the best are kept, and the best is what is calibrated and what restores. Run again, it goes on from the last
+valid checkpoint, to the same end as without the interruption. Ctrl-C and SIGTERM (exit codes 130 and 143) write a
+checkpoint after the step that is being taken.
 
 On several hosts, start the same command on each; batches are split over all their devices, and the folders of --workdir
 and --config.data.source are shared by the hosts, of which the first one writes:
@@ -22,7 +24,6 @@ import pathlib
 import jax
 import numpy as np
 from absl import flags
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from lgjax import models
@@ -35,8 +36,13 @@ from lgjax.runtime import devices, files, hosts, signals
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import pictures
 from lgjax.training import feeding, settings
+from lgjax.training import step as training
+from lgjax.training.log import Log
 from lgjax.training.step import TrainState, initial_state, state_shapes
+from lgjax.training.store import Batch
 from lgjax.workdir import checkpoints, experiment
+
+SUBJECTS = {"Subjects": "trained", "ValidationSubjects": "validated"}  # keys of training.json: what was done with them
 
 
 class Diverged(LgjaxError):
@@ -62,21 +68,28 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
         record(config, workdir, prepared)
         print(f"{workdir} is trained already: {start} steps", flush=True)
         return
-    source, subjects = feeding.find_slices(experiment.source(config), prepared, index, config.data.workers)
-    about = trained_on(config, prepared, subjects, len(source))
+    (source, subjects), (held_out, others) = (
+        feeding.find_slices(experiment.source(config), prepared, index, config.data.workers, split)
+        for split in feeding.SPLITS
+    )
+    feeding.check_apart(subjects, others)
+    about = trained_on(config, prepared, subjects, others, len(source))
     if start:
-        check_subjects(workdir, subjects)
+        check_subjects(workdir, about)
     check_hosts(config, workdir, start, about)
     record(config, workdir, prepared, about)
     if state is None:
         state = initial_state(model, values)
-    run(config, workdir, mesh, source, devices.replicate(state, mesh), start)
+    run(config, workdir, mesh, source, feeding.validation_batch(held_out), devices.replicate(state, mesh), start)
 
 
-def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: TrainState, start: int) -> None:
-    """Takes the steps that are left, from `start`; logs, and keeps checkpoints."""
+def run(
+    config, workdir: pathlib.Path, mesh, source: feeding.Source, held_out: Batch, state: TrainState, start: int
+) -> None:
+    """Takes the steps that are left, from `start`; logs, validates on slices held out, and keeps checkpoints."""
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
     model, values = models.from_config(config, config.train.precision), settings.from_config(config)
+    validate, rate = feeding.make_validation(model, values, mesh), training.schedule(values)
     log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(values, start)
     bar = tqdm(None, "training", values.steps, initial=start, unit="step")
     stream = feeding.steps(model, values, source, mesh, start)
@@ -87,11 +100,14 @@ def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: Trai
             done += taken
             bar.update(taken)
             if done == stop:
-                check_finite(log.write(done, pending), workdir)
+                kept = done == values.steps or done % values.checkpoint_every == 0
+                found = validate(jax.device_get(state.variables), *held_out) if kept else {}
+                check_finite(log.write(done, pending, float(rate(done - 1)), found), workdir)
                 bar.set_postfix_str(f"loss {log.loss:.1f}")
                 pending, stop = [], feeding.next_stop(values, done)
-                if done == values.steps or done % values.checkpoint_every == 0:
-                    keep(config, workdir, done, jax.device_get(state), examples)
+                if kept:
+                    keep(config, workdir, done, jax.device_get(state), examples, found.get(model.criterion))
+                    log.draw(checkpoints.best(workdir / "checkpoints"))
             if asked():
                 # Several hosts would wait for each other, and each hears of a signal by itself.
                 if jax.process_count() == 1 and done not in checkpoints.steps(workdir / "checkpoints"):
@@ -100,7 +116,7 @@ def run(config, workdir: pathlib.Path, mesh, source: feeding.Source, state: Trai
 
 
 def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
-    """Checks that work directory, source and config belong together; writes nothing.
+    """Checks that work directory, source and config belong together, and will do for calibration; writes nothing.
 
     Returns:
       How the slices are prepared, and the index of the prepared data set if the source is one.
@@ -109,6 +125,7 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
       UsageError: they do not.
     """
     experiment.check_workdir(config, workdir)
+    experiment.check_method(config)
     prepared, index, folder = recipe.bare(experiment.grid(config)), None, config.data.source
     if dataset.is_prepared(folder):
         grid = prepared.grid
@@ -123,34 +140,37 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
             f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of {folder} any more. "
             "Use another --workdir, or prepare the scans as before."
         )
+    feeding.check_splits(experiment.source(config), index)
     return prepared, index
 
 
-def check_subjects(workdir: pathlib.Path, subjects: list[str]) -> None:
+def check_subjects(workdir: pathlib.Path, about: dict) -> None:
     """Raises UsageError where a training that goes on would see other subjects than before, or in another order.
 
     Args:
       workdir: that holds a checkpoint.
-      subjects: SHA-256 of the raw scans that the source has now.
+      about: what is trained on now, see `trained_on`.
     """
     path = workdir / "training.json"
     try:
-        before = json.loads(path.read_text())["Subjects"]
+        record = json.loads(path.read_text())
+        before = {name: record[name] for name in SUBJECTS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(path, f"cannot be read ({error})", "Restore it from a backup, or train again") from error
-    if before != subjects:
-        gone, new = len(set(before) - set(subjects)), len(set(subjects) - set(before))
-        change = f"{gone} are gone, {new} are new" if gone or new else "their order has changed"
-        raise UsageError(
-            f"{workdir} was trained on other subjects than the source has now: of {len(before)}, {change}. "
-            "Use another --workdir, or the subjects of before."
-        )
+    for name, done in SUBJECTS.items():
+        if before[name] != about[name]:
+            gone, new = len(set(before[name]) - set(about[name])), len(set(about[name]) - set(before[name]))
+            change = f"{gone} are gone, {new} are new" if gone or new else "their order has changed"
+            raise UsageError(
+                f"{workdir} was {done} on other subjects than the source has now: of {len(before[name])}, {change}. "
+                "Use another --workdir, or the subjects of before."
+            )
 
 
 def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
     """Raises UsageError where hosts would not train the same; each waits here for the others."""
     checkpoint = checkpoints.weights_digest(workdir / "checkpoints", start) if start else files.digest(None)
-    subjects = files.digest([about["Subjects"], about["TrainedOn"], about["RecipeSHA256"]])
+    subjects = files.digest([about[name] for name in (*SUBJECTS, "TrainedOn", "RecipeSHA256")])
     found = {"config": files.digest(experiment.as_json(config)), "data": subjects, "checkpoint": checkpoint}
     if names := hosts.differing(found):
         raise UsageError(
@@ -168,52 +188,19 @@ def record(config, workdir: pathlib.Path, prepared: Recipe, about: dict | None =
             files.atomic_write(workdir / "training.json", json.dumps(about, indent=2) + "\n")
 
 
-def keep(config, workdir: pathlib.Path, step: int, state: TrainState, examples: np.ndarray) -> None:
-    """Writes a checkpoint and the pictures of it; raises Diverged if a parameter is not finite.
+def keep(
+    config, workdir: pathlib.Path, step: int, state: TrainState, examples: np.ndarray, loss: float | None = None
+) -> None:
+    """Writes a checkpoint, with its loss on held-out slices, and its pictures; raises Diverged for bad parameters.
 
     The other hosts wait here for the first one to have written them.
     """
     total = sum(float(np.abs(p).sum()) for p in jax.tree.leaves(state.variables))
     check_finite({"a parameter": total}, workdir)
     if hosts.is_first_host():
-        checkpoints.save(workdir / "checkpoints", step, state)
+        checkpoints.save(workdir / "checkpoints", step, state, loss)
         sample(config, workdir, step, state, examples)
     hosts.wait_for_hosts("checkpoint")
-
-
-class Log:
-    """Loss terms of every step, in metrics.jsonl and as TensorBoard scalars; only the first host writes them."""
-
-    def __init__(self, workdir: pathlib.Path, start: int):
-        """Keeps what was logged up to step `start`; later lines belong to a part that is now trained again."""
-        self.path = workdir / "metrics.jsonl"
-        self.loss = math.nan
-        self.board = None
-        if not hosts.is_first_host():
-            return
-        lines = []
-        if start and self.path.exists():
-            entries = (json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}"))
-            lines = [json.dumps(entry) for entry in entries if entry["step"] <= start]
-        files.atomic_write(self.path, "".join(line + "\n" for line in lines))
-        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
-
-    def write(self, step: int, terms: list[dict]) -> dict[str, float]:
-        """Logs the mean of the steps since the last call and returns it; terms are of one step each, or of several."""
-        values = jax.device_get(terms)
-        means = {name: float(np.hstack([v[name] for v in values]).mean(dtype=np.float64)) for name in values[0]}
-        self.loss = means["loss"]
-        if self.board:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **means}) + "\n")
-            for name, value in means.items():
-                self.board.add_scalar(name, value, step)
-        return means
-
-    def close(self) -> None:
-        """Closes the log of TensorBoard, where there is one."""
-        if self.board:
-            self.board.close()
 
 
 def check_finite(terms: dict[str, float], workdir: pathlib.Path) -> None:
@@ -227,13 +214,14 @@ def check_finite(terms: dict[str, float], workdir: pathlib.Path) -> None:
         )
 
 
-def trained_on(config, prepared: Recipe, subjects: list[str], n: int) -> dict:
+def trained_on(config, prepared: Recipe, subjects: list[str], held_out: list[str], n: int) -> dict:
     """Returns what stands beside every number: the training data in words and by hash."""
     source = cohort.describe(experiment.source(config))
     size = f"{config.data.height}x{config.data.width}"
     return {
         "TrainedOn": f"{len(subjects)} healthy subjects, {n} slices, {size}: {source}",
         "Subjects": subjects,
+        "ValidationSubjects": held_out,
         "RecipeSHA256": prepared.digest,
         "Versions": devices.versions(),
     }

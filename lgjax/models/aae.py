@@ -120,14 +120,18 @@ def model(
             "batch_stats": {"autoencoder": variables["batch_stats"], "variance": spread["batch_stats"]},
         }
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         given = {**variables, "params": cast(variables["params"], precision)}
-        return _loss(network, discriminator, weights, variances, given, x, mask, key)
+        return _loss(network, discriminator, weights, variances, given, x, mask, key, train)
 
-    return Model(init, loss, lambda params: _bind(folded, variances, cast(params, precision)), SUPPORTS)
+    def bind(params):
+        return _bind(folded, variances, cast(params, precision))
+
+    # The adversarial loss does not compare two states: each has a discriminator of its own.
+    return Model(init, loss, bind, SUPPORTS, criterion="reconstruction")
 
 
-def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variances, variables, x, mask, key):
+def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variances, variables, x, mask, key, train):
     """Sums the losses of the three networks for one batch.
 
     The auto-encoder's is w * sum_pixels (X - g(f(X)))^2 + adversarial_weight * dim(z) * adversarial loss. One logit
@@ -137,7 +141,7 @@ def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variance
     """
     params, stats = variables["params"], variables["batch_stats"]
     given = {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}
-    (reconstruction, z), updates = network.apply(given, x, True, method="autoencode", mutable=["batch_stats"])
+    (reconstruction, z), updates = network.apply(given, x, train, method="autoencode", mutable=["batch_stats"])
     stop = jax.lax.stop_gradient
     drawn = jax.random.normal(key, z.shape)
 
@@ -149,7 +153,7 @@ def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variance
     judged = discriminator_loss(judge(drawn), judge(stop(z)))
     penalty = 0.5 * weights.penalty * gradient_penalty(judge, drawn)
     given = {"params": params["variance"], "batch_stats": stats["variance"]}
-    spread, ranges = variance.loss(variances, given, x, reconstruction, mask)
+    spread, ranges = variance.loss(variances, given, x, reconstruction, mask, train)
     terms = {
         "loss": error + weights.adversarial * z[0].size * adversarial,
         "reconstruction": error,

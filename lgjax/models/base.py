@@ -21,9 +21,13 @@ class BoundModel(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model of healthy slices; x and mask are batches, [N, H, W, 1], x z-scored, mask 1 inside the brain."""
+    """A model of healthy slices; x and mask are batches, [N, H, W, 1], x z-scored, mask 1 inside the brain.
+
+    With `train=False`, a loss normalises by the running statistics and leaves them as they are.
+    """
 
     init: Callable[[jax.Array], dict[str, Any]]  # key -> untrained {"params", "batch_stats"}, each by network
-    loss: Callable[..., tuple[jax.Array, Updates]]  # (variables, x, mask, key) -> (sum of all losses, updates)
+    loss: Callable[..., tuple[jax.Array, Updates]]  # (variables, x, mask, key, train) -> (sum of all losses, updates)
     bind: Callable[[dict[str, Any]], BoundModel]  # params, frozen by `models.freeze` -> functions of one slice
     supports: tuple[str, ...]  # the priors that methods can make of it, see `methods`
+    criterion: str = "loss"  # term by which two states of a training compare on held-out slices; "": there is none

@@ -81,11 +81,11 @@ def model(
     def init(key):
         return dict(network.init(key, jnp.zeros((1, height, width, 1))))
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         draw = functools.partial(coarse_noise, cells=noise_cells, std=noise_std)
         noise = jax.vmap(draw)(jax.random.split(key, len(x)), mask)
         variables = {**variables, "params": cast(variables["params"], precision)}
-        denoised, updates = network.apply(variables, x + noise, True, mutable=["batch_stats"])
+        denoised, updates = network.apply(variables, x + noise, train, mutable=["batch_stats"])
         error = ((denoised - x) ** 2 * mask).sum() / jnp.maximum(mask.sum(), 1.0)
         return error, (updates["batch_stats"], {"loss": error})
 

@@ -96,11 +96,11 @@ def model(*, height: int, width: int, channels: tuple[int, ...], latent_size: in
             "batch_stats": {"generator": generator["batch_stats"]},
         }
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         params, stats = variables["params"], variables["batch_stats"]
         given = {"params": cast(params["generator"], precision), "batch_stats": stats["generator"]}
         z = jax.random.normal(key, (len(x), latent_size), x.dtype)
-        generated, updates = network.apply(given, z, True, mutable=["batch_stats"])
+        generated, updates = network.apply(given, z, train, mutable=["batch_stats"])
 
         def logits(images, weights):
             return judge.apply({"params": weights}, images)
@@ -119,4 +119,5 @@ def model(*, height: int, width: int, channels: tuple[int, ...], latent_size: in
             features=lambda x: judge.apply({"params": params["discriminator"]}, x[None], method="features")[0],
         )
 
-    return Model(init, loss, bind, SUPPORTS)
+    # Neither loss says which of two states is better: each is relative to the other network.
+    return Model(init, loss, bind, SUPPORTS, criterion="")

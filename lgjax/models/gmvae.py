@@ -164,16 +164,16 @@ def model(
         spread = variance.init(variances, second)
         return {part: {"gmvae": variables[part], "variance": spread[part]} for part in ("params", "batch_stats")}
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         params, stats = _cast(variables["params"], precision), variables["batch_stats"]
         given = {"params": params["gmvae"], "batch_stats": stats["gmvae"]}
         (reconstruction, parts), updates = network.apply(
-            given, x, key, *weights, True, method="negative_elbo", mutable=["batch_stats"]
+            given, x, key, *weights, train, method="negative_elbo", mutable=["batch_stats"]
         )
         parts = {name: part.mean() for name, part in parts.items()}
         total = sum(parts.values())
         given = {"params": params["variance"], "batch_stats": stats["variance"]}
-        spread, ranges = variance.loss(variances, given, x, reconstruction, mask)
+        spread, ranges = variance.loss(variances, given, x, reconstruction, mask, train)
         new = {"gmvae": updates["batch_stats"], "variance": ranges}
         return total + spread, (new, {"loss": total, **parts, "variance": spread})
 

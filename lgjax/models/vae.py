@@ -119,13 +119,13 @@ def model(
         spread = variance.init(variances, second)
         return {part: {"autoencoder": variables[part], "variance": spread[part]} for part in ("params", "batch_stats")}
 
-    def loss(variables, x, mask, key):
+    def loss(variables, x, mask, key, train=True):
         params, stats = cast(variables["params"], precision), variables["batch_stats"]
         given = {"params": params["autoencoder"], "batch_stats": stats["autoencoder"]}
-        (reconstruction, posterior), updates = network.apply(given, x, key, True, mutable=["batch_stats"])
+        (reconstruction, posterior), updates = network.apply(given, x, key, train, mutable=["batch_stats"])
         error, kl = negative_elbo(x, reconstruction, posterior, reconstruction_weight)
         given = {"params": params["variance"], "batch_stats": stats["variance"]}
-        spread, ranges = variance.loss(variances, given, x, reconstruction, mask)
+        spread, ranges = variance.loss(variances, given, x, reconstruction, mask, train)
         terms = {"loss": (error + kl).mean(), "reconstruction": error.mean(), "kl": kl.mean(), "variance": spread}
         return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"], "variance": ranges}, terms)
 

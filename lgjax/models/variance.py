@@ -152,12 +152,17 @@ def predict(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
 
 
 def loss(
-    settings: Settings, variables: dict[str, Any], x: jax.Array, reconstruction: jax.Array, mask: jax.Array
+    settings: Settings,
+    variables: dict[str, Any],
+    x: jax.Array,
+    reconstruction: jax.Array,
+    mask: jax.Array,
+    train: bool = True,
 ) -> tuple[jax.Array, Any]:
     """Computes the network's loss on a batch, a mean over the brain, and its new `batch_stats`.
 
-    The loss is of the variance as the network gives it: a bound that moves with training would stop the gradient of
-    the largest residuals. No gradient flows into the reconstruction.
+    In training, the loss is of the variance as the network gives it: a bound that moves with training would stop the
+    gradient of the largest residuals. No gradient flows into the reconstruction.
 
     Args:
       settings: of the network; the target chooses the loss.
@@ -165,10 +170,11 @@ def loss(
       x: images, [N, H, W, 1].
       reconstruction: g(z), [N, H, W, 1].
       mask: 1 inside the brain, [N, H, W, 1].
+      train: False for held-out slices, whose variance is bound as in a restoration, and whose range nobody learns.
     """
     residual = x - jax.lax.stop_gradient(reconstruction)
     network = settings.network(normalise=True)
-    prediction, updates = network.apply(variables, x, True, mask, mutable=["batch_stats"])
+    prediction, updates = network.apply(variables, x, train, mask, mutable=["batch_stats"])
     if settings.target == "likelihood":
         terms = negative_log_likelihood(residual, jnp.exp(prediction.log_variance) + settings.floor)
     else:

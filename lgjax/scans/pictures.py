@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogFormatter
 
 from lgjax.scans import orientation
 
@@ -277,3 +278,39 @@ def samples_figure(rows: Mapping[str, np.ndarray]) -> bytes:
                 axis.imshow(image, cmap="gray", vmin=low, vmax=high)
                 axis.set(xticks=[], yticks=[])
         return encode(figure, "png")
+
+
+def curves_figure(panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]], best: int | None) -> bytes:
+    """Returns a PNG of curves against steps, a panel for each name.
+
+    Args:
+      panels: by name, then by the curve's label, steps and values. The scale of several curves is logarithmic where
+        their values are positive and span a decade.
+      best: the step that a line marks; None for none.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.3), layout="constrained", facecolor="white")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (name, curves) in zip(grid.flat, panels.items(), strict=False):
+            _draw_curves(axes, curves)
+            axes.set(title=plain(name), xlabel="step")
+            if best is not None:
+                axes.axvline(best, color="#8a939c", linewidth=0.9, linestyle=":", label="best")
+        grid.flat[0].legend(fontsize=7)
+        return encode(figure, "png")
+
+
+def _draw_curves(axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """Draws the curves of one panel; the first is a thin line, another has a mark at every step it knows."""
+    for number, (label, (steps, values)) in enumerate(curves.items()):
+        style: Any = {"color": DETECTED, "marker": "o", "markersize": 3} if number else {"color": "#3b6ea5"}
+        axes.plot(steps, values, linewidth=1.1, label=label, **style)
+    found = [value for _, values in curves.values() for value in values]
+    if len(curves) > 1 and 0 < 10 * min(found) < max(found):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())  # plain text: STYLE knows no formulas
+        axes.yaxis.set_minor_formatter(LogFormatter())

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,9 +12,9 @@ import numpy as np
 
 from lgjax.models.base import Model
 from lgjax.preparation import cohort
-from lgjax.preparation.dataset import Index
+from lgjax.preparation.dataset import Entry, Index
 from lgjax.preparation.recipe import Recipe
-from lgjax.runtime import devices
+from lgjax.runtime import devices, hosts
 from lgjax.runtime.errors import UsageError
 from lgjax.training import step as training
 from lgjax.training import store
@@ -23,6 +23,8 @@ from lgjax.training.settings import Settings
 LOG = logging.getLogger(__name__)
 DEVICE_SHARE = 0.5  # of an accelerator's memory that the training slices may take
 MACHINE_SHARE = 0.25  # of the machine's memory, where that is the device's: they are there twice while they are copied
+VALIDATED = 128  # held-out slices at most: without gradients they take no more memory than a batch of the paper
+SPLITS = ("train", "calibration")  # of healthy subjects: those that are trained on, those that are held out
 DISPATCHED = 10  # training steps per dispatch on accelerators, to amortise the host's overhead
 Source = store.InMemory | store.OnDisk
 
@@ -35,30 +37,68 @@ class Steps(NamedTuple):
     arguments: tuple
 
 
-def find_slices(source: cohort.Source, recipe: Recipe, index: Index | None, workers: int) -> tuple[Source, list[str]]:
-    """Finds the training slices, and the SHA-256 of the raw scans they are of.
+def check_splits(source: cohort.Source, index: Index | None) -> None:
+    """Checks what is known before a scan is read: each split has subjects, and of a prepared data set others.
+
+    Raises:
+      UsageError: a split is empty, or two splits share a scan.
+    """
+    if index is None:
+        for split in SPLITS:
+            cohort.healthy(source, split)
+    else:
+        check_apart(*([entry.input_sha256 for entry in _entries(source, index, split)] for split in SPLITS))
+
+
+def check_apart(trained: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raises UsageError where a scan, by its SHA-256, is in both the training and the calibration set."""
+    if shared := sorted(set(trained) & set(held_out)):
+        count = f"{len(shared)} of {len(held_out)} scans"
+        raise UsageError(
+            f"{count} of the calibration set are in the training set too (SHA-256 {shared[0][:12]}). Keep them apart."
+        )
+
+
+def find_slices(
+    source: cohort.Source, recipe: Recipe, index: Index | None, workers: int, split: str = "train"
+) -> tuple[Source, list[str]]:
+    """Finds the slices of a split, and the SHA-256 of the raw scans they are of.
 
     Args:
       source: of healthy scans, see `cohort.healthy`.
       recipe: how scans are prepared.
       index: of the prepared data set, if the source is one.
       workers: threads that prepare scans and verify slices.
+      split: train or calibration.
 
     Raises:
       UsageError: there are none.
       InputError: a file of the prepared data set is not what its index says.
     """
     if index is None:
-        subjects = cohort.healthy(source, "train")
-        found, _ = cohort.load(subjects, recipe, workers, "preparing", lambda p: (p.slices, p.image.sha256))
+        subjects = cohort.healthy(source, split)
+        label = f"preparing ({split})"
+        found, _ = cohort.load(subjects, recipe, workers, label, lambda p: (p.slices, p.image.sha256))
         pooled = cohort.pool([part for part, _ in found])
         return store.InMemory(pooled.y, pooled.mask), [sha256 for _, sha256 in found]
-    entries = [entry for entry in index.subjects if entry.split == "train"]
-    if not entries:
-        raise UsageError(f"{source.spec} is too small: no subject of it falls into the train split.")
+    entries = _entries(source, index, split)
     stored = store.OnDisk(source.spec, entries, recipe.grid)
     stored.verify(workers)
     return stored, [entry.input_sha256 for entry in entries]
+
+
+def _entries(source: cohort.Source, index: Index, split: str) -> list[Entry]:
+    """Returns a split's subjects of a prepared data set as `cohort.healthy` does; raises UsageError for none."""
+    entries = [entry for entry in index.subjects if entry.split == split]
+    if not entries:
+        raise UsageError(f"{source.spec} is too small: no subject of it falls into the {split} split.")
+    return entries[: source.calibration_subjects] if split == "calibration" else entries
+
+
+def validation_batch(held_out: Source) -> store.Batch:
+    """Returns slices and masks, each [N, H, W, 1], that every checkpoint is validated on: VALIDATED, evenly spaced."""
+    rows = np.linspace(0, len(held_out) - 1, VALIDATED).round().astype(int)
+    return held_out.read(np.unique(rows))
 
 
 def steps(
@@ -152,6 +192,22 @@ def make_steps(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
         return jax.lax.scan(one, state, rows)
 
     return _jitted(several, mesh)
+
+
+def make_validation(model: Model, settings: Settings, mesh: jax.sharding.Mesh) -> Callable[..., dict[str, float]]:
+    """Makes the function (variables, x, mask) -> loss terms of held-out slices, see `step.make_validation`.
+
+    The first host computes them, on one device; on the others the function returns no term.
+    """
+    options = devices.compiler_options(mesh, "restoration")
+    program = jax.jit(training.make_validation(model, settings), compiler_options=options)
+
+    def validate(variables, x, mask):
+        if not hosts.is_first_host():
+            return {}
+        return {name: float(value) for name, value in jax.device_get(program(variables, x, mask)).items()}
+
+    return validate
 
 
 def _jitted(function: Callable, mesh: jax.sharding.Mesh):

@@ -13,6 +13,8 @@ class Settings(NamedTuple):
     momentum: float  # Adam's b1
     schedule: str  # of the learning rate: constant or cosine, to zero at the last step
     precision: str  # of networks, see `models.precision`
+    flip: float  # probability that a slice is mirrored left to right, see `step.augment`
+    intensity: float  # standard deviation of a slice's scale and shift, see `step.augment`
     steps_per_dispatch: int  # that one program takes where slices are on the device; 0: as suits it
     log_every: int  # steps
     checkpoint_every: int  # steps

@@ -13,6 +13,9 @@ from lgjax.models.base import Model
 from lgjax.models.precision import matmul_precision
 from lgjax.training.settings import Settings
 
+# Folded into the seed's key in place of a step's number, which never comes so far.
+_AUGMENTATION, _VALIDATION = 2**32 - 1, 2**32 - 2
+
 
 class TrainState(NamedTuple):
     """All that a resumed run needs to go on as if it had not stopped."""
@@ -24,11 +27,16 @@ class TrainState(NamedTuple):
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
     """Makes Adam with the learning rate, momentum (its b1) and schedule of the settings."""
+    return optax.adam(schedule(settings), b1=settings.momentum)
+
+
+def schedule(settings: Settings) -> optax.Schedule:
+    """Returns the learning rate as a function of the steps taken before."""
     schedules = {
         "constant": optax.constant_schedule(settings.learning_rate),
         "cosine": optax.cosine_decay_schedule(settings.learning_rate, settings.steps),
     }
-    return optax.adam(schedules[settings.schedule], b1=settings.momentum)
+    return schedules[settings.schedule]
 
 
 def initial_state(model: Model, settings: Settings) -> TrainState:
@@ -50,10 +58,14 @@ def make_step(
     model: Model, settings: Settings
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]:
     """Returns step(state, x, mask) -> (next state, loss terms), pure; its draws depend on the seed and step alone."""
-    transform = optimizer(settings)
+    transform, changed = optimizer(settings), settings.flip or settings.intensity
 
     def step(state, x, mask):
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        seed = jax.random.key(settings.seed)
+        key = jax.random.fold_in(seed, state.step)
+        if changed:
+            draw = jax.random.fold_in(jax.random.fold_in(seed, _AUGMENTATION), state.step)
+            x, mask = augment(draw, x, mask, settings.flip, settings.intensity)
         params, stats = state.variables["params"], state.variables["batch_stats"]
 
         def loss(params):
@@ -66,6 +78,43 @@ def make_step(
         return TrainState(state.step + 1, {"params": params, "batch_stats": stats}, optimizer_state), terms
 
     return step
+
+
+def augment(
+    key: jax.Array, x: jax.Array, mask: jax.Array, flip: float, intensity: float
+) -> tuple[jax.Array, jax.Array]:
+    """Changes every slice of a batch at random, each by draws of its own; outside the mask intensities stay.
+
+    Args:
+      key: of the batch's draws.
+      x: images, [N, H, W, 1], z-scored; columns go from the patient's right to the left.
+      mask: 1 inside the brain, [N, H, W, 1].
+      flip: probability that image and mask are mirrored, left to right.
+      intensity: s; inside the mask, x becomes (1 + a) x + b with a and b ~ N(0, s^2), in standard deviations.
+
+    Returns:
+      The images and their masks.
+    """
+    flipping, scaling = jax.random.split(key)
+    mirrored = jax.random.bernoulli(flipping, flip, (len(x), 1, 1, 1))
+    x, mask = (jnp.where(mirrored, part[:, :, ::-1], part) for part in (x, mask))
+    a, b = intensity * jax.random.normal(scaling, (2, len(x), 1, 1, 1), x.dtype)
+    return jnp.where(mask > 0, (1 + a) * x + b, x), mask
+
+
+def make_validation(model: Model, settings: Settings) -> Callable[[Any, jax.Array, jax.Array], dict]:
+    """Returns validate(variables, x, mask) -> loss terms of held-out slices, pure, for {"params", "batch_stats"}.
+
+    The terms are those of a training step, with two differences: normalisation is by the running statistics, as it is
+    frozen for restoration, and the draws (of latents, of noise) are the same at every call.
+    """
+
+    def validate(variables, x, mask):
+        key = jax.random.fold_in(jax.random.key(settings.seed), _VALIDATION)
+        with matmul_precision(settings.precision):
+            return model.loss(variables, x, mask, key, train=False)[1][1]
+
+    return validate
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from lgjax.workdir import experiment
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
     "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes"),
-    "restore": ("batch_size", "score", "method", "slice_step", "false_positive_rates", "mask_rate"),
+    "restore": ("batch_size", "score", "method", "slice_step", "false_positive_rates", "mask_rate", "checkpoint"),
     "model": (),
     "gmm": (),
 }

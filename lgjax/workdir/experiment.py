@@ -1,6 +1,7 @@
 """A work directory and its config: what binds the binaries train, calibrate and restore together."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -17,11 +18,12 @@ RUNS = pathlib.Path("runs")
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
-    "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1},
+    "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1, "flip": 0.0, "intensity": 0.0},
     "restore": {
         "precision": "tensorfloat32",
         "false_positive_rates": (0.001, 0.005, 0.01, 0.05),
         "mask_rate": 0.01,
+        "checkpoint": "last",
     },
 }
 ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
@@ -32,10 +34,30 @@ CHOICES = {
     "model.variance_target": ("likelihood", "absolute"),
     "train.schedule": ("constant", "cosine"),
     "train.precision": precision.CHOICES,
+    "train.flip": (0.0, 0.5),
     "restore.precision": precision.CHOICES,
     "restore.variance_at": ("restored", "observed"),
     "restore.optimizer": ("adam", "gradient", "proximal"),
     "restore.score": ("absolute", "positive"),
+    "restore.checkpoint": ("best", "last"),
+}
+LEAST: dict[str, float] = {  # that a value may be
+    "data.train_subjects": 1,
+    "data.calibration_subjects": 1,
+    "train.batch_size": 1,
+    "train.steps": 1,
+    "train.steps_per_dispatch": 0,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "train.intensity": 0.0,
+    "restore.slice_step": 1,
+    "restore.batch_size": 0,
+    "restore.tolerance": 0.0,
+    "restore.samples_est": 2,  # since lg_est takes the variance of the samples
+    "restore.samples_neural": 1,
+    "calibrate.slices": 1,
+    "calibrate.lambdas": 1,
+    "calibrate.tolerance": 0.001,
 }
 
 
@@ -70,19 +92,32 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, choices in CHOICES.items():
         part, field = name.split(".")
         if field in config[part] and config[part][field] not in choices:
-            raise UsageError(f"--config.{name}={config[part][field]}: expected one of {', '.join(choices)}.")
-    if config.train.steps_per_dispatch < 0:
-        raise UsageError(f"--config.train.steps_per_dispatch={config.train.steps_per_dispatch}: expected 0 or more.")
-    if config.restore.slice_step < 1:
-        raise UsageError(f"--config.restore.slice_step={config.restore.slice_step}: expected 1 or more.")
-    if config.restore.batch_size < 0:
-        raise UsageError(f"--config.restore.batch_size={config.restore.batch_size}: expected 0 or more.")
-    if "tolerance" in config.restore and config.restore.tolerance < 0:
-        raise UsageError(f"--config.restore.tolerance={config.restore.tolerance}: expected 0 or more.")
-    if "calibrate" in config and config.calibrate.tolerance < 0.001:
-        raise UsageError(f"--config.calibrate.tolerance={config.calibrate.tolerance}: expected 0.001 or more.")
+            raise UsageError(f"--config.{name}={config[part][field]}: expected one of {', '.join(map(str, choices))}.")
+    for name, least in LEAST.items():
+        part, field = name.split(".")
+        if part in config and field in config[part] and config[part][field] < least:
+            raise UsageError(f"--config.{name}={config[part][field]}: expected {least:g} or more.")
+    if "calibrate" in config:
+        check_search(config.calibrate)
     names.mask_rate(config.restore.mask_rate, names.rate_names(config.restore.false_positive_rates))
     check_step(config, names.parse(config.restore.method))
+
+
+def check_search(calibrate: ml_collections.ConfigDict) -> None:
+    """Raises UsageError where lambda cannot be searched with the values of the config's part `calibrate`."""
+    if not 0 < calibrate.ssim < 1:
+        raise UsageError(f"--config.calibrate.ssim={calibrate.ssim}: expected a value between 0 and 1.")
+    low, high = calibrate.smallest_lambda, calibrate.largest_lambda
+    if not 0 < low < high < math.inf:
+        raise UsageError(
+            f"--config.calibrate.smallest_lambda={low} --config.calibrate.largest_lambda={high}: expected two values "
+            "above 0, the smallest first."
+        )
+
+
+def check_method(config: ml_collections.ConfigDict) -> None:
+    """Raises UsageError where the config's method does not exist, or is not one of the config's model."""
+    names.check_model(names.parse(config.restore.method), config.model.name)
 
 
 def check_step(config: ml_collections.ConfigDict, method: names.Method) -> None:

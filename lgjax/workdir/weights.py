@@ -29,14 +29,15 @@ class Trained(NamedTuple):
 
 
 def load(config, workdir: pathlib.Path) -> Trained:
-    """Loads the newest valid checkpoint, normalisation folded away.
+    """Loads a checkpoint, normalisation folded away: the best or the last, see `config.restore.checkpoint`.
 
     Raises:
       InputError: the work directory holds no trained weights, or does not say how scans are prepared.
     """
     folder = workdir / "checkpoints"
     shapes = state_shapes(models.from_config(config, config.train.precision), settings.from_config(config))
-    restored = checkpoints.restore_newest(folder, shapes)
+    choice = {"best": checkpoints.restore_best, "last": checkpoints.restore_newest}
+    restored = choice[config.restore.checkpoint](folder, shapes)
     if restored is None:
         raise InputError(workdir, "holds no checkpoint", f"Train first: python -m lgjax.train --workdir={workdir}")
     state, step = restored
@@ -45,6 +46,7 @@ def load(config, workdir: pathlib.Path) -> Trained:
         trained_on, subjects = record["TrainedOn"], frozenset(record["Subjects"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
-    words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}"
+    which = checkpoints.describe(folder, step)
+    words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}, {which}"
     digest = checkpoints.weights_digest(folder, step)
     return Trained(models.freeze(state.variables), digest, words, subjects, recipes.read(workdir / RECIPE))

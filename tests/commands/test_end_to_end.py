@@ -54,7 +54,8 @@ def test_train_writes_what_it_promises(workdir):
     assert [line["step"] for line in lines] == [2, 4]
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert list((workdir / "tensorboard").iterdir())
-    assert (workdir / "samples" / "0000004.png").read_bytes().startswith(b"\x89PNG")
+    for picture in (workdir / "samples" / "0000004.png", workdir / "curves.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_training_again_changes_nothing(workdir):

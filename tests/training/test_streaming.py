@@ -58,7 +58,9 @@ def weights(workdir):
 
 
 def metrics(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl, but for the only value that is another in every run."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
 
 
 def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh1, tmp_path, caplog):
@@ -74,6 +76,7 @@ def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh
     record = json.loads((tmp_path / "a" / "training.json").read_text())
     assert record["TrainedOn"] == f"4 healthy subjects, 30 slices, 16x16: {folder}"
     assert record["Subjects"] == ["raw sub-1", "raw sub-2", "raw sub-3", "raw sub-4"]
+    assert record["ValidationSubjects"] == ["raw sub-0"]
     prepared = recipe.read(tmp_path / "a" / "preprocessing.json")
     assert prepared == dataset.read_index(folder).recipe
     assert record["RecipeSHA256"] == prepared.digest
@@ -124,16 +127,21 @@ def test_a_set_prepared_anew_in_another_way_or_of_others_is_refused(ours, folder
     before = untouched(tmp_path / "w")
     index = dataset.read_index(folder)
     entries = index.subjects
+    held_out = entries[0]._replace(input_sha256="another")
     other = [entry._replace(input_sha256="another") if entry.identifier == "sub-2" else entry for entry in entries]
     ours.train.steps = 9
     for changed, message in (
-        (index._replace(recipe=index.recipe._replace(stripper="none")), "on scans prepared in another way"),
-        (index._replace(subjects=tuple(other)), r"on other subjects.*of 4, 1 are gone, 1 are new"),
-        (index._replace(subjects=entries[:-1]), r"on other subjects.*of 4, 1 are gone, 0 are new"),
-        (index._replace(subjects=entries[::-1]), r"on other subjects.*of 4, their order has changed"),
+        (index._replace(recipe=index.recipe._replace(stripper="none")), "trained on scans prepared in another way"),
+        (index._replace(subjects=tuple(other)), r"trained on other subjects.*of 4, 1 are gone, 1 are new"),
+        (
+            index._replace(subjects=(held_out, *entries[1:])),
+            r"validated on other subjects.*of 1, 1 are gone, 1 are",
+        ),
+        (index._replace(subjects=entries[:-1]), r"trained on other subjects.*of 4, 1 are gone, 0 are new"),
+        (index._replace(subjects=entries[::-1]), r"trained on other subjects.*of 4, their order has changed"),
     ):
         dataset.write_index(folder, changed)
-        with pytest.raises(UsageError, match=f"w was trained {message}.*another --workdir"):
+        with pytest.raises(UsageError, match=f"w was {message}.*another --workdir"):
             train.train(ours, tmp_path / "w", mesh1)
         assert untouched(tmp_path / "w") == before
     (tmp_path / "w" / "training.json").write_text("{}")
@@ -167,11 +175,28 @@ def test_damaged_slices_are_found_before_training(ours, folder, mesh1, tmp_path)
     assert not (tmp_path / "w" / "checkpoints").exists()
 
 
-def test_a_set_without_training_subjects(ours, folder, mesh1, tmp_path):
+def test_a_set_that_is_too_small_or_whose_splits_share_a_scan_is_refused_unread(ours, folder, tmp_path):
     index = dataset.read_index(folder)
-    dataset.write_index(folder, index._replace(subjects=index.subjects[:1]))
-    with pytest.raises(UsageError, match="no subject of it falls into the train split"):
-        train.train(ours, tmp_path / "w", mesh1)
+    first, *others = index.subjects
+    shared = first._replace(input_sha256=others[2].input_sha256)
+    for subjects, message in (
+        ([first], "no subject of it falls into the train split"),
+        (others, "no subject of it falls into the calibration split"),
+        ([shared, *others], "1 of 1 scans of the calibration set are in the training set too"),
+    ):
+        dataset.write_index(folder, index._replace(subjects=tuple(subjects)))
+        with pytest.raises(UsageError, match=message):
+            train.check(ours, tmp_path / "w")
+
+
+def test_slices_held_out_are_those_of_as_many_subjects_as_calibration_takes(ours, folder):
+    index = dataset.read_index(folder)
+    entries = [entry._replace(split="calibration") for entry in index.subjects[:3]] + list(index.subjects[3:])
+    ours.data.calibration_subjects = 2
+    given = experiment.source(ours), index.recipe, index._replace(subjects=tuple(entries)), 1
+    held_out, subjects = feeding.find_slices(*given, "calibration")
+    assert subjects == ["raw sub-0", "raw sub-1"]
+    assert len(held_out) == 3 + 4
 
 
 def test_a_batch_that_devices_cannot_share(ours, folder, mesh8):

@@ -5,7 +5,6 @@ import math
 import signal
 from types import SimpleNamespace
 
-import images
 import jax
 import numpy as np
 import optax
@@ -168,13 +167,18 @@ def test_loss_falls(config, slices):
 
 @pytest.fixture
 def data(monkeypatch, slices):
-    """Makes the seven slices the training set, as two subjects; returns them for a test to spoil."""
-    parts = [cohort.Slices(*(part[chosen] for part in slices)) for chosen in (slice(0, 4), slice(4, 7))]
-    image = images.volume(np.zeros((2, 2, 2)))
-    prepared = [Prepared(image, 0, part, None) for part in parts]
-    monkeypatch.setattr(cohort, "healthy", lambda config, split: [SimpleNamespace(split=split)] * 2)
-    monkeypatch.setattr(cohort, "load", lambda *arguments: ([arguments[-1](one) for one in prepared], []))
-    return parts
+    """Makes the seven slices the training set, as two subjects, and five of them the slices of a third, held out.
+
+    Returns those of the training set for a test to spoil.
+    """
+    chosen = slice(0, 4), slice(4, 7), slice(1, 6)
+    parts = [cohort.Slices(*(np.array(part[rows]) for part in slices)) for rows in chosen]
+    prepared = [Prepared(SimpleNamespace(sha256=f"raw {i}"), 0, part, None) for i, part in enumerate(parts)]
+    splits = {"train": prepared[:2], "calibration": prepared[2:]}
+    monkeypatch.setattr(cohort, "healthy", lambda source, split: splits[split])
+    monkeypatch.setattr(cohort, "load", lambda found, *others: ([others[-1](one) for one in found], []))
+    monkeypatch.setattr(train.Log, "draw", lambda *_: None)  # which takes longer than a step
+    return parts[:2]
 
 
 class Killed(BaseException):
@@ -195,7 +199,16 @@ def kill_when(monkeypatch, name, at):
 
 
 def metrics(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl, but for the only value that is another in every run."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("steps_per_second") > 0 for line in lines)
+    return lines
+
+
+def validations(workdir):
+    """How every checkpoint that is left did on the slices held out."""
+    folder = workdir / "checkpoints"
+    return {step: checkpoints.validation(folder, step) for step in checkpoints.steps(folder)}
 
 
 def newest(config, workdir):
@@ -222,6 +235,7 @@ def test_resumed_training_equals_uninterrupted_training(config, data, mesh1, tmp
         found, step = newest(config, workdir)
         assert step == 6
         assert metrics(workdir) == metrics(tmp_path / "whole")
+        assert validations(workdir) == validations(tmp_path / "whole")
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
@@ -249,18 +263,30 @@ def test_ctrl_c_waits_for_the_step_and_its_checkpoint(config, data, mesh1, tmp_p
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_what_training_leaves(config, data, mesh1, tmp_path):
+def test_what_training_leaves(config, data, slices, mesh1, tmp_path):
     config.train.log_every = 2
     train.train(config, tmp_path, mesh1)
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
-    assert set(lines[0]) == {"step", "loss", "reconstruction", "kl", "variance"}
+    terms = {"loss", "reconstruction", "kl", "variance"}
+    assert set(lines[0]) == {"step", "learning_rate", *terms}
+    assert set(lines[1]) == set(lines[3]) == {*lines[0], *(f"validation_{term}" for term in terms)}
+    cosine = [config.train.learning_rate * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in (1, 2, 3, 5)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(cosine)
+    state, _ = newest(config, tmp_path)
+    held_out = jax.tree.map(lambda part: part[1:6], slices)
+    measured = jax.jit(training.make_validation(*both(config)))(state.variables, held_out.y, held_out.mask)
+    for name, value in measured.items():
+        assert lines[3][f"validation_{name}"] == pytest.approx(float(value), rel=1e-5)
+    folder = tmp_path / "checkpoints"
+    assert checkpoints.validation(folder, 6) == (lines[3]["validation_loss"], 2)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["0000003.png", "0000006.png"]
     assert list((tmp_path / "tensorboard").iterdir())
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["TrainedOn"].startswith("2 healthy subjects, 7 slices, 16x16")
+    assert record["Subjects"] == ["raw 0", "raw 1"]
+    assert record["ValidationSubjects"] == ["raw 2"]
     loaded = weights.load(config, tmp_path)
-    assert "6 of 6 steps of 8" in loaded.trained_on
     assert not any("norm" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(loaded.params))
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -101,11 +102,38 @@ def test_nothing_there(tmp_path):
     assert checkpoints.steps(tmp_path / "none") == []
 
 
-def test_newest_two_are_kept_by_number(tmp_path):
-    for step in (8, 9, 10, 11):
-        checkpoints.save(tmp_path, step, state(step))
-    assert checkpoints.steps(tmp_path) == [11, 10]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "11"]
+def test_the_newest_two_by_number_and_the_best_are_kept(tmp_path):
+    """Losses of 7 to 12; the best is the first of equals, and a loss that is not finite is none."""
+    kept = []
+    for step, loss in enumerate((None, 3.0, math.nan, 2.0, 2.0, -math.inf), 7):
+        checkpoints.save(tmp_path, step, state(step), loss)
+        kept.append((checkpoints.best(tmp_path), checkpoints.steps(tmp_path)))
+    assert kept == [(None, [7]), (8, [8, 7]), (8, [9, 8]), (10, [10, 9]), (10, [11, 10]), (10, [12, 11, 10])]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "11", "12"]
+    found = [checkpoints.validation(tmp_path, step) for step in (10, 11, 12)]
+    assert found == [(2.0, 2), (2.0, 3), (None, 3)]
+    words = [checkpoints.describe(tmp_path, step) for step in (10, 11, 12)]
+    assert words == ["best of 3 checkpoints by validation loss", "an earlier checkpoint", "the newest checkpoint"]
+    checkpoints.save(tmp_path, 11, state(0), 1.0)  # trained again from 10 on
+    assert checkpoints.validation(tmp_path, 11) == (1.0, 3)
+
+
+def test_the_best_is_restored_or_the_newest_where_it_is_damaged(tmp_path, caplog):
+    assert checkpoints.restore_best(tmp_path, like()) is None
+    for step, loss in ((1, 1.0), (2, 2.0), (3, 3.0)):
+        checkpoints.save(tmp_path, step, state(step), loss)
+    restored, step = checkpoints.restore_best(tmp_path, like())
+    assert step == 1
+    assert_same_bits(restored, state(1))
+    assert checkpoints.restore_newest(tmp_path, like())[1] == 3
+    manifest = tmp_path / "3" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("3.0", "0.5"))
+    assert checkpoints.best(tmp_path) == 1  # a manifest that was changed is not believed
+    manifest.write_text(text)
+    flip(next(p for p in (tmp_path / "1" / "state").rglob("*") if p.is_file() and p.stat().st_size), 7)
+    assert checkpoints.restore_best(tmp_path, like())[1] == 3
+    assert str(tmp_path / "1") in caplog.text
 
 
 def test_a_step_saved_again_replaces_the_old_one(tmp_path):
@@ -266,13 +294,15 @@ CHILD = """
 import pathlib, sys
 import test_checkpoints as t
 for step in range(1, 10_000):
-    t.checkpoints.save(pathlib.Path(sys.argv[1]), step, t.state(step))
+    t.checkpoints.save(pathlib.Path(sys.argv[1]), step, t.state(step), step)
     print(step, flush=True)
 """
 
 
 def test_killed_while_saving(tmp_path, caplog):
-    """SIGKILL at any moment: what is found afterwards is whole, and at most one step behind what was reported."""
+    """SIGKILL at any moment: what is found afterwards is whole, and at most one step behind what was reported.
+
+    The first step is the best, and stays so."""
     command = [sys.executable, "-c", CHILD, str(tmp_path / "checkpoints")]
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
@@ -283,6 +313,7 @@ def test_killed_while_saving(tmp_path, caplog):
     restored, step = checkpoints.restore_newest(tmp_path / "checkpoints", like())
     assert step >= reported[-1]
     assert_same_bits(restored, state(step))
+    assert checkpoints.restore_best(tmp_path / "checkpoints", like())[1] == 1
     assert "warning" not in caplog.text
     assert json.loads((tmp_path / "checkpoints" / str(step) / "manifest.json").read_text())["step"] == step
 

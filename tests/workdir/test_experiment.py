@@ -129,6 +129,11 @@ def test_presets_differ_in_values_alone(experiments):
         ("train.precision", "tf32"),
         ("restore.precision", "float16"),
         ("train.steps_per_dispatch", -1),
+        ("train.checkpoint_every", 0),
+        ("train.flip", 0.3),
+        ("train.intensity", -0.1),
+        ("restore.checkpoint", "newest"),
+        ("restore.samples_neural", 0),
         ("restore.optimizer", "sgd"),
         ("restore.tolerance", -1.0),
         ("restore.batch_size", -1),
@@ -209,6 +214,7 @@ def test_paper_values(experiments):
     assert config.model.latent_channels == 256
     assert config.model.variance_channels == (8, 16, 8)
     assert (config.train.learning_rate, config.train.batch_size, config.train.steps) == (2e-5, 64, 193_000)
+    assert config.train.flip == config.train.intensity == 0
     assert (config.restore.optimizer, config.restore.learning_rate, config.restore.iterations) == ("adam", 5e-3, 800)
     assert config.restore.tolerance == 0
     assert (config.restore.samples_est, config.restore.samples_neural, config.restore.score) == (10, 1, "absolute")
@@ -240,6 +246,7 @@ def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
     recorded = experiment.get_config(str(path))
     assert recorded.train.precision == recorded.restore.precision == "tensorfloat32"
     assert recorded.train.steps_per_dispatch == 1
+    assert (recorded.train.flip, recorded.train.intensity, recorded.restore.checkpoint) == (0, 0, "last")
     assert (recorded.restore.false_positive_rates, recorded.restore.mask_rate) == ((0.001, 0.005, 0.01, 0.05), 0.01)
     assert recorded.calibrate == config.calibrate  # from now on by tolerance
     assert (recorded.restore.optimizer, recorded.restore.tolerance) == (config.restore.optimizer, 0)
@@ -415,6 +422,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         ("data.resident", "never"),
         ("data.read_processes", 3),
         ("restore.score", "positive"),
+        ("restore.checkpoint", "last"),  # the weights that it means have their own digest
         ("restore.false_positive_rates", (0.005,)),  # a threshold does not depend on the others
         ("restore.mask_rate", 0.005),
         ("train.steps", 1),
