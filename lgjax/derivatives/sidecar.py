@@ -52,6 +52,7 @@ class Sidecar:
     score: str
     input_sha256: str
     thresholds: dict[str, float]  # in the unit of the anomaly map, by false positive rate ("0.01"), ascending
+    mask_rate: str  # the one of them whose mask is shown, and whose lesions are counted
     slice_step: int  # one of so many axial slices was restored
     calibration_subjects: list[str]  # SHA-256 of their scans
     used_in_training: bool
@@ -80,6 +81,7 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         score=content["Score"],
         input_sha256=content["InputSHA256"],
         thresholds=content["Thresholds"],
+        mask_rate=content.get("MaskRate") or "0.01",
         slice_step=content["SliceStep"],
         calibration_subjects=content.get("CalibrationSubjects") or [],
         used_in_training=bool(content.get("UsedInTraining")),

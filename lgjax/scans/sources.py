@@ -33,6 +33,7 @@ class Subject:
       image: reads the scan.
       mask: reads the brain mask, where there is one.
       lesion: reads the reference segmentation, where there is one (`reference` checks it).
+      displaced: reads the mask of the tissue that a synthetic lesion displaces, where there is one.
       kind: group shown in tables, for example "glioma"; "" if unknown.
       paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
       reading: the options that the files are read with, as JSON.
@@ -46,6 +47,7 @@ class Subject:
     image: Callable[[], Volume]
     mask: Callable[[], Volume] | None = None
     lesion: Callable[[], Volume] | None = None
+    displaced: Callable[[], Volume] | None = None
     kind: str = ""
     paths: tuple[pathlib.Path, ...] = ()
     reading: str = ""

@@ -6,6 +6,7 @@ import math
 import weakref
 
 import images
+import measured
 import numpy as np
 import pytest
 from absl import flags
@@ -15,7 +16,6 @@ from configs import common
 from lgjax import eval as door
 from lgjax import models, restore
 from lgjax.evaluation import measure, metrics, published, records, references, tally
-from lgjax.evaluation.measure import evaluate
 from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.scans import pictures, sources
@@ -26,9 +26,16 @@ THRESHOLDS = {"0.001": 3.0, "0.005": 2.5, "0.01": 2.0, "0.05": 1.0}
 KINDS = {"sub-01": "glioma", "sub-02": "glioma", "sub-03": "ms", "sub-04": "healthy"}
 
 
-def run_evaluation(*arguments, **named) -> int:
+PAIRS = measured.settings(least_subjects=2)  # intervals of the few subjects that there are
+
+
+def run_evaluation(folders, labels, output, settings=PAIRS, **named) -> int:
     """Evaluates as the command does; returns the exit code."""
-    return door.tell(write.run_evaluation(*arguments, **named))
+    return door.tell(write.run_evaluation(folders, labels, output, settings, **named))
+
+
+def evaluate(folder, known, settings=PAIRS) -> measure.Result:
+    return measure.evaluate(folder, known, settings)
 
 
 def subject(index: int, kind: str):
@@ -441,7 +448,7 @@ def test_methods_stand_in_the_papers_order_and_are_compared(folders, tmp_path):
     comparison = record["comparison"]
     assert comparison["method"] == "vae_lg_neural_tv"
     assert [row["against"] for row in comparison["rows"]] == ["gmm", "intensity", "dae_reconstruction"]
-    same = {"difference": 0.0, "ci95": [0.0, 0.0], "excludes_zero": False}
+    same = {"difference": 0.0, "ci95": [0.0, 0.0], "excludes_zero": False, "p": 1.0, "p_holm": 1.0, "certain": False}
     for row in comparison["rows"]:  # the same images under other names
         assert row["auc"] == row["auprc"] == row["dice"]["0.01"] == same
     assert "vae_lg_neural_tv minus each other method" in (output / "table.md").read_text()
