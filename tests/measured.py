@@ -35,15 +35,21 @@ def provenance(**changes: Any) -> Provenance:
 
 
 def result(
-    name: str, cases: Sequence[Case], thresholds: dict[str, float], mask_rate: str = "0.01", **changes
+    name: str,
+    cases: Sequence[Case],
+    thresholds: dict[str, float],
+    mask_rate: str = "0.01",
+    least: int = 6,
+    **changes,
 ) -> Result:
-    """Returns a method that was measured on some subjects."""
+    """Returns a method that was measured on some subjects; intervals are of `least` of them or more."""
+    rule = settings(least_subjects=least)
     histograms = {case.row.participant_id: tally.coarsen(case.scores, COARSE) for case in cases}
 
     def measured(some: Sequence[Case]):
         coarse = [histograms[case.row.participant_id] for case in some]
         pooled = tally.merge([case.scores for case in some])
-        return aggregate([case.row for case in some], coarse, pooled, [*thresholds], mask_rate, settings())
+        return aggregate([case.row for case in some], coarse, pooled, [*thresholds], mask_rate, rule)
 
     everyone, curves = measured(cases)
     kinds = sorted({case.row.kind for case in cases})
@@ -53,7 +59,7 @@ def result(
         "groups": {kind: measured([case for case in cases if case.row.kind == kind])[0] for kind in kinds},
         "thresholds": thresholds,
         "slice_step": 1,
-        "settings": settings(),
+        "settings": rule,
         "seconds_per_iteration": Timing(None, 0, None, None),
         "search": None,
         "convergence": None,

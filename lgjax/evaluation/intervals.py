@@ -2,7 +2,7 @@
 
 Everything is Student's t on a standard error with n - 1 degrees of freedom. The error of a mean is s / sqrt(n); that of
 a pooled metric is the jackknife's over subjects (Tukey 1958), which for a mean is the same number. Nothing is drawn.
-`benchmarks/coverage.py` has why: with 6 to 20 subjects, percentile and BCa bootstraps cover less.
+`benchmarks/coverage.py` has why: with 6 to 20 subjects, percentile and BCa bootstraps cover less, or as much at best.
 """
 
 import dataclasses

@@ -241,8 +241,8 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         _markdown(table(results, paper_columns(asked)), paper_columns(asked)),
         dice,
         _markdown(table(results, ours), ours),
-        f"Sensitivity, PPV and F1 count lesions; these, HD95 and mL in the mask at {shown_rate} FPR. 95 % intervals:",
-        _markdown(table(results, short), short),
+        f"Sensitivity, PPV and F1 count lesions; these, HD95 and mL in the mask at {shown_rate} FPR.",
+        *_intervals(table(results, short), short, results[0].metrics.settings.few),
     ]
     if comparison:
         headings = ["n", *(f"Dice {percent(rate)}" for rate in asked), "AUC", "AUPRC"]
@@ -263,6 +263,13 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         lines = [[row.name, *(item.text for item in row.cells)] for row in paper_table(printed)]
         parts += [f"## {published.HEADING}", published.CONDITIONS, aligned(head, lines)]
     return "\n\n".join([*parts, NOTICE]) + "\n"
+
+
+def _intervals(rows: Sequence[Row], columns: Sequence[Column], few: str) -> list[str]:
+    """Returns the 95 % intervals as Markdown, or one line where there are too few subjects for any."""
+    if all(item.text == "–" for row in rows for item in row.cells):
+        return [f"No 95 % interval: {few}."]
+    return ["95 % intervals:", _markdown(rows, columns)]
 
 
 def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
