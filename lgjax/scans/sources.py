@@ -33,7 +33,8 @@ class Subject:
       image: reads the scan.
       mask: reads the brain mask, where there is one.
       lesion: reads the reference segmentation, where there is one (`reference` checks it).
-      displaced: reads the mask of the tissue that a synthetic lesion displaces, where there is one.
+      displaced: reads the mask, 0 or 1, of what the lesion changed outside itself, of synthetic subjects: neither
+        lesion nor healthy.
       kind: group shown in tables, for example "glioma"; "" if unknown.
       paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
       reading: the options that the files are read with, as JSON.

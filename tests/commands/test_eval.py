@@ -286,13 +286,6 @@ def test_subjects_table(folders):
     assert float(table["sub-01"]["lesion_ml"]) == pytest.approx((label[brain] > 0).sum() * 3 / 1000)
     assert float(table["sub-01"]["dice_0.01"]) == pytest.approx(f1_score(label[brain] > 0, score[brain] > 2), abs=1e-5)
     assert table["sub-01"]["status"] == "ok"
-
-
-def test_volumes_and_distances_in_the_subjects_table(folders):
-    predictions, labels, output = folders
-    run_evaluation([predictions], str(labels), output)
-    head, *rows = [line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines()]
-    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     for index, (name, kind) in enumerate(KINDS.items()):
         brain, label, score = subject(index, kind)
         wrong = (score > 2) & brain & ~(label > 0)
