@@ -22,11 +22,13 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import aae, gmvae, vae
+from configs import eval as eval_config
 from lgjax import restore
 from lgjax.derivatives import read
 from lgjax.detector import from_config
 from lgjax.evaluation import compare as evaluation_compare
 from lgjax.evaluation import measure, records, references
+from lgjax.evaluation import settings as evaluation_settings
 from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.preparation import cohort
@@ -55,6 +57,11 @@ def configuration(arguments, optimizer: str):
     return config
 
 
+def judging() -> evaluation_settings.Settings:
+    """How both sides are judged."""
+    return evaluation_settings.from_config(eval_config.get_config())
+
+
 def judge(method: str, optimizer: str, arguments, subjects, mesh) -> measure.Result:
     """Calibrates one side, restores all subjects with it and evaluates them."""
     folder = pathlib.Path(arguments.folder) / optimizer
@@ -68,7 +75,7 @@ def judge(method: str, optimizer: str, arguments, subjects, mesh) -> measure.Res
     output = restored_by(method, optimizer, arguments)
     if restore.restore(restore.calibrated(method, config, workdir, mesh), subjects, output, config.data.workers):
         raise UsageError(f"{output}: some subjects failed")
-    result = measure.evaluate(output, references.by_identifier(arguments.input, subjects))
+    result = measure.evaluate(output, references.by_identifier(arguments.input, subjects), judging())
     return result._replace(name=optimizer)
 
 
@@ -133,7 +140,7 @@ def compare(method: str, arguments, subjects, mesh) -> dict[str, Any]:
             "thresholds": record.thresholds[config.restore.score],
             **{key: measured[key] for key in KEPT},
         }
-    against = evaluation_compare.compare(list(results.values()), "proximal").rows[0]
+    against = evaluation_compare.compare(list(results.values()), "proximal", judging()).rows[0]
     return {
         **sides,
         "proximal_minus_adam": {key: value for key, value in records.to_json(against).items() if key != "against"},

@@ -5,6 +5,7 @@
 Several folders, separated by commas, are compared in one report. Subjects are matched by identifier. Lesion
 is where the reference label is above 0, inside the brain mask that restoration used; negatives are all its
 other voxels. One of the methods is held against every other one (--against): differences with paired intervals.
+--config says what finds a lesion, and from how many subjects on an interval is stated (configs/eval.py).
 --paper appends the numbers that the paper's authors published, in a table of their own.
 """
 
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from lgjax.cli import app
+from lgjax.cli.configs import define_config
+from lgjax.evaluation import settings
 from lgjax.report import write
 from lgjax.runtime.errors import UsageError
 
@@ -34,6 +37,7 @@ def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command line; not on import, since other commands define flags of the same names."""
+    define_config("eval", "How restorations are judged: a file, or a name: eval.", values=values)
     text = "Outputs of lgjax.restore, of one method or of several, separated by commas; default: the newest in runs/."
     flags.DEFINE_list("predictions", None, text, flag_values=values)
     text = "Scans with reference segmentations: a BIDS or BraTS folder, or phantom:test."
@@ -60,18 +64,17 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"{folders[0]} is no folder. Give the output folder of lgjax.restore.")
     output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")
     command = shlex.join(["python", "-m", "lgjax.eval", *sys.argv[1:]])
-    values = flags.FLAGS
-    return tell(
-        write.run_evaluation(
-            folders, values.labels, output, values.assume_ras, values.against, values.paper, command=command
-        )
-    )
+    values, chosen_settings = flags.FLAGS, settings.from_config(flags.FLAGS.config)
+    options = (values.assume_ras, values.against, values.paper, command)
+    return tell(write.run_evaluation(folders, values.labels, output, chosen_settings, *options))
 
 
 def tell(found: write.Written) -> int:
     """Prints the tables, the place of the report and what failed; returns the exit code, 3 if anything failed."""
     print(found.table)
     print(f"Report: {found.page}")
+    for line in found.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     for line in found.failures:
         print(f"failed: {line}", file=sys.stderr)
     return 3 if found.failures else 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, spatial
 
-from lgjax.derivatives.lesions import CONNECTIVITY
+from lgjax.evaluation.settings import NEIGHBOURS, Settings
 
 
 class Curves(NamedTuple):
@@ -61,18 +61,21 @@ def fpr(prediction: np.ndarray, reference: np.ndarray) -> float | None:
     return np.count_nonzero(np.logical_and(prediction, healthy)) / negatives if negatives else None
 
 
-def lesion_wise(prediction: np.ndarray, reference: np.ndarray) -> LesionWise:
-    """Counts 26-connected components of two masks, [X, Y, Z].
+def lesion_wise(prediction: np.ndarray, reference: np.ndarray, settings: Settings) -> LesionWise:
+    """Counts connected components of two masks, [X, Y, Z], after the rule of MSSEG (Commowick et al. 2018).
 
-    A reference lesion is found if at least one of its voxels is predicted; a predicted component is true if
-    at least one of its voxels is lesion. F1 is 0 when there are reference lesions and none is found.
+    A predicted component is true if at least `settings.detection_share` of its voxels are lesion (1 - beta in MSSEG);
+    a reference lesion is found if true components cover at least `settings.lesion_share` of its voxels (alpha).
+    MSSEG's gamma is left out: all true components count, not the largest alone. A mask of everything finds nothing,
+    unless the lesion is a good part of the brain. F1 is 0 when there are reference lesions and none is found.
     """
-    lesions, n_reference = ndimage.label(reference, CONNECTIVITY)
-    components, n_predicted = ndimage.label(prediction, CONNECTIVITY)
-    overlap = np.logical_and(prediction, reference)
-    found = np.unique(lesions[overlap]).size
-    sensitivity = found / n_reference if n_reference else None
-    ppv = np.unique(components[overlap]).size / n_predicted if n_predicted else None
+    structure = ndimage.generate_binary_structure(3, NEIGHBOURS[settings.connectivity])
+    lesions, n_reference = ndimage.label(reference, structure)
+    components, n_predicted = ndimage.label(prediction, structure)
+    true = _shares(components, n_predicted, reference) >= settings.detection_share
+    found = _shares(lesions, n_reference, np.append(False, true)[components]) >= settings.lesion_share
+    sensitivity = float(found.mean()) if n_reference else None
+    ppv = float(true.mean()) if n_predicted else None
     f1 = None if sensitivity is None else 0.0
     if sensitivity and ppv:
         f1 = 2 * sensitivity * ppv / (sensitivity + ppv)
@@ -164,6 +167,12 @@ def _thin(ranking: Ranking, points: int) -> np.ndarray:
     )
     rows[points // 2 - 1] = ranking.predicted.size - 1
     return np.unique(rows)
+
+
+def _shares(labels: np.ndarray, count: int, mask: np.ndarray) -> np.ndarray:
+    """Returns which share of each component, 1 to `count`, a mask holds, [count]."""
+    inside, whole = (np.bincount(part, minlength=count + 1)[1:] for part in (labels[mask], labels.ravel()))
+    return inside / whole
 
 
 def _border(mask: np.ndarray) -> np.ndarray:

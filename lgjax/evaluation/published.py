@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from lgjax.methods.names import RATES, parse
+from lgjax.methods.names import parse
 
 SOURCE = (
     'Chen, Pawlowski, Glocker, Konukoglu: "Unsupervised lesion detection with locally Gaussian approximation", 2019'
@@ -13,6 +13,7 @@ CONDITIONS = (
     "experiment, which says nothing about the order of methods in the tables of this evaluation. s/iteration: Titan X, "
     "batch size not stated in the paper (the authors' code restores 64 slices of 128x128 at a time)."
 )
+RATES = ("0.001", "0.005", "0.01", "0.05")  # the false positive rates that the paper prints Dice at
 
 
 class Entry(NamedTuple):

@@ -10,35 +10,50 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgjax.derivatives.sidecar import Convergence, Search
-from lgjax.evaluation.bootstrap import Interval, Summary
-from lgjax.methods.names import MASK_RATE
+from lgjax.evaluation.intervals import Interval, Summary
+from lgjax.evaluation.settings import Settings
 
-FEW = "fewer than two subjects"
+ALONE = "fewer than two subjects"  # a standard deviation takes two
+
+
+NEGATIVES = {False: "brain", True: "brain without the tissue that lesions displace"}  # by whether some is
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A measured subject: one line of subjects.tsv; all from `sensitivity` to `false_positive_ml` at 1 % FPR."""
+    """A measured subject: one line of subjects.tsv; all from `sensitivity` to `false_positive_ml` at the mask rate."""
 
     participant_id: str
     kind: str  # of lesion; "": not stated
     brain_voxels: int
+    displaced_voxels: int  # of the brain: neither lesion nor healthy, and counted nowhere (see `references.displaced`)
     lesion_voxels: int  # of the reference, inside the brain
     lesion_ml: float  # mL, of these
-    lesion_outside_brain_voxels: int
+    lesion_outside_brain_voxels: int  # of the reference in the slices that were restored
     reference_voxels: int  # of the whole reference
     dice: dict[str, float | None]  # by rate
     fpr: dict[str, float | None]  # by rate: achieved, a share of the healthy brain voxels
-    sensitivity: float | None  # found reference lesions / reference lesions
+    sensitivity: float | None  # found reference lesions / reference lesions (see `metrics.lesion_wise`)
     ppv: float | None  # true predicted components / predicted components
     f1: float | None
     reference_lesions: int
     predicted_components: int
     hd95: float | None  # mm
+    detected_ml: float | None  # mL
     false_positive_ml: float | None  # mL
     seconds_per_iteration: float | None  # s
     input_sha256: str  # of the scan that was restored
     same_scan: bool  # whether the scan beside the reference is that one
+
+    @property
+    def has_lesion(self) -> bool:
+        """Whether the restored slices hold a lesion; one outside the brain mask counts: the mask missed it."""
+        return self.lesion_voxels + self.lesion_outside_brain_voxels > 0
+
+    @property
+    def healthy_voxels(self) -> int:
+        """The negatives."""
+        return self.brain_voxels - self.displaced_voxels - self.lesion_voxels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +97,7 @@ class Group:
 
     n_subjects: int
     n_with_lesion: int
-    negatives: str  # which voxels count as healthy: all others of the "brain"
+    negatives: str  # which voxels count as healthy: all others of the "brain", see `NEGATIVES`
     auc: float | None
     auprc: float | None
     auc_resolution: float | None  # largest possible distance to the exact value
@@ -91,12 +106,17 @@ class Group:
     ci95: AreaIntervals
     dice_oracle: float | None  # best Dice of any one threshold
     oracle_threshold: float | None
-    prevalence: float  # lesion voxels / brain voxels
+    prevalence: float  # lesion voxels / voxels that are judged
     dice: dict[str, Dice]  # by rate
+    mask_rate: str  # asked of the mask in which lesions, distances and volumes are counted
     lesion_wise: LesionMeans
     hd95: Summary  # mm
+    lesion_ml: Summary  # mL of reference inside the brain, over subjects with a lesion
+    detected_ml: Summary  # mL, over the same
     healthy_fp_ml: Summary  # mL, over subjects whose reference is empty
+    displaced_voxels: int
     lesion_outside_brain_voxels: int
+    missed_by_brain_mask: list[str]  # subjects with a lesion of which no voxel lies inside the brain mask
     other_scans: int  # subjects whose reference lies beside another scan than the restored one
     subjects: int  # n_subjects, under a second name
     reasons: dict[str, str]
@@ -145,6 +165,7 @@ class Metrics(Group, Method):  # on disk: the fields of Method, of Group, its ow
     groups: dict[str, Group]  # by kind
     thresholds: dict[str, float]  # by rate, ascending
     slice_step: int  # one of so many axial slices was restored and measured
+    settings: Settings  # of the evaluation
     seconds_per_iteration: Timing
     search: Search | None
     convergence: Convergence | None  # means over subjects
@@ -159,6 +180,9 @@ class Difference:
     difference: float | None
     ci95: Interval
     excludes_zero: bool | None  # whether the interval does
+    p: float | None = None  # of no difference, two-sided
+    p_holm: float | None = None  # the same, corrected for the number of tests of the comparison
+    certain: bool | None = None  # whether that is below the error of the family
     reason: str | None = None  # of what is None; on disk only where something is
 
 
@@ -172,14 +196,25 @@ class Differences:
     auc: Difference
     auprc: Difference
 
+    @property
+    def entries(self) -> list[Difference]:
+        """All of them."""
+        return [*self.dice.values(), self.auc, self.auprc]
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """One method held against each other one."""
 
     method: str
-    resamples: int
+    family_error: float  # chance that any difference is called certain by accident
+    tests: int  # p-values that are corrected together
     rows: list[Differences]
+
+
+def percent(rate: str) -> str:
+    """Returns "0.001" as "0.1 %"."""
+    return f"{100 * float(rate):g} %"
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -193,31 +228,35 @@ def lines(rows: Sequence[Row], failed: Mapping[str, str]) -> list[dict[str, Any]
     return measured + [{"participant_id": name, "status": text} for name, text in failed.items()]
 
 
-def group_reasons(group: Group, unranked: str | None) -> dict[str, str]:
+def group_reasons(group: Group, unranked: str | None, few: str) -> dict[str, str]:
     """Returns why numbers of a group are None, by their paths.
 
     Args:
       group: its metrics.
       unranked: why AUC and AUPRC are undefined, see `metrics.undefined_ranking`.
+      few: why an interval is.
     """
     if unranked:
         names = ("auc", "auprc", "dice_oracle", "oracle_threshold", "auc_resolution", "auprc_resolution")
         found = dict.fromkeys((*names, "ci95/auc", "ci95/auprc"), unranked)
     else:
-        found = {f"ci95/{name}": FEW for name, value in vars(group.ci95).items() if value is None}
+        found = {f"ci95/{name}": few for name, value in vars(group.ci95).items() if value is None}
     for rate, dice in group.dice.items():
-        found |= _summary_reasons(f"dice/{rate}", dice, "no subject with a lesion")
+        found |= _summary_reasons(f"dice/{rate}", dice, "no subject with a lesion", few)
         if dice.achieved_fpr is None:
             found[f"dice/{rate}/achieved_fpr"] = "no healthy voxel"
-    no_mask = None if MASK_RATE in group.dice else "no detection mask at 1 % FPR"
+    no_mask = None if group.mask_rate in group.dice else f"no detection mask at {percent(group.mask_rate)} FPR"
     for name, interval in vars(group.lesion_wise.ci95).items():
         why = no_mask or "no subject with a lesion, or nothing detected"
         if unknown := getattr(group.lesion_wise, name) is None:
             found[f"lesion_wise/{name}"] = why
         if interval is None:
-            found[f"lesion_wise/ci95/{name}"] = why if unknown else FEW
-    found |= _summary_reasons("hd95", group.hd95, no_mask or "no subject with both a lesion and a detection")
-    return found | _summary_reasons("healthy_fp_ml", group.healthy_fp_ml, no_mask or "no subject without a lesion")
+            found[f"lesion_wise/ci95/{name}"] = why if unknown else few
+    found |= _summary_reasons("hd95", group.hd95, no_mask or "no subject with both a lesion and a detection", few)
+    found |= _summary_reasons("lesion_ml", group.lesion_ml, "no subject with a lesion", few)
+    found |= _summary_reasons("detected_ml", group.detected_ml, no_mask or "no subject with a lesion", few)
+    why = no_mask or "no subject without a lesion"
+    return found | _summary_reasons("healthy_fp_ml", group.healthy_fp_ml, why, few)
 
 
 def restoration_reasons(timing: Timing, search: Search | None, convergence: Convergence | None) -> dict[str, str]:
@@ -233,10 +272,10 @@ def restoration_reasons(timing: Timing, search: Search | None, convergence: Conv
     return {path: why for path, (value, why) in parts.items() if value is None}
 
 
-def _summary_reasons(path: str, summary: Summary, why: str) -> dict[str, str]:
+def _summary_reasons(path: str, summary: Summary, why: str, few: str) -> dict[str, str]:
     """Returns the reasons of a summary: `why` where no subject has the metric."""
-    parts = {"mean": summary.mean, "std": summary.std, "ci95": summary.ci95}
-    return {f"{path}/{part}": FEW if summary.n else why for part, value in parts.items() if value is None}
+    parts = {"mean": (summary.mean, why), "std": (summary.std, ALONE), "ci95": (summary.ci95, few)}
+    return {f"{path}/{part}": text if summary.n else why for part, (value, text) in parts.items() if value is None}
 
 
 def _columns(row: Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import sources
+from lgjax.scans import nifti, sources
 from lgjax.scans.volume import Volume
 
 
@@ -40,3 +40,16 @@ def mask(subject: sources.Subject, like: Volume) -> np.ndarray:
             raise InputError(subject.original, "has no reference segmentation", remedy)
         return np.zeros(like.data.shape, bool)
     return reference
+
+
+def displaced(subject: sources.Subject, like: Volume) -> np.ndarray:
+    """Returns the tissue that a synthetic lesion pushes aside, on the grid of `like`, [X, Y, Z] bool; else nothing.
+
+    Such tissue is not lesion, but differs from the subject's healthy twin: a detection in it is neither true nor
+    false. Real references mark no such tissue.
+    """
+    if subject.displaced is None:
+        return np.zeros(like.data.shape, bool)
+    volume = subject.displaced()
+    nifti.check_same_grid(like, volume)
+    return volume.data > 0

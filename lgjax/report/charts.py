@@ -62,7 +62,7 @@ def strips_figure(results: Mapping[str, Sequence[records.Row]], rates: Sequence[
       results: the measured subjects by method.
       rates: the asked false positive rates.
     """
-    kinds = sorted({row.kind for rows in results.values() for row in rows if row.lesion_voxels})
+    kinds = sorted({row.kind for rows in results.values() for row in rows if row.has_lesion})
     colours = {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 1.5 + 0.42 * len(results)), layout="constrained")

@@ -10,27 +10,8 @@ import numpy as np
 
 from lgjax.evaluation import published, records
 from lgjax.evaluation.measure import Result
-from lgjax.methods.names import MASK_RATE, RATES
 from lgjax.report import charts, tables, text
 from lgjax.report.tables import Row
-
-NOTES = (
-    "Dice: per subject inside the brain mask, then mean ± sample standard deviation over the subjects whose "
-    "reference holds a lesion; [95 % interval of the mean, 1000 bootstrap resamples of subjects].",
-    "AUC, AUPRC (average precision) and oracle Dice: all brain voxels of all subjects pooled, with ties; negatives are "
-    "all brain voxels outside the lesions. Their 95 % intervals resample subjects 1000 times over histograms whose "
-    "bins are less than 1 % of a score wide. Oracle Dice is the best that one threshold chosen on the test set itself "
-    "could reach: a bound, not a result.",
-    "Thresholds come from held-out healthy subjects; achieved false positive rates are what they gave here.",
-    "Lesion-wise, in the mask at 1 % FPR: a reference lesion (26-connected) is found if any of its voxels is "
-    "detected; a detected component is true if any of its voxels is lesion. Means run over subjects with a "
-    "lesion.",
-    "HD95, in the mask at 1 % FPR: the larger of the two directed 95th percentiles of distances between border "
-    "voxels, in mm, over subjects with both a lesion and a detection.",
-    "Healthy FP: volume detected at 1 % FPR in subjects whose reference is empty.",
-    "Differences of AUC and AUPRC are taken from those histograms too: their last digit may differ from that of two "
-    "numbers of the tables.",
-)
 
 
 class Picture(NamedTuple):
@@ -56,26 +37,28 @@ def render(
       with_paper: whether the paper's own Table 1 is appended.
     """
     asked = tables.rates(results)
-    columns, ours = tables.paper_columns(asked), tables.our_columns()
+    columns, ours = tables.paper_columns(asked), tables.our_columns(tables.mask_rate(results))
+    printed = tables.paper_rates(results)
     return text.template("report.html").render(
         title=tables.title(results),
         conditions=tables.conditions(results),
         notice=text.NOTICE,
-        notes=[*NOTES, *resolutions(results)],
+        notes=[*notes(results), *resolutions(results)],
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headings=[column.heading for column in columns],
         table=tables.table(results, columns),
         our_headings=[column.heading for column in ours],
         our_table=tables.table(results, ours),
-        lesion_headings=[column.heading for column in tables.lesion_columns(asked)],
+        lesion_headings=[column.heading for column in tables.lesion_columns(asked, tables.mask_rate(results))],
         groups=_groups(results, asked),
         achieved=achieved(results),
         rates=[(rate, tables.percent(rate)) for rate in asked],
         comparison=comparison,
+        corrected=tables.corrected(comparison) if comparison else "",
         differences=tables.differences(comparison, asked) if comparison else [],
         paper=published if with_paper else None,
-        paper_headings=[column.heading for column in tables.paper_columns(RATES)],
-        paper_table=tables.paper_table(),
+        paper_headings=[column.heading for column in tables.paper_columns(printed)],
+        paper_table=tables.paper_table(printed),
         figures={name: _data_uri("svg+xml", data) for name, data in _charts(results, asked).items()},
         pictures=[(item.identifier, item.caption, _data_uri("png", item.png)) for item in pictures],
         results=results,
@@ -84,6 +67,32 @@ def render(
         fields=records.to_json,
         words=text.describe,
     )
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """Returns how the numbers of the page were made."""
+    rate, settings = tables.mask_rate(results), results[0].metrics.settings
+    return [
+        "Dice: per subject inside the brain mask, then mean ± sample standard deviation over the subjects whose "
+        "reference holds a lesion; [95 % interval of the mean, Student's t]. A lesion wholly outside the brain mask "
+        "was missed: Dice and sensitivity 0.",
+        "AUC, AUPRC (average precision) and oracle Dice: all brain voxels of all subjects pooled, with ties; negatives "
+        f"are all voxels of the {results[0].metrics.negatives}, outside the lesions. Their 95 % intervals are "
+        "Student's t on the log odds, with the standard error of the jackknife over subjects, from histograms whose "
+        "bins are less than 1 % of a score wide. Oracle Dice is the best that one threshold chosen on the test set "
+        "itself could reach: a bound, not a result.",
+        f"No interval and no test is stated for fewer than {settings.least_subjects} subjects.",
+        "Thresholds come from held-out healthy subjects; achieved false positive rates are what they gave here.",
+        f"Lesion-wise, in the mask at {rate} FPR: a detected component ({settings.connectivity} neighbours) is true if "
+        f"at least {100 * settings.detection_share:g} % of its voxels are lesion; a reference lesion is found if true "
+        f"components cover at least {100 * settings.lesion_share:g} % of it. Means run over subjects with a lesion.",
+        f"HD95, in the mask at {rate} FPR: the larger of the two directed 95th percentiles of distances between border "
+        "voxels, in mm, over subjects with both a lesion and a detection.",
+        f"Detected of lesion, mL: mean volume detected at {rate} FPR, and mean volume of the reference, over subjects "
+        f"with a lesion. Healthy FP: volume detected at {rate} FPR in subjects whose reference is empty.",
+        "Differences of AUC and AUPRC are taken from those histograms too: their last digit may differ from that of "
+        "two numbers of the tables.",
+    ]
 
 
 def achieved(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
@@ -133,9 +142,9 @@ def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
     chosen = []
     for kind in sorted({row.kind for row in rows}):
         for lesion, measure in ((True, "Dice"), (False, "false positive rate")):
-            group = [row for row in rows if row.kind == kind and (row.lesion_voxels > 0) == lesion]
+            group = [row for row in rows if row.kind == kind and row.has_lesion == lesion]
             group.sort(key=operator.attrgetter("participant_id"))
-            values = [(row.dice if lesion else row.fpr).get(MASK_RATE) for row in group]
+            values = [(row.dice if lesion else row.fpr).get(results[0].metrics.mask_rate) for row in group]
             order = np.argsort([value or 0.0 for value in values], stable=True)
             for place, rank in _picks(len(group), several=len(results) > 1).items():
                 row, value = group[order[place]], values[order[place]]
@@ -169,7 +178,7 @@ def _charts(results: Sequence[Result], asked: Sequence[str]) -> dict[str, bytes]
 
 def _groups(results: Sequence[Result], asked: Sequence[str]) -> list[tuple[str, list[Row]]]:
     """Returns a table for each kind of lesion; for one method a single table with a row for each kind."""
-    columns = tables.lesion_columns(asked)
+    columns = tables.lesion_columns(asked, tables.mask_rate(results))
     with_lesion = [kind for kind in tables.kinds(results) if _has_lesion(results, kind)]
     found = [(kind, tables.table(results, columns, kind)) for kind in with_lesion]
     if len(results) > 1 or not found:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lgjax.evaluation import published
-from lgjax.evaluation.bootstrap import Summary
+from lgjax.evaluation.intervals import Summary
 from lgjax.evaluation.measure import Result
-from lgjax.evaluation.records import Comparison, Difference, Group, Metrics
-from lgjax.methods.names import MASK_RATE, RATES
+from lgjax.evaluation.records import Comparison, Difference, Group, Metrics, percent
 from lgjax.report.text import NOTICE, describe
 
 
@@ -49,9 +48,10 @@ def rates(results: Sequence[Result]) -> list[str]:
     return sorted({rate for result in results for rate in result.metrics.thresholds}, key=float)
 
 
-def percent(rate: str) -> str:
-    """Returns "0.001" as "0.1 %"."""
-    return f"{100 * float(rate):g} %"
+def mask_rate(results: Sequence[Result]) -> str:
+    """Returns the rate of the masks in which lesions, mm and mL are counted: "1 %", or all where methods differ."""
+    found = sorted({result.metrics.mask_rate for result in results}, key=float)
+    return " or ".join(percent(rate) for rate in found)
 
 
 def paper_columns(asked: Sequence[str]) -> list[Column]:
@@ -61,23 +61,24 @@ def paper_columns(asked: Sequence[str]) -> list[Column]:
     return [*dice, auc, Column("s/iteration", _seconds, min)]
 
 
-def our_columns() -> list[Column]:
-    """Returns what the paper does not report; all but the first two in the mask at 1 % false positives."""
+def our_columns(mask_rate: str) -> list[Column]:
+    """Returns what the paper does not report; all but the first two in the mask at `mask_rate`, as in "1 %"."""
     return [
         Column("AUPRC", lambda found: cell(found.auprc, None, found.ci95.auprc), max),
         Column("oracle Dice", lambda found: cell(found.dice_oracle), max),
-        Column("FPR at 1 %", _achieved_reader(MASK_RATE), None),
+        Column(f"FPR at {mask_rate}", lambda found: achieved(found, found.mask_rate), None),
         Column("sensitivity", lambda found: _lesions(found, lambda item: item.sensitivity), max),
         Column("PPV", lambda found: _lesions(found, lambda item: item.ppv), max),
         Column("F1", lambda found: _lesions(found, lambda item: item.f1), max),
         Column("HD95, mm", lambda found: _summary(found.hd95, 1), min),
+        Column("detected of lesion, mL", _volumes, None),
         Column("healthy FP, mL", lambda found: _summary(found.healthy_fp_ml, 2), min),
     ]
 
 
-def interval_columns(asked: Sequence[str]) -> list[Column]:
+def interval_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:
     """Returns the 95 % intervals that fit a terminal: of Dice, AUC and AUPRC."""
-    shown = [column for column in [*paper_columns(asked), our_columns()[0]] if column.heading != "s/iteration"]
+    shown = [column for column in [*paper_columns(asked), our_columns(mask_rate)[0]] if column.heading != "s/iteration"]
     return [Column(column.heading, _interval_reader(column.read), None) for column in shown]
 
 
@@ -88,9 +89,9 @@ def kind_columns(asked: Sequence[str]) -> list[Column]:
     return [*dice, Column("AUC", lambda found: cell(found.auc), max), *achieved]
 
 
-def lesion_columns(asked: Sequence[str]) -> list[Column]:
+def lesion_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:
     """Returns the columns of one kind of lesion, with intervals: Dice, AUC, AUPRC and the achieved FPR."""
-    auprc, _, achieved, *_ = our_columns()
+    auprc, _, achieved, *_ = our_columns(mask_rate)
     return [*paper_columns(asked)[:-1], auprc, achieved]
 
 
@@ -128,14 +129,19 @@ def kinds(results: Sequence[Result]) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def paper_table() -> list[Row]:
+def paper_rates(results: Sequence[Result]) -> list[str]:
+    """Returns the false positive rates of the paper's Table 1 that were asked here too."""
+    return [rate for rate in published.RATES if rate in rates(results)]
+
+
+def paper_table(asked: Sequence[str]) -> list[Row]:
     """Returns the rows of the paper's Table 1 in the columns of `paper_columns`; no method is marked."""
     return [
         Row(
             f"{entry.printed}{f' {entry.term}' if entry.term else ''} ({entry.method})",
             0,
             [
-                *(cell(*(entry.dice[rate] if entry.dice else (None,))) for rate in RATES),
+                *(cell(*(entry.dice[rate] if entry.dice else (None,))) for rate in asked),
                 cell(entry.auc),
                 cell(entry.seconds),
             ],
@@ -145,7 +151,7 @@ def paper_table() -> list[Row]:
 
 
 def differences(comparison: Comparison, asked: Sequence[str]) -> list[Row]:
-    """Returns a row for each other method: Dice at every rate, AUC, AUPRC; marked: the interval excludes 0."""
+    """Returns a row for each other method: Dice at every rate, AUC, AUPRC; marked: the difference is certain."""
     return [
         Row(
             row.against,
@@ -167,8 +173,28 @@ def title(results: Sequence[Result]) -> str:
     return f"Measured on {measured}. Trained on {trained}. Score: {scores}."
 
 
+def corrected(comparison: Comparison) -> str:
+    """Returns what makes a difference of a comparison certain."""
+    return (
+        f"p < {comparison.family_error:g} after Holm's correction over the {comparison.tests} differences of this "
+        "table (paired t; Student's t on the paired jackknife for AUC and AUPRC)"
+    )
+
+
+def missed(results: Sequence[Result]) -> list[str]:
+    """Returns one line where a lesion lies wholly outside the brain mask, with who has it."""
+    found = {item.name: ", ".join(item.metrics.missed_by_brain_mask) for item in results}
+    found = {name: subjects for name, subjects in found.items() if subjects}
+    if not found:
+        return []
+    return [
+        f"Lesion wholly outside the brain mask, which counts with Dice and sensitivity 0, and which AUC cannot see: "
+        f"{by_text(found, len(results))}."
+    ]
+
+
 def conditions(results: Sequence[Result]) -> list[str]:
-    """Returns what limits the reading of the tables: the batch and device behind the times, slices left out."""
+    """Returns what limits the reading of the tables: times, slices and tissue left out, what the brain mask missed."""
     timed = {}
     for result in results:
         time = result.metrics.seconds_per_iteration
@@ -183,7 +209,10 @@ def conditions(results: Sequence[Result]) -> list[str]:
         if (step := result.metrics.slice_step) > 1
     }
     lines = [f"s/iteration: median over subjects, {by_text(timed)}."] if timed else []
-    return lines + ([f"Subsampled: {by_text(skipped, len(results))}."] if skipped else [])
+    lines += [f"Subsampled: {by_text(skipped, len(results))}."] if skipped else []
+    displaced = max(result.metrics.displaced_voxels for result in results)
+    left_out = f"Left out, as neither lesion nor healthy: {displaced} voxels of tissue that synthetic lesions displace."
+    return lines + ([left_out] if displaced else []) + missed(results)
 
 
 def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:
@@ -198,7 +227,8 @@ def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:
 
 def markdown(results: Sequence[Result], comparison: Comparison | None = None, with_paper: bool = False) -> str:
     """Returns all tables, aligned for a terminal and valid as Markdown, the paper's columns first."""
-    asked = rates(results)
+    asked, shown_rate = rates(results), mask_rate(results)
+    ours, short = our_columns(shown_rate), interval_columns(asked, shown_rate)
     kind_rows = []
     for result in results:
         shown = [(None, result.name), *((kind, f"- {kind}") for kind in kinds(results))]
@@ -210,9 +240,9 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         " ".join([title(results), *conditions(results)]),
         _markdown(table(results, paper_columns(asked)), paper_columns(asked)),
         dice,
-        _markdown(table(results, our_columns()), our_columns()),
-        "Sensitivity, PPV and F1 count lesions; these, HD95 and mL in the mask at 1 % FPR. 95 % intervals:",
-        _markdown(table(results, interval_columns(asked)), interval_columns(asked)),
+        _markdown(table(results, ours), ours),
+        f"Sensitivity, PPV and F1 count lesions; these, HD95 and mL in the mask at {shown_rate} FPR.",
+        *_intervals(table(results, short), short, results[0].metrics.settings.few),
     ]
     if comparison:
         headings = ["n", *(f"Dice {percent(rate)}" for rate in asked), "AUC", "AUPRC"]
@@ -220,8 +250,7 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         texts = [[item.text + ("*" if item.best else "") for item in row.cells] for row in rows]
         lines = [[row.name, str(row.n), *cells] for row, cells in zip(rows, texts, strict=True)]
         parts += [
-            f"{comparison.method} minus each other method, same subjects; * the 95 % interval excludes 0 (paired "
-            f"bootstrap, {comparison.resamples} resamples).",
+            f"{comparison.method} minus each other method, same subjects; * certain: {corrected(comparison)}.",
             aligned(["minus", *headings], lines),
         ]
     parts += [
@@ -229,10 +258,18 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         _markdown(kind_rows, kind_columns(asked)),
     ]
     if with_paper:
-        head = ["method in the paper (ours)", *(column.heading for column in paper_columns(RATES))]
-        lines = [[row.name, *(item.text for item in row.cells)] for row in paper_table()]
+        printed = paper_rates(results)
+        head = ["method in the paper (ours)", *(column.heading for column in paper_columns(printed))]
+        lines = [[row.name, *(item.text for item in row.cells)] for row in paper_table(printed)]
         parts += [f"## {published.HEADING}", published.CONDITIONS, aligned(head, lines)]
     return "\n\n".join([*parts, NOTICE]) + "\n"
+
+
+def _intervals(rows: Sequence[Row], columns: Sequence[Column], few: str) -> list[str]:
+    """Returns the 95 % intervals as Markdown, or one line where there are too few subjects for any."""
+    if all(item.text == "–" for row in rows for item in row.cells):
+        return [f"No 95 % interval: {few}."]
+    return ["95 % intervals:", _markdown(rows, columns)]
 
 
 def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -279,6 +316,11 @@ def _summary(entry: Summary | None, digits: int = 3) -> Cell:
     return cell(entry.mean, entry.std, entry.ci95, digits) if entry else cell(None)
 
 
+def _volumes(found: Group) -> Cell:
+    detected, lesion = found.detected_ml.mean, found.lesion_ml.mean
+    return Cell(detected, "–" if detected is None else f"{detected:.1f} of {lesion:.1f}")
+
+
 def _lesions(found: Group, read: Callable[[Any], Any]) -> Cell:
     return cell(read(found.lesion_wise), None, read(found.lesion_wise.ci95))
 
@@ -292,7 +334,7 @@ def _difference(entry: Difference | None) -> Cell:
     if entry is None or entry.difference is None:
         return Cell(None, "–")
     interval = "[{:+.3f}, {:+.3f}]".format(*entry.ci95) if entry.ci95 else ""
-    return Cell(entry.difference, f"{entry.difference:+.3f}", interval, bool(entry.excludes_zero))
+    return Cell(entry.difference, f"{entry.difference:+.3f}", interval, bool(entry.certain))
 
 
 def _printed(item: Cell) -> float:

@@ -12,7 +12,7 @@ from lgjax.derivatives.read import Prediction, read_predictions
 from lgjax.evaluation import compare, published, records, references
 from lgjax.evaluation.measure import Result, evaluate
 from lgjax.evaluation.references import References
-from lgjax.methods.names import MASK_RATE
+from lgjax.evaluation.settings import Settings
 from lgjax.report import tables, text
 from lgjax.report.page import Picture, failures, pictured_subjects, render
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
@@ -33,6 +33,7 @@ class Written(NamedTuple):
     table: str  # Markdown
     page: pathlib.Path
     failures: list[str]  # what could not be evaluated; empty: everything was
+    warnings: list[str]  # what was evaluated and yet should be looked at
 
 
 def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
@@ -43,8 +44,8 @@ def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
     brain = prediction.mask("desc-brain_mask", anomaly)
     reference = references.mask(subject, anomaly)
     index = shown_slice(*(radiological(mask, anomaly.affine) for mask in (reference & brain, brain)))
-    has_mask = MASK_RATE in prediction.sidecar.thresholds
-    detected = prediction.detected(MASK_RATE, anomaly) if has_mask else None
+    rate = prediction.sidecar.mask_rate
+    detected = prediction.detected(rate, anomaly) if rate in prediction.sidecar.thresholds else None
     has_restored = prediction.path("desc-restored_T2w").exists()  # GMM and others restore nothing
     restored = prediction.read("desc-restored_T2w").data if has_restored else None
     parts = (image.data, restored, anomaly.data, detected, reference, brain)
@@ -64,6 +65,7 @@ def run_evaluation(
     folders: Sequence[pathlib.Path],
     labels: str,
     output: pathlib.Path,
+    settings: Settings,
     assume_ras: bool = False,
     against: str | None = None,
     with_paper: bool = False,
@@ -75,6 +77,7 @@ def run_evaluation(
       folders: what lgjax.restore wrote, a method each.
       labels: scans with references.
       output: where metrics.json, tables and report go.
+      settings: of the evaluation.
       assume_ras: takes references that state no orientation as RAS.
       against: the method that is compared with every other; None: `AGAINST` where it is there.
       with_paper: appends the paper's own numbers, and names the outputs table1.
@@ -97,7 +100,7 @@ def run_evaluation(
     faults = [InputError(path, "holds no sub-*/anat folder", remedy) for path in folders if path not in present]
     for folder, name in named.items():
         try:
-            found[folder] = evaluate(folder, known)._replace(name=name)
+            found[folder] = evaluate(folder, known, settings)._replace(name=name)
         except InputError as error:
             faults.append(error)
         else:
@@ -105,8 +108,9 @@ def run_evaluation(
     if not found:
         raise faults[0]
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
-    table, page = _save_comparison(found, known, against, output, with_paper, command)
-    return Written(table, page, [str(fault) for fault in faults] + failures(list(found.values())))
+    table, page = _save_comparison(found, known, against, output, settings, with_paper, command)
+    results = list(found.values())
+    return Written(table, page, [str(fault) for fault in faults] + failures(results), tables.missed(results))
 
 
 def _save_comparison(
@@ -114,13 +118,14 @@ def _save_comparison(
     known: References,
     against: str | None,
     output: pathlib.Path,
+    settings: Settings,
     with_paper: bool,
     command: str,
 ) -> tuple[str, pathlib.Path]:
     """Writes the tables and the page of all methods; returns the table as Markdown and the path of the page."""
     results = list(found.values())
     evaluated = any(result.name == against for result in results)
-    differences = compare.compare(results, against) if against and evaluated else None
+    differences = compare.compare(results, against, settings) if against and evaluated else None
     table_name, json_name, page_name = NAMES[with_paper]
     table = tables.markdown(results, differences, with_paper)
     atomic_write(output / table_name, table)

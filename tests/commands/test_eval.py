@@ -1,11 +1,14 @@
 """Evaluation end to end on tiny restorations written to disk, against numbers computed here another way."""
 
+import dataclasses
 import itertools
 import json
 import math
+import sys
 import weakref
 
 import images
+import measured
 import numpy as np
 import pytest
 from absl import flags
@@ -15,7 +18,6 @@ from configs import common
 from lgjax import eval as door
 from lgjax import models, restore
 from lgjax.evaluation import measure, metrics, published, records, references, tally
-from lgjax.evaluation.measure import evaluate
 from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.scans import pictures, sources
@@ -23,12 +25,20 @@ from lgjax.scans import pictures, sources
 SHAPE = (7, 12, 10)
 PIL = np.array([[0, 0, -1.5, 8], [-2, 0, 0, 3], [0, -1, 0, 5], [0, 0, 0, 1.0]])  # x of the array runs to posterior
 THRESHOLDS = {"0.001": 3.0, "0.005": 2.5, "0.01": 2.0, "0.05": 1.0}
+TAGS = {"0.001": "fpr0p1", "0.005": "fpr0p5", "0.01": "fpr1", "0.05": "fpr5", "0.002": "fpr0p2", "0.03": "fpr3"}
 KINDS = {"sub-01": "glioma", "sub-02": "glioma", "sub-03": "ms", "sub-04": "healthy"}
 
 
-def run_evaluation(*arguments, **named) -> int:
+PAIRS = measured.settings(least_subjects=2)  # intervals of the few subjects that there are
+
+
+def run_evaluation(folders, labels, output, settings=PAIRS, **named) -> int:
     """Evaluates as the command does; returns the exit code."""
-    return door.tell(write.run_evaluation(*arguments, **named))
+    return door.tell(write.run_evaluation(folders, labels, output, settings, **named))
+
+
+def evaluate(folder, known, settings=PAIRS) -> measure.Result:
+    return measure.evaluate(folder, known, settings)
 
 
 def subject(index: int, kind: str):
@@ -64,9 +74,9 @@ def write_predictions(root, labels, kinds=KINDS, **changes):
         start = root / name / "anat" / f"{name}_space-orig_"
         outputs = {"desc-anomaly_T2w": score, "desc-restored_T2w": score + 1}
         outputs["desc-brain_mask"] = brain.astype(np.uint8)
-        for rate, tag in zip(THRESHOLDS, ("fpr0p1", "fpr0p5", "fpr1", "fpr5"), strict=True):
+        for rate, threshold in changes.get("Thresholds", THRESHOLDS).items():
             # Detections outside the brain must not count.
-            outputs[f"label-lesion_desc-{tag}_mask"] = ((score > THRESHOLDS[rate]) | ~brain).astype(np.uint8)
+            outputs[f"label-lesion_desc-{TAGS[rate]}_mask"] = ((score > threshold) | ~brain).astype(np.uint8)
         for entities, data in outputs.items():
             images.save(start.with_name(f"{start.name}{entities}.nii.gz"), data, PIL)
         sidecar = {
@@ -173,6 +183,98 @@ def test_every_null_has_a_reason(folders):
         assert set(nulls(records.to_json(found))) == set(found.reasons)
 
 
+def test_rates_are_those_of_the_predictions(folders, tmp_path):
+    _, labels, _ = folders
+    other = write_predictions(tmp_path / "other", labels, Thresholds={"0.002": 3.0, "0.03": 1.5}, MaskRate="0.03")
+    found = evaluate(other, found_in(labels))
+    assert list(found.metrics.dice) == ["0.002", "0.03"]
+    assert (found.metrics.mask_rate, found.metrics.lesion_wise.fpr) == ("0.03", 0.03)
+    for index, (row, kind) in enumerate(zip(found.rows, KINDS.values(), strict=True)):
+        brain, label, score = subject(index, kind)
+        reference, detected = (label > 0) & brain, (score > 1.5) & brain
+        assert row.detected_ml == pytest.approx(detected.sum() * 3 / 1000)
+        assert row.false_positive_ml == pytest.approx((detected & ~reference).sum() * 3 / 1000)
+        assert row.hd95 == metrics.hd95(detected, reference, PIL)
+        assert row.predicted_components == metrics.lesion_wise(detected, reference, PAIRS).n_predicted
+        assert row.fpr["0.002"] == pytest.approx((score > 3)[brain & ~reference].mean())
+    assert found.metrics.detected_ml.mean == pytest.approx(np.mean([row.detected_ml for row in found.rows[:3]]))
+    assert found.metrics.lesion_ml.mean == pytest.approx(np.mean([row.lesion_ml for row in found.rows[:3]]))
+    plain = write_predictions(tmp_path / "none", labels, Thresholds={}, MaskRate="0.03")
+    assert evaluate(plain, found_in(labels)).metrics.reasons["hd95/mean"] == "no detection mask at 3 % FPR"
+
+
+def test_a_lesion_outside_the_brain_mask_was_missed(folders, capsys):
+    """The patient stays in every mean, with 0; the voxels that are judged are those of the mask as it is."""
+    predictions, labels, output = folders
+    brain, label, score = subject(2, "ms")
+    cut = brain & ~(label > 0)
+    images.save(predictions / "sub-03" / "anat" / "sub-03_space-orig_desc-brain_mask.nii.gz", cut.astype(np.uint8), PIL)
+    assert run_evaluation([predictions], str(labels), output) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    assert (found["n_with_lesion"], found["dice"]["0.01"]["n"], found["missed_by_brain_mask"]) == (3, 3, ["sub-03"])
+    others = [f1_score((label > 0)[brain], (score > 2)[brain]) for brain, label, score in map(subject, (0, 1), "gg")]
+    assert found["dice"]["0.01"]["mean"] == pytest.approx(sum(others) / 3)
+    ms = found["groups"]["ms"]
+    assert (ms["dice"]["0.01"]["mean"], ms["lesion_wise"]["sensitivity"], ms["lesion_wise"]["f1"]) == (0, 0, 0)
+    assert (ms["n_with_lesion"], ms["auc"]) == (1, None)
+    assert ms["dice"]["0.01"]["achieved_fpr"] == pytest.approx((score > 2)[cut].mean())
+    assert ms["healthy_fp_ml"]["n"] == 0
+    told = capsys.readouterr()
+    for text in (told.out, told.err, (output / "report.html").read_text()):
+        assert "Lesion wholly outside the brain mask" in text
+        assert "sub-03" in text
+    row = next(line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines() if "sub-03" in line)
+    head = (output / "subjects.tsv").read_text().splitlines()[0].split("\t")
+    columns = dict(zip(head, row, strict=True))
+    assert (columns["dice_0.01"], columns["lesion_voxels"]) == ("0", "0")
+    assert columns["lesion_outside_brain_voxels"] == str((label > 0).sum())
+
+
+def test_displaced_tissue_is_neither_lesion_nor_healthy(folders):
+    predictions, labels, _ = folders
+    known, cases = found_in(labels), []
+    for index, (name, kind) in enumerate(KINDS.items()):
+        brain, label, score = subject(index, kind)
+        pushed = np.random.default_rng(index).random(SHAPE) < (0.2 if kind == "glioma" else 0)
+        if kind == "glioma":
+            image = images.volume(pushed, PIL)
+            known.subjects[name] = dataclasses.replace(known.subjects[name], displaced=lambda image=image: image)
+        cases.append((brain & ~(pushed & (label == 0)), (label > 0) & brain, score, pushed & brain & (label == 0)))
+    found = evaluate(predictions, known)
+    truth, scores = (np.concatenate([case[k][case[0]] for case in cases]) for k in (1, 2))
+    assert found.metrics.auc == pytest.approx(roc_auc_score(truth, scores))
+    assert found.metrics.auprc == pytest.approx(average_precision_score(truth, scores))
+    assert found.metrics.dice["0.05"].achieved_fpr == pytest.approx((scores > 1)[~truth].mean())
+    assert found.metrics.negatives == "brain without the tissue that lesions displace"
+    assert found.metrics.groups["ms"].negatives == "brain"
+    assert found.metrics.displaced_voxels == sum(case[3].sum() for case in cases) > 20
+    for row, (judged, reference, score, pushed) in zip(found.rows, cases, strict=True):
+        detected = (score > 2) & judged
+        assert (row.displaced_voxels, row.brain_voxels) == (pushed.sum(), pushed.sum() + judged.sum())
+        assert row.false_positive_ml == pytest.approx((detected & ~reference).sum() * 3 / 1000)
+        if reference.any():
+            assert row.dice["0.01"] == pytest.approx(f1_score(reference[judged], detected[judged]))
+            assert row.predicted_components == metrics.lesion_wise(detected, reference, PAIRS).n_predicted
+    elsewhere = images.volume(np.zeros((2, 2, 2)), PIL)
+    known.subjects["sub-01"] = dataclasses.replace(known.subjects["sub-01"], displaced=lambda: elsewhere)
+    assert list(evaluate(predictions, known).metrics.failed) == ["sub-01"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"connectivity": 8}, "connectivity=8: expected 6, 18 or 26"),
+        ({"lesion_share": 0.0}, "lesion_share=0: expected a number above 0"),
+        ({"detection_share": 1.5}, "detection_share=1.5: expected"),
+        ({"least_subjects": 1}, "least_subjects=1: expected 2 or more"),
+        ({"family_error": 1.0}, "family_error=1: expected a number between 0 and 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, told):
+    with pytest.raises(UsageError, match=f"--config.{told}"):
+        measured.settings(**change)
+
+
 def test_subjects_table(folders):
     predictions, labels, output = folders
     run_evaluation([predictions], str(labels), output)
@@ -184,13 +286,6 @@ def test_subjects_table(folders):
     assert float(table["sub-01"]["lesion_ml"]) == pytest.approx((label[brain] > 0).sum() * 3 / 1000)
     assert float(table["sub-01"]["dice_0.01"]) == pytest.approx(f1_score(label[brain] > 0, score[brain] > 2), abs=1e-5)
     assert table["sub-01"]["status"] == "ok"
-
-
-def test_volumes_and_distances_in_the_subjects_table(folders):
-    predictions, labels, output = folders
-    run_evaluation([predictions], str(labels), output)
-    head, *rows = [line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines()]
-    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     for index, (name, kind) in enumerate(KINDS.items()):
         brain, label, score = subject(index, kind)
         wrong = (score > 2) & brain & ~(label > 0)
@@ -441,7 +536,7 @@ def test_methods_stand_in_the_papers_order_and_are_compared(folders, tmp_path):
     comparison = record["comparison"]
     assert comparison["method"] == "vae_lg_neural_tv"
     assert [row["against"] for row in comparison["rows"]] == ["gmm", "intensity", "dae_reconstruction"]
-    same = {"difference": 0.0, "ci95": [0.0, 0.0], "excludes_zero": False}
+    same = {"difference": 0.0, "ci95": [0.0, 0.0], "excludes_zero": False, "p": 1.0, "p_holm": 1.0, "certain": False}
     for row in comparison["rows"]:  # the same images under other names
         assert row["auc"] == row["auprc"] == row["dice"]["0.01"] == same
     assert "vae_lg_neural_tv minus each other method" in (output / "table.md").read_text()
@@ -454,8 +549,6 @@ def test_another_method_can_be_compared(folders, tmp_path):
     assert json.loads((output / "table.json").read_text())["comparison"]["method"] == "gmm"
     with pytest.raises(UsageError, match=r"--against=anogan .* gmm, vae_lg_neural_tv"):
         run_evaluation(pair, str(labels), output, against="anogan")
-    run_evaluation(pair[:1], str(labels), output)
-    assert json.loads((output / "table.json").read_text())["comparison"] is None
 
 
 def test_an_output_of_several_methods_is_those_of_each(folders, tmp_path):
@@ -482,6 +575,7 @@ def test_the_papers_table_is_appended_under_names_of_its_own(folders):
     assert published.HEADING in (output / "table1.md").read_text()
     record = json.loads((output / "table1.json").read_text())
     assert len(record["rows"]) == 1
+    assert record["comparison"] is None
     assert len(record["paper"]["rows"]) == 11
     assert record["paper"]["rows"][9]["dice"]["0.01"] == [0.448, 0.209]
     assert 'class="foreign"' in (output / "table1.html").read_text()
@@ -520,8 +614,13 @@ def test_pictures_are_radiological(folders):
     assert pictures.subject_figure({"a": panels, "b": panels._replace(restored=None, detected=None)})
 
 
+ML_COLLECTIONS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@ML_COLLECTIONS
 def test_main_checks_its_arguments(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["eval"])
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
     door.define_flags(values)
@@ -535,7 +634,8 @@ def test_main_checks_its_arguments(tmp_path, monkeypatch):
         door.main(["eval"])
 
 
-def test_main_finds_the_newest_predictions(folders, tmp_path, monkeypatch):
+@ML_COLLECTIONS
+def test_main_finds_the_newest_predictions_and_its_config_from_anywhere(folders, tmp_path, monkeypatch):
     predictions, labels, _ = folders
     monkeypatch.chdir(tmp_path)
     (predictions / "dataset_description.json").write_text("{}")
@@ -543,10 +643,21 @@ def test_main_finds_the_newest_predictions(folders, tmp_path, monkeypatch):
     predictions.rename(tmp_path / "runs" / "vae" / "restored")
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(sys, "argv", ["eval", f"--labels={labels}", "--config.least_subjects=3"])
     door.define_flags(values)
-    values(["eval", f"--labels={labels}"])
+    values(sys.argv)
     assert door.main(["eval"]) == 0
     assert (tmp_path / "runs" / "vae" / "evaluation" / "report.html").exists()
+    found = json.loads((tmp_path / "runs" / "vae" / "evaluation" / "metrics.json").read_text())
+    assert found["settings"] == {
+        "connectivity": 26,
+        "lesion_share": 0.1,
+        "detection_share": 0.3,
+        "least_subjects": 3,
+        "family_error": 0.05,
+    }
+    assert found["dice"]["0.01"]["ci95"]
+    assert found["groups"]["glioma"]["reasons"]["dice/0.01/ci95"] == "fewer than 3 subjects"
 
 
 def test_a_training_subject_among_the_tested_is_an_error(folders):

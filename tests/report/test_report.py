@@ -16,6 +16,7 @@ from lgjax.evaluation.measure import Case, Result
 from lgjax.evaluation.records import Dice, Timing
 from lgjax.report import charts, tables
 from lgjax.report.page import Picture, pictured_subjects, render
+from lgjax.report.page import notes as page_notes
 from lgjax.report.text import NOTICE
 from lgjax.scans.pictures import Panels, pixel_aspect, radiological, subject_figure
 
@@ -57,6 +58,7 @@ def result(name: str, lift: float, kinds=("glioma", "glioma", "ms", "healthy"), 
         name,
         cases,
         RATES,
+        least=2,
         slice_step=step,
         seconds_per_iteration=Timing(0.125 if lift > 1 else None, 4, 24, [64, 48]),
         search=SEARCH if lift > 1 else None,
@@ -85,7 +87,7 @@ def panels(shape=(30, 24)) -> Panels:
 def page(results):
     png = subject_figure({item.name: panels() for item in results})
     pictures = [Picture(f"sub-0{EVIL}", f"glioma {EVIL}", png)]
-    return render(results, pictures, compare.compare(results, results[0].name), with_paper=True)
+    return render(results, pictures, compare.compare(results, results[0].name, measured.settings()), with_paper=True)
 
 
 def test_names_are_escaped(page):
@@ -132,8 +134,8 @@ def test_the_best_of_every_column_is_marked(results):
 
 
 def test_less_is_better_in_distances_times_and_false_volumes(results):
-    places = {column.heading: place for place, column in enumerate(tables.our_columns())}
-    more, less = tables.table(results, tables.our_columns())
+    places = {column.heading: place for place, column in enumerate(tables.our_columns("1 %"))}
+    more, less = tables.table(results, tables.our_columns("1 %"))
     volume = places["healthy FP, mL"]
     assert (more.cells[volume].text, less.cells[volume].text) == ("0.50", "0.25")
     assert (more.cells[volume].best, less.cells[volume].best) == (False, True)
@@ -167,7 +169,12 @@ def grids(text: str) -> list[list[list[str]]]:
 
 
 def test_the_markdown_tables(results):
-    text = tables.markdown(results, compare.compare(results, "vae_lg_neural_tv"))
+    compared = compare.compare(results, "vae_lg_neural_tv", measured.settings(least_subjects=2))
+    (row,) = compared.rows
+    told = row.dice | {"0.01": dataclasses.replace(row.dice["0.01"], excludes_zero=False, certain=True)}
+    auc, auprc = (dataclasses.replace(entry, excludes_zero=True, certain=False) for entry in (row.auc, row.auprc))
+    row = dataclasses.replace(row, dice=told, auc=auc, auprc=auprc)
+    text = tables.markdown(results, dataclasses.replace(compared, rows=[row]))
     assert text.startswith("Measured on 4 subjects of data")
     first = text.splitlines()[0]
     for part in ("1 healthy", "Trained on phantom:train", "batches of 24 slices of 64x48 on cpu"):
@@ -175,7 +182,8 @@ def test_the_markdown_tables(results):
     theirs, ours, intervals, differences, kinds = grids(text)
     assert theirs[0] == ["method", "n", "Dice 1 %", "Dice 5 %", "AUC", "s/iteration"]
     assert ours[0][2:] == [
-        *("AUPRC", "oracle Dice", "FPR at 1 %", "sensitivity", "PPV", "F1", "HD95, mm", "healthy FP, mL"),
+        *("AUPRC", "oracle Dice", "FPR at 1 %", "sensitivity", "PPV", "F1", "HD95, mm", "detected of lesion, mL"),
+        "healthy FP, mL",
     ]
     for table in (theirs, ours, intervals):
         assert [row[0] for row in table[1:]] == ["vae_lg_neural_tv", "intensity"]  # a line for each method
@@ -187,6 +195,10 @@ def test_the_markdown_tables(results):
     assert kinds[3][-1].endswith("%")
     assert kinds[3][2] == "–"
     assert [row[0] for row in differences] == ["minus", "intensity"]
+    assert [cell.endswith("*") for cell in differences[1]] == [False, False, True, False, False, False]
+    assert "Holm's correction over the 4 differences of this table" in text
+    few = measured.result("few", [case(1, "ms", "sub-1", 1.0)], RATES)
+    assert "No 95 % interval: fewer than 6 subjects." in tables.markdown([few])
     assert NOTICE in text
     assert published.HEADING not in text
 
@@ -200,10 +212,49 @@ def test_the_papers_numbers_stand_apart(results):
     assert len(table) == 12
     assert table[10] == [
         "VAE-LG(neural) TV (vae_lg_neural_tv)",
-        *("0.259 ± 0.246", "0.407 ± 0.252", "0.448 ± 0.209", "0.303 ± 0.123", "0.828", "0.098"),
+        *("0.448 ± 0.209", "0.303 ± 0.123", "0.828", "0.098"),  # at the rates that were asked here too
     ]
-    assert table[1][1:] == ["–"] * 4 + ["0.800", "–"]
+    assert table[1][1:] == ["–"] * 2 + ["0.800", "–"]
     assert published.place("vae_lg_est_l1") < published.place("vae_lg_neural_tv") < published.place("intensity")
+
+
+def test_headings_and_notes_follow_the_rates_that_were_asked():
+    """Nothing is assumed of them: 0.2 and 3 % are none of the paper's, and lesions are counted at 3 %."""
+    item = result("vae_lg_neural_tv", 2.0)
+    cases = [
+        Case(dataclasses.replace(row, dice=at(row.dice), fpr=at(row.fpr)), item.histograms[row.participant_id])
+        for row in item.rows
+    ]
+    found = [measured.result("vae_lg_neural_tv", cases, {"0.002": 3.0, "0.03": 1.0}, "0.03")]
+    text = tables.markdown(found, with_paper=True)
+    theirs, ours, *_, published_table = grids(text)
+    assert theirs[0] == ["method", "n", "Dice 0.2 %", "Dice 3 %", "AUC", "s/iteration"]
+    assert ours[0][4] == "FPR at 3 %"
+    assert ours[1][4] == f"{100 * found[0].metrics.dice['0.03'].achieved_fpr:.2f} %"
+    assert published_table[0][1:] == ["AUC", "s/iteration"]  # no rate of the paper's was asked
+    notes = " ".join(page_notes(found))
+    assert "in the mask at 3 % FPR" in notes
+    assert "in the mask at 3 % FPR" in text
+    assert not re.search(r"\b(1|0\.1|5|0\.5) % FPR", notes + text)
+    captions = " ".join(caption for _, caption in pictured_subjects(found))
+    assert f"Dice of its group, {max(row.dice['0.03'] or 0 for row in found[0].rows):.3f}" in captions
+    both = [found[0], result("intensity", 1.0)]
+    assert tables.mask_rate(both) == "1 % or 3 %"
+
+
+def at(values: dict) -> dict:
+    """Returns the values at 1 and 5 % as those at 0.2 and 3 %."""
+    return {"0.002": values["0.01"], "0.03": values["0.05"]}
+
+
+def test_a_lesion_outside_the_brain_mask_and_displaced_tissue_are_said(results):
+    found = dataclasses.replace(results[0].metrics, missed_by_brain_mask=["sub-7", "sub-8"], displaced_voxels=31)
+    some = [results[0]._replace(metrics=found), results[1]]
+    text = tables.markdown(some)
+    assert "which AUC cannot see: sub-7, sub-8 (vae_lg_neural_tv)." in text
+    assert "31 voxels of tissue that synthetic lesions displace" in text
+    assert tables.missed(results) == []
+    assert not any("displace" in line for line in tables.conditions(results))
 
 
 def test_models_trained_on_different_data_are_told_apart():
