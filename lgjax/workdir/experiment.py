@@ -17,6 +17,7 @@ FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in t
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
     "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1},
     "restore": {"precision": "tensorfloat32"},
+    "gmm": {"atlas": "none"},
 }
 ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
 CHOICES = {
@@ -28,6 +29,7 @@ CHOICES = {
     "restore.variance_at": ("restored", "observed"),
     "restore.optimizer": ("adam", "gradient", "proximal"),
     "restore.score": ("absolute", "positive"),
+    "gmm.atlas": ("mni152", "none"),
 }
 
 
@@ -59,6 +61,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UsageError(f"--config.restore.slice_step={config.restore.slice_step}: expected 1 or more.")
     if config.restore.batch_size < 0:
         raise UsageError(f"--config.restore.batch_size={config.restore.batch_size}: expected 0 or more.")
+    if config.gmm.atlas == "mni152" and config.gmm.classes != 3:
+        raise UsageError(f"--config.gmm.classes={config.gmm.classes}: mni152 has 3. Add --config.gmm.atlas=none.")
     if "tolerance" in config.restore and config.restore.tolerance < 0:
         raise UsageError(f"--config.restore.tolerance={config.restore.tolerance}: expected 0 or more.")
 

@@ -132,6 +132,8 @@ def test_presets_differ_in_values_alone(experiments):
         ("restore.optimizer", "sgd"),
         ("restore.tolerance", -1.0),
         ("restore.batch_size", -1),
+        ("gmm.atlas", "talairach"),
+        ("gmm.classes", 4),
     ],
 )
 def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, name, wrong):
