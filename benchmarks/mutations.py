@@ -91,7 +91,8 @@ def run(tests: Iterable[str], folder: pathlib.Path, timeout: float) -> tuple[str
     """Runs tests in a copy of the tree; returns the outcome and what pytest said last."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     # Bytecode knows its source by size and whole seconds, which a bug can share with the text before.
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    quick = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, **quick, "PYTHONPATH": str(folder)}
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:

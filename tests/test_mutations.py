@@ -25,7 +25,6 @@ def tree(tmp_path, monkeypatch):
     """A tree with one function and its test, in place of lgjax."""
     (tmp_path / "a.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "test_a.py").write_text("from a import double\n\n\ndef test_double():\n    assert double(2) == 4\n")
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which takes most of the time
     monkeypatch.setattr(mutations, "ROOT", tmp_path)
     monkeypatch.setattr(mutations, "TABLE", tmp_path / "mutants.toml")
     monkeypatch.setattr(sys, "argv", ["mutations.py", f"--output={tmp_path / 'out.json'}"])

@@ -1,7 +1,7 @@
 """How likely white matter, grey matter and CSF are at each pixel of a scan: tissue maps of MNI152, laid over its brain.
 
 Van Leemput et al. (2001) take the tissue priors of SPM, registered affinely. Here the maps are those that the phantom
-is made of, blurred as SPM's priors are; an affine map lays the scan's brain mask on theirs.
+is made of, blurred; an affine map lays the scan's brain mask on theirs.
 """
 
 import functools
@@ -14,7 +14,7 @@ from lgjax.preparation.slices import Placement
 from lgjax.scans import orientation
 from lgjax.scans.phantom import anatomy
 
-FWHM = 8.0  # mm, of the blur: that of SPM's priors
+FWHM = 8.0  # mm, of the blur: about what an affine map leaves between two brains
 STEP = 2  # mm between the voxels of the atlas
 PEOPLE = 152  # whose average the atlas is
 REACH = 8.0  # mm from the brain's surface within which registration looks
@@ -46,7 +46,7 @@ def load() -> Atlas:
 
 
 def tissue_priors(placement: Placement, affine: np.ndarray) -> np.ndarray:
-    """Computes the probabilities of white matter, grey matter and CSF at the pixels of a scan's slices.
+    """Computes the probabilities of white matter, grey matter and CSF at the brain's pixels in a scan's slices.
 
     That order is the order of brightness in T2. No probability is below Laplace's (n + 1) / (N + 3) of N = 152 people
     of whom n = 0 had a tissue there. What lies outside the atlas's tissues is CSF.
@@ -56,16 +56,17 @@ def tissue_priors(placement: Placement, affine: np.ndarray) -> np.ndarray:
       affine: of the scan, [4, 4], voxel -> mm (RAS+).
 
     Returns:
-      [N, H, W, 3] float32, sum 1.
+      [3, n] float32, sum 1, of the n pixels inside the slices' mask, in the mask's order.
     """
     atlas, zooms = load(), orientation.zooms(affine)
     onto = register(orientation.axial(placement.brain, placement.orientation), zooms, atlas)
-    at = np.meshgrid(placement.number, placement.rows.centres, placement.columns.centres, indexing="ij")
-    where = onto[:, :3] @ _millimetres(np.stack(at).reshape(3, -1), zooms) + onto[:, 3:]
+    centres = (placement.number, placement.rows.centres, placement.columns.centres)
+    pixels = np.nonzero(placement.mask[..., 0])
+    at = np.stack([part[index] for part, index in zip(centres, pixels, strict=True)])
+    where = onto[:, :3] @ _millimetres(at, zooms) + onto[:, 3:]
     white, grey = (ndimage.map_coordinates(part, where, order=1) for part in (atlas.white, atlas.grey))
-    found = np.stack([white, grey, np.maximum(1 - white - grey, 0)], axis=-1)
-    found = (PEOPLE * found + 1) / (PEOPLE * found.sum(axis=-1, keepdims=True) + found.shape[-1])
-    return found.reshape(*placement.mask.shape[:3], -1).astype(np.float32)
+    found = PEOPLE * np.stack([white, grey, np.maximum(1 - white - grey, 0)]) + 1
+    return (found / found.sum(axis=0)).astype(np.float32)
 
 
 def register(brain: np.ndarray, zooms: tuple[float, float, float], atlas: Atlas) -> np.ndarray:

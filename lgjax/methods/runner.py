@@ -187,7 +187,7 @@ class Runner:
         Args:
           slices: N of them; for gmm all slices of one volume.
           strength: lambda of every slice, [N].
-          priors: for gmm, of its K classes at each pixel, [N, H, W, K]; None: all are equally likely.
+          priors: for gmm, of its K classes at the n pixels inside the mask, [K, n]; None: all are equally likely.
         """
         return self._volume(slices, priors) if self.whole else self._batches(slices, strength)
 
@@ -195,10 +195,11 @@ class Runner:
         """Yields the slices of one volume minus their distance to the nearest tissue, once."""
         inside = slices.mask > 0
         n = int(inside.sum())
-        known = np.ones((self.mixture.classes, n), np.float32) if priors is None else priors[inside[..., 0]].T
+        if priors is None:
+            priors = np.ones((self.mixture.classes, n), np.float32)
         pad = (0, -n % VOLUME_STEP)
         values, mask = np.pad(slices.y[inside], pad), np.pad(np.ones(n, np.float32), pad)
-        distance = jax.device_get(self.function(values, mask, np.pad(known, ((0, 0), pad), constant_values=1)))
+        distance = jax.device_get(self.function(values, mask, np.pad(priors, ((0, 0), pad), constant_values=1)))
         x = slices.y.copy()
         x[inside] -= distance[:n]
         yield x, None
