@@ -40,6 +40,7 @@ setup(
     ],
     entry_points={"console_scripts": ["lgjax=lgjax.__main__:main"]},
     extras_require={
+        "cuda": ["jax[cuda]>=0.10"],  # whichever CUDA jax itself means by that
         "cuda12": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

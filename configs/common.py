@@ -88,7 +88,8 @@ def restore(method: str) -> ml_collections.ConfigDict:
 def gmm() -> ml_collections.ConfigDict:
     """Makes the part about the baseline gmm (Van Leemput et al. 2001)."""
     config = ml_collections.ConfigDict()
-    config.classes = 3  # tissues
+    config.atlas = "mni152"  # how likely white matter, grey matter and CSF are at each place; or none
+    config.classes = 3  # tissues; other numbers without an atlas only
     config.kappa = 3.0  # standard deviations from its class at which a voxel counts half
     config.iterations = 100  # of EM
     return config

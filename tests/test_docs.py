@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import pathlib
@@ -362,6 +363,20 @@ def test_the_speeds_are_those_of_the_record():
     training = record["training"]["vae"]["steps_per_second"]["median"]
     assert f"{training:.1f} steps a second" in speed
     assert f"{193_000 / training / 60:.1f} minutes" in speed
+
+
+def test_extras_are_those_of_jax_and_those_that_the_pages_name():
+    """Read from the syntax tree: the package may be installed from another checkout."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    known = {node.arg: node.value for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    extras = ast.literal_eval(known["extras_require"])
+    jax = next(need for need in ast.literal_eval(known["install_requires"]) if need.startswith("jax>="))
+    of_jax = {extra for extra in extras if extra not in ("test", "docs")}
+    assert of_jax <= set(importlib.metadata.metadata("jax").get_all("Provides-Extra"))
+    assert {extra: extras[extra] for extra in of_jax} == {extra: [f"jax[{extra}]{jax[3:]}"] for extra in of_jax}
+    pages = [*PAGES, ROOT / "lgjax/runtime/devices.py", *(ROOT / "launch").glob("*.sh")]
+    named = [name for path in pages for name in re.findall(r"(?:lgjax|\.)\[([a-z0-9,]+)\]", path.read_text("utf-8"))]
+    assert {"test", "docs", "cuda12"} <= {extra for name in named for extra in name.split(",")} <= set(extras)
 
 
 def test_the_page_of_the_architecture_lists_the_rooms():

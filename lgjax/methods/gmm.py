@@ -1,6 +1,7 @@
 """Gaussian mixture of tissue intensities by robust EM, one mixture per volume (Van Leemput et al. 2001).
 
-Every function takes one volume, whose intensities are z-scored inside the brain; `jax.vmap` gives several.
+Every function takes one volume, whose intensities are z-scored inside the brain; `jax.vmap` gives several. An atlas
+says how likely each class is at each voxel (see lgjax.methods.atlas); without an atlas, all are equally likely.
 """
 
 from typing import NamedTuple
@@ -17,12 +18,13 @@ class Settings(NamedTuple):
     classes: int = 3
     kappa: float = 3.0
     iterations: int = 100
+    atlas: str = "none"  # or mni152: where the priors of the classes come from, see lgjax.methods.atlas
 
 
 class Mixture(NamedTuple):
     """A Gaussian mixture, each [K]."""
 
-    weights: jax.Array  # shares of the classes, sum 1
+    weights: jax.Array  # shares of the classes, sum 1; with an atlas, what the atlas's priors are multiplied by
     means: jax.Array
     variances: jax.Array
 
@@ -54,8 +56,8 @@ def initial(values: jax.Array, mask: jax.Array, classes: int) -> Mixture:
 def fit(
     values: jax.Array,  # [n], z-scored
     mask: jax.Array,  # [n], 1 inside the brain
+    priors: jax.Array,  # [K, n]
     *,
-    classes: int = 3,
     kappa: float = 3.0,
     iterations: int = 100,
 ) -> Mixture:
@@ -64,12 +66,14 @@ def fit(
     A voxel counts for class k in the M step with its responsibility times its typicality
     t_k = N(y|k) / (N(y|k) + lambda_k), where lambda_k is N(y|k) at Mahalanobis distance kappa (Van Leemput et al.
     2001). That cuts the tails off: at kappa = 3 the standard deviation of a normal class comes out 0.964 times what
-    it is (0.81 at 2).
+    it is (0.81 at 2). A voxel belongs to class k a priori with weight_k * prior_k, and the weights are fitted too
+    (Ashburner and Friston 2005), so that priors that are equal everywhere are no priors at all.
 
     Args:
       values: intensities, [n].
       mask: 1 inside the brain, [n]; padding and what lies outside are 0 and count nowhere.
-      classes: K.
+      priors: how likely each class is at each voxel, on any scale, [K, n]; at least one is above 0. The classes stand
+        in the order of their brightness, dark first.
       kappa: in standard deviations of a class; `math.inf` is the plain EM.
       iterations: number of EM steps.
 
@@ -77,37 +81,48 @@ def fit(
       The mixture, by intensity at the start and as a rule at the end. A class that no voxel belongs to keeps its mean
       and variance, at weight 0.
     """
+    log_priors = jnp.log(priors)
 
     def step(_, mixture: Mixture) -> Mixture:
         squared = _standardised(values, mixture) ** 2
         log_joint = jnp.log(mixture.weights)[:, None] - 0.5 * (squared + jnp.log(mixture.variances)[:, None])
-        responsibility = jax.nn.softmax(log_joint, axis=0)
+        responsibility = jax.nn.softmax(log_joint + log_priors, axis=0)
         # N / (N + lambda) = 1 / (1 + exp((d^2 - kappa^2) / 2)) at Mahalanobis distance d.
         typicality = jax.nn.sigmoid(0.5 * (kappa**2 - squared))
-        return _maximise(values, mask[None] * responsibility * typicality, mixture)
+        return _maximise(values, priors, mask[None] * responsibility * typicality, mixture)
 
-    return jax.lax.fori_loop(0, iterations, step, initial(values, mask, classes))
+    return jax.lax.fori_loop(0, iterations, step, initial(values, mask, len(priors)))
 
 
-def _maximise(values: jax.Array, counts: jax.Array, mixture: Mixture) -> Mixture:
+def _maximise(values: jax.Array, priors: jax.Array, counts: jax.Array, mixture: Mixture) -> Mixture:
     """Takes the M step: moments of the values [n] under the counts [K, n]; empty classes stay as in `mixture`."""
     mass = counts.sum(axis=1)
     occupied, divisor = mass > 0, jnp.where(mass > 0, mass, 1.0)
     means = jnp.where(occupied, (counts * values[None]).sum(axis=1) / divisor, mixture.means)
     variances = (counts * (values[None] - means[:, None]) ** 2).sum(axis=1) / divisor
     variances = jnp.where(occupied, jnp.maximum(variances, VARIANCE_FLOOR), mixture.variances)
-    weights = jnp.where(occupied.any(), mass / jnp.where(occupied.any(), mass.sum(), 1.0), mixture.weights)
+    # weight_k = sum_i count_ik / sum_i prior_ik (sum_j count_ij) / (sum_j weight_j prior_ij)
+    evidence = (mixture.weights[:, None] * priors).sum(axis=0)
+    offered = (priors * (counts.sum(axis=0) / evidence)[None]).sum(axis=1)
+    taken = mass / jnp.where(occupied, offered, 1.0)
+    weights = jnp.where(occupied.any(), taken / jnp.where(occupied.any(), taken.sum(), 1.0), mixture.weights)
     return Mixture(weights, means, variances)
 
 
-def distance(values: jax.Array, mixture: Mixture) -> jax.Array:
-    """Returns the signed distance of values [n] to their nearest class in that class's standard deviations, [n].
+def distance(values: jax.Array, priors: jax.Array, mixture: Mixture) -> jax.Array:
+    """Returns the distance of values [n] from all classes, in standard deviations of the nearest, [n].
 
-    Nearest is what is fewest standard deviations away; classes of weight 0 are nobody's.
+    The distance from class k is sqrt(d_k^2 - 2 log(prior_k / largest prior)), where d_k is Mahalanobis's: to be of an
+    unlikely class costs as much as to be far from the likely one. Classes of weight 0 are nobody's.
+
+    Args:
+      values: intensities, [n].
+      priors: as in `fit`, [K, n].
+      mixture: from `fit`.
     """
-    candidates = _standardised(values, mixture)
-    size = jnp.where(mixture.weights[:, None] > 0, jnp.abs(candidates), jnp.inf)
-    return jnp.take_along_axis(candidates, size.argmin(axis=0)[None], axis=0)[0]
+    cost = -2 * jnp.log(priors / priors.max(axis=0, keepdims=True))
+    squared = jnp.where(mixture.weights[:, None] > 0, _standardised(values, mixture) ** 2 + cost, jnp.inf)
+    return jnp.sqrt(squared.min(axis=0))
 
 
 def _standardised(values: jax.Array, mixture: Mixture) -> jax.Array:
@@ -115,17 +130,10 @@ def _standardised(values: jax.Array, mixture: Mixture) -> jax.Array:
     return (values[None] - mixture.means[:, None]) * jax.lax.rsqrt(mixture.variances)[:, None]
 
 
-def distance_map(y: jax.Array, mask: jax.Array, *, classes: int, kappa: float, iterations: int) -> jax.Array:
-    """Computes the GMM's score: each voxel's distance from all tissues, in standard deviations of the nearest.
+def score(values: jax.Array, mask: jax.Array, priors: jax.Array, *, kappa: float, iterations: int) -> jax.Array:
+    """Fits a mixture to the voxels of one volume and returns their `distance` from its classes, [n].
 
     Args:
-      y: all slices of a volume, [N, H, W, 1], z-scored; empty slices may be added, they change nothing.
-      mask: 1 inside the brain, [N, H, W, 1].
-      classes, kappa, iterations: of `fit`.
-
-    Returns:
-      Signed distances, [N, H, W, 1]; 0 outside the mask.
+      values, mask, priors, kappa, iterations: of `fit`.
     """
-    values = y.ravel()
-    mixture = fit(values, mask.ravel(), classes=classes, kappa=kappa, iterations=iterations)
-    return jnp.where(mask > 0, distance(values, mixture).reshape(y.shape), 0.0)
+    return distance(values, priors, fit(values, mask, priors, kappa=kappa, iterations=iterations))

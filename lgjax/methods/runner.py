@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgjax.methods import anogan, gmm, intensity
+from lgjax.methods import anogan, atlas, gmm, intensity
 from lgjax.methods.names import Method
 from lgjax.models import precision
 from lgjax.models.base import BoundModel, Model
@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 AUTHORS = 64  # slices that the authors' code restores at a time
 # On CPU a slice of a larger batch is restored as fast, and the last batch of a volume is filled up with empty ones.
 SUITABLE = {"cpu": 16}
-VOLUME_STEP = 16  # slices: volumes are padded to a multiple of it, so that few programs are compiled
+VOLUME_STEP = 2**15  # voxels: volumes are padded to a multiple of it, so that few programs are compiled
 
 Traces = loop.Trace | anogan.Trace | None  # None where nothing is iterated
 # (params, y, mask, number, strength) -> (x, Traces); y, mask: [N, H, W, 1]; number, strength: [N]
@@ -161,14 +161,14 @@ class Runner:
         """
         self.mesh = mesh
         self.whole = method.name == "gmm"  # it needs all slices of a volume; else each is restored by itself
+        self.mixture = settings.mixture
         self.size = batch_size(settings, mesh)
         self.iterates = method.prior not in ("", "reconstruction")
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
         if self.whole:
-            classes, kappa, iterations = settings.mixture.classes, settings.mixture.kappa, settings.mixture.iterations
-            distance = functools.partial(gmm.distance_map, classes=classes, kappa=kappa, iterations=iterations)
-            self.function = jax.jit(distance)
+            kappa, iterations = settings.mixture.kappa, settings.mixture.iterations
+            self.function = jax.jit(functools.partial(gmm.score, kappa=kappa, iterations=iterations))
         else:
             options = devices.compiler_options(mesh, "restoration")
             self.function = jax.jit(restorer(method, settings, model), compiler_options=options)
@@ -181,24 +181,30 @@ class Runner:
         """Slices in a batch; None for gmm."""
         return None if self.whole else self.size
 
-    def __call__(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
+    def __call__(
+        self, slices: Slices, strength: np.ndarray, priors: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, Traces]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
 
         Args:
           slices: N of them; for gmm all slices of one volume.
           strength: lambda of every slice, [N].
+          priors: for gmm, of its K classes at the n pixels inside the mask, [K, n]; None: all are equally likely.
         """
-        return self._volume(slices) if self.whole else self._batches(slices, strength)
+        return self._volume(slices, priors) if self.whole else self._batches(slices, strength)
 
-    def _volume(self, slices: Slices) -> Iterator[tuple[np.ndarray, None]]:
-        """Yields the slices of one volume minus their distance to the nearest tissue, once.
-
-        The distance has no sign: where the nearest class changes, an interpolation between +2 and -2 would say 0.
-        """
-        n = len(slices.number)
-        pad = [(0, -n % VOLUME_STEP), (0, 0), (0, 0), (0, 0)]
-        distance = jax.device_get(self.function(np.pad(slices.y, pad), np.pad(slices.mask, pad)))[:n]
-        yield slices.y - np.abs(distance), None
+    def _volume(self, slices: Slices, priors: np.ndarray | None) -> Iterator[tuple[np.ndarray, None]]:
+        """Yields the slices of one volume minus their distance to the nearest tissue, once."""
+        inside = slices.mask > 0
+        n = int(inside.sum())
+        if priors is None:
+            priors = np.ones((self.mixture.classes, n), np.float32)
+        pad = (0, -n % VOLUME_STEP)
+        values, mask = np.pad(slices.y[inside], pad), np.pad(np.ones(n, np.float32), pad)
+        distance = jax.device_get(self.function(values, mask, np.pad(priors, ((0, 0), pad), constant_values=1)))
+        x = slices.y.copy()
+        x[inside] -= distance[:n]
+        yield x, None
 
     def _batches(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
         start, total = 0, len(slices.number)
@@ -261,7 +267,10 @@ def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int =
     """
     kept, placement = preparation_slices.every(subject.slices, subject.placement, step)
     slices = subject.slices if runner.whole else kept
-    batches = list(runner(slices, np.full(len(slices.number), strength, np.float32)))
+    known: tuple[np.ndarray, ...] = ()
+    if runner.whole and runner.mixture.atlas != "none":
+        known = (atlas.tissue_priors(subject.placement, subject.image.affine),)
+    batches = list(runner(slices, np.full(len(slices.number), strength, np.float32), *known))
     difference = slices.y - np.concatenate([x for x, _ in batches])
     if not np.isfinite(difference).all():
         bad = slices.number[~np.isfinite(difference).all(axis=(1, 2, 3))]

@@ -25,6 +25,7 @@ ADDED: dict[str, dict] = {  # values that earlier records lack, and what was don
         "mask_rate": 0.01,
         "checkpoint": "last",
     },
+    "gmm": {"atlas": "none"},
 }
 ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
 ADDED_TO_CALIBRATE = {"tolerance": 0.02}  # there, to what is calibrated from now on
@@ -39,6 +40,7 @@ CHOICES = {
     "restore.variance_at": ("restored", "observed"),
     "restore.optimizer": ("adam", "gradient", "proximal"),
     "restore.score": ("absolute", "positive"),
+    "gmm.atlas": ("mni152", "none"),
     "restore.checkpoint": ("best", "last"),
 }
 LEAST: dict[str, float] = {  # that a value may be
@@ -99,6 +101,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UsageError(f"--config.{name}={config[part][field]}: expected {least:g} or more.")
     if "calibrate" in config:
         check_search(config.calibrate)
+    if config.gmm.atlas == "mni152" and config.gmm.classes != 3:
+        raise UsageError(f"--config.gmm.classes={config.gmm.classes}: mni152 has 3. Add --config.gmm.atlas=none.")
     names.mask_rate(config.restore.mask_rate, names.rate_names(config.restore.false_positive_rates))
     check_step(config, names.parse(config.restore.method))
 

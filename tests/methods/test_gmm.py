@@ -23,9 +23,15 @@ def draw(n, seed=0):
     return rng.normal(TISSUES.means[label], np.sqrt(TISSUES.variances[label])).astype(np.float32), label
 
 
-def fit(values, mask=None, **settings):
+def nothing_known(values, classes=3):
+    """Priors of an atlas that knows nothing, [K, n]."""
+    return np.ones((classes, len(values)), np.float32)
+
+
+def fit(values, mask=None, priors=None, **settings):
     mask = np.ones_like(values) if mask is None else mask
-    return jax.device_get(jax.jit(functools.partial(gmm.fit, **settings))(values, mask))
+    priors = nothing_known(values) if priors is None else priors
+    return jax.device_get(jax.jit(functools.partial(gmm.fit, **settings))(values, mask, priors))
 
 
 def check(actual, desired, **tolerance):
@@ -71,7 +77,8 @@ def test_padding_and_background_count_nowhere():
 def test_vmap_over_volumes():
     values = np.stack([draw(800, seed)[0] for seed in range(3)])
     mask = (np.arange(800)[None] < np.array([[800], [500], [0]])).astype(np.float32)
-    together = jax.jit(jax.vmap(functools.partial(gmm.fit, iterations=30)))(values, mask)
+    priors = np.ones((3, 3, 800), np.float32)
+    together = jax.jit(jax.vmap(functools.partial(gmm.fit, iterations=30)))(values, mask, priors)
     for i in range(3):
         check((part[i] for part in together), fit(values[i], mask[i], iterations=30), rtol=1e-4, atol=1e-5)
 
@@ -88,33 +95,59 @@ def test_outliers_do_not_move_robust_classes():
 
 def test_typicality_narrows_a_normal_class_by_what_the_docstring_says():
     quantiles = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000).astype(np.float32)
-    mixture = fit(quantiles, classes=1)
+    mixture = fit(quantiles, priors=nothing_known(quantiles, 1))
     np.testing.assert_allclose(np.sqrt(mixture.variances), 0.964, atol=2e-3)
     np.testing.assert_allclose(mixture.means, 0, atol=1e-4)
 
 
-def em_in_numpy(values, kappa, mixture, iterations):
-    """Van Leemput's EM voxel by voxel and class by class, float64."""
+def em_in_numpy(values, priors, kappa, mixture, iterations):
+    """Van Leemput's EM with weights of an atlas's priors [K, n], voxel by voxel and class by class, float64."""
     weights, means, variances = (np.array(part, float) for part in mixture)
     classes = range(len(means))
     for _ in range(iterations):
-        counts = np.zeros((len(values), len(means)))
+        counts, offered = np.zeros((2, len(values), len(means)))
         for i, y in enumerate(values.astype(float)):
             density = [stats.norm.pdf(y, means[k], np.sqrt(variances[k])) for k in classes]
-            evidence = sum(weights[k] * density[k] for k in classes)
+            evidence = sum(weights[k] * priors[k, i] * density[k] for k in classes)
             for k in classes:
                 limit = np.exp(-(kappa**2) / 2) / np.sqrt(2 * np.pi * variances[k])
-                counts[i, k] = weights[k] * density[k] / evidence * density[k] / (density[k] + limit)
-        weights, means = counts.sum(0) / counts.sum(), (counts * values[:, None]).sum(0) / counts.sum(0)
+                belief = weights[k] * priors[k, i] * density[k] / evidence
+                counts[i, k] = belief * density[k] / (density[k] + limit)
+            for k in classes:
+                offered[i, k] = counts[i].sum() * priors[k, i] / sum(weights[j] * priors[j, i] for j in classes)
+        weights, means = counts.sum(0) / offered.sum(0), (counts * values[:, None]).sum(0) / counts.sum(0)
+        weights = weights / weights.sum()
         variances = (counts * (values[:, None] - means) ** 2).sum(0) / counts.sum(0)
     return weights, means, variances
 
 
-def test_robust_em_by_numpy():
+@pytest.mark.parametrize("atlas", [False, True])
+def test_robust_em_by_numpy(atlas):
     kappa = 2.5
     values, _ = draw(120)
+    priors = nothing_known(values)
+    if atlas:
+        priors = np.random.default_rng(1).uniform(0, 1, priors.shape).astype(np.float32)
+        priors[2, :60] = 0  # half of the voxels cannot be of the last class
     start = gmm.initial(values, np.ones_like(values), 3)
-    check(fit(values, kappa=kappa, iterations=4), em_in_numpy(values, kappa, start, 4), rtol=1e-4, atol=1e-5)
+    expected = em_in_numpy(values, priors, kappa, start, 4)
+    check(fit(values, priors=priors, kappa=kappa, iterations=4), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_priors_that_are_equal_everywhere_are_none():
+    values, _ = draw(500)
+    check(fit(values, priors=nothing_known(values) / 3, iterations=20), fit(values, iterations=20), rtol=1e-4)
+
+
+def test_a_voxel_is_of_no_class_that_its_priors_exclude():
+    """Bright voxels where the atlas has no CSF leave the class of CSF alone, and are far from all classes."""
+    values = np.concatenate([draw(2000)[0], np.full(400, 3.0, np.float32)])
+    priors = nothing_known(values)
+    priors[2, 2000:] = 0
+    mixture = fit(values, priors=priors)
+    check(mixture, fit(values[:2000]), rtol=0.02)
+    others = [abs(3 - mixture.means[k]) / np.sqrt(mixture.variances[k]) for k in range(2)]
+    np.testing.assert_allclose(gmm.distance(values, priors, mixture)[2000:], min(others), rtol=1e-5)
 
 
 @pytest.mark.parametrize("values", [np.zeros(50), np.repeat([-1.0, 1.0], 25), np.zeros(0)])
@@ -125,23 +158,15 @@ def test_degenerate_volumes(values):
     mixture = fit(padded, mask)
     assert all(np.isfinite(part).all() for part in mixture)
     assert (mixture.variances >= np.float32(gmm.VARIANCE_FLOOR)).all()
-    np.testing.assert_allclose(gmm.distance(padded, mixture)[: len(values)], 0, atol=0.1)
+    found = gmm.distance(padded, nothing_known(padded), mixture)[: len(values)]
+    np.testing.assert_allclose(found, 0, atol=0.1)
 
 
 def test_distance_to_the_nearest_class():
     mixture = Mixture(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.0, 4.0, 9.0]), jnp.array([1.0, 0.25, 1.0]))
     values = jnp.array([-2.0, 0.5, 2.5, 3.5, 4.0, 9.0])  # nobody is of the third class
-    np.testing.assert_allclose(gmm.distance(values, mixture), [-2, 0.5, 2.5, -1, 0, 9], rtol=1e-6)
-
-
-def test_map_of_one_volume(slices):
-    found = jax.jit(functools.partial(gmm.distance_map, classes=3, kappa=3.0, iterations=20))
-    whole = np.asarray(found(slices.y, slices.mask))
-    assert whole.shape == slices.y.shape
-    assert (whole[slices.mask == 0] == 0).all()
-    inside = slices.y[slices.mask == 1]
-    np.testing.assert_allclose(
-        whole[slices.mask == 1], gmm.distance(inside, fit(inside, iterations=20)), rtol=1e-3, atol=1e-4
-    )
-    padded = found(*(np.pad(a, [(0, 3), (0, 0), (0, 0), (0, 0)]) for a in (slices.y, slices.mask)))
-    np.testing.assert_allclose(padded[:-3], whole, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(gmm.distance(values, jnp.ones((3, 6)), mixture), [2, 0.5, 2.5, 1, 0, 9], rtol=1e-6)
+    priors = jnp.array([[0.9], [0.1], [0.0]]) * jnp.ones((3, 6))  # to be of the second class costs 2 log 9
+    costly = [np.hypot(3, np.sqrt(2 * np.log(9))), np.hypot(1, np.sqrt(2 * np.log(9))), np.sqrt(2 * np.log(9)), 9]
+    expected = [2, 0.5, 2.5, min(3.5, costly[1]), min(4, costly[2]), 9]
+    np.testing.assert_allclose(gmm.distance(values, priors, mixture), expected, rtol=1e-6)

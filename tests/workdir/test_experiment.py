@@ -139,6 +139,8 @@ def test_presets_differ_in_values_alone(experiments):
         ("restore.batch_size", -1),
         ("restore.mask_rate", 0.02),
         ("calibrate.tolerance", 0.0),
+        ("gmm.atlas", "talairach"),
+        ("gmm.classes", 4),
     ],
 )
 def test_unknown_values_are_refused_before_anything_is_done(config, tmp_path, name, wrong):
