@@ -151,7 +151,7 @@ class Detector:
         change = restored.change if self.method.pictures else None
         maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
-        common = {**self.about, "SourceSHA256": digest, "BatchSize": self.runner.batch_size, "UsedInTraining": used}
+        common = {**self.about, "SourceSHA256": digest, "UsedInTraining": used}
         return Detection(subject.identifier, restored.subject, maps, restored.traces, _provenance(common, restored))
 
 
@@ -221,7 +221,8 @@ def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]
         "HistogramMatched": prepared.transfer is not None,
         "FilledVoxels": prepared.filled,
         "Slices": len(prepared.slices.number),
-        "SecondsPerIteration": restored.seconds_per_iteration,
+        "BatchSize": restored.pace.batch_size,
+        "SecondsPerIteration": restored.pace.seconds_per_iteration,
         "Warnings": list(image.warnings),
         "Convergence": _convergence(restored),
     }

@@ -256,7 +256,7 @@ def main(_) -> None:
     values = flags.FLAGS
     config = values.config
     hosts.join(values.coordinator, values.hosts, values.host)
-    mesh = app.start()
+    mesh = app.start(threads=None)  # no promise of equal bits slows training down
     workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
     with hosts.one_voice():
         train(config, workdir, mesh)

@@ -63,9 +63,9 @@ def run(
         sys.exit(error.exit_code)
 
 
-def start() -> jax.sharding.Mesh:
+def start(threads: int | None = devices.THREADS) -> jax.sharding.Mesh:
     """Chooses the device that --device names, says so, and returns a 1-D mesh over all devices; see `devices.start`."""
-    mesh = devices.start(flags.FLAGS.device)
+    mesh = devices.start(flags.FLAGS.device, threads)
     used = list(mesh.devices.flat)
     note = " (no accelerator in use)" if flags.FLAGS.device == "auto" and used[0].platform == "cpu" else ""
     if hosts.is_first_host():

@@ -6,7 +6,7 @@ vae_lg_neural_tv = the VAE's local Gaussian with the variance network, and TV as
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +23,14 @@ from lgjax.preparation.slices import Slices
 from lgjax.restoration import loop, priors, solvers
 from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.restoration.priors import Prior
-from lgjax.runtime import devices
+from lgjax.runtime import devices, parallel
 from lgjax.runtime.errors import InputError
 
 LOG = logging.getLogger(__name__)
 AUTHORS = 64  # slices that the authors' code restores at a time
-# On CPU a slice of a larger batch is restored as fast, and the last batch of a volume is filled up with empty ones.
-SUITABLE = {"cpu": 16}
+# The slices that one program restores on one device, whatever the batch: rounding hangs on the shapes of arrays.
+MICRO_BATCH = {"cpu": 12}
+IN_FLIGHT = 2  # programs at a time: the second fills the cores, or the queue, while the first begins and ends
 VOLUME_STEP = 2**15  # voxels: volumes are padded to a multiple of it, so that few programs are compiled
 
 Traces = loop.Trace | anogan.Trace | None  # None where nothing is iterated
@@ -42,7 +43,7 @@ class Settings(NamedTuple):
 
     seed: int
     precision: str  # of products of matrices, see models.precision
-    batch_size: int  # slices restored at a time; 0: as suits the device
+    batch_size: int  # slices of a batch, see `Runner`; 0: as suits the device
     mixture: gmm.Settings
     learning_rate: float = 0.0
     iterations: int = 0
@@ -136,16 +137,25 @@ def _prior(method: Method, settings: Settings, networks: BoundModel, y: jax.Arra
     return priors.local_gaussian_neural(networks, settings.samples_neural, observed, settings.deviation_limit)
 
 
-def batch_size(settings: Settings, mesh: jax.sharding.Mesh) -> int:
-    """Returns the slices of a batch, the same number for each device: those of the settings, or what suits it."""
-    wanted = settings.batch_size or SUITABLE.get(mesh.devices.flat[0].platform, AUTHORS)
-    return -(-wanted // mesh.size) * mesh.size
+def micro_batch(mesh: jax.sharding.Mesh) -> int:
+    """Returns the slices that one program restores on each device of a mesh."""
+    return MICRO_BATCH.get(mesh.devices.flat[0].platform, AUTHORS)
+
+
+class Pace(NamedTuple):
+    """How fast batches were restored."""
+
+    batch_size: int | None  # slices of a batch, those that pad it included; None for methods without batches
+    seconds_per_iteration: float | None  # of such a batch, without compilation; None for methods without a loop
 
 
 class Runner:
-    """A method compiled for one batch size on a mesh: any number of slices in, as many restored slices out.
+    """A method compiled for a mesh: any number of slices in, as many restored slices out.
 
-    The last batch is padded with empty slices. Out of device memory, the batch is halved, which changes no result.
+    Every device runs the same program on the same number of slices, a micro-batch, whatever the number of slices, of
+    devices and of slices in a batch; the last micro-batch is padded with empty slices. So the bits of a restored slice
+    depend on the slice alone, on one kind of device. A batch is a number of micro-batches between which nobody waits.
+    Out of device memory, the micro-batch is halved, which may change roundings, and is said.
     gmm fits all slices of one volume at once, and has no batches.
     """
 
@@ -162,7 +172,8 @@ class Runner:
         self.mesh = mesh
         self.whole = method.name == "gmm"  # it needs all slices of a volume; else each is restored by itself
         self.mixture = settings.mixture
-        self.size = batch_size(settings, mesh)
+        self.micro = micro_batch(mesh)
+        self.wanted = settings.batch_size
         self.iterates = method.prior not in ("", "reconstruction")
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
@@ -171,15 +182,20 @@ class Runner:
             self.function = jax.jit(functools.partial(gmm.score, kappa=kappa, iterations=iterations))
         else:
             options = devices.compiler_options(mesh, "restoration")
-            self.function = jax.jit(restorer(method, settings, model), compiler_options=options)
-        self.compiled: Callable | None = None  # for the present batch size
-        self.seconds: list[float] = []  # of every batch since the last call of `seconds_per_iteration`
-        self.done: list[int] = []  # iterations of the same batches
+            each = devices.on_each(restorer(method, settings, model), mesh)
+            self.function = jax.jit(each, compiler_options=options)
+        self.compiled: Callable | None = None  # for the present micro-batch
+        self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
 
     @property
-    def batch_size(self) -> int | None:
-        """Slices in a batch; None for gmm."""
-        return None if self.whole else self.size
+    def dispatched(self) -> int:
+        """The slices that all devices take at a time, a micro-batch each."""
+        return self.micro * self.mesh.size
+
+    @property
+    def size(self) -> int:
+        """The slices of a batch: as many as wanted, or as suit the devices, in whole micro-batches."""
+        return -(-(self.wanted or IN_FLIGHT * self.dispatched) // self.dispatched) * self.dispatched
 
     def __call__(
         self, slices: Slices, strength: np.ndarray, priors: np.ndarray | None = None
@@ -207,46 +223,58 @@ class Runner:
         yield x, None
 
     def _batches(self, slices: Slices, strength: np.ndarray) -> Iterator[tuple[np.ndarray, Traces]]:
+        """Yields the restored slices of one batch after the other."""
         start, total = 0, len(slices.number)
         while start < total:
-            part = [a[start : start + self.size] for a in (*slices, strength)]
-            n = len(part[0])
-            padded = [np.pad(a, [(0, self.size - n)] + [(0, 0)] * (a.ndim - 1)) for a in part]
+            part = tuple(a[start : start + self.size] for a in (*slices, strength))
             try:
-                arrays = jax.device_put(padded, devices.batch_sharding(self.mesh))
-                if self.compiled is None:
-                    self.compiled = self.function.lower(self.params, *arrays).compile()
-                began = time.perf_counter()
-                x, trace = jax.device_get(self.compiled(self.params, *arrays))
+                x, trace = self._batch(part)
             except jax.errors.JaxRuntimeError as error:
                 self._halve(error)
                 continue
-            self.seconds.append(time.perf_counter() - began)
-            if self.iterates:
-                self.done.append(self.taken(trace).max())  # the batch goes on until its last slice has stopped
-            yield x[:n], jax.tree.map(lambda a, n=n: a[:n], trace)
-            start += n
+            yield x, trace
+            start += len(x)
+
+    def _batch(self, part: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Traces]:
+        """Restores one batch, some micro-batches at a time, and times the batch."""
+        n, step = len(part[0]), self.dispatched
+        pieces = [self.place([a[i : i + step] for a in part]) for i in range(0, n, step)]
+        if self.compiled is None:
+            self.compiled = self.function.lower(self.params, *pieces[0]).compile()
+        program, began = self.compiled, time.perf_counter()
+        done = list(parallel.ahead(lambda piece: jax.device_get(program(self.params, *piece)), pieces, IN_FLIGHT))
+        seconds = time.perf_counter() - began
+        x, trace = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *done)
+        if self.iterates:  # a micro-batch goes on until its last slice has stopped
+            self.timed.append((len(pieces) * step, seconds / self.taken(trace).max()))
+        return x, trace
+
+    def place(self, part: Sequence[np.ndarray]) -> list[jax.Array]:
+        """Puts at most `dispatched` slices on the devices, padded with empty slices to that number."""
+        padded = [np.pad(a, [(0, self.dispatched - len(a))] + [(0, 0)] * (a.ndim - 1)) for a in part]
+        return jax.device_put(padded, devices.batch_sharding(self.mesh))
 
     def taken(self, traces: loop.Trace | anogan.Trace) -> np.ndarray:
         """Counts the iterations that slices took until they stopped, [N]."""
         return loop.taken(np.asarray(traces.change), self.tolerance)
 
-    def seconds_per_iteration(self) -> float | None:
-        """Returns the median over the batches since the last call; None for methods without a loop.
-
-        Compilation is not counted.
-        """
-        rates = [seconds / done for seconds, done in zip(self.seconds, self.done, strict=False)]
-        self.seconds, self.done = [], []
-        return float(np.median(rates)) if rates else None
+    def pace(self) -> Pace:
+        """Returns the median pace of the largest batches since the last call."""
+        size = max((size for size, _ in self.timed), default=None if self.whole else self.size)
+        rates = [seconds for batch, seconds in self.timed if batch == size]
+        self.timed = []
+        return Pace(size, float(np.median(rates)) if rates else None)
 
     def _halve(self, error: Exception) -> None:
-        """Halves the batch after an out-of-memory error; raises any other error, and this one when it cannot."""
-        if not devices.is_out_of_memory(error) or self.size <= self.mesh.size:
+        """Halves the micro-batch after an out-of-memory error; raises any other error, and this one when it cannot."""
+        if not devices.is_out_of_memory(error) or self.micro == 1:
             raise error
-        self.size = -(-self.size // (2 * self.mesh.size)) * self.mesh.size
-        self.compiled, self.seconds, self.done = None, [], []
-        LOG.warning("out of device memory: going on with batches of %d", self.size)
+        self.micro = -(-self.micro // 2)
+        self.compiled, self.timed = None, []
+        LOG.warning(
+            "warning: out of device memory: going on with %d slices at a time on each device. Roundings may differ.",
+            self.micro,
+        )
 
 
 class Restored(NamedTuple):
@@ -256,7 +284,7 @@ class Restored(NamedTuple):
     change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in the method's unit
     traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
     taken: np.ndarray | None  # iterations that each slice took, [N]; None for methods without a loop
-    seconds_per_iteration: float | None  # of a batch, without compilation
+    pace: Pace  # of its batches
 
 
 def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int = 1) -> Restored:
@@ -283,4 +311,4 @@ def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int =
     taken = None if traces is None else runner.taken(traces)
     change = preparation_slices.from_slices(difference[slices.number % step == 0], placement)
     looked_at = subject._replace(slices=kept, placement=placement)
-    return Restored(looked_at, change, traces, taken, runner.seconds_per_iteration())
+    return Restored(looked_at, change, traces, taken, runner.pace())

@@ -18,7 +18,7 @@ from lgjax.methods import runner as runners
 from lgjax.methods.names import Method
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices
-from lgjax.runtime.devices import batch_sharding, replicate
+from lgjax.runtime.devices import replicate
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.peaks import Peaks, Runs
 from lgjax.training import feeding, step, store
@@ -109,7 +109,7 @@ class Restoration:
         """
         self.name, self.method, self.settings, self.model, self.mesh = method.name, method, settings, model, mesh
         self.params, self.grid = params, grid
-        batch_size = runners.batch_size(settings, mesh)
+        batch_size = runners.Runner(method, settings, model, params, mesh).size
         self.slices = brain_like(settings.seed, batch_size, grid.height, grid.width)
         self.strength = np.full(batch_size, LAMBDA, np.float32)
         self.length = runners.length(method, settings)
@@ -123,7 +123,7 @@ class Restoration:
         changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}  # every slice makes all iterations
         settings = self.settings._replace(**changes)
         runner = runners.Runner(self.method, settings, self.model, self.params, self.mesh)
-        arrays = jax.device_put((*self.slices, self.strength), batch_sharding(self.mesh))
+        arrays = runner.place([part[: runner.dispatched] for part in (*self.slices, self.strength)])
         self.lowered, runner.compiled, self.compile_seconds = compiled(runner.function, runner.params, *arrays)
         self._run(runner)
         return runner
@@ -140,21 +140,21 @@ class Restoration:
         """Returns what was measured, and what follows from the measurements."""
         iterations, batch, long = getattr(self.settings, self.length), len(self.slices.number), self.long_runs
         seconds = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
-        batches = -(-settings.volume_slices // batch)
+        batches, programs = -(-settings.volume_slices // batch), batch // self.long.dispatched
         made_of = f"{batches} batches of {batch} for {settings.volume_slices} slices, {iterations} iterations"
         volume = batches * speed_peaks.run_seconds(long, seconds.median, iterations)
         published = next((entry.seconds for entry in TABLE1 if entry.method == self.name), None)
         published = published if settings.as_paper and self.length == "iterations" else None
         return {
             "batch_size": batch,
-            "batch_size_of_programs": self.long.batch_size,  # smaller after an out-of-memory error
+            "batch_size_of_programs": self.long.dispatched,  # smaller after an out-of-memory error
             "grid": [self.grid.height, self.grid.width],
             "seconds_per_iteration": seconds._asdict(),
             "paper_seconds": published,
             "paper_over_ours": speed_peaks.ratio(published, seconds.median),
             "volume": {"seconds": volume, "computed_from": made_of},
             "compile_seconds": self.compile_seconds,
-            **against_floor(self.lowered, self.long.compiled, peaks, seconds.median, self.mesh.size),
+            **against_floor(self.lowered, self.long.compiled, peaks, seconds.median, self.mesh.size, programs),
             "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
         }
 
@@ -228,9 +228,10 @@ class Training:
         }
 
 
-def against_floor(lowered, compiled, peaks: Peaks, seconds: float, devices: int) -> dict[str, Any]:
-    """Returns what one iteration of a program takes, and beside its `seconds` the least time that it needs."""
+def against_floor(lowered, compiled, peaks: Peaks, seconds: float, devices: int, programs: int = 1) -> dict[str, Any]:
+    """Returns what one iteration of some `programs` takes, and beside its `seconds` the least time that it needs."""
     cost = speed_peaks.cost(lowered, compiled, devices)
+    cost = speed_peaks.Cost(*(None if value is None else programs * value for value in cost))
     floor = speed_peaks.floor(cost, peaks)
     return {
         "program_bytes": speed_peaks.memory(compiled),

@@ -13,6 +13,7 @@ from lgjax.methods import runner as runners
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop
+from lgjax.runtime.devices import mesh
 from lgjax.runtime.errors import InputError, UsageError
 
 RESTORING = [f"vae_{prior}_{term}" for prior in ("elbo", "lg_est", "lg_neural") for term in ("l1", "tv")]
@@ -108,16 +109,20 @@ def test_gmm_sees_a_whole_volume(config, params, mesh1, slices):
     np.testing.assert_allclose(other[::-1], x, rtol=1e-3, atol=1e-4)
 
 
-def test_seconds_per_iteration_leave_compilation_out(config, params, mesh1, slices):
+def test_pace_is_that_of_the_largest_batches(config, params, mesh1, slices, monkeypatch):
+    """Seconds of a batch over its iterations, compilation left out, and no smaller batch counted."""
+    monkeypatch.setitem(runners.MICRO_BATCH, "cpu", 2)
     runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     join(runner(slices, np.ones(7, np.float32)))
-    assert len(runner.seconds) == 2  # batches of four
-    expected = np.median(runner.seconds) / config.restore.iterations
-    assert runner.seconds_per_iteration() == pytest.approx(expected)
-    assert runner.seconds_per_iteration() is None  # counted once
+    (first, seconds), (second, other) = runner.timed
+    assert (first, second) == (4, 4)  # batches of four, the last slice padded
+    assert runner.pace() == (4, pytest.approx(np.median([seconds, other])))
+    assert runner.pace() == (4, None)  # counted once
+    runner.timed = [(4, 0.5), (2, 0.1), (4, 0.7), (4, 0.6)]
+    assert runner.pace() == (4, 0.6)
     other = runner_of("vae_reconstruction", config, params, mesh1)
     join(other(slices, np.ones(7, np.float32)))
-    assert other.seconds_per_iteration() is None  # no iterations
+    assert other.pace() == (4, None)  # no iterations
 
 
 def test_every_default_is_a_method(experiments):
@@ -157,17 +162,15 @@ def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh
     program = runner.compiled
     for x, strength in zip(np.split(together, 3), grid, strict=True):
         alone, _ = join(runner(slices, np.full(7, strength)))
-        np.testing.assert_allclose(x, alone, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(x, alone)
     assert runner.compiled is program
     assert np.abs(together[:7] - together[-7:]).max() > 1e-3
 
 
-def test_batch_size_that_suits_the_device(config, mesh1, mesh8):
-    config.restore.batch_size = 0
-    assert runners.batch_size(runners.from_config(config), mesh1) == 16
-    assert runners.batch_size(runners.from_config(config), mesh8) == 16
-    config.restore.batch_size = 17
-    assert runners.batch_size(runners.from_config(config), mesh8) == 24  # as many slices on each device
+@pytest.mark.parametrize(("wanted", "one", "eight"), [(0, 24, 192), (1, 12, 96), (17, 24, 96), (100, 108, 192)])
+def test_a_batch_is_whole_micro_batches(config, mesh1, mesh8, params, wanted, one, eight):
+    config.restore.batch_size = wanted
+    assert [runner_of("intensity", config, params, mesh).size for mesh in (mesh1, mesh8)] == [one, eight]
 
 
 def test_an_empty_cohort_yields_nothing(config, params, mesh1, slices):
@@ -185,22 +188,29 @@ def settings(config, batch_size, optimizer="gradient", iterations=1, rate=0.01):
     return config
 
 
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("name", ["vae_reconstruction", "vae_lg_est_l1", "vae_lg_neural_tv"])
-def test_a_step_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
-    """One step to 1e-5, whatever the neighbours, the padding, the batch size and the devices."""
-    alone = np.concatenate(
-        [run(name, settings(config, 1), params, mesh1, pick(slices, slice(i, i + 1)))[0] for i in range(3)]
-    )
+@pytest.mark.usefixtures("optimised", "shallow")
+@pytest.mark.parametrize("name", ["vae_elbo_tv", "vae_lg_neural_tv"])
+def test_bits_depend_on_the_slice_alone(config, params, slices, name):
+    """Whatever the batch size, the devices, the neighbours and the place in the batch: equal bits, not a tolerance.
+
+    30 iterations of Adam: where one rounding differs, a pixel soon takes a full step the other way.
+    """
+    chosen = settings(config, 1, "adam", 30, 5e-3)
+    strength = 0.05  # leaves room to move: at 1, TV's gradient outweighs the prior's almost everywhere
+    many = Slices(*(np.concatenate([part] * 4) for part in slices))  # more than two micro-batches
+    reference, trace = run(name, chosen, params, mesh(jax.devices()[:1]), many, strength)
+    assert np.abs(reference - many.y)[many.mask > 0].mean() > 0.01  # something happens
+    for batch_size, devices in ((5, 1), (24, 1), (1, 2), (16, 3), (24, 8)):
+        chosen.restore.batch_size = batch_size
+        x, other = run(name, chosen, params, mesh(jax.devices()[:devices]), many, strength)
+        np.testing.assert_array_equal(x, reference)
+        jax.tree.map(np.testing.assert_array_equal, other, trace)
     loud = Slices(slices.y.copy(), slices.mask, slices.number)
     loud.y[3:] *= 50
-    for other in (
-        run(name, settings(config, 4), params, mesh1, slices)[0],  # two batches, the last padded
-        run(name, settings(config, 4), params, mesh1, loud)[0],  # neighbours of another scale
-        run(name, settings(config, 4), params, mesh1, pick(slices, slice(None, None, -1)))[0][::-1],  # other positions
-        run(name, settings(config, 3), params, mesh8, slices)[0],  # rounded up: a slice a device, one empty
-    ):
-        np.testing.assert_allclose(other[:3], alone, rtol=1e-5, atol=1e-5)
+    one = mesh(jax.devices()[:1])
+    np.testing.assert_array_equal(run(name, chosen, params, one, loud, strength)[0][:3], reference[:3])
+    backwards = run(name, chosen, params, one, pick(slices, slice(None, None, -1)), strength)[0][::-1]
+    np.testing.assert_array_equal(backwards, reference[:7])
 
 
 @pytest.mark.parametrize("name", ["vae_lg_est_tv", "vae_lg_neural_tv"])
@@ -208,31 +218,12 @@ def test_draws_belong_to_the_slice_number(config, params, mesh1, slices, name):
     """The counterpart: the same image under another slice number draws other latents."""
     same = Slices(np.stack([slices.y[0]] * 3), np.stack([slices.mask[0]] * 3), np.array([4, 4, 5], np.int32))
     x, _ = run(name, settings(config, 4), params, mesh1, same)
-    np.testing.assert_allclose(x[0], x[1], atol=1e-5)
+    np.testing.assert_array_equal(x[0], x[1])
     assert np.abs(x[0] - x[2]).max() > 1e-3
 
 
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("name", ["vae_lg_est_l1", "vae_lg_neural_tv"])
-def test_a_whole_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
-    """Adam divides a gradient by its own size: where rounding decides a sign near zero, a pixel takes a full step the
-    other way. How many do so depends on the processor; they are rare, under one in a hundred, and stay within twice
-    the furthest that Adam moves anything."""
-    iterations, rate = 30, 5e-3
-    strength = 0.05  # leaves room to move: at 1, TV's gradient outweighs the prior's almost everywhere
-    reference, trace = run(name, settings(config, 1, "adam", iterations, rate), params, mesh1, slices, strength)
-    brain = slices.mask > 0
-    assert np.abs(reference - slices.y)[brain].mean() > 5 * rate  # something happens
-    for batch_size, mesh in ((4, mesh1), (8, mesh8)):
-        x, other = run(name, settings(config, batch_size, "adam", iterations, rate), params, mesh, slices, strength)
-        difference = np.abs(x - reference)[brain]
-        assert (difference < 1e-3).mean() > 0.99
-        assert difference.max() < 2 * iterations * rate
-        np.testing.assert_allclose(other.prior_gradient, trace.prior_gradient, rtol=1e-2)
-
-
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("name", ["vae_elbo_l1", "vae_lg_neural_tv"])
+@pytest.mark.usefixtures("optimised", "shallow")
+@pytest.mark.parametrize("name", ["vae_lg_neural_tv"])
 def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
     """Also where slices stop one by one, which those that pad the last batch do at once."""
 
@@ -244,25 +235,23 @@ def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1
     reference, trace = restored(1, mesh1, 0.0)
     assert all(part.shape == (7, 12) for part in trace)
     assert np.abs(reference - slices.y)[slices.mask > 0].mean() > 0.05  # something happens
-    np.testing.assert_allclose(restored(4, mesh1, 0.0)[0], reference, atol=2e-3)
     tolerance = float(np.median(trace.change))
     reference, trace = restored(1, mesh1, tolerance)
-    done = loop.taken(trace.change, tolerance)
-    assert len(set(done)) > 1
-    for batch_size, mesh in ((4, mesh1), (8, mesh8)):
-        x, other = restored(batch_size, mesh, tolerance)
-        np.testing.assert_allclose(x, reference, atol=2e-3)
-        np.testing.assert_array_equal(loop.taken(other.change, tolerance), done)
+    assert len(set(loop.taken(trace.change, tolerance))) > 1
+    x, other = restored(24, mesh8, tolerance)
+    np.testing.assert_array_equal(x, reference)
+    jax.tree.map(np.testing.assert_array_equal, other, trace)
 
 
-def test_seconds_per_iteration_count_what_was_done(config, params, mesh1, slices):
+def test_pace_counts_what_was_done(config, params, mesh1, slices, monkeypatch):
     """A batch that stops early is divided by the iterations of its slowest slice."""
+    ticks = iter(range(0, 1000, 6))
+    monkeypatch.setattr(runners.time, "perf_counter", lambda: next(ticks))
     config.restore.tolerance = 1e3  # everything stops after its first iteration
     runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     _, trace = join(runner(slices, np.ones(7, np.float32)))
     np.testing.assert_array_equal(runner.taken(trace), 1)
-    expected = np.median(runner.seconds)
-    assert runner.seconds_per_iteration() == pytest.approx(expected)
+    assert runner.pace() == (12, 6.0)  # seconds, over one iteration
 
 
 def test_proximal_is_chosen_by_one_value(config):
@@ -283,7 +272,7 @@ def test_strength_belongs_to_its_slice(config, params, mesh1, slices):
     together, _ = join(runner(same, strengths))
     for i, strength in enumerate(strengths):
         alone, _ = run("vae_lg_neural_l1", config, params, mesh1, pick(slices, slice(1, 2)), strength)
-        np.testing.assert_allclose(together[i], alone[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(together[i], alone[0])
     assert all(np.abs(together[i] - together[i + 1]).max() > 1e-4 for i in range(3))
 
 
@@ -313,49 +302,51 @@ def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory a
     runner.function, runner.compiled = Uncompiled(limited), None
 
 
-@pytest.mark.parametrize(("batch_size", "most", "tried"), [(7, 3, [7, 4, 2, 2, 2, 2]), (4, 1, [4, 2, *[1] * 7])])
-def test_out_of_memory_halves_the_batch(config, params, mesh1, slices, caplog, batch_size, most, tried):
-    config, log, method = settings(config, batch_size), [], names.parse("vae_lg_neural_tv")
+@pytest.mark.parametrize(("most", "tried"), [(3, [12, 6, 3, 3, 3]), (1, [12, 6, 3, 2, *[1] * 7])])
+def test_out_of_memory_halves_the_micro_batch(config, params, mesh1, slices, caplog, most, tried):
+    config, log, method = settings(config, 0), [], names.parse("vae_lg_neural_tv")
     reference, _ = run(method.name, config, params, mesh1, slices)
     caplog.clear()
     runner = runner_of(method.name, config, params, mesh1)
     limit_memory(runner, most, log)
     x, trace = join(runner(slices, np.ones(7, np.float32)))
-    assert log == tried
+    assert sorted(log, reverse=True) == tried  # two are in flight at a time
     np.testing.assert_allclose(x, reference, rtol=1e-5, atol=1e-5)
     assert len(trace.change) == 7
     lines = caplog.messages
-    assert [int(re.findall(r"\d+", line)[-1]) for line in lines] == sorted(set(tried) - {batch_size}, reverse=True)
-    assert all("out of device memory" in line for line in lines)
+    assert [int(re.findall(r"\d+", line)[0]) for line in lines] == sorted(set(tried) - {12}, reverse=True)
+    assert all("out of device memory" in line and "Roundings may differ" in line for line in lines)
 
 
-def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices):
+def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices, monkeypatch):
+    monkeypatch.setitem(runners.MICRO_BATCH, "cpu", 4)
     config, method = settings(config, 4), names.parse("vae_lg_neural_tv")
     reference, _ = run(method.name, config, params, mesh1, slices)
     runner = runner_of(method.name, config, params, mesh1)
     batches = runner(slices, np.ones(7, np.float32))
     first, _ = next(batches)
+    assert len(first) == 4
     limit_memory(runner, 2, [])
     rest, _ = join(batches)
     np.testing.assert_allclose(np.concatenate([first, rest]), reference, rtol=1e-5, atol=1e-5)
 
 
-def test_batches_stay_divisible_by_the_devices(config, params, mesh8, slices):
+def test_every_device_has_as_many_slices(config, params, mesh8, slices):
     log = []
-    runner = runner_of("intensity", settings(config, 40), params, mesh8)
+    runner = runner_of("intensity", settings(config, 0), params, mesh8)
     limit_memory(runner, 8, log)
     join(runner(slices, np.ones(7, np.float32)))
-    assert log == [40, 24, 16, 8]
+    assert log == [96, 48, 24, 16, 8]
 
 
 @pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: Out of memory", "INTERNAL: something else"])
 def test_what_halving_cannot_mend_is_raised(config, params, mesh1, slices, message):
     log = []
-    runner = runner_of("intensity", settings(config, 2), params, mesh1)
+    runner = runner_of("intensity", settings(config, 1), params, mesh1)
     limit_memory(runner, 0, log, message)
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         join(runner(slices, np.ones(7, np.float32)))
-    assert log == ([2, 1] if message.startswith("RESOURCE") else [2])
+    assert log == ([12, 6, 3, 2, 1] if message.startswith("RESOURCE") else [12])
 
 
 @pytest.fixture
@@ -392,7 +383,7 @@ def test_a_slice_is_the_same_among_all_and_among_few(config, params, mesh1, subj
     slices = np.arange(16) % 2 == 0
     np.testing.assert_array_equal(few.subject.placement.brain[..., ~slices], False)
     np.testing.assert_array_equal(few.subject.placement.brain[..., slices], (subject.image.data > 0)[..., slices])
-    np.testing.assert_allclose(few.change[..., slices], whole.change[..., slices], atol=1e-4)
+    np.testing.assert_array_equal(few.change[..., slices], whole.change[..., slices])
     assert np.abs(few.change).max() > 0
     assert not few.change[..., ~slices].any()
 

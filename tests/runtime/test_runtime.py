@@ -53,6 +53,31 @@ def start(*arguments) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+SUMS = """
+import hashlib, os, sys
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:int(sys.argv[1])])
+import jax, numpy as np
+from lgjax.runtime import devices
+devices.start("cpu", devices.THREADS if sys.argv[2] == "fixed" else None)
+draw = np.random.default_rng(0)
+x, kernel = (draw.standard_normal(shape, np.float32) for shape in ((12, 4, 4, 256), (3, 3, 256, 256)))
+y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+print(hashlib.sha256(np.asarray(y).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores are taken away as Linux does")
+def test_sums_do_not_depend_on_the_cores():
+    """A convolution as in the middle of the paper's networks: the same bits on one core and on all."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+
+    def digest(cores):
+        command = [sys.executable, "-c", SUMS, str(cores), "fixed"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert digest(1) == digest(1000)
+
+
 @pytest.mark.parametrize(("what", "code"), [("fine", 0), ("some", 3), ("interrupt", 130), ("fault", 3), ("bug", 1)])
 def test_exit_codes(what, code):
     process = start(what)
