@@ -21,7 +21,7 @@ data="${data:-phantom:test:$count}" workdir=$(realpath -m "${own:-$workdir}")
 output="$workdir/results-$(basename "${data//:/-}")"
 if [ $variant = smoke ]; then  # every 3rd slice of a synthetic scan, every 8th of a real one: the same for each row
   training=(--config.train.steps=700 --config.data.train_subjects=120)
-  slices=(--config.restore.slice_step=$step --config.restore.batch_size=8)
+  slices=(--config.restore.slice_step=$step)
 fi
 source "$(dirname "$0")/setup.sh"
 
