@@ -13,6 +13,7 @@ import lgjax
 from lgjax.calibration import procedure
 from lgjax.calibration.procedure import Goal
 from lgjax.methods import names
+from lgjax.methods.runner import Pace
 from lgjax.preparation import pipeline, recipe
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices
@@ -40,8 +41,8 @@ class Known:
             kept = (strength / (1 + strength))[:, None, None, None]
             yield np.where(mask > 0, kept * y, y) + (np.inf if self.diverges else 0), None
 
-    def seconds_per_iteration(self):
-        return None
+    def pace(self):
+        return Pace(None, None)
 
 
 def scan(seed: int) -> tuple[np.ndarray, np.ndarray]:

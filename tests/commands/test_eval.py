@@ -199,8 +199,8 @@ def test_rates_are_those_of_the_predictions(folders, tmp_path):
         assert row.fpr["0.002"] == pytest.approx((score > 3)[brain & ~reference].mean())
     assert found.metrics.detected_ml.mean == pytest.approx(np.mean([row.detected_ml for row in found.rows[:3]]))
     assert found.metrics.lesion_ml.mean == pytest.approx(np.mean([row.lesion_ml for row in found.rows[:3]]))
-    plain = write_predictions(tmp_path / "none", labels, Thresholds={}, MaskRate="0.03")
-    assert evaluate(plain, found_in(labels)).metrics.reasons["hd95/mean"] == "no detection mask at 3 % FPR"
+    plain = write_predictions(tmp_path / "none", labels, Thresholds={})
+    assert evaluate(plain, found_in(labels)).metrics.reasons["hd95/mean"] == "no detection mask at 1 % FPR"
 
 
 def test_a_lesion_outside_the_brain_mask_was_missed(folders, capsys):
