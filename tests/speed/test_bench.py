@@ -315,7 +315,7 @@ def test_the_record_follows_from_its_samples(benched):
     lower, median, upper = np.percentile(slopes, [25, 50, 75])
     assert found["seconds_per_iteration"] == pytest.approx({"median": median, "lower": lower, "upper": upper})
     run = np.median(long["seconds"]) + (20 - long["iterations"]) * median
-    assert found["volume"]["seconds"] == pytest.approx(39 * run)  # batches of 4 in 155 slices
+    assert found["volume"]["seconds"] == pytest.approx(13 * run)  # batches of 12 in 155 slices
     assert found["paper_seconds"] == 0.098
     if median > 0:
         assert found["paper_over_ours"] == pytest.approx(0.098 / median)
@@ -356,7 +356,7 @@ def test_the_tables_show_the_record(benched):
     row = next(line for line in printed.splitlines() if line.startswith("| vae_lg_neural_tv"))
     found = record["methods"]["vae_lg_neural_tv"]
     assert [word.strip() for word in row.split("|")][2:4] == [
-        "4 of 16x16",
+        "12 of 16x16",
         f"{found['seconds_per_iteration']['median']:.3g}",
     ]
 
