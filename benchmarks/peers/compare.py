@@ -102,7 +102,7 @@ def make_config(options):
     config = experiment.smoke() if options.smoke else experiment.paper()
     config.seed = 0
     config.restore.samples_est = 10
-    config.restore.batch_size = options.slices or (4 if options.smoke else {"cpu": 16, "gpu": 64}[options.device])
+    config.restore.batch_size = options.slices or (4 if options.smoke else {"cpu": 24, "gpu": 64}[options.device])
     config.restore.iterations = options.iterations or (3 if options.smoke else {"cpu": 10, "gpu": 200}[options.device])
     return config
 

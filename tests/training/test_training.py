@@ -434,12 +434,11 @@ def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path):
     loaded = weights.load(config, tmp_path)
     method, model = methods.parse(config.restore.method), models.from_config(config, config.restore.precision)
     run = runner.Runner(method, runner.from_config(config), model, loaded.params, mesh1)
-    (x, trace), (rest, _) = run(slices, np.ones(7, np.float32))
-    inside = slices.mask[:4] > 0
+    ((x, trace),) = run(slices, np.ones(7, np.float32))
+    inside = slices.mask > 0
     assert np.isfinite(x).all()
-    np.testing.assert_array_equal(x[~inside], slices.y[:4][~inside])
-    assert np.abs(x - slices.y[:4])[inside].mean() > 1e-3
-    assert trace is None if name == "dae" else trace.change.shape == (4, 3)
-    (alone, _), *_ = run(cohort.Slices(*(part[5:6] for part in slices)), np.ones(1, np.float32))
-    # Adam takes full steps of either sign where a gradient is all rounding: few pixels.
-    assert (np.abs(alone[0] - rest[1]) < 1e-3).mean() > 0.99
+    np.testing.assert_array_equal(x[~inside], slices.y[~inside])
+    assert np.abs(x - slices.y)[inside].mean() > 1e-3
+    assert trace is None if name == "dae" else trace.change.shape == (7, 3)
+    ((alone, _),) = run(cohort.Slices(*(part[5:6] for part in slices)), np.ones(1, np.float32))
+    np.testing.assert_array_equal(alone[0], x[5])
