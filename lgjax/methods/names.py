@@ -12,7 +12,6 @@ from lgjax.runtime.errors import UsageError
 
 BASELINES = ("intensity", "gmm")  # nothing is trained for them
 SCORES = ("absolute", "positive", "signed")  # what a method's change Y - X can be scored by
-RATES = ("0.001", "0.005", "0.01", "0.05")  # the false positive rates that the paper prints Dice at
 
 
 class Method(NamedTuple):

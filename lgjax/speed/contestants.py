@@ -109,20 +109,22 @@ class Restoration:
         """
         self.name, self.method, self.settings, self.model, self.mesh = method.name, method, settings, model, mesh
         self.params, self.grid = params, grid
-        batch_size = runners.Runner(method, settings, model, params, mesh).size
-        self.slices = brain_like(settings.seed, batch_size, grid.height, grid.width)
-        self.strength = np.full(batch_size, LAMBDA, np.float32)
         self.length = runners.length(method, settings)
-        self.short, self.short_runs = self._compile(short), Runs(short, [])
+        first = self._runner(short)
+        self.slices = brain_like(settings.seed, first.size, grid.height, grid.width)
+        self.strength = np.full(first.size, LAMBDA, np.float32)
+        self.short, self.short_runs = self._compile(first), Runs(short, [])
         guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
         long = speed_peaks.count_for(target, guess, 4 * short, getattr(settings, self.length))
-        self.long, self.long_runs = self._compile(long), Runs(long, [])
+        self.long, self.long_runs = self._compile(self._runner(long)), Runs(long, [])
 
-    def _compile(self, iterations: int) -> runners.Runner:
-        """Compiles the method as the product runs it, before its first batch, which it then restores."""
-        changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}  # every slice makes all iterations
-        settings = self.settings._replace(**changes)
-        runner = runners.Runner(self.method, settings, self.model, self.params, self.mesh)
+    def _runner(self, iterations: int) -> runners.Runner:
+        """Makes what runs the method in the product, for so many iterations of every slice."""
+        changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}
+        return runners.Runner(self.method, self.settings._replace(**changes), self.model, self.params, self.mesh)
+
+    def _compile(self, runner: runners.Runner) -> runners.Runner:
+        """Compiles the method as the product does, before its first batch, which it then restores."""
         arrays = runner.place([part[: runner.dispatched] for part in (*self.slices, self.strength)])
         self.lowered, runner.compiled, self.compile_seconds = compiled(runner.function, runner.params, *arrays)
         self._run(runner)
