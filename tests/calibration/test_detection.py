@@ -11,7 +11,7 @@ from skimage.metrics import structural_similarity
 
 from lgjax.calibration import strength
 from lgjax.calibration.scores import anomaly, thresholds
-from lgjax.methods.names import RATES
+from lgjax.evaluation.published import RATES
 
 
 def rate_above(scores, threshold) -> float:
