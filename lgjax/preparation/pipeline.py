@@ -54,9 +54,11 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
       InputError: the scan or its mask cannot be used.
     """
     image = subject.image()
-    brain = find_brain(image, subject.mask() if subject.mask else None, recipe.stripper, scratch)
+    mask = subject.mask() if subject.mask else None
+    brain = find_brain(image, mask, recipe.stripper, scratch)
     data, filled = clean(image, brain.mask)
-    image = dataclasses.replace(image, data=data)
+    doubts = tuple(f"brain mask: {warning}" for warning in mask.warnings) if mask else ()
+    image = dataclasses.replace(image, data=data, warnings=(*image.warnings, *doubts))
     wanted = bias_json(recipe)
     if subject.bias_field is not None and subject.bias_field != wanted:
         problem = f"was prepared with the bias field settings {subject.bias_field}, here they are {wanted}"

@@ -193,6 +193,9 @@ def faults(path: pathlib.Path) -> Iterator[None]:
     except FileNotFoundError as error:
         if path.is_symlink():
             problem, remedy = "is a link to a file that is not there", "Fetch the content, or mend the link"
+            if ".git/annex/" in os.readlink(path).replace("\\", "/"):
+                problem = "is a git-annex link, and the content is not there"
+                remedy = "Fetch the content with `datalad get` or `git annex get`"
         else:
             problem = "does not exist" if not path.exists() else f"lacks {error.filename}"
             remedy = "Check the path"

@@ -8,6 +8,7 @@ import numpy as np
 
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError
+from lgjax.scans import foreign
 
 _VOXEL_SIZES = (0.01, 100.0)  # mm; beyond them the header is damaged or states wrong units
 
@@ -16,13 +17,6 @@ _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIFTI_UNITS_METER, _MM, _MICRON
 
 
 _REWRITE = "Convert the scan from DICOM again, for example with dcm2niix"
-FOREIGN = {  # first bytes -> what it is, what to do
-    b"version https://git-lfs": ("is a git-lfs pointer, not the scan itself", "Fetch it with `git lfs pull`"),
-    b"\x1f\x8b": ("holds gzip data although its name does not end in .gz", "Rename it to end in .nii.gz"),
-    b"PK": ("is a zip archive", "Unpack it first"),
-    b"NRRD": ("is an NRRD file", "Convert it to NIfTI"),
-    b"<": ("is a web page, not a scan", "Download it again; a login page may have been saved instead"),
-}
 
 
 def layout(start: bytes) -> tuple[type[nib.Nifti1Header], str] | None:
@@ -39,7 +33,7 @@ def read(path: pathlib.Path, stream: files.Stream, paired: bool) -> nib.Nifti1He
     block = stream.read(348)
     found = layout(block)
     if found is None:
-        raise foreign(path, block)
+        raise foreign.error(path, block)
     cls, endianness = found
     block += stream.read(cls.sizeof_hdr - 348)
     if len(block) < cls.sizeof_hdr:
@@ -48,8 +42,9 @@ def read(path: pathlib.Path, stream: files.Stream, paired: bool) -> nib.Nifti1He
     magic = bytes(header["magic"].item())
     expected = (header.pair_magic if paired else header.single_magic).rstrip(b"\0")
     if magic != expected:
-        hint = "; an Analyze header does not state the orientation" if paired and not magic.strip(b"\0") else ""
-        raise InputError(path, f"has the magic {magic!r} where {expected!r} belongs{hint}", _REWRITE)
+        if paired and not magic.strip(b"\0"):
+            raise InputError(path, "is an Analyze 7.5 image, which does not state its orientation", _REWRITE)
+        raise InputError(path, f"has the magic {magic!r} where {expected!r} belongs", _REWRITE)
     return header
 
 
@@ -66,10 +61,15 @@ def shape_of(path, header, volume: int | None, single_slice: bool, max_voxels: i
         raise InputError(path, problem, "If that is right, raise --max_voxels")
     if ndim == 2 and single_slice:
         return (dims[0], dims[1], 1), 1
-    if ndim not in (3, 4):
+    while len(dims) > 4 and dims[-1] == 1:  # axes that hold nothing
+        dims.pop()
+    if len(dims) > 3 and dims[0] == 1 < dims[-1]:
+        problem = f"has the shape {tuple(dims)}: an axis of length 1, as networks have it, comes before those of space"
+        raise InputError(path, problem, "Save the image without that axis, with the affine of its scan")
+    if len(dims) not in (3, 4):
         remedy = "Give --slice if it is one axial slice" if ndim == 2 else "Extract one 3-D volume"
         raise InputError(path, f"is {ndim}-D, of shape {tuple(dims)}; a 3-D scan is needed", remedy)
-    n_volumes = dims[3] if ndim == 4 else 1
+    n_volumes = dims[3] if len(dims) == 4 else 1
     if volume is None and n_volumes > 1:
         raise InputError(path, f"holds {n_volumes} volumes", f"Choose one with --volume, 0 to {n_volumes - 1}")
     if not 0 <= (volume or 0) < n_volumes:
@@ -89,14 +89,20 @@ def dtype_of(path, header) -> np.dtype:
     return dtype.newbyteorder(header.endianness)
 
 
-def scaling_of(path, header) -> tuple[float, float]:
-    """Returns slope and intercept of the intensities; raises InputError where they are not finite."""
+def scaling_of(path, header, dtype: np.dtype) -> tuple[float, float, tuple[str, ...]]:
+    """Returns slope and intercept of the intensities, and what is doubtful; raises InputError where not finite.
+
+    Slope and intercept that are both NaN in an image of integers mean not scaled: fMRIPrep up to 20.2 wrote such
+    masks, and nibabel, FSL and ITK read them so.
+    """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0:  # the standard: not scaled
-        return 1.0, 0.0
+        return 1.0, 0.0, ()
+    if math.isnan(slope) and math.isnan(intercept) and dtype.kind in "iu":
+        return 1.0, 0.0, ("slope and intercept are NaN; the voxels are taken unscaled",)
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise InputError(path, f"has the intensity scaling slope {slope}, intercept {intercept}", _REWRITE)
-    return slope, intercept
+    return slope, intercept, ()
 
 
 def offset_of(path, header, paired: bool) -> int:
@@ -158,20 +164,6 @@ def _check_affine(path, affine: np.ndarray) -> None:
         raise InputError(path, problem, "Correct its affine, voxel sizes or units")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise InputError(path, "has a singular affine: its axes do not span space", _REWRITE)
-
-
-def foreign(path: pathlib.Path, start: bytes) -> InputError:
-    """Says what a file that is no NIfTI file, or not the kind its name says, seems to be."""
-    if not start:
-        return InputError(path, "is empty (zero bytes)", files.COPY_AGAIN)
-    if layout(start) and path.name.lower().endswith(".gz"):
-        return InputError(path, "holds plain NIfTI data although its name ends in .gz", "Rename it to end in .nii")
-    if start[128:132] == b"DICM":
-        return InputError(path, "is a DICOM file", "Convert the series to NIfTI, for example with dcm2niix")
-    for magic, (problem, remedy) in FOREIGN.items():
-        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(magic):
-            return InputError(path, problem, remedy)
-    return InputError(path, "holds no NIfTI header", f"{files.COPY_AGAIN}, or convert it to NIfTI")
 
 
 def displacement(first: np.ndarray, second: np.ndarray, shape) -> float:

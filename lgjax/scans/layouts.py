@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lgjax.runtime.errors import InputError, UsageError
 
-_NIFTI = r"\.(nii|nii\.gz|hdr)$"
+_NIFTI = r"\.(nii|hdr)(\.gz)?$"
 # BraTS 2012 to 2021: Brats18_2013_11_1_t2.nii.gz; from 2023: BraTS-GLI-00000-000-t2w.nii.gz
 _BRATS = re.compile(r"(?P<case>brats.*)(?P<mark>[_-])t2w?" + _NIFTI, re.IGNORECASE)
 _BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z]+-[^_]+)*_T2w" + _NIFTI)
@@ -61,8 +61,8 @@ def find(root: pathlib.Path, layout: str) -> list[Files]:
 
 
 def stem(path: pathlib.Path) -> str:
-    """Returns the name without .nii, .nii.gz, .hdr or .img."""
-    return re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name, flags=re.IGNORECASE)
+    """Returns the name without .nii, .hdr or .img, and .gz."""
+    return re.sub(r"\.(nii|hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] = (".",)) -> list[Files]:

@@ -9,12 +9,14 @@ import gzip
 import math
 import os
 import pathlib
+import re
 
 import nibabel as nib
 import numpy as np
 
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError
+from lgjax.scans import foreign
 from lgjax.scans import header as headers
 from lgjax.scans.volume import Volume
 
@@ -29,7 +31,7 @@ def read(
     volume: int | None = None,
     single_slice: bool = False,
 ) -> Volume:
-    """Reads a NIfTI-1 or NIfTI-2 image (.nii, .nii.gz, .hdr with .img), believing nothing unchecked.
+    """Reads a NIfTI-1 or NIfTI-2 image (.nii, .hdr with .img, each also as .gz), believing nothing unchecked.
 
     Args:
       path: the file; for a pair, either of the two.
@@ -45,8 +47,8 @@ def read(
       InputError: the file cannot be read or is not to be trusted.
     """
     path = pathlib.Path(path)
-    if not path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img")):
-        raise InputError(path, "is not named like a NIfTI file", "Give a .nii, .nii.gz, .hdr or .img file")
+    if not path.name.lower().removesuffix(".gz").endswith((".nii", ".hdr", ".img")):
+        raise foreign.not_named(path)
     header_path, voxel_path = parts(path)[0], parts(path)[-1]
     paired = header_path != voxel_path
     with files.faults(path), contextlib.ExitStack() as stack:
@@ -55,7 +57,7 @@ def read(
         header = headers.read(path, stream, paired)
         shape, n_volumes = headers.shape_of(path, header, volume, single_slice, max_voxels)
         dtype = headers.dtype_of(path, header)
-        slope, intercept = headers.scaling_of(path, header)
+        slope, intercept, doubts = headers.scaling_of(path, header, dtype)
         affine, warnings = headers.geometry_of(path, header, shape, assume_ras)
         if paired:
             stream = stack.enter_context(_open(voxel_path))
@@ -68,7 +70,7 @@ def read(
         stream.skip((n_volumes - 1 - (volume or 0)) * volume_bytes)
         stream.finish()
     data = _float32(raw, slope, intercept).reshape(shape, order="F")
-    return Volume(data, affine, header, digest, str(path), warnings)
+    return Volume(data, affine, header, digest, str(path), (*doubts, *warnings))
 
 
 def write(path: str | os.PathLike, data: np.ndarray, like: Volume, dtype: type) -> None:
@@ -101,9 +103,17 @@ def write(path: str | os.PathLike, data: np.ndarray, like: Volume, dtype: type) 
 
 def parts(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """Returns the files that an image consists of: header and voxels of a .hdr/.img pair, else the one file."""
-    if path.suffix.lower() not in (".hdr", ".img"):
+    named = re.fullmatch(r"(.*\.)(hdr|img)(\.gz)?", path.name, re.IGNORECASE)
+    if not named:
         return (path,)
-    return tuple(path.with_suffix(end.upper() if path.suffix.isupper() else end) for end in (".hdr", ".img"))
+    start, end, packed = named[1], named[2], named[3] or ""
+    return tuple(_part(path, start, name.upper() if end.isupper() else name, packed) for name in ("hdr", "img"))
+
+
+def _part(path: pathlib.Path, start: str, end: str, packed: str) -> pathlib.Path:
+    """Returns one part of a pair, packed like the other; otherwise where that is what is there."""
+    same, otherwise = (path.with_name(f"{start}{end}{gz}") for gz in (packed, "" if packed else ".gz"))
+    return otherwise if otherwise.exists() and not same.exists() else same
 
 
 def check_same_grid(image: Volume, other: Volume, tolerance: float = 0.01) -> None:
@@ -127,7 +137,9 @@ def _open(path: pathlib.Path) -> files.Stream:
     stream = files.Stream(path)
     if stream.compressed != path.name.lower().endswith(".gz"):
         stream.close()
-        raise headers.foreign(path, stream.start)
+        if headers.layout(stream.start):
+            raise InputError(path, "holds plain NIfTI data although its name ends in .gz", "Rename it without .gz")
+        raise foreign.error(path, stream.start)
     return stream
 
 
@@ -143,10 +155,10 @@ def _float32(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def _inherited_header(original):
-    """Returns a copy whose dimensions are those of one volume: 4-D or 2-D where the original was."""
+    """Returns a copy whose dimensions are those of one volume: 4-D, 5-D or 2-D where the original was."""
     header = original.as_byteswapped("<")
     dims = header["dim"].copy()
-    if dims[0] == 4 and dims[4] > 1:
+    if dims[0] >= 4 and dims[4] > 1:
         dims[0], dims[4] = 3, 1
     header["dim"] = dims
     header["cal_max"] = header["cal_min"] = 0  # the display range of other intensities

@@ -156,8 +156,10 @@ def digest(subject: Subject) -> str:
     """
     found = [subject.original, __version__]
     if subject.paths:
-        with files.faults(subject.paths[0]):
-            found = [files.sha256(path) for path in subject.paths]
+        found = []
+        for path in subject.paths:
+            with files.faults(path):
+                found.append(files.sha256(path))
     return files.digest([found, subject.reading])
 
 
