@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from lgjax.preparation import padding
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti, orientation
 from lgjax.scans.volume import Volume
@@ -34,6 +35,7 @@ class Brain(NamedTuple):
 
     mask: np.ndarray  # [X, Y, Z] bool
     origin: str  # given, background or the name of a tool
+    note: str = ""  # what a reader of the result should know of the background
 
 
 def find_brain(
@@ -54,9 +56,9 @@ def find_brain(
     """
     if mask is not None:
         return Brain(_checked(image, mask), "given")
-    inside, problem = _without_background(image)
+    inside, problem, note = _without_background(image)
     if not problem:
-        return Brain(_plausible(image, inside, image.source, _GIVE_MASK), "background")
+        return Brain(_plausible(image, inside, image.source, _GIVE_MASK), "background", note)
     tool = find_tool(stripper)
     if tool is None:
         raise InputError(image.source, problem, _GIVE_MASK)
@@ -114,24 +116,37 @@ def _plausible(image: Volume, inside: np.ndarray, source: str, remedy: str) -> n
     return inside
 
 
-def _without_background(image: Volume) -> tuple[np.ndarray, str]:
-    """Returns the voxels that differ from a flat background, and why they are no brain: "" if they may be one."""
+def _without_background(image: Volume) -> tuple[np.ndarray, str, str]:
+    """Finds the voxels that differ from a flat background.
+
+    Returns:
+      The voxels, [X, Y, Z] bool; why they are no brain, "" if they may be one; and a note on padding, "" without any.
+    """
     data = image.data
     axial = orientation.axial_axis(image.affine)
     planes = np.moveaxis(data, axial, 2)  # slices may end inside the brain, so the border is the in-plane one
     border = np.concatenate([side.ravel() for side in (planes[0], planes[-1], planes[:, 0], planes[:, -1])])
     background = np.partition(border, border.size // 2)[border.size // 2]  # the median; NaN sorts last
     flat = np.isnan(data) if np.isnan(background) else data == background  # SPM writes NaN around the brain
-    brain = ~flat
-    if not brain.any():
+    if flat.all():
         raise InputError(image.source, "has the same value in every voxel", "Check that this is the right file")
-    below = np.isfinite(data) & (data < background)
+    brain, size, note = ~flat, data.size, ""
+    found = padding.find(data, axial, background)
+    if found:
+        background, flat = found.background, found.flat
+        brain, padded = ~(flat | found.padded), int(found.padded.sum())
+        if not brain.any():
+            raise InputError(image.source, "holds nothing but constant blocks", "Check that this is the right file")
+        size -= padded
+        values = ", ".join(f"{value:g}" for value in found.values)
+        note = f"{padded * image.voxel_ml:.0f} ml of the constant value {values} at the border count as background"
+    below = brain & np.isfinite(data) & (data < background)
     if below.sum() <= _MAX_OVERSHOOT * brain.sum():
         brain &= ~below
     volume = brain.sum() * image.voxel_ml
-    if flat.mean() < _MIN_BACKGROUND or volume > _MAX_BRAIN:
-        return brain, f"still has its skull, it seems: {volume:.0f} ml differ from the background"
+    if flat.sum() < _MIN_BACKGROUND * size or volume > _MAX_BRAIN:
+        return brain, f"still has its skull, it seems: {volume:.0f} ml differ from the background", note
     labels, _ = ndimage.label(brain)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= _MIN_COMPONENT * sizes.max())[labels] & brain, ""
+    return (sizes >= _MIN_COMPONENT * sizes.max())[labels] & brain, "", note

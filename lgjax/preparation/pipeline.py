@@ -1,6 +1,7 @@
 """The one path of every scan: brain, bias field, histogram, z-score, slices, and back to its own intensities."""
 
 import dataclasses
+import logging
 import pathlib
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from lgjax.runtime.errors import InputError
 from lgjax.scans import orientation
 from lgjax.scans.sources import Subject
 from lgjax.scans.volume import Volume
+
+LOG = logging.getLogger(__name__)
 
 
 class Corrected(NamedTuple):
@@ -58,6 +61,9 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
     brain = find_brain(image, mask, recipe.stripper, scratch)
     data, filled = clean(image, brain.mask)
     doubts = tuple(f"brain mask: {warning}" for warning in mask.warnings) if mask else ()
+    if brain.note:
+        LOG.warning("%s: %s", subject.identifier, brain.note)
+        doubts = (brain.note,)
     image = dataclasses.replace(image, data=data, warnings=(*image.warnings, *doubts))
     wanted = bias_json(recipe)
     if subject.bias_field is not None and subject.bias_field != wanted:
