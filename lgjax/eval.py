@@ -3,8 +3,9 @@
     python -m lgjax.eval --predictions=runs/vae/restored --labels=phantom:test --output=runs/vae/evaluation
 
 Several folders, separated by commas, are compared in one report. Subjects are matched by identifier. Lesion
-is where the reference label is above 0, inside the brain mask that restoration used; negatives are all its
-other voxels. One of the methods is held against every other one (--against): differences with paired intervals.
+is where the reference is not 0 (or has one of --lesion_labels), inside the brain mask that restoration used;
+negatives are all its other voxels. One of the methods is held against every other one (--against): differences
+with paired intervals.
 --config says what finds a lesion, and from how many subjects on an interval is stated (configs/eval.py).
 --paper appends the numbers that the paper's authors published, in a table of their own.
 """
@@ -14,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from lgjax.cli import app
@@ -35,13 +37,30 @@ def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
     return several if several and not any(folder.glob("sub-*/anat")) else [folder]
 
 
+def lesion_labels(given: Sequence[str] | None) -> tuple[float, ...]:
+    """Returns the values that --lesion_labels names.
+
+    Raises:
+      UsageError: one of them is no number, or 0, which means healthy.
+    """
+    try:
+        found = tuple(float(value) for value in given or ())
+    except ValueError:
+        found = (0.0,)
+    if not all(np.isfinite(found)) or 0 in found or (given is not None and not found):
+        raise UsageError(f"--lesion_labels={','.join(given or ())}: expected numbers other than 0, for example 1,2,4.")
+    return found
+
+
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command line; not on import, since other commands define flags of the same names."""
     define_config("eval", "How restorations are judged: a file, or a name: eval.", values=values)
     text = "Outputs of lgjax.restore, of one method or of several, separated by commas; default: the newest in runs/."
     flags.DEFINE_list("predictions", None, text, flag_values=values)
-    text = "Scans with reference segmentations: a BIDS or BraTS folder, or phantom:test."
+    text = "Scans with reference segmentations: a BIDS or BraTS folder, a table (.tsv, .csv), or phantom:test."
     flags.DEFINE_string("labels", "phantom:test", text, flag_values=values)
+    text = "Values of references that are lesion, separated by commas; default: all but 0."
+    flags.DEFINE_list("lesion_labels", None, text, flag_values=values)
     text = "Folder for the results; default: evaluation, beside the predictions."
     flags.DEFINE_string("output", None, text, flag_values=values)
     text = f"Method that is compared with every other one; default: {write.AGAINST} where it is among them."
@@ -65,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
     output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")
     command = shlex.join(["python", "-m", "lgjax.eval", *sys.argv[1:]])
     values, chosen_settings = flags.FLAGS, settings.from_config(flags.FLAGS.config)
-    options = (values.assume_ras, values.against, values.paper, command)
+    labels = lesion_labels(values.lesion_labels)
+    options = (values.assume_ras, values.against, values.paper, command, labels)
     return tell(write.run_evaluation(folders, values.labels, output, chosen_settings, *options))
 
 

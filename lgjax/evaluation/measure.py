@@ -53,7 +53,7 @@ class Judged(NamedTuple):
     displaced: np.ndarray  # of the brain, see `references.displaced`
 
 
-def measure(prediction: Prediction, subject: sources.Subject, settings: Settings) -> Case:
+def measure(prediction: Prediction, subject: sources.Subject, known: References, settings: Settings) -> Case:
     """Measures one subject; Dice and lesion-wise metrics are None where its reference holds no lesion.
 
     A lesion that lies wholly outside the brain mask was missed, by the mask instead of the score: Dice and sensitivity
@@ -68,7 +68,8 @@ def measure(prediction: Prediction, subject: sources.Subject, settings: Settings
     brain = prediction.mask("desc-brain_mask", anomaly)
     if not brain.any() or not np.isfinite(anomaly.data[brain]).all():
         raise InputError(anomaly.source, "has no brain voxel or values that are not finite", "Restore it again")
-    whole = references.mask(subject, anomaly)
+    reference = references.read(subject, anomaly, known.values)
+    whole = reference.lesion
     axis, looked = _looked_at(brain, anomaly.affine, sidecar.slice_step)
     voxels = _judged(brain, whole, references.displaced(subject, anomaly), axis, looked)
     lesion = voxels.lesion[voxels.brain]
@@ -89,6 +90,8 @@ def measure(prediction: Prediction, subject: sources.Subject, settings: Settings
         seconds_per_iteration=sidecar.seconds_per_iteration,
         input_sha256=sidecar.input_sha256,
         same_scan=scan.sha256 == sidecar.input_sha256,  # else the reference may belong to another image
+        reference=references.relative(known.labels, reference.source),
+        reference_note=reference.note,
     )
     return Case(row, tally.count(anomaly.data[voxels.brain], lesion))
 
@@ -206,7 +209,8 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
       progress: whether to show a bar.
 
     Raises:
-      UsageError: duplicates, several experiments in one folder, or a calibration subject among the tested.
+      UsageError: duplicates, several experiments in one folder, a calibration subject among the tested, or values of
+        lesion that no reference holds.
       InputError: no subject could be evaluated.
     """
     predictions, broken = read_predictions(folder)
@@ -220,7 +224,7 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
     pools: dict[str, tally.Tally] = {}  # by kind
     for name, prediction in tqdm(matched.items(), desc=folder.name, unit="subject", disable=not progress or None):
         try:
-            row, scores = measure(prediction, known.subjects[name], settings)
+            row, scores = measure(prediction, known.subjects[name], known, settings)
         except LgjaxError as error:
             failed[name] = str(error)
             continue
@@ -230,6 +234,8 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
     if not rows:
         reasons = "; ".join(f"{name}: {text}" for name, text in sorted(failed.items())[:3])
         raise InputError(folder, f"no subject could be evaluated ({reasons})", "Check --predictions and --labels")
+    if not any(row.reference_voxels for row in rows):
+        references.check_values(known, [row.participant_id for row in rows])
     sidecars = [matched[name].sidecar for name in histograms]
     about = (list(sidecars[0].thresholds), sidecars[0].mask_rate, settings)
     everyone, curves = aggregate(rows, list(histograms.values()), tally.merge(list(pools.values())), *about)
@@ -239,13 +245,14 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
         coarse = [histograms[row.participant_id] for row in members]
         groups[kind], _ = aggregate(members, coarse, pools[kind], *about)
     provenance = origin.provenance(folder, known, sidecars)
-    found = _metrics(everyone, groups, sidecars, dict(sorted(failed.items())), provenance, settings)
+    found = _metrics(everyone, groups, rows, sidecars, dict(sorted(failed.items())), provenance, settings)
     return Result(found.method, found, rows, curves, histograms)
 
 
 def _metrics(
     everyone: Group,
     groups: dict[str, Group],
+    rows: Sequence[Row],
     sidecars: Sequence[Sidecar],
     failed: dict[str, str],
     provenance: records.Provenance,
@@ -267,6 +274,8 @@ def _metrics(
         search=first.search,
         convergence=convergence,
         failed=failed,
+        references={row.participant_id: row.reference for row in rows},
+        notes={row.participant_id: row.reference_note for row in rows if row.reference_note},
         provenance=provenance,
     )
 

@@ -36,6 +36,7 @@ def provenance(folder: pathlib.Path, references: References, sidecars: Sequence[
     return Provenance(
         predictions=str(folder),
         labels=references.labels,
+        lesion_labels=references.values,
         trained_on=first.trained_on,
         lambda_=first.strength,
         seed=first.seed,

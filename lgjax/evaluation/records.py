@@ -44,6 +44,8 @@ class Row:
     seconds_per_iteration: float | None  # s
     input_sha256: str  # of the scan that was restored
     same_scan: bool  # whether the scan beside the reference is that one
+    reference: str  # its file, from the folder of the labels; "": none was needed
+    reference_note: str  # how it was found, where no name told; "": a name told
 
     @property
     def has_lesion(self) -> bool:
@@ -138,6 +140,7 @@ class Provenance:
 
     predictions: str
     labels: str
+    lesion_labels: tuple[float, ...]  # values that are lesion; (): all but 0
     trained_on: Any  # as its sidecars state it
     lambda_: float | None
     seed: int | None
@@ -170,6 +173,8 @@ class Metrics(Group, Method):  # on disk: the fields of Method, of Group, its ow
     search: Search | None
     convergence: Convergence | None  # means over subjects
     failed: dict[str, str]  # why a subject was not evaluated, by its identifier
+    references: dict[str, str]  # the file that each was measured against, from the folder of the labels
+    notes: dict[str, str]  # how a reference was found, where no name told
     provenance: Provenance
 
 

@@ -1,12 +1,13 @@
 """The references that an evaluation measures against."""
 
-from collections.abc import Iterable, Mapping
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti, sources
+from lgjax.scans import nifti, segmentations, sources
 from lgjax.scans.volume import Volume
 
 
@@ -15,9 +16,18 @@ class References(NamedTuple):
 
     labels: str  # how the user named them
     subjects: Mapping[str, sources.Subject]  # by identifier
+    values: tuple[float, ...] = ()  # that are lesion; (): see `segmentations.lesion_of`
 
 
-def by_identifier(labels: str, subjects: Iterable[sources.Subject]) -> References:
+class Reference(NamedTuple):
+    """The reference of one subject."""
+
+    lesion: np.ndarray  # [X, Y, Z] bool
+    source: str  # the file; "": none is there, and none was needed
+    note: str = ""  # what a person should know of how it was found
+
+
+def by_identifier(labels: str, subjects: Iterable[sources.Subject], values: Sequence[float] = ()) -> References:
     """Returns subjects by identifier.
 
     Raises:
@@ -28,18 +38,68 @@ def by_identifier(labels: str, subjects: Iterable[sources.Subject]) -> Reference
         if subject.identifier in found:
             raise UsageError(f"{labels} holds two references of {subject.identifier}. Remove one of them.")
         found[subject.identifier] = subject
-    return References(labels, found)
+    return References(labels, found, tuple(values))
 
 
-def mask(subject: sources.Subject, like: Volume) -> np.ndarray:
-    """Returns the reference on the grid of `like`, [X, Y, Z] bool; subjects of kind "healthy" need none."""
-    reference = sources.reference(subject, like)
-    if reference is None:
-        if subject.kind != "healthy":
-            remedy = "Add its segmentation, or say that its lesion_kind is healthy"
-            raise InputError(subject.original, "has no reference segmentation", remedy)
-        return np.zeros(like.data.shape, bool)
-    return reference
+def read(subject: sources.Subject, scan: Volume, values: Sequence[float] = ()) -> Reference:
+    """Reads the reference of a subject, on the grid of its scan; subjects of kind "healthy" need none.
+
+    Args:
+      subject: whose.
+      scan: its scan.
+      values: that are lesion, see `segmentations.lesion_of`.
+
+    Raises:
+      InputError: there is none, or several may be it; it is unreadable, on another grid, or has other values.
+    """
+    if subject.lesion is None and subject.kind == "healthy":
+        return Reference(np.zeros(scan.data.shape, bool), "")
+    label, note = _label(subject, scan)
+    nifti.check_same_grid(scan, label)
+    return Reference(segmentations.lesion_of(label, values), label.source, note)
+
+
+def _label(subject: sources.Subject, scan: Volume) -> tuple[Volume, str]:
+    """Reads the segmentation of a subject, and tells how it was found where no name told."""
+    if subject.lesion is not None:
+        return subject.lesion(), ""
+    if subject.guess is None:
+        remedy = "Add its segmentation, or say that its lesion_kind is healthy"
+        raise InputError(subject.original, "has no reference segmentation", remedy)
+    label = subject.guess(scan)
+    why = "no other image there looks like a segmentation"
+    return label, f"{subject.identifier}: {label.source.rpartition('/')[2]} is taken as the reference: {why}"
+
+
+def relative(labels: str, source: str) -> str:
+    """Returns the path of a reference as seen from what --labels names; of one elsewhere, its name."""
+    root = pathlib.Path(labels)
+    root = (root if root.is_dir() else root.parent).resolve()
+    for start, before in ((root, ""), (root.parent, "../")):
+        path = pathlib.Path(source).absolute()
+        if source and path.is_relative_to(start):
+            return before + path.relative_to(start).as_posix()
+    return pathlib.PurePath(source).name
+
+
+def check_values(known: References, empty: Iterable[str]) -> None:
+    """Refuses values that no reference holds.
+
+    Args:
+      known: the references.
+      empty: all subjects that were measured, where no reference of theirs had a lesion.
+
+    Raises:
+      UsageError: values were given, and no reference holds any of them.
+    """
+    held = set()
+    for name in empty if known.values else ():
+        subject = known.subjects[name]
+        if subject.lesion is not None or subject.kind != "healthy":
+            held |= {float(value) for value in np.unique(_label(subject, subject.image())[0].data)}
+    if held:
+        asked, there = (", ".join(f"{value:g}" for value in values) for values in (known.values, sorted(held)[:12]))
+        raise UsageError(f"--lesion_labels={asked.replace(' ', '')}: no reference holds them. They hold {there}.")
 
 
 def displaced(subject: sources.Subject, like: Volume) -> np.ndarray:

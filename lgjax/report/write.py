@@ -36,13 +36,13 @@ class Written(NamedTuple):
     warnings: list[str]  # what was evaluated and yet should be looked at
 
 
-def picture(prediction: Prediction, subject: sources.Subject) -> Panels:
-    """Returns the slice of one subject that the report shows."""
+def picture(prediction: Prediction, subject: sources.Subject, values: Sequence[float] = ()) -> Panels:
+    """Returns the slice of one subject that the report shows; `values` of its reference are lesion."""
     image = subject.image()
     anomaly = prediction.read("desc-anomaly_T2w")
     nifti.check_same_grid(anomaly, image)
     brain = prediction.mask("desc-brain_mask", anomaly)
-    reference = references.mask(subject, anomaly)
+    reference = references.read(subject, anomaly, values).lesion
     index = shown_slice(*(radiological(mask, anomaly.affine) for mask in (reference & brain, brain)))
     rate = prediction.sidecar.mask_rate
     detected = prediction.detected(rate, anomaly) if rate in prediction.sidecar.thresholds else None
@@ -70,6 +70,7 @@ def run_evaluation(
     against: str | None = None,
     with_paper: bool = False,
     command: str = "",
+    lesion_labels: Sequence[float] = (),
 ) -> Written:
     """Evaluates folders of predictions and writes everything.
 
@@ -82,6 +83,7 @@ def run_evaluation(
       against: the method that is compared with every other; None: `AGAINST` where it is there.
       with_paper: appends the paper's own numbers, and names the outputs table1.
       command: how this was started, for the record.
+      lesion_labels: values of references that are lesion; (): all but 0.
 
     Returns:
       What a person is told.
@@ -93,7 +95,7 @@ def run_evaluation(
     present = [folder for folder in folders if any(folder.glob("sub-*/anat"))] or folders[:1]
     named = _names(present)
     against = _compared(against, list(named.values()))
-    known = references.by_identifier(labels, sources.find(labels, assume_ras=assume_ras))
+    known = references.by_identifier(labels, sources.find(labels, assume_ras=assume_ras), lesion_labels)
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
     remedy = "Run lgjax.restore again, or name another folder"
@@ -110,7 +112,8 @@ def run_evaluation(
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
     table, page = _save_comparison(found, known, against, output, settings, with_paper, command)
     results = list(found.values())
-    return Written(table, page, [str(fault) for fault in faults] + failures(results), tables.missed(results))
+    notes = dict.fromkeys(note for result in results for note in result.metrics.notes.values())
+    return Written(table, page, [str(fault) for fault in faults] + failures(results), [*notes, *tables.missed(results)])
 
 
 def _save_comparison(
@@ -207,7 +210,7 @@ def _pictures(results: Mapping[pathlib.Path, Result], known: References, against
         panels = {}
         for folder, result in results.items():
             try:
-                panels[result.name] = picture(predictions[folder][name], known.subjects[name])
+                panels[result.name] = picture(predictions[folder][name], known.subjects[name], known.values)
             except LgjaxError as error:
                 LOG.warning("no picture of %s: %s", name, error)
         if panels:

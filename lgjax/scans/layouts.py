@@ -4,10 +4,12 @@ import csv
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import labels
 
 _NIFTI = r"\.(nii|hdr)(\.gz)?$"
 # BraTS 2012 to 2021: Brats18_2013_11_1_t2.nii.gz; from 2023: BraTS-GLI-00000-000-t2w.nii.gz
@@ -15,7 +17,7 @@ _BRATS = re.compile(r"(?P<case>brats.*)(?P<mark>[_-])t2w?" + _NIFTI, re.IGNORECA
 _BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z]+-[^_]+)*_T2w" + _NIFTI)
 _IXI = re.compile(r"(?P<subject>IXI\d+)-[A-Za-z]+-\d+-T2(_bet|_brain)*" + _NIFTI, re.IGNORECASE)
 _NOT_A_SCAN = re.compile(
-    r"(^|[_.-])(brain)?(mask|d?seg|segmentation|labels?|lesions?|roi|gold_?standard|consensus)(?=[_.-])",
+    r"(^|[_.-])(brain|manual)?(mask\d*|msk|d?seg|segm|segmentation|labels?|lesions?|roi|gt|ground_?truth|gold_?standard|consensus)(?=[_.-])",
     re.IGNORECASE,
 )
 _OUTPUTS = re.compile(r"_desc-(restored|anomaly)_")  # what lgjax.restore writes
@@ -30,8 +32,10 @@ class Files(NamedTuple):
     name: str
     image: pathlib.Path
     mask: pathlib.Path | None = None  # of the brain
-    lesion: pathlib.Path | None = None
+    reference: labels.Found = labels.Found()  # where the lesion is
     kind: str = ""  # lesion_kind of participants.tsv
+    mask_given: bool = False  # by the user, rather than found by its name
+    person: str = ""  # who was scanned, where a table says
 
 
 class _Layout(NamedTuple):
@@ -72,8 +76,11 @@ def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] =
     if not images:
         return []
     kinds = _kinds([root / table / "participants.tsv" for table in tables])
-    derivatives = [f"derivatives/{inner}{layout}" for inner in ("", "*/") for layout in layouts]
-    index = _index(_files(root, (*layouts, *derivatives)))
+    anywhere = (*layouts, f"{subjects}/*", f"{subjects}/ses-*/*")  # derivatives may lack the folder anat, as ISLES' do
+    derivatives = [f"derivatives/{inner}{layout}" for inner in ("", "*/") for layout in anywhere]
+    paths = list(_files(root, (*layouts, *derivatives)))
+    index, shelf = _index(paths), labels.shelve(paths)
+    scans = Counter(image.parent for image in images)
     pipelines = [folder for folder in sorted((root / "derivatives").glob("*")) if not _is_ours(folder)]
     found = []
     for image in images:
@@ -84,8 +91,9 @@ def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] =
         folders = [image.parent, *(pipeline / folder for pipeline in (root / "derivatives", *pipelines))]
         starts = (start, name, f"{name}_space-orig")
         mask = _first(index, folders, [f"{each}_desc-brain_mask" for each in starts]) or _mask_beside(index, image)
-        lesion = _first(index, folders, [f"{each}_label-lesion_mask" for each in starts])
-        found.append(Files(name, image, mask, lesion, kinds.get(name.split("_")[0], "")))
+        folders += [each.parent for each in folders[1:]]
+        reference = labels.bids(image, folders, shelf, alone=scans[image.parent] == 1)
+        found.append(Files(name, image, mask, reference, kinds.get(name.split("_")[0], "")))
     return found
 
 
@@ -100,14 +108,14 @@ def _camcan(root: pathlib.Path) -> list[Files]:
 
 def _brats(root: pathlib.Path) -> list[Files]:
     paths = list(_files(root, ("*", "*/*", "*/*/*", "*/*/*/*")))
-    index = _index(paths)
-    found = []
+    index, found, starts = _index(paths), [], []
     for image in paths:
         if match := _BRATS.fullmatch(image.name):
             start, folder = match["case"] + match["mark"], [image.parent]
             mask = _first(index, folder, [f"{start}mask"]) or _mask_beside(index, image)
-            found.append(Files(match["case"], image, mask, _first(index, folder, [f"{start}seg"])))
-    return found
+            found.append(Files(match["case"], image, mask))
+            starts.append((start,))
+    return _with_references(found, starts, paths)
 
 
 def _ixi(root: pathlib.Path) -> list[Files]:
@@ -122,9 +130,18 @@ def _plain(root: pathlib.Path) -> list[Files]:
     found = []
     for image in paths:
         if not (_NOT_A_SCAN.search(image.name) or _OUTPUTS.search(image.name) or _is_derived(index, image)):
-            lesion = _first(index, [root], [f"{stem(image)}_seg"])
-            found.append(Files(stem(image), image, _mask_beside(index, image), lesion))
-    return found
+            found.append(Files(stem(image), image, _mask_beside(index, image)))
+    starts = [(files.name, re.sub(r"(?i)(?<=.)[_.-]t2w?(?=[_.-]|$).*", "", files.name)) for files in found]
+    found = _with_references(found, starts, paths)
+    taken = {path for files in found for path in files.reference.paths}
+    return [files for files in found if files.image not in taken]
+
+
+def _with_references(found: list[Files], starts: Sequence[Sequence[str]], paths: Iterable[pathlib.Path]) -> list[Files]:
+    """Returns subjects with what the names of the files around them tell of their references."""
+    scans = [(files.image, begin) for files, begin in zip(found, starts, strict=True)]
+    references = labels.beside(scans, labels.shelve(paths))
+    return [files._replace(reference=each) for files, each in zip(found, references, strict=True)]
 
 
 _LAYOUTS = {  # in the order in which auto tries them

@@ -15,12 +15,10 @@ import numpy as np
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import layouts, nifti, phantom
+from lgjax.scans import layouts, nifti, phantom, segmentations
 from lgjax.scans.layouts import Files
 from lgjax.scans.prepared import noted, read_image
 from lgjax.scans.volume import Scan, Volume
-
-_LABELS = (0, 1, 2, 3, 4)  # BraTS 2018 uses 0, 1, 2 and 4, from 2023 on 0 to 3; others 0 and 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,9 @@ class Subject:
       original: the name as found.
       image: reads the scan.
       mask: reads the brain mask, where there is one.
-      lesion: reads the reference segmentation, where there is one (`reference` checks it).
+      lesion: reads the reference segmentation, where a name tells which file that is.
+      guess: where none tells: reads the reference of a scan, on whose grid it must lie, by what images hold.
+      mask_found: whether the mask was found by its name: one that does not fit is passed over.
       displaced: reads the mask, 0 or 1, of what the lesion changed outside itself, of synthetic subjects: neither
         lesion nor healthy.
       kind: group shown in tables, for example "glioma"; "" if unknown.
@@ -54,6 +54,8 @@ class Subject:
     reading: str = ""
     bias_field: str | None = None
     person: str = ""
+    guess: Callable[[Volume], Volume] | None = None
+    mask_found: bool = False
 
     @property
     def participant(self) -> str:
@@ -120,22 +122,29 @@ def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
         raise UsageError(f"{spec} does not exist. Give a NIfTI file or a folder of scans.")
     if layout != "auto":
         raise UsageError(f"--layout={layout} goes with a folder, and {spec} is a file.")
-    return [Files(layouts.stem(root), root, pathlib.Path(mask) if mask else layouts.mask_beside(root))]
+    if mask:
+        return [Files(layouts.stem(root), root, pathlib.Path(mask), mask_given=True)]
+    return [Files(layouts.stem(root), root, layouts.mask_beside(root))]
 
 
 def _subject(
     entry: Files, read: Callable[[pathlib.Path], Volume], read_label: Callable[..., Volume], reading: str
 ) -> Subject:
+    named, noticed = entry.reference, noted(entry.image)
+    if entry.person:
+        noticed["person"] = identifier(entry.person)
     return Subject(
         identifier=identifier(entry.name),
         original=entry.name,
         image=functools.partial(read_image, read, entry.image),
         mask=functools.partial(read_label, entry.mask) if entry.mask else None,
-        lesion=functools.partial(read_label, entry.lesion) if entry.lesion else None,
+        lesion=functools.partial(segmentations.read_one, named.paths, read_label) if named.paths else None,
+        guess=functools.partial(segmentations.guess, entry.name, named, read_label),
+        mask_found=not (entry.mask_given or "bias_field" in noticed),  # a prepared scan belongs with its mask
         kind=entry.kind,
         paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
         reading=reading,
-        **noted(entry.image),  # type: ignore[arg-type]
+        **noticed,  # type: ignore[arg-type]
     )
 
 
@@ -161,35 +170,6 @@ def digest(subject: Subject) -> str:
             with files.faults(path):
                 found.append(files.sha256(path))
     return files.digest([found, subject.reading])
-
-
-def reference(subject: Subject, image: Volume) -> np.ndarray | None:
-    """Reads a subject's reference segmentation: the lesion is where the label is above 0.
-
-    Args:
-      subject: whose.
-      image: the scan, or anything on its grid.
-
-    Returns:
-      [X, Y, Z] bool, or None where the subject has no reference.
-
-    Raises:
-      InputError: it is unreadable, on another grid, or has labels other than 0 to 4.
-    """
-    if subject.lesion is None:
-        return None
-    label = subject.lesion()
-    nifti.check_same_grid(image, label)
-    strange = label.data[~np.isin(label.data, _LABELS)]
-    if strange.size:
-        values = ", ".join(f"{value:g}" for value in np.unique(strange)[:5])
-        problem = f"has the label values {values}; a reference holds 0 (healthy) and 1 to 4 (lesion)"
-        raise InputError(
-            label.source,
-            problem,
-            "Give a segmentation; resample labels with nearest neighbours",
-        )
-    return label.data > 0
 
 
 _PHANTOM = {  # seed, kinds, subjects of each kind

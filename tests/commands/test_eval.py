@@ -139,6 +139,11 @@ def test_one_method_end_to_end(folders, capsys):
     assert found["thresholds"] == THRESHOLDS
     assert found["lesion_outside_brain_voxels"] == 3
     assert found["other_scans"] == 0
+    assert found["references"] == {
+        name: f"{name}/anat/{name}_label-lesion_mask.nii.gz" if kind != "healthy" else ""
+        for name, kind in KINDS.items()
+    }
+    assert (found["notes"], found["provenance"]["lesion_labels"]) == ({}, [])
     assert found["provenance"]["trained_on"] == "phantom:train"
     assert (found["auc_resolution"], found["auprc_resolution"], found["score_bits"]) == (0, 0, 32)  # exact
     detections = [score > THRESHOLDS["0.01"] for _, _, score in cases]
@@ -155,6 +160,34 @@ def test_one_method_end_to_end(folders, capsys):
     assert "Trained on phantom:train" in printed
     assert f"{found['auc']:.3f}" in printed
     assert (output / "table.md").read_text() in printed
+
+
+def test_values_that_are_lesion_and_notes_on_references(folders, capsys):
+    """The values 1 and 4 of 0, 1, 2 and 4; a reference that no name tells is taken with a note, which is printed."""
+    predictions, labels, output = folders
+    path = labels / "sub-02" / "anat" / "sub-02_label-lesion_mask.nii.gz"
+    path.rename(path.with_name("W39_Segm.nii.gz"))
+    assert run_evaluation([predictions], str(labels), output, lesion_labels=(1, 4)) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    assert found["provenance"]["lesion_labels"] == [1, 4]
+    assert found["references"]["sub-02"] == "sub-02/anat/W39_Segm.nii.gz"
+    (note,) = found["notes"].values()
+    assert note in capsys.readouterr().err
+    table = [line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines()]
+    rows = {row[0]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
+    for index, (name, kind) in enumerate(KINDS.items()):
+        brain, label, _ = subject(index, kind)
+        assert rows[name]["lesion_voxels"] == str((np.isin(label, (1, 4)) & brain).sum())
+    with pytest.raises(UsageError, match=r"--lesion_labels=7: no reference holds them\. They hold 0, 1, 2, 4\."):
+        run_evaluation([predictions], str(labels), output, lesion_labels=(7,))
+
+
+@pytest.mark.parametrize("given", [["a"], ["0"], ["1", "0"], [""], ["nan"], []])
+def test_values_of_lesion_are_numbers_other_than_0(given):
+    assert door.lesion_labels(None) == ()
+    assert door.lesion_labels(["1", "2.5", "-1"]) == (1, 2.5, -1)
+    with pytest.raises(UsageError, match=r"--lesion_labels=.*expected numbers other than 0"):
+        door.lesion_labels(given)
 
 
 def test_the_healthy_group_has_nulls_with_reasons(folders):

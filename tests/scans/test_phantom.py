@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from lgjax.evaluation import references
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom, sources
 from lgjax.scans.phantom import kept, render, subject
@@ -235,7 +236,7 @@ def test_a_subject_of_the_list_is_made_once(anatomies, tmp_path, monkeypatch):
     sources._phantom_scan.cache_clear()
     monkeypatch.delattr(kept, "make_subject")
     assert patient.image().sha256 == image.sha256
-    np.testing.assert_array_equal(sources.reference(patient, image), expected.lesion)
+    np.testing.assert_array_equal(references.read(patient, image).lesion, expected.lesion)
 
 
 @pytest.mark.parametrize(("thickness", "gap"), [(4.0, 1.0), (8.0, 0.0)])

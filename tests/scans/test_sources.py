@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from lgjax.evaluation import references
 from lgjax.preparation import cohort
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom, sources
@@ -73,7 +74,7 @@ def test_brats(tmp_path, folder, style):
     assert len(found) == 2
     assert all(subject.identifier.startswith("sub-B") for subject in found)
     for subject in found:
-        np.testing.assert_array_equal(sources.reference(subject, subject.image()), LABEL > 0)
+        np.testing.assert_array_equal(references.read(subject, subject.image()).lesion, LABEL > 0)
 
 
 def test_bids(tmp_path):
@@ -104,8 +105,8 @@ def test_bids(tmp_path):
     assert [bool(subject.lesion) for subject in found.values()] == [True, True, False, True]
     subject = found["sub-01"]
     np.testing.assert_array_equal(subject.mask().data, SCAN > 0)
-    np.testing.assert_array_equal(sources.reference(subject, subject.image()), LABEL > 0)
-    assert sources.reference(found["sub-02sesbrun1"], subject.image()) is None
+    np.testing.assert_array_equal(references.read(subject, subject.image()).lesion, LABEL > 0)
+    assert found["sub-02sesbrun1"].lesion is None
 
 
 def test_unreadable_participants(tmp_path):
@@ -131,9 +132,9 @@ def test_a_plain_folder_skips_masks_and_pairs_them(tmp_path):
     a, b, _ = sources.find(str(tmp_path))
     assert a.participant == "sub-a"
     np.testing.assert_array_equal(a.mask().data, LABEL)
-    np.testing.assert_array_equal(sources.reference(a, a.image()), LABEL > 0)
+    np.testing.assert_array_equal(references.read(a, a.image()).lesion, LABEL > 0)
     assert b.mask is None
-    assert b.lesion is None
+    np.testing.assert_array_equal(references.read(b, b.image()).lesion, LABEL > 0)
 
 
 def test_pairs_of_files_are_one_subject(tmp_path):
@@ -363,7 +364,7 @@ def test_a_broken_reference_does_not_touch_the_scan(tmp_path):
     (subject,) = sources.find(str(tmp_path))
     image = subject.image()
     with pytest.raises(InputError, match="a_seg"):
-        sources.reference(subject, image)
+        references.read(subject, image)
 
 
 @pytest.mark.parametrize("value", [5, -1, 0.5, np.nan])
@@ -373,11 +374,11 @@ def test_labels_follow_an_explicit_rule(tmp_path, value):
     label.ravel()[:5] = (0, 1, 2, 3, 4)
     make(tmp_path, "a_seg.nii.gz", data=label)
     (subject,) = sources.find(str(tmp_path))
-    assert sources.reference(subject, subject.image()).sum() == 4
+    assert references.read(subject, subject.image()).lesion.sum() == 4
     label[4, 4, 4] = value
     make(tmp_path, "a_seg.nii.gz", data=label)
     with pytest.raises(InputError, match=f"label values {value:g};"):
-        sources.reference(subject, subject.image())
+        references.read(subject, subject.image())
 
 
 def test_a_label_on_another_grid(tmp_path):
@@ -385,7 +386,7 @@ def test_a_label_on_another_grid(tmp_path):
     images.save(tmp_path / "a_seg.nii.gz", LABEL, images.affine(origin=(5, 5, 5)))
     (subject,) = sources.find(str(tmp_path))
     with pytest.raises(InputError, match=r"(?s)mm away.*5.*-10"):
-        sources.reference(subject, subject.image())
+        references.read(subject, subject.image())
 
 
 def test_nothing_found_says_what_was_looked_for(tmp_path):
@@ -470,7 +471,7 @@ def test_the_real_brats_folder():
     found = sources.find(str(images.REAL / "brats18"))
     assert len(found) == 12
     assert found[0].original == "Brats18_2013_11_1"
-    assert 1000 < sources.reference(found[0], found[0].image()).sum() < 500_000
+    assert 1000 < references.read(found[0], found[0].image()).lesion.sum() < 500_000
     assert all(subject.lesion for subject in found)
     assert [subject.paths for subject in found] == [
         (path,) for path in sorted(images.REAL.glob("brats18/*/*_t2.nii.gz"))

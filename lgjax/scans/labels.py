@@ -1,0 +1,167 @@
+"""Which file is the reference segmentation of a scan, by the names that public data sets use."""
+
+import pathlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+Shelf = Mapping[pathlib.Path, Sequence[pathlib.Path]]  # the NIfTI files of each folder
+
+_EXTENSION = re.compile(r"\.(nii|nii\.gz|hdr|img)$", re.IGNORECASE)
+_LESION = re.compile(r"lesion|tumou?r|glioma|stroke|infarct|wmh|metastas")
+_ALONE = re.compile(r"lesions?|lesionmask|tumou?r|wmh")  # such a word says enough; X_stroke may be a scan
+_MASK = re.compile(r"mask\d*|msk|d?seg|segm|segmentation|roi|labels?|manual|lesionmask")
+_GENERIC = re.compile(
+    r"seg|segm|(manual)?segmentation|msk|roi|gt|labels?|consensus|mask\d+|(ground)?truth|gold(standard)?"
+)
+_NEUTRAL = re.compile(r"\d+|manual|final|corrected|desc|ground|standard|(rater|reader|expert)\d*|by|preprocessed")
+_OTHERS = {"brain", "bet", "skull", "head", "tissue", "gm", "wm", "csf", "filled", "probseg", "prob", "probability"}
+_SEQUENCE = re.compile(r"t[12]w?|t1(ce|c|gd|n)|t2f|t2starw?|flair|pdw?|dwi|adc|swi|psir|stir|mp2?rage|unit1|mag|phase")
+_T2 = {"t2", "t2w"}
+_STRICT = ("sub", "ses", "run")  # another value of one of these is another scan
+_OURS = re.compile(r"_desc-(fpr[0-9p]+|anomaly|restored)_")  # what lgjax.restore writes
+_BIDS_NAMES = ("label-lesion_mask", "desc-lesion_mask", "label-L_mask", "lesion-manual", "lesion_mask", "msk", "seg")
+_NAMES = ("seg", "lesion_mask", "lesion-manual", "label-lesion_mask", "msk", "mask1", "consensus")
+
+
+class Found(NamedTuple):
+    """What the names tell of the reference of one scan."""
+
+    paths: tuple[pathlib.Path, ...] = ()  # one: the reference; several: nothing tells which of them
+    looked_for: tuple[str, ...] = ()  # names, without extension
+    beside: tuple[pathlib.Path, ...] = ()  # other images in the folder of the scan
+    alone: bool = False  # whether that folder holds one scan only: a patient's own folder
+
+
+def shelve(paths: Iterable[pathlib.Path]) -> Shelf:
+    """Returns files by their folder."""
+    found: dict[pathlib.Path, list[pathlib.Path]] = defaultdict(list)
+    for path in paths:
+        found[path.parent].append(path)
+    return dict(found)
+
+
+def given(path: pathlib.Path | None) -> Found:
+    """Returns the reference that somebody named; None: there is none."""
+    return Found((path,) if path else ())
+
+
+def says_lesion(rest: str) -> bool:
+    """Returns whether the rest of a name, after that of the scan, says that the file is a mask of lesions."""
+    text = re.sub(r"(^|_)label-l(?=_|$)", r"\1label-lesion", rest.lower())
+    words = [word for word in re.split(r"[^a-z0-9]+", text) if word]
+    if not words or _OTHERS & set(words) or _SEQUENCE.fullmatch(words[-1]):
+        return False
+    words = [word for word in words if not _SEQUENCE.fullmatch(word) and not _NEUTRAL.fullmatch(word)]
+    if any(_LESION.search(word) for word in words):
+        return any(map(_MASK.fullmatch, words)) or all(map(_ALONE.fullmatch, words)) or "manual" in text
+    return bool(words) and all(map(_GENERIC.fullmatch, words))
+
+
+def beside(scans: Sequence[tuple[pathlib.Path, Sequence[str]]], shelf: Shelf) -> list[Found]:
+    """Finds the references in the folders of scans; a file belongs to the scan whose name its own name begins with.
+
+    Args:
+      scans: each scan, and how names of what belongs to the scan begin: its own, with and without the sequence.
+      shelf: the files.
+
+    Returns:
+      One for each scan, in order. In a patient's own folder a name such as lesion_mask needs no beginning.
+    """
+    owners = {(image.parent, start.lower().rstrip("_-. ")): image for image, starts in scans for start in starts}
+    in_folder = Counter(image.parent for image, _ in scans)
+    ranked: dict[pathlib.Path, list] = defaultdict(list)
+    for folder in in_folder:
+        for path in shelf.get(folder, ()):
+            owner, rest = _owner(owners, path)
+            if owner and says_lesion(rest) and not re.match(r"[^a-z0-9]*\d", rest):
+                ranked[owner].append(((_agreed(rest), 0, _foreign(rest)), path))
+    found = []
+    for image, starts in scans:
+        alone, others = in_folder[image.parent] == 1, [path for path in shelf.get(image.parent, ()) if path != image]
+        unnamed = [((_agreed(name), 1, 0), path) for path in others if alone and says_lesion(name := _stem(path))]
+        start = min(starts, key=len).rstrip("_-. ")
+        looked_for = [f"{start}_{name}" for name in _NAMES] + (["lesion_mask"] if alone else [])
+        found.append(Found(_best(ranked[image] + unnamed), tuple(looked_for), tuple(others), alone))
+    return found
+
+
+def bids(image: pathlib.Path, folders: Sequence[pathlib.Path], shelf: Shelf, *, alone: bool = False) -> Found:
+    """Finds the reference of a BIDS scan: any mask of lesions that is the subject's own, by its entities.
+
+    Of several, those are taken that agree best with the scan in space, sequence and the other entities.
+
+    Args:
+      image: the scan.
+      folders: where to look.
+      shelf: the files.
+      alone: whether the folder of the scan holds no other scan.
+    """
+    scan = _entities(_stem(image))
+    ranked = []
+    for path in (path for folder in dict.fromkeys(folders) for path in shelf.get(folder, ())):
+        name = _stem(path)
+        if path == image or _OURS.search(f"{name}_"):
+            continue
+        theirs = _entities(name)
+        if any(theirs.get(key, scan.get(key)) != scan.get(key) for key in _STRICT) or "sub" not in theirs:
+            continue
+        if says_lesion(_rest(name)):
+            ranked.append((_distance(scan, theirs, name), path))
+    start = "_".join(part for part in _original(image).split("_") if re.match(r"(sub|ses|run|acq)-", part))
+    others = tuple(path for path in shelf.get(image.parent, ()) if path != image)
+    return Found(_best(ranked), tuple(f"{start}_{name}" for name in _BIDS_NAMES), others, alone)
+
+
+def _best(ranked: Sequence[tuple[tuple[int, ...], pathlib.Path]]) -> tuple[pathlib.Path, ...]:
+    """Returns the files of the lowest rank; a pair of header and voxels is one file."""
+    least = min((rank for rank, _ in ranked), default=())
+    return tuple(dict.fromkeys(path for rank, path in ranked if rank == least))
+
+
+def _distance(scan: Mapping[str, str], theirs: Mapping[str, str], name: str) -> tuple[int, ...]:
+    """Returns how far a mask's name is from that of a scan, most important first."""
+    ours, space = (entities.get("space", "orig") for entities in (scan, theirs))
+    differing = [k for k in scan.keys() | theirs.keys() if k in ("acq", "rec", "ce") and scan.get(k) != theirs.get(k)]
+    apart = 0 if space == ours else 1 if space == "orig" else 2
+    return _agreed(name), apart, _foreign(name), len(differing)
+
+
+def _agreed(name: str) -> int:
+    """Returns 0 for what several experts agreed on, which goes before the mask of each."""
+    return 0 if "consensus" in name else 1
+
+
+def _foreign(name: str) -> int:
+    """Returns how many other sequences a name names: a mask of the T2 scan itself goes before one of them."""
+    return sum(word not in _T2 and bool(_SEQUENCE.fullmatch(word)) for word in re.split(r"[^a-z0-9]+", name))
+
+
+def _owner(owners: Mapping, path: pathlib.Path) -> tuple[pathlib.Path | None, str]:
+    """Returns the scan with the longest name that a file's name goes on after, and the rest; None: there is none."""
+    name = _stem(path)
+    for place in reversed([match.start() for match in re.finditer(r"[^a-z0-9]", name)]):
+        owner = owners.get((path.parent, name[:place]))
+        if owner not in (None, path):
+            return owner, name[place:]
+    return None, ""
+
+
+def _entities(name: str) -> dict[str, str]:
+    """Returns the key-value pairs of a BIDS name."""
+    return dict(part.split("-", 1) for part in name.split("_") if "-" in part)
+
+
+def _rest(name: str) -> str:
+    """Returns what a BIDS name says beside whose scan it is: label, desc, suffix."""
+    words = ("label", "desc", "lesion", "seg", "mask")
+    return "_".join(part for part in name.split("_") if "-" not in part or part.split("-")[0] in words)
+
+
+def _original(path: pathlib.Path) -> str:
+    return _EXTENSION.sub("", path.name)
+
+
+def _stem(path: pathlib.Path) -> str:
+    return _original(path).lower()
