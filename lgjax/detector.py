@@ -12,7 +12,7 @@ import numpy as np
 
 from lgjax import __version__, models
 from lgjax.calibration import scores
-from lgjax.derivatives import lesions, sidecar, write
+from lgjax.derivatives import description, lesions, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
@@ -37,7 +37,7 @@ class Detection:
     """What was found in one scan; all maps lie on the scan's own grid, [X, Y, Z].
 
     Attributes:
-      identifier: "sub-" and the scan's name: names the outputs.
+      identifier: of the scan: names the outputs.
       subject: the scan as it was prepared.
       maps: what is written.
       trace: what happened at each iteration of each slice, each [N, iterations]; None for methods without a loop.
@@ -93,9 +93,9 @@ class Detection:
         """
         root = pathlib.Path(folder)
         write.check_place(root, self.identifier)
-        write.describe_dataset(root, "restorations")
+        description.describe(root, "restorations")
         write.write(root, self.identifier, self.subject, self.maps, dict(self.about))
-        return sidecar.file(root, self.identifier, "desc-anomaly_T2w")
+        return sidecar.file(root, self.identifier, sidecar.ANOMALY)
 
 
 class Detector:
@@ -152,7 +152,9 @@ class Detector:
         maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
         common = {**self.about, "SourceSHA256": digest, "UsedInTraining": used}
-        return Detection(subject.identifier, restored.subject, maps, restored.traces, _provenance(common, restored))
+        return Detection(
+            subject.identifier, restored.subject, maps, restored.traces, _provenance(subject, common, restored)
+        )
 
 
 def load(workdir: str | os.PathLike, *, method: str | None = None, device: str = "auto") -> Detector:
@@ -207,12 +209,13 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about)
 
 
-def _provenance(common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
+def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
     """Returns what the sidecars of one subject say."""
     prepared = restored.subject
     image = prepared.image
     return {
-        "Sources": [image.source],
+        "Sources": [subject.source],
+        "SpatialReference": subject.source,
         "InputSHA256": image.sha256,
         **common,
         "BrainFrom": prepared.brain_from,

@@ -20,9 +20,11 @@ from absl import flags
 
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
+from lgjax.derivatives import read
 from lgjax.evaluation import settings
 from lgjax.report import write
 from lgjax.runtime.errors import UsageError
+from lgjax.scans import names
 
 
 def _newest_predictions() -> list[str]:
@@ -33,8 +35,8 @@ def _newest_predictions() -> list[str]:
 
 def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of predictions that a name means: one method's, or those of several in one output folder."""
-    several = sorted({path.parents[2] for path in folder.glob("*/sub-*/anat/*_desc-anomaly_T2w.nii.gz")})
-    return several if several and not any(folder.glob("sub-*/anat")) else [folder]
+    several = [inner for inner in sorted(folder.glob("*")) if read.is_output(inner)]
+    return several if several and not any(names.places(folder)) else [folder]
 
 
 def lesion_labels(given: Sequence[str] | None) -> tuple[float, ...]:

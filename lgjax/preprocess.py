@@ -21,7 +21,7 @@ from lgjax import __version__
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
-from lgjax.derivatives import write
+from lgjax.derivatives import description
 from lgjax.preparation import cohort, dataset, passes
 from lgjax.preparation import recipe as recipes
 from lgjax.preparation.brain import find_tool
@@ -113,7 +113,7 @@ def settle(folder: pathlib.Path, choices: dict, recipe: Recipe) -> None:
 def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Subject]) -> None:
     """Writes what makes the folder a BIDS derivative; until the index is written again, it counts as incomplete."""
     (folder / "index.json").unlink(missing_ok=True)
-    write.describe_dataset(folder, "prepared scans")
+    description.describe(folder, "prepared scans")
     lines = [f"{subject.identifier}\t{splits[subject.identifier]}\t{subject.kind}" for subject in subjects]
     files.atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tsplit\tlesion_kind", *lines]) + "\n")
 

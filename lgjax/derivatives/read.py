@@ -10,7 +10,7 @@ import numpy as np
 from lgjax.derivatives import sidecar as sidecars
 from lgjax.derivatives.sidecar import Sidecar
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti
+from lgjax.scans import names, nifti
 from lgjax.scans.volume import Volume
 
 UNFINISHED = "Run lgjax.restore again, or remove this subject's folder"
@@ -44,23 +44,33 @@ class Prediction(NamedTuple):
         return self.mask(f"label-lesion_desc-{sidecars.rate_name(rate)}_mask", like)
 
 
+def is_output(folder: pathlib.Path) -> bool:
+    """Returns whether a folder holds anomaly maps."""
+    return any(any(place.glob(f"*_{sidecars.SPACE}_{sidecars.ANOMALY}.nii.gz")) for place in names.places(folder))
+
+
+def identifiers(folder: pathlib.Path) -> list[str]:
+    """Lists the scans of which a folder holds outputs, finished or not, by identifier."""
+    found = set()
+    for place in names.places(folder):
+        marked = (path.name.partition(f"_{sidecars.SPACE}_") for path in place.iterdir())
+        named = {start for start, mark, _ in marked if mark and names.place(folder, start) == place}
+        found |= named or {"_".join(place.relative_to(folder).parts[:-1])}
+    return sorted(found)
+
+
 def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[str, str]]:
     """Lists the finished subjects of one restore output folder, and what is wrong with the others.
 
     Raises:
-      UsageError: there are none, a subject stands there twice, or they come from more than one experiment.
+      UsageError: there are none, one scan stands there twice, or they come from more than one experiment.
     """
     predictions: dict[str, Prediction] = {}
     failed: dict[str, str] = {}
-    for anat in sorted(folder.glob("sub-*/anat")):
-        name = anat.parent.name
-        found = sorted(path.name for path in anat.glob("*_desc-anomaly_T2w.nii.gz"))
-        if len(found) > 1:
-            raise UsageError(f"{anat} holds {len(found)} anomaly maps: {', '.join(found)}. Keep one a subject.")
+    for name in identifiers(folder):
         try:
-            predictions[name] = Prediction(
-                name, folder, _read_sidecar(sidecars.file(folder, name, "desc-anomaly_T2w", "json"))
-            )
+            sidecar = _read_sidecar(sidecars.file(folder, name, sidecars.ANOMALY, "json"))
+            predictions[name] = Prediction(name, folder, sidecar)
         except InputError as error:
             failed[name] = str(error)
     if not predictions and not failed:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lgjax.methods.names import SCORES
+from lgjax.scans import names
 
 SAME = (  # within one folder
     "Method",
@@ -18,6 +19,7 @@ SAME = (  # within one folder
     "MaskRate",
     "SliceStep",
 )
+SPACE, ANOMALY = "space-orig", "desc-anomaly_T2w"
 UNITS = {"restored": "as the input", "mask": "1 = inside"}
 DONE = (  # a subject with the same values need not be restored again
     "SourceSHA256",
@@ -119,9 +121,14 @@ def _part(record: Any, content: Mapping[str, Any] | None) -> Any:
     return content and record(**{field.name: content[field.name] for field in dataclasses.fields(record)})
 
 
-def file(folder: pathlib.Path, subject: str, entities: str, extension: str = "nii.gz") -> pathlib.Path:
-    """Returns the path of one of a subject's files."""
-    return folder / subject / "anat" / f"{subject}_space-orig_{entities}.{extension}"
+def file(folder: pathlib.Path, identifier: str, entities: str, extension: str = "nii.gz") -> pathlib.Path:
+    """Returns the path of one of a scan's outputs; of an identifier with a session in the session's folder."""
+    return names.file(folder, identifier, f"{SPACE}_{entities}.{extension}")
+
+
+def picture(folder: pathlib.Path, identifier: str) -> pathlib.Path:
+    """Returns the path of the picture that shows a scan's anomaly map."""
+    return names.figure(folder, identifier, f"{SPACE}_{ANOMALY}.png")
 
 
 def rate_name(rate: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax import __version__
-from lgjax.derivatives.sidecar import DONE, UNITS, file, rate_name
+from lgjax.derivatives import sidecar
+from lgjax.derivatives.sidecar import ANOMALY, DONE, UNITS, file, rate_name
 from lgjax.preparation import pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
@@ -34,28 +34,18 @@ def detect(prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, t
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
     """Returns whether the subject was finished with the same input, weights, settings and version."""
-    path = file(folder, subject, "desc-anomaly_T2w", "json")
+    path = file(folder, subject, ANOMALY, "json")
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return False
-    return all(found.get(name) == provenance[name] for name in DONE)
+    return "SpatialReference" in found and all(found.get(name) == provenance[name] for name in DONE)
 
 
 def check_place(folder: pathlib.Path, subject: str) -> None:
     """Raises InputError where a link leads a subject's files out of the output folder."""
-    files.check_contained(folder, file(folder, subject, "").parent)
-
-
-def describe_dataset(folder: pathlib.Path, name: str) -> None:
-    """Writes dataset_description.json."""
-    description = {
-        "Name": f"lgjax {name} (research use only)",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "lgjax", "Version": __version__}],
-    }
-    files.atomic_write(folder / "dataset_description.json", json.dumps(description, indent=2) + "\n")
+    for path in (file(folder, subject, ""), sidecar.picture(folder, subject)):
+        files.check_contained(folder, path.parent)
 
 
 def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, provenance: dict[str, Any]) -> None:
@@ -64,11 +54,11 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
     Raises:
       EnvironmentFault: the disk refuses.
     """
-    done = file(folder, subject, "desc-anomaly_T2w", "json")
+    done = file(folder, subject, ANOMALY, "json")
     done.unlink(missing_ok=True)  # while anything is replaced, the subject counts as unfinished
     images: dict[str, tuple[np.ndarray, type, str]] = {
         "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
-        "desc-anomaly_T2w": (found.anomaly, np.float32, provenance["AnomalyUnits"]),
+        ANOMALY: (found.anomaly, np.float32, provenance["AnomalyUnits"]),
     }
     if found.restored is None:  # another method may have left one
         for extension in ("json", "nii.gz"):
@@ -79,10 +69,18 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
         images[f"label-lesion_desc-{rate_name(rate)}_mask"] = (mask, np.uint8, UNITS["mask"])
     for entities, (data, dtype, _) in images.items():
         nifti.write(file(folder, subject, entities), data, prepared.image, dtype)
-    files.atomic_write(file(folder, subject, "desc-anomaly_T2w", "png"), picture(prepared, found, provenance))
-    for entities in sorted(images, key=lambda name: name == "desc-anomaly_T2w"):
-        sidecar = {**provenance, "Units": images[entities][2]}
-        files.atomic_write(file(folder, subject, entities, "json"), json.dumps(sidecar, indent=2) + "\n")
+    file(folder, subject, ANOMALY, "png").unlink(missing_ok=True)  # where earlier versions drew it
+    files.atomic_write(sidecar.picture(folder, subject), picture(prepared, found, provenance))
+    for entities in sorted(images, key=lambda name: name == ANOMALY):
+        about = {**provenance, **_of_image(entities, provenance), "Units": images[entities][2]}
+        files.atomic_write(file(folder, subject, entities, "json"), json.dumps(about, indent=2) + "\n")
+
+
+def _of_image(entities: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what BIDS asks of one image's sidecar: the type of a mask, or whether nothing but brain is left."""
+    if entities.endswith("_mask"):
+        return {"Type": "Lesion" if "lesion" in entities else "Brain"}
+    return {"SkullStripped": entities == ANOMALY or provenance["BrainFrom"] == "background"}
 
 
 def picture(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> bytes:

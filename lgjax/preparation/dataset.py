@@ -6,9 +6,11 @@
     P/sub-X/anat/sub-X_desc-brain_mask.nii.gz
     P/sub-X/anat/sub-X_desc-slices_T2w.npy          [N, H, W] float32: axial slices as the model sees them
     P/sub-X/anat/sub-X_desc-slices_mask.npy         [N, H, W] bool: the brain in them
+    P/sub-X/figures/sub-X_desc-qc_T2w.png           what a person looks at
     P/index.json                                    subjects, splits, slices and hashes; written last
 
-A JSON beside each image and array is written after it and marks it as done.
+Of a scan with a session, anat/ lies in sub-X/ses-Y/. A JSON beside each image and array is written after it and marks
+it as done.
 """
 
 import io
@@ -25,6 +27,7 @@ from lgjax.preparation.slices import Slices
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError
 from lgjax.scans import nifti
+from lgjax.scans.names import figure, file
 from lgjax.scans.volume import Volume
 
 SCAN, SLICES = "desc-preproc_T2w", "desc-slices_T2w"
@@ -50,11 +53,6 @@ class Index(NamedTuple):
 
     recipe: Recipe
     subjects: tuple[Entry, ...]
-
-
-def file(folder: str | os.PathLike, identifier: str, suffix: str) -> pathlib.Path:
-    """Returns the path of one of a subject's files, for example with the suffix "desc-slices_T2w.npy"."""
-    return pathlib.Path(folder, identifier, "anat", f"{identifier}_{suffix}")
 
 
 def is_prepared(folder: str | os.PathLike) -> bool:
@@ -126,7 +124,7 @@ def write_slices(
     inside = slices.mask[..., 0] > 0
     files.atomic_write(y, _npy(slices.y[..., 0]))
     files.atomic_write(mask, _npy(inside))
-    files.atomic_write(file(folder, identifier, f"{PICTURE}.png"), picture)
+    files.atomic_write(figure(folder, identifier, f"{PICTURE}.png"), picture)
     found = {
         "SHA256": files.sha256(y),
         "MaskSHA256": files.sha256(mask),

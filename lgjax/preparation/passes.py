@@ -48,10 +48,11 @@ def correct_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) ->
     """Runs the first pass; two files with one content are one scan, so the second is refused."""
     outcome = _run(correct, jobs, workers, pool, "correcting")
     seen: dict[str, str] = {}
+    shown = {job.subject.identifier: (*job.subject.paths, job.subject.source)[0] for job in jobs}
     for name, record in list(outcome.records.items()):
         if (other := seen.setdefault(record["InputSHA256"], name)) != name:
             problem = f"is the same scan as {other}"
-            outcome.failures[name] = InputError(record["Sources"][0], problem, "Keep one of the two")
+            outcome.failures[name] = InputError(shown[name], problem, "Keep one of the two")
             del outcome.records[name]
     return outcome
 
@@ -81,7 +82,8 @@ def _run(step: Callable[[Job], Any], jobs: Sequence[Job], workers: int, pool, la
 def correct(job: Job) -> tuple[dict[str, Any], bool]:
     """Corrects one scan and writes it, unless it is done; returns its record, and whether it was done before."""
     name = job.subject.identifier
-    files.check_contained(job.folder, dataset.file(job.folder, name, "").parent)
+    for path in (dataset.file(job.folder, name, ""), dataset.figure(job.folder, name, "")):
+        files.check_contained(job.folder, path.parent)
     key = files.digest([job.key, sources.digest(job.subject)])
     done = dataset.record(job.folder, name, dataset.SCAN)
     files_of = {f"{dataset.SCAN}.nii.gz": "SHA256", f"{dataset.BRAIN}.nii.gz": "BrainSHA256"}
@@ -93,7 +95,7 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
     settings = job.recipe.bias_field
     about = {
         "Key": key,
-        "Sources": [found.image.source],
+        "Sources": [job.subject.source],
         "InputSHA256": found.image.sha256,
         "Participant": job.subject.participant,
         "SkullStripped": found.brain.origin == "background",  # voxels outside the brain mask are kept

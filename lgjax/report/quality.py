@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax.preparation import mosaic
+from lgjax.preparation import dataset, mosaic
 from lgjax.report import tables, text
+from lgjax.scans import names
 
 LIMIT = 3.5  # robust z-score above which a subject is an outlier (Iglewicz and Hoaglin 1993)
 MIN_SUBJECTS = 5  # fewer tell nothing of a cohort
@@ -263,5 +264,4 @@ def _line(item: Scored) -> list[str]:
 
 def _picture(identifier: str) -> str:
     """Returns the relative address of a subject's picture."""
-    name = urllib.parse.quote(identifier, safe="")
-    return f"{name}/anat/{name}_desc-qc_T2w.png"
+    return names.figure("", urllib.parse.quote(identifier, safe=""), f"{dataset.PICTURE}.png").as_posix()

@@ -17,7 +17,7 @@ from lgjax.report import tables, text
 from lgjax.report.page import Picture, failures, pictured_subjects, render
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.runtime.files import atomic_write
-from lgjax.scans import nifti, sources
+from lgjax.scans import names, nifti, sources
 from lgjax.scans.pictures import Panels, pixel_aspect, radiological, shown_slice, subject_figure
 
 LOG = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def run_evaluation(
       UsageError: nothing of what was asked makes sense; before anything is computed where that can be known.
       EnvironmentFault: `output` cannot be written.
     """
-    present = [folder for folder in folders if any(folder.glob("sub-*/anat"))] or folders[:1]
+    present = [folder for folder in folders if any(names.places(folder))] or folders[:1]
     named = _names(present)
     against = _compared(against, list(named.values()))
     known = references.by_identifier(labels, sources.find(labels, assume_ras=assume_ras), lesion_labels)
@@ -174,14 +174,14 @@ def _names(folders: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     for folder in folders:
         finished = read_predictions(folder)[0]
         methods[folder] = next(iter(finished.values())).sidecar.method if finished else folder.resolve().name
-    names = {}
+    found = {}
     for folder, method in methods.items():
         several = list(methods.values()).count(method) > 1
-        own = sources.identifier(folder.resolve().name).removeprefix("sub-")
-        names[folder] = f"{method}-{own}" if several else method
-    if len(set(names.values())) < len(names):
+        own = names.identifier(folder.resolve().name).removeprefix("sub-")
+        found[folder] = f"{method}-{own}" if several else method
+    if len(set(found.values())) < len(found):
         raise UsageError("two folders of predictions have one name and one method. Rename one of the folders.")
-    return names
+    return found
 
 
 def _compared(against: str | None, names: Sequence[str]) -> str | None:

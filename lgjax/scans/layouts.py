@@ -85,7 +85,7 @@ def _bids(root: pathlib.Path, subjects: str = "sub-*", tables: tuple[str, ...] =
     found = []
     for image in images:
         start = stem(image).removesuffix("_T2w")
-        # The name is every entity but those that tell how the image was processed: sub-01_ses-2 -> 01ses2.
+        # The name is every entity but those that tell how the image was processed.
         name = re.sub(r"_(desc|space|res)-[^_]+", "", start)
         folder = image.parent.relative_to(root)
         folders = [image.parent, *(pipeline / folder for pipeline in (root / "derivatives", *pipelines))]

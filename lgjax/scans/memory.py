@@ -10,6 +10,7 @@ import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti, sources
+from lgjax.scans.names import identifier, uri
 from lgjax.scans.sources import Subject
 from lgjax.scans.volume import Volume
 
@@ -32,7 +33,7 @@ def read(
       affine: [4, 4], voxel indices -> mm (RAS+), with an array only.
       mask: of the brain, on the same grid: for a file its path, otherwise an image or an array. None: X_mask.nii.gz
         beside X.nii.gz, or what a skull-stripped scan leaves.
-      name: of a scan in memory; names the outputs, as "sub-" and its letters and digits.
+      name: of a scan in memory; names the outputs, see `names.identifier`.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`, for files.
 
     Raises:
@@ -64,11 +65,12 @@ def _subject(
     scan = _volume(image, affine, name)
     brain = None if mask is None else _volume(mask, scan.affine if isinstance(mask, np.ndarray) else None, name)
     return Subject(
-        identifier=sources.identifier(name),
+        identifier=identifier(name),
         original=f"{name} {scan.sha256}",  # what its digest is made of, since there is no file
         image=functools.partial(_itself, scan),
         mask=None if brain is None else functools.partial(_itself, brain),
         reading="" if brain is None else brain.sha256,
+        source=uri(pathlib.Path(name), pathlib.Path(name)),
     )
 
 

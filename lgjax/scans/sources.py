@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 import re
 import sys
-import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +15,7 @@ from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import layouts, nifti, phantom, segmentations
 from lgjax.scans.layouts import Files
+from lgjax.scans.names import identifier, participant, uri
 from lgjax.scans.prepared import noted, read_image
 from lgjax.scans.volume import Scan, Volume
 
@@ -26,7 +25,7 @@ class Subject:
     """One scan and what belongs to it; nothing is read before it is asked for, and each part fails by itself.
 
     Attributes:
-      identifier: "sub-" and letters and digits only: safe in any path or page.
+      identifier: "sub-", letters and digits, and the entities that BIDS gave the scan: safe in any path or page.
       original: the name as found.
       image: reads the scan.
       mask: reads the brain mask, where there is one.
@@ -40,7 +39,8 @@ class Subject:
       reading: the options that the files are read with, as JSON; of the phantom, the digest of all it is made from.
       bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
         the bias field that it removed ("null": none).
-      person: of such a scan, who was scanned, since its name does not tell sessions any more.
+      person: of such a scan, who was scanned, as was noted then.
+      source: what outputs say of where the scan comes from: a BIDS URI, in which `raw` is the data set or folder.
     """
 
     identifier: str
@@ -56,15 +56,12 @@ class Subject:
     person: str = ""
     guess: Callable[[Volume], Volume] | None = None
     mask_found: bool = False
+    source: str = ""
 
     @property
     def participant(self) -> str:
-        """Who was scanned: sub-01 of sub-01_ses-2_run-1, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
-        if self.person:
-            return self.person
-        if self.original.startswith("sub-"):
-            return identifier(self.original.split("_")[0])
-        return identifier(re.sub(r"_ses-.*|(?<=-\d{5})-\d{3}$", "", self.original))
+        """Who was scanned, see `names.participant`."""
+        return self.person or participant(self.original)
 
 
 def find(
@@ -101,9 +98,10 @@ def find(
         return _phantom(spec)
     found = _found(spec, layout, mask)
     _check_unique(spec, found)
+    root = pathlib.Path(spec)
     read = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
     reading = json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice})
-    subjects = [_subject(entry, functools.partial(read, volume=volume), read, reading) for entry in found]
+    subjects = [_subject(root, entry, functools.partial(read, volume=volume), read, reading) for entry in found]
     return sorted(subjects, key=lambda subject: subject.identifier)
 
 
@@ -128,7 +126,11 @@ def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
 
 
 def _subject(
-    entry: Files, read: Callable[[pathlib.Path], Volume], read_label: Callable[..., Volume], reading: str
+    root: pathlib.Path,
+    entry: Files,
+    read: Callable[[pathlib.Path], Volume],
+    read_label: Callable[..., Volume],
+    reading: str,
 ) -> Subject:
     named, noticed = entry.reference, noted(entry.image)
     if entry.person:
@@ -144,17 +146,9 @@ def _subject(
         kind=entry.kind,
         paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
         reading=reading,
+        source=uri(entry.image, root),
         **noticed,  # type: ignore[arg-type]
     )
-
-
-def identifier(name: str) -> str:
-    """Returns "sub-" and the letters and digits of `name`, accents dropped; of its hash if none is left."""
-    plain = unicodedata.normalize("NFKD", name.removeprefix("sub-")).encode("ascii", "ignore").decode()
-    plain = re.sub(r"[^A-Za-z0-9]", "", plain)
-    if len(plain) > 64:  # keeps file names within what file systems take
-        plain = plain[:56] + _short_hash(name)
-    return "sub-" + (plain or _short_hash(name))
 
 
 def digest(subject: Subject) -> str:
@@ -208,6 +202,7 @@ def _phantom_subject(number: int, request: phantom.Request) -> Subject:
     return Subject(
         identifier=f"sub-{request.split}{request.kind}{number:03d}",
         original=f"phantom:{request.split}:{request.kind}:{number}",
+        source=f"phantom:{request.split}:{request.kind}:{number}",
         image=functools.partial(part, "image"),
         mask=functools.partial(part, "brain"),
         lesion=functools.partial(part, "lesion"),
@@ -238,7 +233,3 @@ def _check_unique(spec: str, found: list[Files]) -> None:
         if other is not entry:
             problem = f"has two scans that would both be {identifier(entry.name)}: {other.image} and {entry.image}"
             raise InputError(spec, problem, "Keep one of them, or rename one by more than punctuation")
-
-
-def _short_hash(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]

@@ -101,7 +101,11 @@ def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
         assert np.isfinite(image.get_fdata()).all()
         sidecar = json.loads(p.with_name(p.name.replace(".nii.gz", ".json")).read_text())
         assert sidecar["Method"] == "vae_lg_neural_tv"
-    assert (anat / "sub-ascan_space-orig_desc-anomaly_T2w.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        (out / "sub-ascan" / "figures" / "sub-ascan_space-orig_desc-anomaly_T2w.png")
+        .read_bytes()
+        .startswith(b"\x89PNG")
+    )
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
 
 

@@ -702,7 +702,7 @@ def test_flags_let_scans_in(admitted, name):
     if scores is not None:
         seen = scores != 0
         np.testing.assert_allclose(admitted.scores(identifier(name))[seen], scores[seen], atol=1e-5)
-    (picture,) = admitted.image(identifier(name)).parent.glob("*.png")
+    (picture,) = (admitted.out / identifier(name) / "figures").glob("*.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -164,8 +164,8 @@ def test_the_page_and_the_table_name_everybody(first):
     for seed in NUMBERS:
         name = f"sub-CC{seed:06d}"
         assert name in table
-        assert f'src="{name}/anat/{name}_desc-qc_T2w.png"' in page
-        assert dataset.file(folder, name, "desc-qc_T2w.png").read_bytes().startswith(b"\x89PNG")
+        assert f'src="{name}/figures/{name}_desc-qc_T2w.png"' in page
+        assert dataset.figure(folder, name, "desc-qc_T2w.png").read_bytes().startswith(b"\x89PNG")
     for name in ("sub-CC100001", "sub-CC100002", "sub-CC100003"):
         assert name in page
     assert "Research use only" in page
@@ -331,7 +331,7 @@ def test_prepared_again_sessions_stay_together_and_damage_is_mended(tmp_path):
     subjects = sources.find(str(folder))
     assert [subject.participant for subject in subjects] == ["sub-1", "sub-1", "sub-2"]
     index = dataset.read_index(folder)
-    path = dataset.file(folder, "sub-1ses1", "desc-slices_T2w.npy")
+    path = dataset.file(folder, "sub-1_ses-1", "desc-slices_T2w.npy")
     path.write_bytes(path.read_bytes()[:-8])
     result = run(f"--input={scans}", f"--output={folder}", *off)
     assert "3 prepared (before: 3 corrected, 2 sliced)" in result.stdout

@@ -355,8 +355,8 @@ def test_the_page_is_well_formed_and_loads_its_pictures_only(page):
     assert "://" not in page
     sources = [attrs["src"] for attrs in tags.all("img")]
     assert len(sources) == len(set(sources)) == 20
-    assert "sub-04/anat/sub-04_desc-qc_T2w.png" in sources
-    assert all(re.fullmatch(r"[\w.%-]+/anat/[\w.%-]+_desc-qc_T2w\.png", source) for source in sources)
+    assert "sub-04/figures/sub-04_desc-qc_T2w.png" in sources
+    assert all(re.fullmatch(r"[\w.%-]+/figures/[\w.%-]+_desc-qc_T2w\.png", source) for source in sources)
     assert not any(source.startswith(".") for source in sources)
     targets = [attrs["href"] for attrs in tags.all("a")]
     assert set(sources) < set(targets)  # each opens at full size, by keyboard too

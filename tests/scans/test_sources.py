@@ -98,7 +98,7 @@ def test_bids(tmp_path):
     )
     (tmp_path / "participants.tsv").write_text("participant_id\tage\tlesion_kind\nsub-01\t30\tglioma\n02\t40\tms\n")
     found = {subject.identifier: subject for subject in sources.find(str(tmp_path))}
-    assert list(found) == ["sub-01", "sub-02sesa", "sub-02sesbrun1", "sub-03"]
+    assert list(found) == ["sub-01", "sub-02_ses-a", "sub-02_ses-b_run-1", "sub-03"]
     assert [subject.participant for subject in found.values()] == ["sub-01", "sub-02", "sub-02", "sub-03"]
     assert [subject.kind for subject in found.values()] == ["glioma", "ms", "ms", ""]
     assert [bool(subject.mask) for subject in found.values()] == [True, False, False, False]
@@ -106,7 +106,7 @@ def test_bids(tmp_path):
     subject = found["sub-01"]
     np.testing.assert_array_equal(subject.mask().data, SCAN > 0)
     np.testing.assert_array_equal(references.read(subject, subject.image()).lesion, LABEL > 0)
-    assert found["sub-02sesbrun1"].lesion is None
+    assert found["sub-02_ses-b_run-1"].lesion is None
 
 
 def test_unreadable_participants(tmp_path):
