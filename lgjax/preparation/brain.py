@@ -66,6 +66,15 @@ def find_brain(
         return Brain(_checked(image, _strip(image, tool, pathlib.Path(folder))), tool)
 
 
+def misfit(image: Volume, mask: Volume) -> str:
+    """Says in a few words why a volume is no brain mask of a scan; "": it is one."""
+    try:
+        _checked(image, mask)
+    except InputError as fault:
+        return fault.problem.replace(image.source, "the scan").partition(": shape and affine")[0]
+    return ""
+
+
 def find_tool(stripper: str) -> str | None:
     """Finds the tool that strips skulls; None where there is or should be none.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lgjax.preparation import bias, histogram
-from lgjax.preparation.brain import Brain, find_brain
+from lgjax.preparation.brain import Brain, find_brain, misfit
 from lgjax.preparation.histogram import Histogram, Transfer
 from lgjax.preparation.recipe import Recipe, bias_json
 from lgjax.preparation.slices import Placement, Slices, clean, to_slices
@@ -57,13 +57,18 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
       InputError: the scan or its mask cannot be used.
     """
     image = subject.image()
-    mask = subject.mask() if subject.mask else None
-    brain = find_brain(image, mask, recipe.stripper, scratch)
+    mask, passed = _mask(subject, image)
+    try:
+        brain = find_brain(image, mask, recipe.stripper, scratch)
+    except InputError as fault:
+        if not passed:
+            raise
+        raise InputError(fault.path, f"{fault.problem}; {passed}", fault.remedy) from fault
     data, filled = clean(image, brain.mask)
     doubts = tuple(f"brain mask: {warning}" for warning in mask.warnings) if mask else ()
-    if brain.note:
-        LOG.warning("%s: %s", subject.identifier, brain.note)
-        doubts = (brain.note,)
+    for note in filter(None, (passed, brain.note)):
+        LOG.warning("%s: %s", subject.identifier, note)
+        doubts = (*doubts, note)
     image = dataclasses.replace(image, data=data, warnings=(*image.warnings, *doubts))
     wanted = bias_json(recipe)
     if subject.bias_field is not None and subject.bias_field != wanted:
@@ -77,6 +82,16 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
     if field is None:
         return Corrected(dataclasses.replace(image, warnings=(*image.warnings, warning)), filled, brain, None)
     return Corrected(image, filled, brain, np.ascontiguousarray(orientation.native(field, order)))
+
+
+def _mask(subject: Subject, image: Volume) -> tuple[Volume | None, str]:
+    """Reads the brain mask of a scan; one that was found by its name and does not fit is passed over, with a note."""
+    mask = subject.mask() if subject.mask else None
+    problem = misfit(image, mask) if mask and subject.mask_found else ""
+    if mask is None or not problem:
+        return mask, ""
+    name = pathlib.Path(mask.source).name
+    return None, f"the mask {name}, found by its name, is passed over: the mask {problem}"
 
 
 def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Prepared:

@@ -34,6 +34,42 @@ def one(tmp_path, data, matrix=None, name="x.nii.gz") -> sources.Subject:
     return subject
 
 
+WRONG = {
+    "away": (images.head() > 0, images.affine(origin=(-9, -12, -8))),
+    "empty": (images.head() * 0, None),
+    "full": (images.head() * 0 + 1, None),
+    "soft": (images.head(), None),
+    "small": (images.head()[1:] > 0, None),
+    "negative": (images.head() * np.float32(-1), None),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_mask_that_does_not_fit_is_passed_over_where_it_was_found_and_refused_where_it_was_given(
+    tmp_path, caplog, wrong
+):
+    data, matrix = WRONG[wrong]
+    mask = images.save(tmp_path / "x_mask.nii.gz", data.astype(np.float32), matrix)
+    plain = pipeline.correct(one(tmp_path, images.head(), name="plain.nii.gz"), BARE)
+    found = pipeline.correct(one(tmp_path, images.head()), BARE)
+    np.testing.assert_array_equal(found.brain.mask, plain.brain.mask)
+    assert found.brain.origin == "background"
+    (note,) = found.image.warnings
+    assert note.startswith("the mask x_mask.nii.gz, found by its name, is passed over: the mask ")
+    assert str(tmp_path) not in note
+    assert note in caplog.text
+    (given,) = sources.find(str(tmp_path / "x.nii.gz"), mask=str(mask))
+    with pytest.raises(InputError, match="x_mask"):
+        pipeline.correct(given, BARE)
+
+
+def test_a_head_whose_mask_was_passed_over_is_refused_with_both_reasons(tmp_path):
+    images.save(tmp_path / "x_mask.nii.gz", images.head() * 0)
+    head = images.head() + np.random.default_rng(0).rayleigh(5, images.head().shape).astype(np.float32)
+    with pytest.raises(InputError, match=r"still has its skull.*x_mask\.nii\.gz, found by its name, is passed over"):
+        pipeline.correct(one(tmp_path, head), BARE)
+
+
 def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
     """With everything on: N4, matching, z-score, resampling. Bit for bit."""
     data, settings = bent(), FULL._replace(bias_field=BiasField(4.0, 1, 2, 1e-3))  # a short N4
