@@ -50,6 +50,8 @@ setup(
             "hypothesis>=6.100",
             "scikit-learn>=1.5",
             "surface-distance>=0.1",  # oracle of HD95
+            "bids-validator-deno>=2",  # judges outputs
+            "pybids>=0.17",  # reads them as others do
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
         ],

@@ -215,7 +215,7 @@ def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored)
     image = prepared.image
     return {
         "Sources": [subject.source],
-        "SpatialReference": subject.source,
+        "SpatialReference": "orig",
         "InputSHA256": image.sha256,
         **common,
         "BrainFrom": prepared.brain_from,

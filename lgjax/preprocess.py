@@ -114,8 +114,8 @@ def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Su
     """Writes what makes the folder a BIDS derivative; until the index is written again, it counts as incomplete."""
     (folder / "index.json").unlink(missing_ok=True)
     description.describe(folder, "prepared scans")
-    lines = [f"{subject.identifier}\t{splits[subject.identifier]}\t{subject.kind}" for subject in subjects]
-    files.atomic_write(folder / "participants.tsv", "\n".join(["participant_id\tsplit\tlesion_kind", *lines]) + "\n")
+    rows = [(subject.identifier, splits[subject.identifier], subject.kind) for subject in subjects]
+    description.write_participants(folder, rows)
 
 
 def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputError], about: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from lgjax.calibration import procedure
 from lgjax.cli import app
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.cli.recorded import define_recorded_config
-from lgjax.derivatives import description, write
+from lgjax.derivatives import description, read, write
 from lgjax.detector import Detector, from_config
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
@@ -38,6 +38,7 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
       The exit code: 0, or 3 if some subjects failed.
     """
     failures, skipped = [], 0
+    read.check_names(folder, [subject.identifier for subject in subjects])
     description.describe(folder, "restorations")
     prepared = prepare_all(detector, subjects, folder, workers)
     for subject, result in tqdm(zip(subjects, prepared, strict=True), detector.method.name, len(subjects), unit="scan"):

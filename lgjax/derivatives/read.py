@@ -59,6 +59,22 @@ def identifiers(folder: pathlib.Path) -> list[str]:
     return sorted(found)
 
 
+def check_names(folder: pathlib.Path, identifiers: Sequence[str]) -> None:
+    """Raises UsageError where a folder holds results of these scans that an earlier version named without entities."""
+    if old := sorted({names.squeezed(name) for name in identifiers if is_renamed(name, folder)} - set(identifiers)):
+        some = ", ".join(old[:3]) + (f" and {len(old) - 3} more" if len(old) > 3 else "")
+        raise UsageError(
+            f"{folder} holds results of an earlier version, whose names leave out sessions and runs: {some}. Remove "
+            "them, or name another --output; scans are restored again under their full names."
+        )
+
+
+def is_renamed(identifier: str, folder: pathlib.Path) -> bool:
+    """Returns whether a folder holds a result of a scan under the name that earlier versions gave the scan."""
+    old = names.squeezed(identifier)
+    return old != identifier and sidecars.file(folder, old, sidecars.ANOMALY, "json").exists()
+
+
 def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[str, str]]:
     """Lists the finished subjects of one restore output folder, and what is wrong with the others.
 

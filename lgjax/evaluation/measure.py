@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from lgjax.derivatives.read import Prediction, read_predictions
+from lgjax.derivatives.read import Prediction, is_renamed, read_predictions
 from lgjax.derivatives.sidecar import Sidecar
 from lgjax.evaluation import intervals, metrics, origin, records, references, tally
 from lgjax.evaluation.metrics import Curves
@@ -20,7 +20,7 @@ from lgjax.evaluation.records import Group, Metrics, Row
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
-from lgjax.scans import orientation, sources
+from lgjax.scans import names, orientation, sources
 from lgjax.scans.volume import Volume
 
 COARSE = 16  # bits of a score that the intervals do without: bins less than 1 % wide
@@ -214,7 +214,7 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
       InputError: no subject could be evaluated.
     """
     predictions, broken = read_predictions(folder)
-    failed = {name: f"{folder} holds no prediction of it" for name in known.subjects if name not in predictions}
+    failed = {name: _absent(name, folder) for name in known.subjects if name not in predictions}
     failed |= {name: f"{known.labels} holds no reference of it" for name in predictions if name not in known.subjects}
     failed |= broken
     matched = {name: item for name, item in predictions.items() if name in known.subjects}
@@ -247,6 +247,16 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
     provenance = origin.provenance(folder, known, sidecars)
     found = _metrics(everyone, groups, rows, sidecars, dict(sorted(failed.items())), provenance, settings)
     return Result(found.method, found, rows, curves, histograms)
+
+
+def _absent(name: str, folder: pathlib.Path) -> str:
+    """Returns why a subject with a reference cannot be evaluated."""
+    if is_renamed(name, folder):
+        return (
+            f"{folder} holds it as {names.squeezed(name)}, the name that an earlier version gave it. "
+            "Restore it again into another folder"
+        )
+    return f"{folder} holds no prediction of it"
 
 
 def _metrics(

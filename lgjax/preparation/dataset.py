@@ -33,6 +33,7 @@ from lgjax.scans.volume import Volume
 SCAN, SLICES = "desc-preproc_T2w", "desc-slices_T2w"
 BRAIN, SLICES_MASK, PICTURE = "desc-brain_mask", "desc-slices_mask", "desc-qc_T2w"
 RECIPE = "preprocessing.json"
+FORMAT = 2  # of what is written beside a scan: 1 named places of the machine
 
 
 class Entry(NamedTuple):

@@ -84,7 +84,7 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
     name = job.subject.identifier
     for path in (dataset.file(job.folder, name, ""), dataset.figure(job.folder, name, "")):
         files.check_contained(job.folder, path.parent)
-    key = files.digest([job.key, sources.digest(job.subject)])
+    key = files.digest([job.key, sources.digest(job.subject), dataset.FORMAT])
     done = dataset.record(job.folder, name, dataset.SCAN)
     files_of = {f"{dataset.SCAN}.nii.gz": "SHA256", f"{dataset.BRAIN}.nii.gz": "BrainSHA256"}
     if done and _intact(job.folder, name, done, key, files_of):
