@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import pathlib
 import re
 from collections import Counter
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import labels
+from lgjax.scans import labels, nnunet, subject_table
+
+LOG = logging.getLogger(__name__)
 
 _NIFTI = r"\.(nii|hdr)(\.gz)?$"
 # BraTS 2012 to 2021: Brats18_2013_11_1_t2.nii.gz; from 2023: BraTS-GLI-00000-000-t2w.nii.gz
@@ -36,6 +39,7 @@ class Files(NamedTuple):
     kind: str = ""  # lesion_kind of participants.tsv
     mask_given: bool = False  # by the user, rather than found by its name
     person: str = ""  # who was scanned, where a table says
+    refused: str = ""  # why the scan is not read, though it was named
 
 
 class _Layout(NamedTuple):
@@ -131,8 +135,7 @@ def _plain(root: pathlib.Path) -> list[Files]:
     for image in paths:
         if not (_NOT_A_SCAN.search(image.name) or _OUTPUTS.search(image.name) or _is_derived(index, image)):
             found.append(Files(stem(image), image, _mask_beside(index, image)))
-    starts = [(files.name, re.sub(r"(?i)(?<=.)[_.-]t2w?(?=[_.-]|$).*", "", files.name)) for files in found]
-    found = _with_references(found, starts, paths)
+    found = _with_references(found, _starts(found), paths)
     taken = {path for files in found for path in files.reference.paths}
     return [files for files in found if files.image not in taken]
 
@@ -144,11 +147,49 @@ def _with_references(found: list[Files], starts: Sequence[Sequence[str]], paths:
     return [files._replace(reference=each) for files, each in zip(found, references, strict=True)]
 
 
+def _nnunet(root: pathlib.Path) -> list[Files]:
+    """Lists the cases of a data set as nnU-Net keeps it."""
+    found = []
+    for case in nnunet.find(root):
+        names = (f"{case.looked_for.parent.name}/{case.looked_for.name}",)
+        reference = labels.given(case.reference)._replace(looked_for=names)
+        found.append(Files(case.name, case.image, mask_beside(case.image), reference))
+    return found
+
+
+def listed(path: pathlib.Path) -> list[Files]:
+    """Lists the subjects of a table; what has no column there is found by names.
+
+    Raises:
+      UsageError: see `subject_table.read`.
+    """
+    table = subject_table.read(path)
+    for note in table.notes:
+        LOG.warning("note: %s", note)
+    found = []
+    for row in table.rows:
+        image = row.image or path
+        mask = row.mask if "mask" in table.columns or row.refused else mask_beside(image)
+        reference = labels.given(row.reference)
+        found.append(Files(row.name, image, mask, reference, row.kind, row.mask is not None, row.person, row.refused))
+    if "reference" in table.columns:
+        return found
+    folders = dict.fromkeys(files.image.parent for files in found)
+    return _with_references(found, _starts(found), (path for folder in folders for path in _files(folder, ("*",))))
+
+
+def _starts(found: Sequence[Files]) -> list[tuple[str, str]]:
+    """Returns how the names of what belongs to each scan begin: its own, and that without the mark of its sequence."""
+    stems = [stem(files.image) for files in found]
+    return [(name, re.sub(r"(?i)(?<=.)[_.-]t2w?(?=[_.-]|$).*", "", name)) for name in stems]
+
+
 _LAYOUTS = {  # in the order in which auto tries them
     "bids": _Layout(_bids, "a BIDS folder (sub-*/[ses-*/]anat/sub-*_T2w.nii.gz)"),
     "camcan": _Layout(_camcan, "Cam-CAN's release (anat/sub-CC*/anat/sub-CC*_T2w.nii.gz, 4 levels down at most)"),
     "brats": _Layout(_brats, "a BraTS folder (BraTS*_t2.nii.gz or BraTS*-t2w.nii.gz, 3 levels down at most)"),
     "ixi": _Layout(_ixi, "IXI's scans (IXI*-SITE-*-T2.nii.gz directly inside)"),
+    "nnunet": _Layout(_nnunet, "a data set of nnU-Net (imagesTs/*_0000.nii.gz with labelsTs)"),
     "folder": _Layout(_plain, "NIfTI files directly inside"),
 }
 NAMES = ("auto", *_LAYOUTS, "phantom")

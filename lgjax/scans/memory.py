@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti, sources
+from lgjax.scans import nifti, sources, subject_table
 from lgjax.scans.names import identifier, uri
 from lgjax.scans.sources import Subject
 from lgjax.scans.volume import Volume
@@ -41,8 +41,8 @@ def read(
       InputError: the image in memory is not one volume, or its affine is missing or not invertible.
     """
     if isinstance(image, str | os.PathLike):
-        if pathlib.Path(image).is_dir():
-            raise UsageError(f"{image} is a folder. Give one file, or list the folder's scans with lgjax.find.")
+        if pathlib.Path(image).is_dir() or subject_table.is_table(str(image)):
+            raise UsageError(f"{image} is a folder or a table. Give one file, or list the scans with lgjax.find.")
         found = sources.find(
             str(image),
             mask=None if mask is None else str(mask),

@@ -75,9 +75,10 @@ def guess(name: str, found: Found, read: Callable[[Path], Volume], image: Volume
         return likely[0]
     beside = ", ".join(path.name for path in found.beside[:12]) or "no other image"
     more = f" and {len(found.beside) - 12} more" if len(found.beside) > 12 else ""
-    names = ", ".join(found.looked_for) or "nothing, since the table names none"
-    problem = f"has no reference segmentation. Looked for {names}; beside the scan: {beside}{more}"
-    raise InputError(name, problem, f"Name it so, {_TABLE}, or say that its lesion_kind is healthy")
+    looked_for = f"Looked for {', '.join(found.looked_for)}; beside the scan: {beside}{more}"
+    problem = f"has no reference segmentation. {looked_for if found.looked_for else 'The table names none'}"
+    how = f"Name it so, or {_TABLE}" if found.looked_for else "Name it in the column reference"
+    raise InputError(name, problem, f"{how}; of a scan without a lesion, say that its lesion_kind is healthy")
 
 
 def _like_labels(path: Path, image: Volume, read: Callable[[Path], Volume]) -> Volume | None:

@@ -13,7 +13,7 @@ import numpy as np
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import layouts, nifti, phantom, segmentations
+from lgjax.scans import layouts, nifti, phantom, segmentations, subject_table
 from lgjax.scans.layouts import Files
 from lgjax.scans.names import identifier, participant, uri
 from lgjax.scans.prepared import noted, read_image
@@ -74,14 +74,14 @@ def find(
     volume: int | None = None,
     single_slice: bool = False,
 ) -> list[Subject]:
-    """Lists the subjects in one NIfTI file, a folder or the phantom.
+    """Lists the subjects in one NIfTI file, a folder, a table or the phantom.
 
     Args:
-      spec: path of the file or folder; or phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT train,
-        calibration (both healthy), test or dev (COUNT subjects of every kind; dev is what design is decided on), made
-        from a folder of label maps where one is named. THICKNESS and GAP, 0 where not given, are mm; without them, 24
-        slices of 4 mm end below the vertex.
-      layout: of a folder: bids, camcan, brats, ixi or folder; auto recognises it (and the phantom by its name).
+      spec: path of a file, a folder or a table of scans (.tsv, .csv); or
+        phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration (both healthy), test or dev
+        (COUNT subjects of every kind; dev is what design is decided on), made from a folder of label maps where one is
+        named. THICKNESS and GAP, 0 where not given, are mm; without them, 24 slices of 4 mm end below the vertex.
+      layout: of a folder: bids, camcan, brats, ixi, nnunet or folder; auto recognises it (and the phantom by its name).
       mask: path of the brain mask, with a single file only.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
 
@@ -99,6 +99,7 @@ def find(
     found = _found(spec, layout, mask)
     _check_unique(spec, found)
     root = pathlib.Path(spec)
+    root = root.parent if subject_table.is_table(spec) else root
     read = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
     reading = json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice})
     subjects = [_subject(root, entry, functools.partial(read, volume=volume), read, reading) for entry in found]
@@ -120,6 +121,12 @@ def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
         raise UsageError(f"{spec} does not exist. Give a NIfTI file or a folder of scans.")
     if layout != "auto":
         raise UsageError(f"--layout={layout} goes with a folder, and {spec} is a file.")
+    if subject_table.is_table(spec):
+        if mask is not None:
+            raise UsageError(
+                f"--mask goes with a single scan, and {spec} is a table: name the masks in its column mask"
+            )
+        return layouts.listed(root)
     if mask:
         return [Files(layouts.stem(root), root, pathlib.Path(mask), mask_given=True)]
     return [Files(layouts.stem(root), root, layouts.mask_beside(root))]
@@ -132,6 +139,9 @@ def _subject(
     read_label: Callable[..., Volume],
     reading: str,
 ) -> Subject:
+    if entry.refused:
+        refuse = functools.partial(_refuse, entry)
+        return Subject(identifier(entry.name), entry.name, refuse, kind=entry.kind, reading=entry.refused)
     named, noticed = entry.reference, noted(entry.image)
     if entry.person:
         noticed["person"] = identifier(entry.person)
@@ -149,6 +159,10 @@ def _subject(
         source=uri(entry.image, root),
         **noticed,  # type: ignore[arg-type]
     )
+
+
+def _refuse(entry: Files) -> Volume:
+    raise InputError(entry.name, entry.refused, "Correct that, or leave the scan out")
 
 
 def digest(subject: Subject) -> str:
