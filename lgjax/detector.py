@@ -20,7 +20,7 @@ from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, pipeline
 from lgjax.preparation.pipeline import Prepared
-from lgjax.runtime import devices
+from lgjax.runtime import devices, places
 from lgjax.scans import pictures, sources
 from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
@@ -226,7 +226,7 @@ def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored)
         "Slices": len(prepared.slices.number),
         "BatchSize": restored.pace.batch_size,
         "SecondsPerIteration": restored.pace.seconds_per_iteration,
-        "Warnings": list(image.warnings),
+        "Warnings": [places.told(warning) for warning in image.warnings],
         "Convergence": _convergence(restored),
     }
 

@@ -11,7 +11,6 @@ with paired intervals.
 """
 
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +22,7 @@ from lgjax.cli.configs import define_config
 from lgjax.derivatives import read
 from lgjax.evaluation import settings
 from lgjax.report import write
+from lgjax.runtime import places
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     if not any(folder.is_dir() for folder in folders):
         raise UsageError(f"{folders[0]} is no folder. Give the output folder of lgjax.restore.")
     output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")
-    command = shlex.join(["python", "-m", "lgjax.eval", *sys.argv[1:]])
+    command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
     values, chosen_settings = flags.FLAGS, settings.from_config(flags.FLAGS.config)
     labels = lesion_labels(values.lesion_labels)
     options = (values.assume_ras, values.against, values.paper, command, labels)

@@ -19,6 +19,7 @@ from lgjax.evaluation.metrics import Curves
 from lgjax.evaluation.records import Group, Metrics, Row
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
+from lgjax.runtime import places
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import names, orientation, sources
 from lgjax.scans.volume import Volume
@@ -215,8 +216,9 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
     """
     predictions, broken = read_predictions(folder)
     failed = {name: _absent(name, folder) for name in known.subjects if name not in predictions}
-    failed |= {name: f"{known.labels} holds no reference of it" for name in predictions if name not in known.subjects}
-    failed |= broken
+    named = places.shown(known.labels)
+    failed |= {name: f"{named} holds no reference of it" for name in predictions if name not in known.subjects}
+    failed |= {name: places.told(text) for name, text in broken.items()}
     matched = {name: item for name, item in predictions.items() if name in known.subjects}
     _check_no_leak(folder, matched.values())
     rows: list[Row] = []
@@ -226,7 +228,7 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
         try:
             row, scores = measure(prediction, known.subjects[name], known, settings)
         except LgjaxError as error:
-            failed[name] = str(error)
+            failed[name] = places.told(str(error))
             continue
         rows.append(row)
         histograms[name] = tally.coarsen(scores, COARSE)
@@ -253,10 +255,10 @@ def _absent(name: str, folder: pathlib.Path) -> str:
     """Returns why a subject with a reference cannot be evaluated."""
     if is_renamed(name, folder):
         return (
-            f"{folder} holds it as {names.squeezed(name)}, the name that an earlier version gave it. "
+            f"{places.shown(folder)} holds it as {names.squeezed(name)}, the name that an earlier version gave it. "
             "Restore it again into another folder"
         )
-    return f"{folder} holds no prediction of it"
+    return f"{places.shown(folder)} holds no prediction of it"
 
 
 def _metrics(

@@ -9,6 +9,7 @@ import lgjax
 from lgjax.derivatives.sidecar import Convergence, Sidecar
 from lgjax.evaluation.records import Provenance, Timing
 from lgjax.evaluation.references import References
+from lgjax.runtime import places
 
 
 def timing(sidecars: Sequence[Sidecar]) -> Timing:
@@ -34,8 +35,8 @@ def provenance(folder: pathlib.Path, references: References, sidecars: Sequence[
     """Returns where the numbers come from."""
     first = sidecars[0]
     return Provenance(
-        predictions=str(folder),
-        labels=references.labels,
+        predictions=places.shown(folder),
+        labels=places.shown(references.labels),
         lesion_labels=references.values,
         trained_on=first.trained_on,
         lambda_=first.strength,

@@ -13,7 +13,7 @@ from lgjax.preparation.dataset import is_prepared, read_index
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Slices
-from lgjax.runtime import parallel
+from lgjax.runtime import parallel, places
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom, sources
 from lgjax.scans.sources import Subject
@@ -63,7 +63,7 @@ def healthy(source: Source, split: str) -> list[Subject]:
 def describe(source: Source) -> str:
     """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share."""
     if not sources.is_phantom(source.spec):
-        return source.spec
+        return places.shown(source.spec)
     name, _, labels = source.spec.partition(":")
     return f"synthetic healthy brains ({name}) {phantom.describe(labels or None)}"
 

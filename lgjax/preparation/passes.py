@@ -17,7 +17,7 @@ from lgjax import __version__
 from lgjax.preparation import bias, dataset, histogram, mosaic, pipeline
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import pixel_affine
-from lgjax.runtime import files, parallel
+from lgjax.runtime import files, parallel, places
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import orientation, sources
 from lgjax.scans.sources import Subject
@@ -108,7 +108,7 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
         "Landmarks": [float(f"{value:.6g}") for value in histogram.landmarks(brain, job.percentiles)],
         "Quantiles": [float(f"{value:.6g}") for value in np.percentile(brain, (1, 50, 99))],
         "FilledVoxels": found.filled,
-        "Warnings": list(found.image.warnings),
+        "Warnings": [places.told(warning) for warning in found.image.warnings],
         "Shape": list(data.shape),
         "Zooms": [round(float(zoom), 4) for zoom in found.image.zooms],
         "Orientation": orientation.codes(found.image.affine),

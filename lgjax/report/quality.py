@@ -10,6 +10,7 @@ import numpy as np
 
 from lgjax.preparation import dataset, mosaic
 from lgjax.report import tables, text
+from lgjax.runtime import places
 from lgjax.scans import names
 
 LIMIT = 3.5  # robust z-score above which a subject is an outlier (Iglewicz and Hoaglin 1993)
@@ -171,11 +172,11 @@ def page(title: str, rows: Sequence[Row], failures: Sequence[Failure], about: Ma
         outliers=[item for item in scored if item.outlier],
         others=[item for item in scored if not item.outlier],
         judged=any(item.score is not None for item in scored),
-        failures=failures,
+        failures=[failure._replace(problem=places.told(failure.problem)) for failure in failures],
         splits=_splits(scored),
         spreads=[spread for spread in spreads(rows) if not math.isnan(spread.median)],
         names=[row["participant_id"] for row in rows],
-        about={key: text.describe(value) for key, value in about.items()},
+        about={key: places.told(text.describe(value)) for key, value in about.items()},
         limit=LIMIT,
         min_subjects=MIN_SUBJECTS,
         size=(mosaic.WIDTH, mosaic.HEIGHT),

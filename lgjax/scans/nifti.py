@@ -21,6 +21,10 @@ from lgjax.scans import header as headers
 from lgjax.scans.volume import Volume
 
 MAX_VOXELS = 2 * 512**3
+_GEOMETRY = (  # fields of a header that outputs inherit
+    *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def read(
@@ -76,8 +80,8 @@ def read(
 def write(path: str | os.PathLike, data: np.ndarray, like: Volume, dtype: type) -> None:
     """Writes `data` as .nii.gz on the grid of `like`: shape (4-D or 2-D as it was), qform, sform, units.
 
-    Equal data give equal bytes. The file appears complete or not at all. Header extensions are not passed
-    on: they may hold the patient's name.
+    Equal data give equal bytes. The file appears complete or not at all. No text of the header and no extension is
+    passed on: they may hold the patient's name.
 
     Args:
       path: the final name.
@@ -155,14 +159,17 @@ def _float32(raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def _inherited_header(original):
-    """Returns a copy whose dimensions are those of one volume: 4-D, 5-D or 2-D where the original was."""
-    header = original.as_byteswapped("<")
+    """Returns a header with the geometry alone of another: no text, which may name the patient.
+
+    Its dimensions are those of one volume: 4-D, 5-D or 2-D where the original was.
+    """
+    header = type(original)(endianness="<")
+    for field in _GEOMETRY:
+        header[field] = original[field]
     dims = header["dim"].copy()
     if dims[0] >= 4 and dims[4] > 1:
         dims[0], dims[4] = 3, 1
     header["dim"] = dims
-    header["cal_max"] = header["cal_min"] = 0  # the display range of other intensities
-    header["intent_code"] = 0
     return header
 
 

@@ -1,7 +1,6 @@
 """What a benchmark measures and tells: the record, and its tables."""
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from lgjax.methods import runner
 from lgjax.models.base import Model
 from lgjax.preparation.slices import Grid
 from lgjax.report import tables
-from lgjax.runtime import devices
+from lgjax.runtime import devices, places
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.contestants import Restoration, Training, random_state
@@ -153,7 +152,7 @@ def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -
         found[item.kind][item.name] = item.record(best, settings)
     return {
         "what": "Measures how fast methods restore and models train on this machine, and how fast it could be.",
-        "command": shlex.join(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
+        "command": places.command(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
         "versions": {**devices.versions(), "numpy": np.__version__, "python": sys.version.split()[0]},
         "devices": mesh.size,
         "cores": os.cpu_count(),

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from lgjax.runtime import files, hosts
 from lgjax.scans import pictures
+from lgjax.training.scalars import Scalars
 
 _HELD_OUT = "validation_"  # before a term of held-out slices
 _PANELS = {"learning_rate": "learning rate", "steps_per_second": "steps per second"}  # beside those of loss terms
@@ -40,7 +40,7 @@ class Log:
             entries = (json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}"))
             self.lines = [entry for entry in entries if entry["step"] <= start]
         files.atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
+        self.board = Scalars(workdir / "tensorboard", start)
 
     def write(
         self, step: int, terms: Sequence[dict], learning_rate: float, held_out: Mapping[str, float] | None = None
@@ -64,7 +64,7 @@ class Log:
             self._add(self.board, step, {**means, **about, **validation})
         return means
 
-    def _add(self, board: SummaryWriter, step: int, found: dict[str, float]) -> None:
+    def _add(self, board: Scalars, step: int, found: dict[str, float]) -> None:
         """Writes a line, and its values as scalars."""
         finite = {name: value if math.isfinite(value) else None for name, value in found.items()}
         self.lines.append({"step": step, **finite})
@@ -72,7 +72,7 @@ class Log:
             file.write(json.dumps(self.lines[-1]) + "\n")
         for name, value in finite.items():
             if value is not None:
-                board.add_scalar(name.replace(_HELD_OUT, "validation/"), value, step)
+                board.add(name.replace(_HELD_OUT, "validation/"), value, step)
 
     def draw(self, best: int | None) -> None:
         """Draws the curves of all that was logged into curves.png, and marks the best step."""

@@ -53,6 +53,8 @@ def save(folder: pathlib.Path, step: int, state: Any, validation_loss: float | N
         temporary.mkdir(parents=True)
         with _checkpointer() as checkpointer:
             checkpointer.save(temporary.absolute() / "state", state)
+        for mark in temporary.glob("state/commit_success.txt"):
+            mark.write_text("")  # Orbax writes the whole path into it, and looks whether it is there
         contents = {str(p.relative_to(temporary)): files.sha256(p) for p in _files(temporary / "state")}
         about = {"step": step, "validation": _next_validation(folder, step, validation_loss)._asdict()}
         manifest = {"format": FORMAT, **about, "arrays": _arrays(state), "sha256": contents}

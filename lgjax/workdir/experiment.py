@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -11,10 +12,13 @@ from lgjax.methods import names
 from lgjax.models import precision
 from lgjax.preparation import cohort
 from lgjax.preparation.slices import Grid
+from lgjax.runtime import places
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.runtime.files import atomic_write
+from lgjax.scans import sources
 
 RUNS = pathlib.Path("runs")
+FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
@@ -75,6 +79,8 @@ def get_config(path: str) -> ml_collections.ConfigDict:
             earlier = recorded.get("calibrate", {}).items()
             kept = {name: value for name, value in earlier if name not in GONE_FROM_CALIBRATE}
             complete["calibrate"] = {**ADDED_TO_CALIBRATE, **kept}
+        if "source" in recorded.get("data", {}):
+            complete["data"] = {**recorded["data"], "source": _found_again(recorded["data"]["source"], path)}
         return ml_collections.ConfigDict(_with_tuples({**recorded, **complete}))
     except (OSError, ValueError) as error:
         raise InputError(
@@ -155,7 +161,9 @@ def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       UsageError: the work directory belongs to another experiment, or the config has an unknown value.
     """
     check_workdir(config, workdir)
-    atomic_write(workdir / "config.json", json.dumps(as_json(config), indent=2) + "\n")
+    content = as_json(config)
+    content["data"]["source"] = _to_find_again(content["data"]["source"], workdir)
+    atomic_write(workdir / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -170,12 +178,45 @@ def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
     """Raises UsageError where `config` asks for data or networks other than those recorded, or for unknown values."""
     check(config)
     for part in BOUND:
-        ours, theirs = as_json(config[part]), as_json(recorded[part])
+        ours, theirs = _with_whole_source(as_json(config[part])), _with_whole_source(as_json(recorded[part]))
         keys = (ours.keys() | theirs.keys()) - set(FREE)
         differing = sorted(key for key in keys if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(f"{part}.{key} ({theirs.get(key)}, now {ours.get(key)})" for key in differing)
             raise UsageError(f"{workdir} was trained with other values of {names}. Use another --workdir.")
+
+
+def _to_find_again(source: str, workdir: pathlib.Path) -> str:
+    """Returns a source as config.json holds it: a folder that lies elsewhere as seen from the work directory.
+
+    The user's name and the machine's, which a whole path tells, are left out of what may be passed on.
+    """
+    name, path = _split(source)
+    if not places.is_elsewhere(path):
+        return source
+    return name + FROM_HERE + places.portable(path, workdir)
+
+
+def _found_again(source: str, path: str) -> str:
+    """Returns a source that stands in config.json, at `path`, as a path from anywhere."""
+    name, mark, away = source.partition(FROM_HERE)
+    return name + places.resolved(away, pathlib.Path(path).parent) if mark else source
+
+
+def _with_whole_source(part: dict) -> dict:
+    """Returns a part of a config whose source, if it is a folder, does not depend on how the path was typed."""
+    if "source" not in part:
+        return part
+    name, path = _split(part["source"])
+    return {**part, "source": name + (os.path.abspath(os.path.expanduser(path)) if path else "")}
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Returns what stands before the path of a source, and the path: a folder, or one of heads that phantoms get."""
+    if not sources.is_phantom(source):
+        return "", source
+    name, mark, labels = source.partition(":")
+    return name + mark, labels
 
 
 def grid(config: ml_collections.ConfigDict) -> Grid:

@@ -8,6 +8,7 @@ from lgjax import models
 from lgjax.preparation import recipe as recipes
 from lgjax.preparation.dataset import RECIPE
 from lgjax.preparation.recipe import Recipe
+from lgjax.runtime import places
 from lgjax.runtime.errors import InputError
 from lgjax.training import settings
 from lgjax.training.step import state_shapes
@@ -43,7 +44,7 @@ def load(config, workdir: pathlib.Path) -> Trained:
     state, step = restored
     try:
         record = json.loads((workdir / "training.json").read_text())
-        trained_on, subjects = record["TrainedOn"], frozenset(record["Subjects"])
+        trained_on, subjects = places.told(record["TrainedOn"]), frozenset(record["Subjects"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(workdir / "training.json", f"cannot be read ({error})", "Train again") from error
     which = checkpoints.describe(folder, step)
