@@ -24,6 +24,7 @@ def row(name: str, **changes: Any) -> Row:
     unknown = dict.fromkeys(("sensitivity", "ppv", "f1", "hd95", "false_positive_ml", "seconds_per_iteration"))
     counts = {"reference_voxels": 0, "reference_lesions": 0, "predicted_components": 0}
     scan = {"participant_id": name, "kind": "glioma", "input_sha256": name, "same_scan": True}
+    scan |= {"reference": "", "reference_note": ""}
     return Row(**scan | volumes | counts | unknown | {"dice": {}, "fpr": {}} | changes)
 
 
@@ -31,7 +32,9 @@ def provenance(**changes: Any) -> Provenance:
     """Returns where made-up numbers come from."""
     texts = ("predictions", "labels", "restored_by_version", "jax_version", "device", "evaluated_by_version")
     unknown = ("trained_on", "lambda_", "seed", "config_sha256", "weights_sha256")
-    return Provenance(**dict.fromkeys(texts, "") | dict.fromkeys(unknown) | {"calibration_subjects": 0} | changes)
+    return Provenance(
+        **dict.fromkeys(texts, "") | dict.fromkeys(unknown) | {"calibration_subjects": 0, "lesion_labels": ()} | changes
+    )
 
 
 def result(
@@ -64,6 +67,8 @@ def result(
         "search": None,
         "convergence": None,
         "failed": {},
+        "references": {},
+        "notes": {},
         "provenance": provenance(),
     }
     return Result(name, Metrics(**vars(everyone) | about | changes), [case.row for case in cases], curves, histograms)
