@@ -56,7 +56,13 @@ def read(subject: sources.Subject, scan: Volume, values: Sequence[float] = ()) -
         return Reference(np.zeros(scan.data.shape, bool), "")
     label, note = _label(subject, scan)
     nifti.check_same_grid(scan, label)
-    return Reference(segmentations.lesion_of(label, values), label.source, note)
+    lesion = segmentations.lesion_of(label, values)
+    if values and label.data.any() and not lesion.any():
+        held = segmentations.listed(segmentations.values_of(label.data))
+        note = (
+            f"{note}{'; ' if note else ''}{subject.identifier}: its reference holds {held}, no value of --lesion_labels"
+        )
+    return Reference(lesion, label.source, note)
 
 
 def _label(subject: sources.Subject, scan: Volume) -> tuple[Volume, str]:
@@ -92,14 +98,15 @@ def check_values(known: References, empty: Iterable[str]) -> None:
     Raises:
       UsageError: values were given, and no reference holds any of them.
     """
-    held = set()
+    held: set[float] = set()
     for name in empty if known.values else ():
         subject = known.subjects[name]
         if subject.lesion is not None or subject.kind != "healthy":
-            held |= {float(value) for value in np.unique(_label(subject, subject.image())[0].data)}
+            held |= set(segmentations.values_of(_label(subject, subject.image())[0].data).tolist())
     if held:
-        asked, there = (", ".join(f"{value:g}" for value in values) for values in (known.values, sorted(held)[:12]))
-        raise UsageError(f"--lesion_labels={asked.replace(' ', '')}: no reference holds them. They hold {there}.")
+        asked = ",".join(f"{value:g}" for value in known.values)
+        there = segmentations.listed(sorted(held))
+        raise UsageError(f"--lesion_labels={asked}: no reference holds them. They hold {there}.")
 
 
 def displaced(subject: sources.Subject, like: Volume) -> np.ndarray:

@@ -194,7 +194,7 @@ def missed(results: Sequence[Result]) -> list[str]:
 
 
 def conditions(results: Sequence[Result]) -> list[str]:
-    """Returns what limits the reading of the tables: times, slices and tissue left out, what the brain mask missed."""
+    """Returns what limits the reading of the tables: times, what was left out, references, what the mask missed."""
     timed = {}
     for result in results:
         time = result.metrics.seconds_per_iteration
@@ -212,7 +212,16 @@ def conditions(results: Sequence[Result]) -> list[str]:
     lines += [f"Subsampled: {by_text(skipped, len(results))}."] if skipped else []
     displaced = max(result.metrics.displaced_voxels for result in results)
     left_out = f"Left out, as neither lesion nor healthy: {displaced} voxels of tissue that synthetic lesions displace."
-    return lines + ([left_out] if displaced else []) + missed(results)
+    values = ", ".join(f"{value:g}" for value in results[0].metrics.provenance.lesion_labels)
+    lesion = [f"Lesion: the values {values} of the references."] if values else []
+    return (
+        lines + lesion + ([left_out] if displaced else []) + [f"{note}." for note in noted(results)] + missed(results)
+    )
+
+
+def noted(results: Sequence[Result]) -> list[str]:
+    """Returns what should be known of how references were found and read, each note once."""
+    return list(dict.fromkeys(note for result in results for note in result.metrics.notes.values()))
 
 
 def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:

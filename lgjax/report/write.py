@@ -112,8 +112,8 @@ def run_evaluation(
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
     table, page = _save_comparison(found, known, against, output, settings, with_paper, command)
     results = list(found.values())
-    notes = dict.fromkeys(note for result in results for note in result.metrics.notes.values())
-    return Written(table, page, [str(fault) for fault in faults] + failures(results), [*notes, *tables.missed(results)])
+    warnings = [*tables.noted(results), *tables.missed(results)]
+    return Written(table, page, [str(fault) for fault in faults] + failures(results), warnings)
 
 
 def _save_comparison(

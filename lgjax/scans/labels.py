@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 Shelf = Mapping[pathlib.Path, Sequence[pathlib.Path]]  # the NIfTI files of each folder
 
-_EXTENSION = re.compile(r"\.(nii|nii\.gz|hdr|img)$", re.IGNORECASE)
+_EXTENSION = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
 _LESION = re.compile(r"lesion|tumou?r|glioma|stroke|infarct|wmh|metastas")
 _ALONE = re.compile(r"lesions?|lesionmask|tumou?r|wmh")  # such a word says enough; X_stroke may be a scan
 _MASK = re.compile(r"mask\d*|msk|d?seg|segm|segmentation|roi|labels?|manual|lesionmask")
@@ -83,6 +83,7 @@ def beside(scans: Sequence[tuple[pathlib.Path, Sequence[str]]], shelf: Shelf) ->
         unnamed = [((_agreed(name), 1, 0), path) for path in others if alone and says_lesion(name := _stem(path))]
         start = min(starts, key=len).rstrip("_-. ")
         looked_for = [f"{start}_{name}" for name in _NAMES] + (["lesion_mask"] if alone else [])
+        others.sort(key=lambda path: not _stem(path).startswith(start.lower()))
         found.append(Found(_best(ranked[image] + unnamed), tuple(looked_for), tuple(others), alone))
     return found
 

@@ -11,6 +11,7 @@ _FOLDERS = ("imagesTr", "imagesVal", "imagesTs")
 _FILE = re.compile(r"(?P<case>.+?)(_(?P<channel>\d{4}))?\.nii(\.gz)?", re.IGNORECASE)
 _T2 = re.compile(r"(^|[^a-z0-9])t2[ -]?w?(?![a-z0-9*])", re.IGNORECASE)
 _NO_T2 = re.compile(r"flair|star|\*|map", re.IGNORECASE)
+_MASK = re.compile(r"_(mask|bet)$", re.IGNORECASE)
 _TABLE = "list the scans in a table (--input=table.tsv)"
 
 
@@ -48,10 +49,15 @@ def _cases(folder: pathlib.Path) -> list[Case]:
     if not matches:
         return []
     wanted = _channel(folder, channels)
+    if channels and wanted not in channels:
+        told = (
+            f"{folder} has no file of the channel {wanted}, which dataset.json calls T2, but of {', '.join(channels)}"
+        )
+        raise UsageError(f"{told}. Add the T2 scans, or {_TABLE}.")
     labels = folder.with_name(folder.name.replace("images", "labels"))
     found = []
     for path, match in matches:
-        if match["channel"] in (None, wanted):
+        if match["channel"] == wanted if channels else not _MASK.search(match["case"]):
             place = labels / match["case"]
             files = [place.with_name(place.name + end) for end in (".nii.gz", ".nii")]
             found.append(Case(match["case"], path, place, next(filter(pathlib.Path.is_file, files), None)))

@@ -26,22 +26,22 @@ def lesion_of(label: Volume, values: Sequence[float] = ()) -> np.ndarray:
     Raises:
       InputError: the segmentation holds other values.
     """
-    found = _values(label.data)
+    found = values_of(label.data)
     if values:
         asked = np.array(values, np.float32)
         broken = found[(found != np.round(found)) & ~np.isin(found, asked)]
         if broken.size:
-            problem = f"has the label values {_listed(broken)}; labels are whole numbers"
+            problem = f"has the label values {listed(broken)}; labels are whole numbers"
             raise InputError(label.source, problem, "Resample labels with nearest neighbours")
         return np.isin(label.data, asked)
     if found.size == 2 and 0 in found and np.isfinite(found).all():
         return label.data != 0
     strange = found[~np.isin(found, _LABELS)]
     if strange.size:
-        problem = f"has the label values {_listed(strange)}; a reference holds 0 (healthy) and 1 to 4 (lesion)"
-        raise InputError(label.source, f"{problem}, or 0 and one other value. It holds {_listed(found)}", _WHICH)
+        problem = f"has the label values {listed(strange)}; a reference holds 0 (healthy) and 1 to 4 (lesion)"
+        raise InputError(label.source, f"{problem}, or 0 and one other value. It holds {listed(found)}", _WHICH)
     if found.size > 1 and 0 not in found:
-        problem = f"has the label values {_listed(found)} and no 0 (healthy): all of it would be lesion"
+        problem = f"has the label values {listed(found)} and no 0 (healthy): all of it would be lesion"
         raise InputError(label.source, problem, _WHICH)
     return label.data > 0
 
@@ -91,13 +91,13 @@ def _like_labels(path: Path, image: Volume, read: Callable[[Path], Volume]) -> V
         nifti.check_same_grid(image, volume)
     except InputError:  # one more file that is no segmentation of this scan
         return None
-    values = _values(volume.data)
+    values = values_of(volume.data)
     whole = values.size <= _FEW and 0 in values and bool((values == np.round(values)).all())
     lesion = np.count_nonzero(volume.data)
     return volume if whole and 0 < lesion < 0.5 * np.count_nonzero(image.data) else None
 
 
-def _values(data: np.ndarray) -> np.ndarray:
+def values_of(data: np.ndarray) -> np.ndarray:
     """Returns the distinct values, ascending; of small whole numbers without sorting them."""
     with np.errstate(invalid="ignore"):
         small = data.astype(np.uint8)
@@ -106,6 +106,7 @@ def _values(data: np.ndarray) -> np.ndarray:
     return np.unique(data)
 
 
-def _listed(values: np.ndarray) -> str:
-    more = ", ..." if values.size > 8 else ""
+def listed(values: Sequence[float] | np.ndarray) -> str:
+    """Writes the first few values, separated by commas."""
+    more = ", ..." if len(values) > 8 else ""
     return ", ".join(f"{value:g}" for value in values[:8]) + more

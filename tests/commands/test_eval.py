@@ -173,6 +173,9 @@ def test_values_that_are_lesion_and_notes_on_references(folders, capsys):
     assert found["references"]["sub-02"] == "sub-02/anat/W39_Segm.nii.gz"
     (note,) = found["notes"].values()
     assert note in capsys.readouterr().err
+    for text in (output / "table.md", output / "report.html"):
+        assert "Lesion: the values 1, 4 of the references." in text.read_text()
+        assert note in text.read_text()
     table = [line.split("\t") for line in (output / "subjects.tsv").read_text().splitlines()]
     rows = {row[0]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
     for index, (name, kind) in enumerate(KINDS.items()):

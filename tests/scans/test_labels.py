@@ -1,5 +1,8 @@
 """Which file is the reference of a scan, as public data sets name them, and which of its values are lesion."""
 
+import hashlib
+import json
+
 import images
 import numpy as np
 import pytest
@@ -257,12 +260,32 @@ def test_lesion_labels_of_blurred_labels_are_refused(tmp_path):
         references.read(subject, subject.image(), (1, 2))
 
 
+def test_a_reference_without_any_of_the_lesion_labels_is_noted(tmp_path):
+    make(tmp_path, ["a"], ["a_seg"], values=255)
+    (subject,) = sources.find(str(tmp_path))
+    assert references.read(subject, subject.image(), (1,)).note.endswith(
+        "reference holds 0, 255, no value of --lesion_labels"
+    )
+    assert references.read(subject, subject.image(), (255,)).note == ""
+
+
 def test_lesion_labels_that_no_reference_holds_are_an_error(tmp_path):
     make(tmp_path, ["a", "b"], ["a_seg", "b_seg"], values=3)
     known = references.by_identifier(str(tmp_path), sources.find(str(tmp_path)), (1, 2))
     with pytest.raises(UsageError, match=r"--lesion_labels=1,2: no reference holds them\. They hold 0, 3\."):
         references.check_values(known, ["sub-a", "sub-b"])
     references.check_values(known._replace(values=()), ["sub-a"])
+
+
+def test_a_prepared_data_set_may_hold_the_references(tmp_path):
+    scan = images.save(tmp_path / "sub-01/anat/sub-01_desc-preproc_T2w.nii.gz", SCAN)
+    digest = hashlib.sha256(scan.read_bytes()).hexdigest()
+    record = {"InputSHA256": "ab" * 32, "SHA256": digest, "BiasField": None, "Warnings": []}
+    scan.with_name("sub-01_desc-preproc_T2w.json").write_text(json.dumps(record))
+    make(tmp_path, [], ["sub-01/anat/sub-01_desc-brain_mask", "sub-01/anat/sub-01_label-lesion_mask"])
+    (subject,) = sources.find(str(tmp_path))
+    assert not subject.mask_found  # its mask was made with it: one that does not fit is refused
+    assert references.read(subject, subject.image()).source.endswith("sub-01_label-lesion_mask.nii.gz")
 
 
 def test_paths_of_references_are_relative(tmp_path):

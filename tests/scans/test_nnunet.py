@@ -51,6 +51,17 @@ def test_the_decathlon_has_no_numbers_of_channels(tmp_path):
     assert told(tmp_path) == {"BRATS_001": ("BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz")}
 
 
+def test_masks_among_the_images_are_no_cases(tmp_path):
+    make(tmp_path, ["imagesTs/a_0000", "imagesTs/a_0000_mask", "imagesTs/a_0000_bet", "imagesTr/b", "imagesTr/b_mask"])
+    assert list(told(tmp_path)) == ["b", "a"]
+
+
+def test_a_t2_channel_of_which_there_is_no_file_is_told(tmp_path):
+    make(tmp_path, ["imagesTs/a_0000"], channel_names={"0": "T1", "1": "T2"})
+    with pytest.raises(UsageError, match=r"no file of the channel 0001, which dataset\.json calls T2, but of 0000"):
+        nnunet.find(tmp_path)
+
+
 def test_one_channel_needs_no_dataset_json(tmp_path):
     make(tmp_path, ["imagesTs/a_0000", "imagesTs/b_0000"])
     assert told(tmp_path) == {"a": ("a_0000.nii.gz", None), "b": ("b_0000.nii.gz", None)}
