@@ -12,7 +12,7 @@ import numpy as np
 
 from lgjax import __version__, models
 from lgjax.calibration import scores
-from lgjax.derivatives import description, lesions, sidecar, write
+from lgjax.derivatives import description, lesions, occupied, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
@@ -89,10 +89,12 @@ class Detection:
 
         Raises:
           InputError: a link leads out of the folder.
+          UsageError: the folder holds the scan's map of another method.
           EnvironmentFault: the disk refuses.
         """
         root = pathlib.Path(folder)
         write.check_place(root, self.identifier)
+        occupied.check_scan(root, self.identifier, self.about["Method"])
         description.describe(root, "restorations")
         write.write(root, self.identifier, self.subject, self.maps, dict(self.about))
         return sidecar.file(root, self.identifier, sidecar.ANOMALY)

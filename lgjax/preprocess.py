@@ -6,14 +6,16 @@
 Input is a BIDS, Cam-CAN, IXI, BraTS or plain folder, one NIfTI file, or phantom:train. The output is a BIDS
 derivative with corrected scans, memory-mapped slices, a split by subject, a summary table and a page to look at,
 qc.html. Train on it with --config.data.source=prepared/cohort. Finished subjects are skipped when the command is run
-again. Patients need no preparation, since lgjax.restore does the same to raw scans; prepared once, they spare it the
+again. All scans of a person fall into one split; who is not healthy, as participants.tsv says, is in no split but test.
+Patients need no preparation, since lgjax.restore does the same to raw scans; prepared once, they spare it the
 bias field. Research use only.
 """
 
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -22,20 +24,39 @@ from lgjax.cli import app
 from lgjax.cli.configs import define_config
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.derivatives import description
-from lgjax.preparation import cohort, dataset, passes
+from lgjax.preparation import additions, audit, dataset, passes
 from lgjax.preparation import recipe as recipes
 from lgjax.preparation.brain import find_tool
 from lgjax.preparation.passes import Job
 from lgjax.preparation.recipe import Recipe
+from lgjax.preparation.splits import assign
 from lgjax.report import quality
 from lgjax.runtime import files, parallel
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import sources
+from lgjax.scans import participants, sources
 from lgjax.scans.sources import Subject
 
 
+class People(NamedTuple):
+    """What the user says of people."""
+
+    add: bool = False  # to those who are in the folder already
+    person: str = ""  # column or pattern, see `participants.annotate`
+    calibration: tuple[str, ...] = ()  # names of those to calibrate on; without any, a hash decides
+
+
+NOBODY = People()
+
+
 def preprocess(
-    subjects: Sequence[Subject], recipe: Recipe, config, folder: pathlib.Path, *, given: bool, source: str
+    subjects: Sequence[Subject],
+    recipe: Recipe,
+    config,
+    folder: pathlib.Path,
+    *,
+    given: bool,
+    source: str,
+    people: People = NOBODY,
 ) -> int:
     """Prepares subjects into `folder`.
 
@@ -44,35 +65,61 @@ def preprocess(
       config: of configs/data.py.
       given: whether the recipe is another cohort's: then nobody here is for training.
       source: where the subjects come from, for people.
+      people: what the user says of people and of those who are in the folder already.
 
     Returns:
       The exit code: 0, or 3 if some subjects failed.
+
+    Raises:
+      UsageError: the folder was prepared otherwise, or holds subjects that would be dropped; nothing is done then.
     """
-    splits = {subject.identifier: "test" if given else cohort.split_of(subject) for subject in subjects}
     percentiles = recipe.histogram.percentiles if recipe.histogram else tuple(config.histogram.percentiles)
     tool = find_tool(recipe.stripper)  # before anything is written
-    settle(folder, {"given": given, "match": config.histogram.match, "percentiles": percentiles}, recipe)
-    describe(folder, splits, subjects)
+    asked = settings({"given": given, "match": config.histogram.match, "percentiles": percentiles}, recipe, people)
+    additions.check_settings(folder, asked)
+    others = additions.held(folder, {subject.identifier for subject in subjects})
+    if not people.add:
+        additions.refuse(folder, others)
+    kept = additions.keep(folder, others)
+    if people.add and (kept or (folder / dataset.RECIPE).exists()):
+        recipe = additions.recipe(folder)  # with the histogram that those who stay were matched to
+    everybody = [*subjects, *(one.subject for one in kept)]
+    splits = {one.identifier: "test" for one in everybody} if given else assign(everybody, people.calibration)
+    announce(everybody, splits, {one.subject.identifier for one in kept}, given)
+    additions.write_settings(folder, asked)
+    describe(folder, splits, everybody)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
     with parallel.processes(config.workers) as pool:
-        scans = passes.correct_all(jobs, config.workers, pool)
-        if config.histogram.match and not given and scans.records:
+        scans = passes.correct_all(jobs, config.workers, pool, {one.subject.identifier: one.scan for one in kept})
+        if config.histogram.match and recipe.histogram is None and scans.records:
             recipe = recipe._replace(histogram=passes.learn(scans.records, splits))
         recipes.write(folder / dataset.RECIPE, recipe)
         slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)
-    dataset.write_index(folder, passes.index(recipe, splits, scans.records, slices.records))
+    records = {one.subject.identifier: (one.scan, one.slices) for one in kept}
+    records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
+    dataset.write_index(folder, passes.index(recipe, splits, records))
     failures = {**scans.failures, **slices.failures}
     for name in failures:  # what an earlier run left of them counts no more
         dataset.retract(folder, name)
-    rows = [passes.row(name, splits[name], scans.records[name], found) for name, found in slices.records.items()]
+    rows = [passes.row(name, splits[name], *found) for name, found in sorted(records.items())]
     about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
     report(folder, rows, failures, about)
     before = f"before: {scans.before} corrected, {slices.before} sliced"
-    print(f"{len(rows)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
+    print(f"{len(slices.records)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
     for name, error in failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     return 3 if failures else 0
+
+
+def announce(subjects: Sequence[Subject], splits: dict[str, str], kept: Collection[str], given: bool) -> None:
+    """Prints who is about to be prepared, and for what."""
+    rows = [
+        audit.Row(one.identifier, one.participant, splits[one.identifier], one.kind, one.identifier in kept)
+        for one in subjects
+    ]
+    lines = [audit.patients(rows)] if given else [audit.text(rows), *audit.warnings(rows)]
+    print("\n".join(lines), flush=True)
 
 
 def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list[Job]:
@@ -90,24 +137,17 @@ def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list
     ]
 
 
-def settle(folder: pathlib.Path, choices: dict, recipe: Recipe) -> None:
-    """Notes how the folder is prepared before anything else is written, and refuses to mix two preparations.
+def settings(choices: dict, recipe: Recipe, people: People) -> dict[str, Any]:
+    """Returns what decides how a folder is prepared, as plain JSON types.
 
     Args:
       choices: what the recipe does not say before its histogram is learnt.
-
-    Raises:
-      UsageError: the folder holds scans that were prepared otherwise.
+      recipe: how scans are prepared.
+      people: what the user says of people.
     """
-    path, wanted = folder / "settings.json", json.loads(json.dumps({**choices, "recipe": recipes.as_json(recipe)}))
-    try:
-        before = json.loads(path.read_text()) if path.exists() else wanted
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "Use another --output") from error
-    if before != wanted:
-        names = ", ".join(name for name in wanted if before.get(name) != wanted[name])
-        raise UsageError(f"{folder} was prepared otherwise ({names}). Use another --output.")
-    files.atomic_write(path, json.dumps(wanted, indent=2) + "\n")
+    said = {"person": people.person, "calibration": list(people.calibration)}
+    found = {**choices, "recipe": recipes.as_json(recipe), **{name: value for name, value in said.items() if value}}
+    return json.loads(json.dumps(found))
 
 
 def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Subject]) -> None:
@@ -132,6 +172,10 @@ def define_flags() -> None:
     define_config("data", "Preparation: FILE[:variant], or a name: data[:variant].")
     define_input_flags("phantom:train:8")
     flags.DEFINE_string("output", None, "Folder for the prepared data set; default: prepared/<config name>.")
+    flags.DEFINE_bool("add", False, "Keep the subjects of --output that --input does not have, and their histogram.")
+    text = "Who was scanned: a column of participants.tsv, or a regular expression whose (group) is in each name."
+    flags.DEFINE_string("person", None, text)
+    flags.DEFINE_list("calibration", None, "Subjects to calibrate on, by name; default: a tenth, by a hash.")
     flags.DEFINE_string("recipe", None, "Prepare as this prepared data set, work directory or preprocessing.json says.")
 
 
@@ -148,7 +192,26 @@ def main(_) -> int:
         if path.resolve() == folder.resolve():
             raise UsageError(f"--output={folder} is the data set that --recipe names. Name another folder.")
         recipe = recipes.read(path / dataset.RECIPE if path.is_dir() else path)
-    return preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input)
+    people = people_of_flags(folder)
+    subjects = participants.annotate(subjects, arguments.input, people.person)
+    return preprocess(
+        subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input, people=people
+    )
+
+
+def people_of_flags(folder: pathlib.Path) -> People:
+    """Returns what the flags say of people; what they leave out is as the folder was begun.
+
+    Raises:
+      UsageError: patients are to be calibrated on.
+    """
+    arguments = flags.FLAGS
+    before, asked = additions.settings(folder), set(arguments.calibration or ())
+    if asked and arguments.recipe:
+        raise UsageError("--calibration is for a cohort to train on, and --recipe prepares others. Give one of them.")
+    calibration = asked | set(before.get("calibration", ()) if arguments.add or not asked else ())
+    person = before.get("person", "") if arguments.person is None else arguments.person
+    return People(arguments.add, person, tuple(sorted(calibration)))
 
 
 if __name__ == "__main__":

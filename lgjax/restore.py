@@ -19,7 +19,7 @@ from lgjax.calibration import procedure
 from lgjax.cli import app
 from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
 from lgjax.cli.recorded import define_recorded_config
-from lgjax.derivatives import description, read, write
+from lgjax.derivatives import description, occupied, read, write
 from lgjax.detector import Detector, from_config
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
@@ -121,6 +121,8 @@ def main(_) -> int:
     for name in names:  # a mistyped one is found before the others are done
         methods.check_model(methods.parse(name), config.model.name)
         experiment.check_step(config, methods.parse(name))
+    for name, place in zip(names, folders, strict=True):
+        occupied.check_folder(place, name)
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:

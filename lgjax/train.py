@@ -29,7 +29,7 @@ from tqdm import tqdm
 from lgjax import models
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
-from lgjax.preparation import cohort, dataset, recipe
+from lgjax.preparation import audit, cohort, dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
 from lgjax.runtime import devices, files, hosts, signals
@@ -140,7 +140,8 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
             f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of {folder} any more. "
             "Use another --workdir, or prepare the scans as before."
         )
-    feeding.check_splits(experiment.source(config), index)
+    rows = feeding.check_splits(experiment.source(config), index)
+    print(f"{audit.training(rows)}: {cohort.describe(experiment.source(config))}", flush=True)
     return prepared, index
 
 

@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 import importlib
 import pathlib
 import time
+import types
 
 import jax
 import numpy as np
@@ -186,3 +187,9 @@ def until(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited for a minute"
         time.sleep(0.01)
+
+
+def subject(sha256: str, slices: Slices) -> types.SimpleNamespace:
+    """What a training asks of a healthy subject, and of the scan of the subject once it is prepared."""
+    image = types.SimpleNamespace(sha256=sha256)
+    return types.SimpleNamespace(identifier=f"sub-{sha256}", participant=f"sub-{sha256}", image=image, slices=slices)

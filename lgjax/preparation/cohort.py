@@ -1,24 +1,22 @@
 """Cohorts: which healthy subjects train, calibrate and test, and their slices in one array."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from lgjax.preparation import pipeline
-from lgjax.preparation.dataset import is_prepared, read_index
+from lgjax.preparation import audit, dataset, pipeline
+from lgjax.preparation.dataset import Entry, is_prepared, read_index
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Slices
+from lgjax.preparation.splits import split_of
 from lgjax.runtime import parallel, places
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import phantom, sources
+from lgjax.scans import names, participants, phantom, sources
 from lgjax.scans.sources import Subject
-
-SHARES = {"train": 0.8, "calibration": 0.1, "test": 0.1}  # of a folder's participants, by a hash of their names
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,34 +49,56 @@ def healthy(source: Source, split: str) -> list[Subject]:
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
         chosen = [subject for subject in found if splits.get(subject.identifier) == split]
     else:
-        found = sources.find(source.spec)
+        found = participants.annotate(sources.find(source.spec), source.spec)
         if any(subject.bias_field is not None for subject in found):
             raise UsageError(f"{source.spec} is an unfinished prepared data set. Run lgjax.preprocess again.")
         chosen = [subject for subject in found if split_of(subject) == split]
     if not chosen:
-        raise UsageError(f"{source.spec} is too small: no subject of it falls into the {split} split.")
+        raise UsageError(too_small(source.spec, split))
     return chosen[: source.calibration_subjects] if split == "calibration" else chosen
 
 
+def too_small(spec: str, split: str) -> str:
+    """Says that a split is empty, and what to do."""
+    remedy = "Give more subjects, or name some: prepare again with --calibration=NAME,NAME"
+    remedy = remedy if split == "calibration" else "Give more subjects"
+    return f"{spec} is too small: no subject of it falls into the {split} split. {remedy}."
+
+
 def describe(source: Source) -> str:
-    """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share."""
+    """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share.
+
+    What was read decides, not how a folder is called: synthetic scans that were prepared are synthetic.
+    """
     if not sources.is_phantom(source.spec):
-        return places.shown(source.spec)
+        place = places.shown(source.spec)
+        return f"synthetic healthy brains, prepared: {place}" if _is_synthetic(source.spec) else place
     name, _, labels = source.spec.partition(":")
     return f"synthetic healthy brains ({name}) {phantom.describe(labels or None)}"
 
 
-def split_of(subject: Subject) -> str:
-    """Returns the split of a subject: from a hash of the participant's name, so adding subjects moves none.
+def _is_synthetic(spec: str) -> bool:
+    """Returns whether the scans of a prepared data set were made by the phantom."""
+    entries = read_index(spec).subjects[:1] if is_prepared(spec) else ()
+    return any(sources.is_phantom(str(name)) for entry in entries for name in _scan(spec, entry).get("Sources", ()))
 
-    All sessions of one participant are in one split.
-    """
-    position = int.from_bytes(hashlib.sha256(subject.participant.encode()).digest()[:8]) / 2**64
-    for split, share in SHARES.items():
-        position -= share
-        if position < 0:
-            return split
-    return "test"
+
+def _scan(spec: str, entry: Entry) -> dict[str, Any]:
+    return dataset.record(spec, entry.identifier, dataset.SCAN) or {}
+
+
+def rows(spec: str, entries: Sequence[Entry]) -> list[audit.Row]:
+    """Returns who the subjects of a prepared data set are."""
+    kinds = participants.kinds(spec)
+    return [
+        audit.Row(
+            entry.identifier,
+            _scan(spec, entry).get("Participant") or entry.identifier,
+            entry.split,
+            kinds.get(entry.identifier, kinds.get(names.subject(entry.identifier), "")),
+        )
+        for entry in entries
+    ]
 
 
 def load(

@@ -108,7 +108,7 @@ def write_scan(
     scan, mask = (file(folder, identifier, f"{part}.nii.gz") for part in (SCAN, BRAIN))
     nifti.write(scan, data, like, np.float32)
     nifti.write(mask, brain, like, np.uint8)
-    return _end(folder, identifier, SCAN, {**about, "SHA256": files.sha256(scan), "BrainSHA256": files.sha256(mask)})
+    return note(folder, identifier, SCAN, {**about, "SHA256": files.sha256(scan), "BrainSHA256": files.sha256(mask)})
 
 
 def write_slices(
@@ -132,7 +132,7 @@ def write_slices(
         "Slices": slices.number.tolist(),
         "MaskFraction": [round(float(fraction), 6) for fraction in inside.mean(axis=(1, 2))],
     }
-    return _end(folder, identifier, SLICES, {**about, **found})
+    return note(folder, identifier, SLICES, {**about, **found})
 
 
 def retract(folder: str | os.PathLike, identifier: str) -> None:
@@ -146,7 +146,8 @@ def _begin(folder, identifier: str, part: str) -> None:
     file(folder, identifier, f"{part}.json").unlink(missing_ok=True)
 
 
-def _end(folder, identifier: str, part: str, content: dict[str, Any]) -> dict[str, Any]:
+def note(folder: str | os.PathLike, identifier: str, part: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Writes the JSON beside a finished scan or its slices, and returns it."""
     files.atomic_write(file(folder, identifier, f"{part}.json"), json.dumps(content, indent=2) + "\n")
     return content
 

@@ -6,7 +6,7 @@ histogram; the second matches every scan to it and cuts the slices.
 
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -44,10 +44,19 @@ class Outcome(NamedTuple):
     before: int  # finished by an earlier run
 
 
-def correct_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) -> Outcome:
-    """Runs the first pass; two files with one content are one scan, so the second is refused."""
+def correct_all(
+    jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor, kept: Mapping[str, dict[str, Any]]
+) -> Outcome:
+    """Runs the first pass; two files with one content are one scan, so the second is refused.
+
+    Args:
+      jobs: of the subjects.
+      workers: that work at once.
+      pool: of them.
+      kept: records of subjects that an earlier command prepared, by identifier.
+    """
     outcome = _run(correct, jobs, workers, pool, "correcting")
-    seen: dict[str, str] = {}
+    seen = {record["InputSHA256"]: name for name, record in kept.items()}
     shown = {job.subject.identifier: (*job.subject.paths, job.subject.source)[0] for job in jobs}
     for name, record in list(outcome.records.items()):
         if (other := seen.setdefault(record["InputSHA256"], name)) != name:
@@ -88,6 +97,8 @@ def correct(job: Job) -> tuple[dict[str, Any], bool]:
     done = dataset.record(job.folder, name, dataset.SCAN)
     files_of = {f"{dataset.SCAN}.nii.gz": "SHA256", f"{dataset.BRAIN}.nii.gz": "BrainSHA256"}
     if done and _intact(job.folder, name, done, key, files_of):
+        if done.get("Participant") != job.subject.participant:  # who that is may be told anew
+            done = dataset.note(job.folder, name, dataset.SCAN, {**done, "Participant": job.subject.participant})
         return done, True
     found = pipeline.correct(job.subject, job.recipe, job.folder)
     data, inside = found.intensities(), found.brain.mask
@@ -187,7 +198,7 @@ def row(name: str, split: str, scan: dict[str, Any], slices: dict[str, Any]) -> 
     }
 
 
-def index(recipe: Recipe, splits: dict[str, str], scans: dict[str, Any], slices: dict[str, Any]) -> dataset.Index:
+def index(recipe: Recipe, splits: dict[str, str], records: Mapping[str, tuple[dict, dict]]) -> dataset.Index:
     """Makes the index of a data set from the records of both passes, by identifier."""
     return dataset.Index(
         recipe,
@@ -195,14 +206,14 @@ def index(recipe: Recipe, splits: dict[str, str], scans: dict[str, Any], slices:
             dataset.Entry(
                 name,
                 splits[name],
-                scans[name]["InputSHA256"],
-                found["SHA256"],
-                found["MaskSHA256"],
-                tuple(found["Slices"]),
-                tuple(found["MaskFraction"]),
-                found["Affine"],
+                scan["InputSHA256"],
+                slices["SHA256"],
+                slices["MaskSHA256"],
+                tuple(slices["Slices"]),
+                tuple(slices["MaskFraction"]),
+                slices["Affine"],
             )
-            for name, found in sorted(slices.items())
+            for name, (scan, slices) in sorted(records.items())
         ),
     )
 

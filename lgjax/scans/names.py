@@ -12,6 +12,8 @@ import unicodedata
 import urllib.parse
 from collections.abc import Iterator
 
+from lgjax.scans.persons import person_of
+
 ENTITIES = ("ses", "task", "acq", "ce", "rec", "run", "echo", "part", "chunk")  # of a T2w image, in the order of BIDS
 _NUMBERS = ("run", "echo", "chunk")  # whose values are digits
 _PARTS = ("mag", "phase", "real", "imag")  # that the entity `part` may be
@@ -59,13 +61,8 @@ def subject(identifier: str) -> str:
 
 
 def participant(name: str) -> str:
-    """Returns who was scanned, by a scan's name.
-
-    That is sub-01 of sub-01_ses-2_run-1, and sub-BraTSGLI00000 of the time point BraTS-GLI-00000-001.
-    """
-    if name.startswith("sub-"):
-        return identifier(name.split("_")[0])
-    return identifier(re.sub(r"_ses-.*|(?<=-\d{5})-\d{3}$", "", name))
+    """Returns who was scanned, by a scan's name, see `persons.person_of`: sub-01 of sub-01_ses-2_run-1."""
+    return identifier(person_of(name))
 
 
 def place(folder: str | os.PathLike, identifier: str) -> pathlib.Path:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lgjax.models.base import Model
-from lgjax.preparation import cohort
+from lgjax.preparation import audit, cohort
 from lgjax.preparation.dataset import Entry, Index
 from lgjax.preparation.recipe import Recipe
 from lgjax.runtime import devices, hosts
@@ -37,17 +37,23 @@ class Steps(NamedTuple):
     arguments: tuple
 
 
-def check_splits(source: cohort.Source, index: Index | None) -> None:
-    """Checks what is known before a scan is read: each split has subjects, and of a prepared data set others.
+def check_splits(source: cohort.Source, index: Index | None) -> list[audit.Row]:
+    """Checks what is known before a scan is read: each split has healthy subjects, and of a prepared data set others.
+
+    Returns:
+      Who is trained on and who is held out.
 
     Raises:
-      UsageError: a split is empty, or two splits share a scan.
+      UsageError: a split is empty or holds somebody ill, or two splits share a scan or a person.
     """
     if index is None:
-        for split in SPLITS:
-            cohort.healthy(source, split)
-    else:
-        check_apart(*([entry.input_sha256 for entry in _entries(source, index, split)] for split in SPLITS))
+        found = ((split, cohort.healthy(source, split)) for split in SPLITS)
+        return [audit.Row(one.identifier, one.participant, split) for split, subjects in found for one in subjects]
+    entries = {split: _entries(source, index, split) for split in SPLITS}
+    check_apart(*([entry.input_sha256 for entry in entries[split]] for split in SPLITS))
+    rows = cohort.rows(source.spec, [entry for split in SPLITS for entry in entries[split]])
+    audit.check(source.spec, rows)
+    return rows
 
 
 def check_apart(trained: Sequence[str], held_out: Sequence[str]) -> None:
@@ -91,7 +97,7 @@ def _entries(source: cohort.Source, index: Index, split: str) -> list[Entry]:
     """Returns a split's subjects of a prepared data set as `cohort.healthy` does; raises UsageError for none."""
     entries = [entry for entry in index.subjects if entry.split == split]
     if not entries:
-        raise UsageError(f"{source.spec} is too small: no subject of it falls into the {split} split.")
+        raise UsageError(cohort.too_small(source.spec, split))
     return entries[: source.calibration_subjects] if split == "calibration" else entries
 
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 from lgjax.preparation import cohort, dataset, histogram, passes, pipeline, recipe
+from lgjax.preparation.splits import split_of
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
@@ -146,7 +147,7 @@ def test_the_reference_is_learnt_from_training_subjects_alone(raw, first):
     subjects = {subject.identifier: subject for subject in sources.find(str(folder))}
     marks = []
     for name, split in splits.items():
-        assert split == cohort.split_of(subjects[name])
+        assert split == split_of(subjects[name])
         if split == "train":
             data = nib.load(dataset.file(folder, name, "desc-preproc_T2w.nii.gz")).get_fdata()
             brain = nib.load(dataset.file(folder, name, "desc-brain_mask.nii.gz")).get_fdata() > 0

@@ -8,11 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax.preparation import cohort, histogram, pipeline, recipe, slices
+from lgjax.preparation import histogram, pipeline, recipe, slices
 from lgjax.preparation.bias import BiasField
 from lgjax.preparation.histogram import Histogram
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Grid
+from lgjax.preparation.splits import split_of
 from lgjax.runtime.errors import InputError
 from lgjax.scans import orientation, sources
 
@@ -197,4 +198,4 @@ def test_sessions_of_one_participant_are_in_one_split(tmp_path):
         images.save(folder / f"sub-7_ses-{session}_T2w.nii.gz", images.head())
     found = sources.find(str(tmp_path))
     assert len({subject.identifier for subject in found}) == 8
-    assert len({cohort.split_of(subject) for subject in found}) == 1
+    assert len({split_of(subject) for subject in found}) == 1

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import both, shrunk
+from conftest import both, shrunk, subject
 
 from lgjax import models, train
 from lgjax.methods import names as methods
 from lgjax.methods import runner
 from lgjax.models import MODELS
 from lgjax.preparation import cohort
-from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime.devices import batch_sharding, replicate, replicated
 from lgjax.training import feeding, settings
 from lgjax.training import step as training
@@ -173,7 +172,7 @@ def data(monkeypatch, slices):
     """
     chosen = slice(0, 4), slice(4, 7), slice(1, 6)
     parts = [cohort.Slices(*(np.array(part[rows]) for part in slices)) for rows in chosen]
-    prepared = [Prepared(SimpleNamespace(sha256=f"raw {i}"), 0, part, None) for i, part in enumerate(parts)]
+    prepared = [subject(f"raw {i}", part) for i, part in enumerate(parts)]
     splits = {"train": prepared[:2], "calibration": prepared[2:]}
     monkeypatch.setattr(cohort, "healthy", lambda source, split: splits[split])
     monkeypatch.setattr(cohort, "load", lambda found, *others: ([others[-1](one) for one in found], []))

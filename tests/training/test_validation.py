@@ -2,20 +2,18 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import images
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_variables, shrunk
+from conftest import random_variables, shrunk, subject
 
 from lgjax import models, train
 from lgjax.models import MODELS
 from lgjax.models.base import Model
-from lgjax.preparation import cohort
-from lgjax.preparation.pipeline import Prepared
+from lgjax.preparation import cohort, splits
 from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import replicate
 from lgjax.runtime.errors import UsageError
@@ -175,7 +173,7 @@ def data(monkeypatch, slices):
     """Two subjects to train on, one held out."""
     chosen = slice(0, 4), slice(4, 7), slice(1, 6)
     parts = [Slices(*(part[rows] for part in slices)) for rows in chosen]
-    prepared = [Prepared(SimpleNamespace(sha256=f"raw {i}"), 0, part, None) for i, part in enumerate(parts)]
+    prepared = [subject(f"raw {i}", part) for i, part in enumerate(parts)]
     splits = {"train": prepared[:2], "calibration": prepared[2:]}
     monkeypatch.setattr(cohort, "healthy", lambda source, split: splits[split])
     monkeypatch.setattr(cohort, "load", lambda found, *others: ([others[-1](one) for one in found], []))
@@ -257,7 +255,7 @@ def test_a_game_has_no_best_checkpoint(config, known, mesh1, tmp_path, monkeypat
 
 
 def test_a_scan_to_train_on_that_is_held_out_too_is_refused(config, data, mesh1, tmp_path):
-    data["calibration"][0] = data["calibration"][0]._replace(image=SimpleNamespace(sha256="raw 1"))
+    data["calibration"][0] = subject("raw 1", data["calibration"][0].slices)
     message = r"1 of 1 scans of the calibration set are in the training set too \(SHA-256 raw 1\)"
     with pytest.raises(UsageError, match=message):
         train.train(config, tmp_path / "w", mesh1)
@@ -292,8 +290,7 @@ def test_what_calibration_would_refuse_is_refused_before_a_scan_is_read(config, 
 
 
 def test_a_folder_without_calibration_subjects_is_refused_before_a_scan_is_read(config, tmp_path, mesh1):
-    people = (SimpleNamespace(participant=f"sub-{number}") for number in range(99))
-    name = next(one.participant for one in people if cohort.split_of(one) == "train")
+    name = next(f"sub-{number}" for number in range(99) if splits.by_person(f"sub-{number}") == "train")
     images.save(tmp_path / "scans" / f"{name}.nii.gz", images.head())
     config.data.source = str(tmp_path / "scans")
     with pytest.raises(UsageError, match="no subject of it falls into the calibration split"):

@@ -1,0 +1,110 @@
+"""What a cohort's table or the user says of its people: who was scanned twice, and who is not healthy."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+import re
+from collections.abc import Sequence
+
+from lgjax.runtime import files
+from lgjax.runtime.errors import UsageError
+from lgjax.scans.names import identifier, subject
+from lgjax.scans.sources import Subject
+
+_UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
+_HEALTHY = ("healthy", "control", "healthy control", "normal", "hc", "cn", "nc", "ctrl", "no", "0")
+_GROUPS = ("lesion_kind", "diagnosis", "dx", "group", "participant_group", "pathology")  # the first that tells is taken
+_ILL = re.compile(
+    r"patient|case|glioma|gbm|tumou?r|lesion|stroke|ms$|sclerosis|disease|dementia|alzheimer|^ad$|mci|epilep|"
+    r"schizo|depress|autis|park|injur|^tbi$",
+    re.IGNORECASE,
+)
+
+
+def is_healthy(kind: str) -> bool:
+    """Returns whether a subject's kind, as a table or a data set says, is none or a healthy one."""
+    word = re.sub(r"[\s_-]+", " ", kind.strip().lower())
+    return word in _UNKNOWN or word.removesuffix("s") in _HEALTHY
+
+
+def annotate(subjects: Sequence[Subject], spec: str, person: str = "") -> list[Subject]:
+    """Adds what participants.tsv in the folder `spec` says of people, and whom `person` names.
+
+    Args:
+      subjects: found in `spec`.
+      spec: of the subjects, see `sources.find`.
+      person: a column of the table; or a regular expression, whose group is searched for in the name of each scan.
+        "": the column `person`, if there is one.
+
+    Raises:
+      UsageError: there is no such column, or a name that the expression does not fit.
+    """
+    rows = _rows(pathlib.Path(spec))
+    if "(" in person:
+        return [dataclasses.replace(one, person=_by_pattern(person, one.original)) for one in subjects]
+    columns = {column: None for row in rows.values() for column in row}
+    if person and person.lower() not in columns:
+        held = f"participants.tsv holds {', '.join(columns)}" if columns else f"{spec} holds no participants.tsv"
+        raise UsageError(f"--person={person} is no column, for {held}; nor a regular expression with a (group).")
+    group = _group_column(rows)
+    return [_annotated(one, rows, person.lower() or "person", bool(person), group) for one in subjects]
+
+
+def kinds(folder: str) -> dict[str, str]:
+    """Returns the column lesion_kind of a folder's participants.tsv, by identifier; {} where there is no table."""
+    return {name: row.get("lesion_kind", "") for name, row in _rows(pathlib.Path(folder)).items()}
+
+
+def _annotated(one: Subject, rows: dict[str, dict[str, str]], column: str, forced: bool, group: str) -> Subject:
+    row = rows.get(one.identifier) or rows.get(subject(one.identifier)) or {}
+    who, kind = row.get(column, ""), row.get(group, "")
+    if who.lower() not in _UNKNOWN and (forced or not one.person):
+        one = dataclasses.replace(one, person=identifier(who))
+    if one.kind or kind.lower() in _UNKNOWN:
+        return one
+    return dataclasses.replace(one, kind="healthy" if is_healthy(kind) else kind)
+
+
+def _group_column(rows: dict[str, dict[str, str]]) -> str:
+    """Returns the column that tells the healthy from the ill: one that says `young` and `old` does not."""
+    for column in _GROUPS:
+        values = {row.get(column, "") for row in rows.values()} - {""}
+        told = (value for value in values if value.lower() not in _UNKNOWN)
+        if any(column == _GROUPS[0] or is_healthy(value) or _ILL.search(value) for value in told):
+            return column
+    return _GROUPS[0]
+
+
+def _by_pattern(pattern: str, name: str) -> str:
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise UsageError(f"--person={pattern}: {error}. Give a regular expression, such as (HC[0-9]+).") from error
+    if match is None or not any(match.groups()):
+        raise UsageError(f"--person={pattern} does not fit the name {name}. It must tell the person of every scan.")
+    return identifier(next(filter(None, match.groups())))
+
+
+def _rows(root: pathlib.Path) -> dict[str, dict[str, str]]:
+    """Returns the rows of participants.tsv by identifier, columns in lower case; none where there is no table."""
+    path = root / "participants.tsv"
+    if not path.is_file():
+        return {}
+    with files.faults(path):
+        content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    found = {}
+    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"):
+        cells = {
+            (name or "").strip().lower(): (value or "").strip()
+            for name, value in row.items()
+            if isinstance(value, str | None)
+        }
+        if name := cells.get("participant_id"):
+            found[identifier(name if name.startswith("sub-") else f"sub-{name}")] = cells
+            found.setdefault(identifier(name), cells)
+    return found

@@ -1,0 +1,118 @@
+"""Who was scanned, by the names that scans have and by what a table or the user says."""
+
+import dataclasses
+
+import images
+import pytest
+
+from lgjax.runtime.errors import UsageError
+from lgjax.scans import participants, sources
+from lgjax.scans.persons import person_of
+
+SAME = {  # names of one person each
+    "HC000": """HC000_20210101_T2 HC000_20210608_T2 HC000_2021-01-01_T2 HC000_31.12.2020_T2w HC000_31Jan2021
+        HC000_2021-Feb-03 HC000_20210101T1315_T2 HC000_20210101_131500_T2 20210101_HC000_T2 HC000_210101 HC000_2021-01
+        20230101123000_HC000""",
+    "P01": """P01 P01_V1 P01_v02 P01-baseline P01_followup P01_follow-up2 P01_FU1 P01-ses2 P01_ses-2 P01ses2 P01V2
+        P01_m12 P01_visit-1 P01_tp2 P01_wk4 P01_pre P01_post P01_scan1 P01_retest visit1_P01""",
+    "sub-07": "sub-07 sub-07_ses-1 sub-07_ses-2_run-1 sub-07_acq-tse",
+    "OAS1_0001": "OAS1_0001_MR1 OAS1_0001_MR2",
+    "002_S_0295": "002_S_0295_2006-04-18_T2 002_S_0295_2007-11-02_T2",
+    "BraTS-GLI-00005": "BraTS-GLI-00005-000 BraTS-GLI-00005-001",
+}
+# Each a person of its own: no number that may be a person's stands before the date or the visit.
+OTHERS = """T2_20210101 20210101_T2 20210102_T2 20230101_T2_TSE_AX_5 site2_20210101 3T_20210101 V1 V2 S0 S7 A0 B3 scan7
+    m12 W39 baseline followup control_m12 HC_d12 study3_m12 Brats18_2013_11_1 Brats18_2013_12_1 Brats18_CBICA_AAB_1
+    BraTS20_Training_355 BraTS-GLI-00000-000-x IXI002 IXI002-Guys-0828-T2 UCSF-PDGM-0004 phantom:train:healthy:0
+    padded P01_1 P01_2 subject_12 S01_T2_2.5mm 99991399_P1"""
+
+
+@pytest.mark.parametrize("person", SAME)
+def test_dates_and_visits_do_not_make_another_person(person):
+    assert {person_of(name) for name in SAME[person].split()} == {person}
+    assert person_of("Müller 12 2021.03.04") == "Müller 12"
+
+
+@pytest.mark.parametrize("name", OTHERS.split())
+def test_a_name_without_a_persons_number_is_a_person_of_its_own(name):
+    assert person_of(name) == name
+
+
+def people(folder, names=("A1", "A2", "B1")):
+    for number, name in enumerate(names):
+        images.save(folder / f"{name}.nii", images.head((8, 8, 8), seed=number))
+    return sources.find(str(folder))
+
+
+def table(folder, *rows, encoding="utf-8"):
+    (folder / "participants.tsv").write_bytes("\n".join("\t".join(row.split(",")) for row in rows).encode(encoding))
+
+
+def test_a_column_of_the_table_tells_who_was_scanned(tmp_path):
+    found = people(tmp_path)
+    table(tmp_path, "participant_id,person,Patient", "A1,Zoë,x", "sub-A2,Zoë,y", "B1,n/a,y", encoding="latin-1")
+    by_default = participants.annotate(found, str(tmp_path))
+    assert [one.participant for one in by_default] == ["sub-Zoe", "sub-Zoe", "sub-B1"]
+    asked = participants.annotate(found, str(tmp_path), "Patient")
+    assert [one.participant for one in asked] == ["sub-x", "sub-y", "sub-y"]
+    noted = [dataclasses.replace(one, person="sub-noted") for one in found]  # when the scan was prepared
+    assert {one.participant for one in participants.annotate(noted, str(tmp_path))} == {"sub-noted"}
+
+
+def test_a_pattern_tells_who_was_scanned(tmp_path):
+    found = participants.annotate(people(tmp_path), str(tmp_path), "^([A-Z])")
+    assert [one.participant for one in found] == ["sub-A", "sub-A", "sub-B"]
+
+
+@pytest.mark.parametrize(
+    ("person", "message"),
+    [
+        ("subject", "--person=subject is no column, for participants.tsv holds participant_id, age"),
+        ("(A[0-9])", r"does not fit the name B1"),
+        ("A([0-9]", "such as"),
+        ("A()", "does not fit the name A1"),
+    ],
+)
+def test_what_tells_nobody_is_refused(tmp_path, person, message):
+    found = people(tmp_path)
+    table(tmp_path, "participant_id,age", "A1,30")
+    with pytest.raises(UsageError) as raised:
+        participants.annotate(found, str(tmp_path), person)
+    assert message in str(raised.value)
+
+
+def test_without_a_table_a_column_is_refused_and_nothing_is_changed(tmp_path):
+    found = people(tmp_path)
+    assert participants.annotate(found, str(tmp_path)) == found
+    with pytest.raises(UsageError, match="holds no participants"):
+        participants.annotate(found, str(tmp_path), "person")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kinds"),
+    [
+        ("lesion_kind", ("glioma", "healthy", "n/a"), ("glioma", "healthy", "")),
+        ("lesion_kind", ("odd", "", ""), ("odd", "", "")),
+        ("group", ("patient", "control", "Controls"), ("patient", "healthy", "healthy")),
+        ("Diagnosis", ("MS", "HC", "CN"), ("MS", "healthy", "healthy")),
+        ("dx", ("AD", "MCI", "NC"), ("AD", "MCI", "healthy")),
+        ("group", ("patients", "patients", ""), ("patients", "patients", "")),
+        ("group", ("young", "old", "old"), ("", "", "")),  # all healthy, as far as anybody says
+        ("group", ("A", "B", "unknown"), ("", "", "")),
+        ("sex", ("F", "M", "M"), ("", "", "")),
+    ],
+)
+def test_a_column_tells_the_ill_from_the_healthy(tmp_path, column, values, kinds):
+    found = people(tmp_path)
+    table(tmp_path, f"participant_id,{column}", *(f"{n},{v}" for n, v in zip(("A1", "A2", "B1"), values, strict=True)))
+    assert tuple(one.kind for one in participants.annotate(found, str(tmp_path))) == kinds
+
+
+@pytest.mark.parametrize("kind", ["", "n/a", "healthy", "Healthy", "control", "Healthy_Controls", "HC", "none"])
+def test_words_for_the_healthy(kind):
+    assert participants.is_healthy(kind)
+
+
+@pytest.mark.parametrize("kind", ["glioma", "MS", "patient", "ms lesion", "unhealthy", "isointense"])
+def test_words_for_the_ill(kind):
+    assert not participants.is_healthy(kind)
