@@ -17,6 +17,7 @@ from lgjax.scans.volume import Volume
 _MIN_BRAIN = 1.0  # ml
 _MAX_BRAIN = 2500.0  # ml; the largest heads hold about 2000 ml inside the skull
 _MAX_COVERAGE = 0.95  # of the volume, by a mask
+_LEAST_SHARE, _HEAD = 0.15, 2000.0  # a brain mask holds at least this share of what is imaged, or of so many ml
 _MIN_BACKGROUND = 0.15  # of the volume, in a scan without its skull; a slab cropped to the brain has 0.21
 _MIN_COMPONENT = 0.01  # of the largest one
 _MAX_OVERSHOOT = 0.01  # of the brain: values below background that spline resampling leaves around it
@@ -67,11 +68,14 @@ def find_brain(
 
 
 def misfit(image: Volume, mask: Volume) -> str:
-    """Says in a few words why a volume is no brain mask of a scan; "": it is one."""
+    """Says in a few words why a volume that is called a mask is no brain mask of a scan; "": it is one."""
     try:
-        _checked(image, mask)
+        inside = _checked(image, mask)
     except InputError as fault:
         return fault.problem.replace(image.source, "the scan").partition(": shape and affine")[0]
+    volume, imaged = (image.voxel_ml * np.count_nonzero(part) for part in (inside, image.data != image.data[0, 0, 0]))
+    if volume < _LEAST_SHARE * min(imaged, _HEAD):
+        return f"holds {volume:.3g} ml of the {imaged:.3g} ml imaged: a lesion's mask, it seems"
     return ""
 
 

@@ -42,6 +42,7 @@ WRONG = {
     "soft": (images.head(), None),
     "small": (images.head()[1:] > 0, None),
     "negative": (images.head() * np.float32(-1), None),
+    "lesion": (images.head() > 125, None),  # x_mask.nii.gz beside x.nii.gz may be the mask of a lesion
 }
 
 
@@ -62,6 +63,22 @@ def test_a_mask_that_does_not_fit_is_passed_over_where_it_was_found_and_refused_
     (given,) = sources.find(str(tmp_path / "x.nii.gz"), mask=str(mask))
     with pytest.raises(InputError, match="x_mask"):
         pipeline.correct(given, BARE)
+
+
+@pytest.mark.parametrize("slices_of_it", [4, 16])
+def test_a_mask_of_too_little_of_a_head_is_passed_over(tmp_path, slices_of_it):
+    """A brain of 65 ml in an image of 207 ml without background."""
+    matrix = images.affine((3, 3, 3))
+    inside = (images.head() > 0).astype(np.uint8)
+    inside[:, :, slices_of_it:] = 0
+    images.save(tmp_path / "x_mask.nii.gz", inside, matrix)
+    noise = np.random.default_rng(0).rayleigh(5, inside.shape).astype(np.float32)
+    subject = one(tmp_path, images.head() + noise, matrix)
+    if slices_of_it == 16:
+        assert pipeline.correct(subject, BARE).brain.origin == "given"
+        return
+    with pytest.raises(InputError, match=r"x_mask.* ml of the 207 ml imaged: a lesion's mask, it seems"):
+        pipeline.correct(subject, BARE)
 
 
 def test_a_head_whose_mask_was_passed_over_is_refused_with_both_reasons(tmp_path):
