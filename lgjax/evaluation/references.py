@@ -8,6 +8,7 @@ import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti, segmentations, sources
+from lgjax.scans.participants import is_called_healthy
 from lgjax.scans.volume import Volume
 
 
@@ -42,7 +43,7 @@ def by_identifier(labels: str, subjects: Iterable[sources.Subject], values: Sequ
 
 
 def read(subject: sources.Subject, scan: Volume, values: Sequence[float] = ()) -> Reference:
-    """Reads the reference of a subject, on the grid of its scan; subjects of kind "healthy" need none.
+    """Reads the reference of a subject, on the grid of its scan; subjects whose kind is healthy need none.
 
     Args:
       subject: whose.
@@ -52,7 +53,7 @@ def read(subject: sources.Subject, scan: Volume, values: Sequence[float] = ()) -
     Raises:
       InputError: there is none, or several may be it; it is unreadable, on another grid, or has other values.
     """
-    if subject.lesion is None and subject.kind == "healthy":
+    if subject.lesion is None and is_called_healthy(subject.kind):
         return Reference(np.zeros(scan.data.shape, bool), "")
     label, note = _label(subject, scan)
     nifti.check_same_grid(scan, label)
@@ -101,7 +102,7 @@ def check_values(known: References, empty: Iterable[str]) -> None:
     held: set[float] = set()
     for name in empty if known.values else ():
         subject = known.subjects[name]
-        if subject.lesion is not None or subject.kind != "healthy":
+        if subject.lesion is not None or not is_called_healthy(subject.kind):
             held |= set(segmentations.values_of(_label(subject, subject.image())[0].data).tolist())
     if held:
         asked = ",".join(f"{value:g}" for value in known.values)

@@ -24,8 +24,12 @@ _ILL = re.compile(
 
 def is_healthy(kind: str) -> bool:
     """Returns whether a subject's kind, as a table or a data set says, is none or a healthy one."""
-    word = re.sub(r"[\s_-]+", " ", kind.strip().lower())
-    return word in _UNKNOWN or word.removesuffix("s") in _HEALTHY
+    return kind.strip().lower() in _UNKNOWN or is_called_healthy(kind)
+
+
+def is_called_healthy(kind: str) -> bool:
+    """Returns whether a subject's kind is a healthy one, and not just unknown."""
+    return re.sub(r"[\s_-]+", " ", kind.strip().lower()).removesuffix("s") in _HEALTHY
 
 
 def annotate(subjects: Sequence[Subject], spec: str, person: str = "") -> list[Subject]:

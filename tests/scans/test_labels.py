@@ -203,6 +203,18 @@ def test_what_does_not_look_like_one_segmentation_is_not_guessed(tmp_path, other
     assert "lesion_kind is healthy" in said
 
 
+@pytest.mark.parametrize(("kind", "is_needed"), [("healthy", False), ("Controls", False), ("n/a", True), ("", True)])
+def test_who_is_called_healthy_needs_no_reference(tmp_path, kind, is_needed):
+    make(tmp_path, ["sub-01/anat/sub-01_T2w"])
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tlesion_kind\nsub-01\t{kind}\n")
+    (subject,) = sources.find(str(tmp_path))
+    if is_needed:
+        with pytest.raises(InputError, match="Looked for sub-01_label-lesion_mask"):
+            references.read(subject, subject.image())
+    else:
+        assert not references.read(subject, subject.image()).lesion.any()
+
+
 @pytest.mark.parametrize("name", ["W39_brain", "extraction_mask", "bet"])
 def test_masks_of_the_brain_are_not_guessed(tmp_path, name):
     folder = odd(tmp_path) / "BraTS20_Training_355"
