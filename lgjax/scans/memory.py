@@ -10,7 +10,7 @@ import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti, sources, subject_table
-from lgjax.scans.names import identifier, uri
+from lgjax.scans.names import identifier
 from lgjax.scans.sources import Subject
 from lgjax.scans.volume import Volume
 
@@ -70,7 +70,7 @@ def _subject(
         image=functools.partial(_itself, scan),
         mask=None if brain is None else functools.partial(_itself, brain),
         reading="" if brain is None else brain.sha256,
-        source=uri(pathlib.Path(name), pathlib.Path(name)),
+        source=f"memory:{identifier(name)}",
     )
 
 

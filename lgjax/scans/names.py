@@ -51,7 +51,7 @@ def identifier(name: str) -> str:
 
 
 def squeezed(identifier: str) -> str:
-    """Returns what versions before 0.2 called a scan: "sub-" and all letters and digits of its name."""
+    """Returns what earlier versions called a scan: "sub-" and all letters and digits of its name."""
     return "sub-" + re.sub("[^A-Za-z0-9]", "", identifier.removeprefix("sub-"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from bids import BIDSLayout
 
 from lgjax import eval as eval_door
+from lgjax import restore as restore_door
 from lgjax.derivatives import description, read, sidecar, write
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names, nifti
@@ -139,6 +140,8 @@ def test_earlier_results_are_recognised(earlier, raw):
     for others in (["sub-A1_ses-01_run-2"], ["sub-A1ses01run1"], ["sub-A1_ses-01_run-1", "sub-A1ses01run1"], []):
         read.check_names(earlier, others)
     assert read.is_renamed("sub-A1_ses-01_run-1", earlier)
+    with pytest.raises(UsageError, match="sub-A1ses01run1"):
+        restore_door.restore(derived.detector(), derived.sources.find(str(raw)), earlier, 1)
 
 
 def test_a_result_of_an_earlier_version_is_not_taken_for_finished(tmp_path):
