@@ -22,7 +22,7 @@ from absl import flags
 from lgjax import __version__
 from lgjax.cli import app
 from lgjax.cli.configs import define_config
-from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
+from lgjax.cli.flags import check_output, define_input_flags, scans_of_flags
 from lgjax.derivatives import description
 from lgjax.preparation import additions, audit, dataset, passes
 from lgjax.preparation import recipe as recipes
@@ -33,7 +33,7 @@ from lgjax.preparation.splits import assign
 from lgjax.report import quality
 from lgjax.runtime import files, parallel
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import participants, sources
+from lgjax.scans import listing, participants, sources
 from lgjax.scans.sources import Subject
 
 
@@ -185,7 +185,7 @@ def main(_) -> int:
     config = arguments.config
     folder = pathlib.Path(arguments.output or pathlib.Path("prepared") / config.name)
     check_output(folder)
-    subjects = subjects_of_flags()
+    scans = scans_of_flags()
     recipe = recipes.from_config(config)
     if arguments.recipe:
         path = pathlib.Path(arguments.recipe)
@@ -193,10 +193,14 @@ def main(_) -> int:
             raise UsageError(f"--output={folder} is the data set that --recipe names. Name another folder.")
         recipe = recipes.read(path / dataset.RECIPE if path.is_dir() else path)
     people = people_of_flags(folder)
-    subjects = participants.annotate(subjects, arguments.input, people.person)
-    return preprocess(
+    subjects = participants.annotate(scans.found, arguments.input, people.person)
+    code = preprocess(
         subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input, people=people
     )
+    listing.record(folder, scans)
+    for line in listing.lines(scans):
+        print(line, flush=True)
+    return code
 
 
 def people_of_flags(folder: pathlib.Path) -> People:

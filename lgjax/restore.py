@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lgjax.calibration import procedure
 from lgjax.cli import app
-from lgjax.cli.flags import check_output, define_input_flags, subjects_of_flags
+from lgjax.cli.flags import check_output, define_input_flags, scans_of_flags
 from lgjax.cli.recorded import define_recorded_config
 from lgjax.derivatives import description, occupied, read, write
 from lgjax.detector import Detector, from_config
@@ -26,7 +26,7 @@ from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import parallel
 from lgjax.runtime.errors import InputError
-from lgjax.scans import sources
+from lgjax.scans import listing, sources
 from lgjax.scans.sources import Subject
 from lgjax.workdir import calibrations, experiment
 
@@ -113,7 +113,7 @@ def main(_) -> int:
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
     folder = pathlib.Path(arguments.output or workdir / "restored")
     check_output(folder)
-    subjects = subjects_of_flags()
+    scans = scans_of_flags()
     mesh = app.start()
     whole = arguments.method == ["table1"]
     names = rows(config) if whole else arguments.method or [config.restore.method]
@@ -127,10 +127,13 @@ def main(_) -> int:
     for name, place in zip(names, folders, strict=True):
         try:
             detector = calibrated(name, config, workdir, mesh)
-            code = max(code, restore(detector, subjects, place, config.data.workers))
+            code = max(code, restore(detector, scans.found, place, config.data.workers))
+            listing.record(place, scans)
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)
+    for line in listing.lines(scans):
+        print(line, flush=True)
     return code
 
 

@@ -7,7 +7,8 @@ from absl import flags
 from lgjax.preparation import dataset
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import layouts, nifti, sources
-from lgjax.scans.sources import Subject
+from lgjax.scans.listing import Listing
+from lgjax.scans.sources import Reading, Subject
 
 
 def define_input_flags(default: str) -> None:
@@ -20,24 +21,26 @@ def define_input_flags(default: str) -> None:
     flags.DEFINE_bool("assume_ras", False, "Take a scan that states no orientation as RAS.")
     flags.DEFINE_integer("volume", None, "Which volume of a 4-D scan, from 0.", lower_bound=0)
     flags.DEFINE_bool("slice", False, "Accept 2-D scans: one axial slice.")
+    flags.DEFINE_bool("any_sequence", False, "Take scans whose names or sidecars say another sequence than T2.")
 
 
-def subjects_of_flags() -> list[Subject]:
+def scans_of_flags() -> Listing[Subject]:
     """Lists subjects that the flags name, of a prepared data set those in its index; errors as in `sources.find`."""
     given = flags.FLAGS
-    found = sources.find(
-        given.input,
-        layout=given.layout,
-        mask=given.mask,
-        max_voxels=given.max_voxels,
-        assume_ras=given.assume_ras,
-        volume=given.volume,
-        single_slice=given.slice,
+    reading = Reading(
+        given.layout,
+        given.mask,
+        given.max_voxels,
+        given.assume_ras,
+        given.volume,
+        given.slice,
+        given.any_sequence,
     )
+    listing = sources.survey(given.input, reading)
     if dataset.is_prepared(given.input):
         kept = {entry.identifier for entry in dataset.read_index(given.input).subjects}
-        found = [subject for subject in found if subject.identifier in kept]
-    return found
+        listing = listing._replace(found=[subject for subject in listing.found if subject.identifier in kept])
+    return listing
 
 
 def check_output(folder: pathlib.Path) -> None:

@@ -9,11 +9,12 @@ from lgjax.runtime import files
 from lgjax.scans import names
 
 _IGNORED = {  # by what the folder holds: patterns as in .gitignore
-    "restorations": ("sub-*/figures",),
+    "restorations": ("sub-*/figures", "/left_out.tsv"),
     "prepared scans": (
         "sub-*/figures",
         "*_desc-slices_*",
         "/index.json",
+        "/left_out.tsv",
         "/preprocessing.json",
         "/qc.html",
         "/settings.json",

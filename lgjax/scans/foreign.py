@@ -73,6 +73,16 @@ def named(name: str) -> _Said | None:
     return next((said for end, said in _BY_NAME.items() if re.search(f"(?:{end})$", name, re.IGNORECASE)), None)
 
 
+def scan_named(path: pathlib.Path) -> _Said | None:
+    """Returns what a file in a folder of scans is that seems to be a scan in another format; None: no scan."""
+    said = named(path.name)
+    if re.search(r"\.img(\.gz)?$", path.name, re.IGNORECASE):
+        return ("holds the voxels of a pair whose .hdr is missing", "Copy the .hdr too")
+    if said is None and not re.search(r"\.[A-Za-z]\w*$", path.name) and is_dicom(path):
+        return _DICOM
+    return None if said in (_PICTURE, _SURFACE, _ARRAY) else said
+
+
 def error(path: pathlib.Path, start: bytes) -> InputError:
     """Says what a file seems to be that ought to be a NIfTI file and is none.
 
@@ -99,6 +109,8 @@ def not_named(path: pathlib.Path) -> InputError:
 
 def is_dicom(path: pathlib.Path) -> bool:
     """Tells whether a file is DICOM by its content: exports often have names without an end."""
+    if not path.is_file():  # a pipe would block
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"

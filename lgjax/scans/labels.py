@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from lgjax.scans.folders import home, stem
+
 Shelf = Mapping[pathlib.Path, Sequence[pathlib.Path]]  # the NIfTI files of each folder
 
-_EXTENSION = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
 _LESION = re.compile(r"lesion|tumou?r|glioma|stroke|infarct|wmh|metastas")
 _ALONE = re.compile(r"lesions?|lesionmask|tumou?r|wmh")  # such a word says enough; X_stroke may be a scan
 _MASK = re.compile(r"mask\d*|msk|d?seg|segm|segmentation|roi|labels?|manual|lesionmask")
@@ -38,7 +39,7 @@ def shelve(paths: Iterable[pathlib.Path]) -> Shelf:
     """Returns files by their folder."""
     found: dict[pathlib.Path, list[pathlib.Path]] = defaultdict(list)
     for path in paths:
-        found[path.parent].append(path)
+        found[home(path)].append(path)
     return dict(found)
 
 
@@ -69,8 +70,8 @@ def beside(scans: Sequence[tuple[pathlib.Path, Sequence[str]]], shelf: Shelf) ->
     Returns:
       One for each scan, in order. In a patient's own folder a name such as lesion_mask needs no beginning.
     """
-    owners = {(image.parent, start.lower().rstrip("_-. ")): image for image, starts in scans for start in starts}
-    in_folder = Counter(image.parent for image, _ in scans)
+    owners = {(home(image), start.lower().rstrip("_-. ")): image for image, starts in scans for start in starts}
+    in_folder = Counter(home(image) for image, _ in scans)
     ranked: dict[pathlib.Path, list] = defaultdict(list)
     for folder in in_folder:
         for path in shelf.get(folder, ()):
@@ -79,7 +80,7 @@ def beside(scans: Sequence[tuple[pathlib.Path, Sequence[str]]], shelf: Shelf) ->
                 ranked[owner].append(((_agreed(rest), 0, _foreign(rest)), path))
     found = []
     for image, starts in scans:
-        alone, others = in_folder[image.parent] == 1, [path for path in shelf.get(image.parent, ()) if path != image]
+        alone, others = in_folder[home(image)] == 1, [path for path in shelf.get(home(image), ()) if path != image]
         unnamed = [((_agreed(name), 1, 0), path) for path in others if alone and says_lesion(name := _stem(path))]
         start = min(starts, key=len).rstrip("_-. ")
         looked_for = [f"{start}_{name}" for name in _NAMES] + (["lesion_mask"] if alone else [])
@@ -110,8 +111,8 @@ def bids(image: pathlib.Path, folders: Sequence[pathlib.Path], shelf: Shelf, *, 
             continue
         if says_lesion(_rest(name)):
             ranked.append((_distance(scan, theirs, name), path))
-    start = "_".join(part for part in _original(image).split("_") if re.match(r"(sub|ses|run|acq)-", part))
-    others = tuple(path for path in shelf.get(image.parent, ()) if path != image)
+    start = "_".join(part for part in stem(image).split("_") if re.match(r"(sub|ses|run|acq)-", part))
+    others = tuple(path for path in shelf.get(home(image), ()) if path != image)
     return Found(_best(ranked), tuple(f"{start}_{name}" for name in _BIDS_NAMES), others, alone)
 
 
@@ -143,7 +144,7 @@ def _owner(owners: Mapping, path: pathlib.Path) -> tuple[pathlib.Path | None, st
     """Returns the scan with the longest name that a file's name goes on after, and the rest; None: there is none."""
     name = _stem(path)
     for place in reversed([match.start() for match in re.finditer(r"[^a-z0-9]", name)]):
-        owner = owners.get((path.parent, name[:place]))
+        owner = owners.get((home(path), name[:place]))
         if owner not in (None, path):
             return owner, name[place:]
     return None, ""
@@ -160,9 +161,5 @@ def _rest(name: str) -> str:
     return "_".join(part for part in name.split("_") if "-" not in part or part.split("-")[0] in words)
 
 
-def _original(path: pathlib.Path) -> str:
-    return _EXTENSION.sub("", path.name)
-
-
 def _stem(path: pathlib.Path) -> str:
-    return _original(path).lower()
+    return stem(path).lower()

@@ -25,6 +25,7 @@ def read(
     assume_ras: bool = False,
     volume: int | None = None,
     single_slice: bool = False,
+    any_sequence: bool = False,
 ) -> Subject:
     """Returns one scan; a file is read only when the scan is restored, strictly and to its last byte.
 
@@ -35,6 +36,7 @@ def read(
         beside X.nii.gz, or what a skull-stripped scan leaves.
       name: of a scan in memory; names the outputs, see `names.identifier`.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`, for files.
+      any_sequence: takes a file whose name or sidecar says another sequence than T2.
 
     Raises:
       UsageError: the path is no file.
@@ -50,6 +52,7 @@ def read(
             assume_ras=assume_ras,
             volume=volume,
             single_slice=single_slice,
+            any_sequence=any_sequence,
         )
         return found[0]
     return _subject(image, affine, mask, name)

@@ -1,14 +1,13 @@
 """What a cohort's table or the user says of its people: who was scanned twice, and who is not healthy."""
 
-import csv
 import dataclasses
-import io
 import pathlib
 import re
 from collections.abc import Sequence
 
 from lgjax.runtime import files
 from lgjax.runtime.errors import UsageError
+from lgjax.scans import tables
 from lgjax.scans.names import identifier, subject
 from lgjax.scans.sources import Subject
 
@@ -97,18 +96,9 @@ def _rows(root: pathlib.Path) -> dict[str, dict[str, str]]:
         return {}
     with files.faults(path):
         content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    found = {}
-    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"):
-        cells = {
-            (name or "").strip().lower(): (value or "").strip()
-            for name, value in row.items()
-            if isinstance(value, str | None)
-        }
-        if name := cells.get("participant_id"):
-            found[identifier(name if name.startswith("sub-") else f"sub-{name}")] = cells
-            found.setdefault(identifier(name), cells)
+    found: dict[str, dict[str, str]] = {}
+    for row in tables.parse(path.name, content).rows:  # what is doubtful in it is told by `sources.survey`
+        name = row["participant_id"]
+        found[identifier(name if name.startswith("sub-") else f"sub-{name}")] = row
+        found.setdefault(identifier(name), row)
     return found

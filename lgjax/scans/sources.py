@@ -3,21 +3,25 @@
 import dataclasses
 import functools
 import json
+import logging
 import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import layouts, nifti, phantom, segmentations, subject_table
-from lgjax.scans.layouts import Files
+from lgjax.scans import folders, layouts, nifti, phantom, segmentations, sequences, subject_table, twins
+from lgjax.scans.listing import Files, Listing, below, lines
 from lgjax.scans.names import identifier, participant, uri
 from lgjax.scans.prepared import noted, read_image
 from lgjax.scans.volume import Scan, Volume
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,18 @@ class Subject:
         return self.person or participant(self.original)
 
 
+class Reading(NamedTuple):
+    """How scans are found and read; all as in `find`."""
+
+    layout: str = "auto"
+    mask: str | None = None
+    max_voxels: int = nifti.MAX_VOXELS
+    assume_ras: bool = False
+    volume: int | None = None
+    single_slice: bool = False
+    any_sequence: bool = False
+
+
 def find(
     spec: str,
     *,
@@ -73,75 +89,115 @@ def find(
     assume_ras: bool = False,
     volume: int | None = None,
     single_slice: bool = False,
+    any_sequence: bool = False,
 ) -> list[Subject]:
-    """Lists the subjects in one NIfTI file, a folder, a table or the phantom.
+    """Lists the subjects in one NIfTI file, a folder, a table or the phantom; what is left out goes to the log.
 
     Args:
       spec: path of a file, a folder or a table of scans (.tsv, .csv); or
         phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT train, calibration (both healthy), test or dev
         (COUNT subjects of every kind; dev is what design is decided on), made from a folder of label maps where one is
         named. THICKNESS and GAP, 0 where not given, are mm; without them, 24 slices of 4 mm end below the vertex.
-      layout: of a folder: bids, camcan, brats, ixi, nnunet or folder; auto recognises it (and the phantom by its name).
+      layout: of a folder, a name in `layouts.NAMES`; auto recognises it (and the phantom by its name).
       mask: path of the brain mask, with a single file only.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
+      any_sequence: takes scans whose names or sidecars say another sequence than T2, in layouts without a rule for
+        names.
 
     Returns:
-      The subjects, by identifier.
+      The subjects, by identifier. A scan that cannot be chosen, as of two with one identifier, fails when it is read.
 
     Raises:
       UsageError: there is no subject, no such layout, or a mask is given for a folder.
-      InputError: two subjects would get one identifier, or participants.tsv cannot be read.
     """
-    if layout not in layouts.NAMES:
-        raise UsageError(f"There is no layout {layout}. Choose one of {', '.join(layouts.NAMES)}.")
-    if layout == "phantom" or (layout == "auto" and is_phantom(spec)):
-        return _phantom(spec)
-    found = _found(spec, layout, mask)
-    _check_unique(spec, found)
-    root = pathlib.Path(spec)
+    listing = survey(spec, Reading(layout, mask, max_voxels, assume_ras, volume, single_slice, any_sequence))
+    for line in lines(listing):
+        LOG.warning("%s: %s", spec, line)
+    return listing.found
+
+
+def survey(spec: str, reading: Reading) -> Listing[Subject]:
+    """Lists the subjects, and what was left out; arguments and errors as in `find`."""
+    if reading.layout not in layouts.NAMES:
+        raise UsageError(f"There is no layout {reading.layout}. Choose one of {', '.join(layouts.NAMES)}.")
+    if reading.layout == "phantom" or (reading.layout == "auto" and is_phantom(spec)):
+        return Listing(_phantom(spec))
+    listing, root = _found(spec, reading), pathlib.Path(spec)
     root = root.parent if subject_table.is_table(spec) else root
-    read = functools.partial(nifti.read, max_voxels=max_voxels, assume_ras=assume_ras, single_slice=single_slice)
-    reading = json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice})
-    subjects = [_subject(root, entry, functools.partial(read, volume=volume), read, reading) for entry in found]
-    return sorted(subjects, key=lambda subject: subject.identifier)
+    groups: dict[str, list[Files]] = {}
+    for entry in listing.found:
+        groups.setdefault(identifier(entry.name).lower(), []).append(entry)  # some file systems ignore case
+    subjects, left_out = [], list(listing.left_out)
+    for first, *others in groups.values():
+        if others and twins.are_same([first.image, *(other.image for other in others)]):
+            left_out += below(root, [other.image for other in others], f"the same as {first.image.name}")
+            others = []
+        if others:
+            named = ", ".join(str(entry.image) for entry in (first, *others))
+            count = "two" if len(others) == 1 else str(len(others) + 1)
+            problem = f"has {count} scans that would both be {identifier(first.name)}: {named}"
+            fault = InputError(spec, problem, "Keep one of them, or rename one by more than punctuation")
+            subjects.append(_refused(root, first, fault))
+        elif first.refused:
+            where = first.name if subject_table.is_table(str(first.image)) else first.image
+            subjects.append(_refused(root, first, InputError(where, first.refused, first.remedy)))
+        else:
+            subjects.append(_subject(root, first, reading))
+    return Listing(sorted(subjects, key=lambda each: each.identifier), tuple(left_out), listing.notes)
 
 
 def prepared(folder: str) -> list[Subject]:
     """Lists the scans that lgjax.preprocess wrote into a folder: what was doubtful in them was decided then."""
-    return find(folder, layout="bids", max_voxels=sys.maxsize, assume_ras=True, single_slice=True)
+    how = Reading("bids", max_voxels=sys.maxsize, assume_ras=True, single_slice=True, any_sequence=True)
+    return survey(folder, how).found
 
 
-def _found(spec: str, layout: str, mask: str | None) -> list[Files]:
-    root = pathlib.Path(spec)
+def _found(spec: str, reading: Reading) -> Listing[Files]:
+    root, mask = pathlib.Path(spec), reading.mask
     if root.is_dir():
         if mask is not None:
             raise UsageError(f"--mask goes with a single file, and {spec} is a folder: name the masks X_mask.nii.gz")
-        return layouts.find(root, layout)
+        return layouts.find(root, reading.layout, reading.any_sequence)
     if not (root.exists() or root.is_symlink()):
         raise UsageError(f"{spec} does not exist. Give a NIfTI file or a folder of scans.")
-    if layout != "auto":
-        raise UsageError(f"--layout={layout} goes with a folder, and {spec} is a file.")
+    if reading.layout != "auto":
+        raise UsageError(f"--layout={reading.layout} goes with a folder, and {spec} is a file.")
     if subject_table.is_table(spec):
         if mask is not None:
-            raise UsageError(
-                f"--mask goes with a single scan, and {spec} is a table: name the masks in its column mask"
-            )
-        return layouts.listed(root)
+            remedy = "name the masks in its column mask"
+            raise UsageError(f"--mask goes with a single scan, and {spec} is a table: {remedy}")
+        return layouts.listed(root, reading.any_sequence)
+    problem, remedy = ("", "") if reading.any_sequence else sequences.refusal(root)
+    found = Files(folders.stem(root), root, refused=problem, remedy=remedy)
     if mask:
-        return [Files(layouts.stem(root), root, pathlib.Path(mask), mask_given=True)]
-    return [Files(layouts.stem(root), root, layouts.mask_beside(root))]
+        return Listing([found._replace(mask=pathlib.Path(mask), mask_given=True)])
+    return Listing([found._replace(mask=folders.mask_beside(root))])
 
 
-def _subject(
-    root: pathlib.Path,
-    entry: Files,
-    read: Callable[[pathlib.Path], Volume],
-    read_label: Callable[..., Volume],
-    reading: str,
-) -> Subject:
-    if entry.refused:
-        refuse = functools.partial(_refuse, entry)
-        return Subject(identifier(entry.name), entry.name, refuse, kind=entry.kind, reading=entry.refused)
+def _refused(root: pathlib.Path, entry: Files, fault: InputError) -> Subject:
+    """Makes a subject that fails whatever is asked of it."""
+    refuse = functools.partial(_refuse, fault)
+    return Subject(
+        identifier=identifier(entry.name),
+        original=entry.name,
+        image=refuse,
+        lesion=refuse,
+        kind=entry.kind,
+        reading=str(fault),
+        source=uri(entry.image, root),
+    )
+
+
+def _refuse(fault: InputError) -> Volume:
+    raise fault
+
+
+def _subject(root: pathlib.Path, entry: Files, reading: Reading) -> Subject:
+    assume_ras, single_slice, volume = reading.assume_ras, reading.single_slice, reading.volume
+    read_label = functools.partial(
+        nifti.read, max_voxels=reading.max_voxels, assume_ras=assume_ras, single_slice=single_slice
+    )
+    read = functools.partial(read_label, volume=volume)
     named, noticed = entry.reference, noted(entry.image)
     if entry.person:
         noticed["person"] = identifier(entry.person)
@@ -149,20 +205,26 @@ def _subject(
         identifier=identifier(entry.name),
         original=entry.name,
         image=functools.partial(read_image, read, entry.image),
-        mask=functools.partial(read_label, entry.mask) if entry.mask else None,
+        mask=functools.partial(_read_mask, read_label, entry) if entry.mask else None,
         lesion=functools.partial(segmentations.read_one, named.paths, read_label) if named.paths else None,
         guess=functools.partial(segmentations.guess, entry.name, named, read_label),
         mask_found=not (entry.mask_given or "bias_field" in noticed),  # a prepared scan belongs with its mask
         kind=entry.kind,
         paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
-        reading=reading,
+        reading=json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice}),
         source=uri(entry.image, root),
         **noticed,  # type: ignore[arg-type]
     )
 
 
-def _refuse(entry: Files) -> Volume:
-    raise InputError(entry.name, entry.refused, "Correct that, or leave the scan out")
+def _read_mask(read: Callable[[pathlib.Path], Volume], entry: Files) -> Volume:
+    """Reads the brain mask; raises InputError where another of its name, found beside it, holds another."""
+    assert entry.mask is not None
+    same = [entry.mask] if entry.mask_given else twins.beside(entry.mask)
+    if not twins.are_same(same) and len(same) > 1:
+        problem = f"is not the same mask as {', '.join(path.name for path in same[1:])}"
+        raise InputError(entry.mask, problem, "Keep one of them")
+    return read(entry.mask)
 
 
 def digest(subject: Subject) -> str:
@@ -238,12 +300,3 @@ def _phantom_part(request: phantom.Request, part: str) -> Volume:
     if part == "image":
         return scan.image
     return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))
-
-
-def _check_unique(spec: str, found: list[Files]) -> None:
-    seen: dict[str, Files] = {}
-    for entry in found:
-        other = seen.setdefault(identifier(entry.name).lower(), entry)  # some file systems ignore case
-        if other is not entry:
-            problem = f"has two scans that would both be {identifier(entry.name)}: {other.image} and {entry.image}"
-            raise InputError(spec, problem, "Keep one of them, or rename one by more than punctuation")

@@ -171,6 +171,12 @@ def flipped(data: bytes, byte: int) -> bytes:
     return bytes(damaged)
 
 
+def two_of_one_name(path: pathlib.Path) -> None:
+    """Two different scans whose names differ in punctuation only."""
+    images.save(path, HEAD)
+    images.save(path.with_name(path.name.replace("_", "-")), 2 * HEAD)
+
+
 def pair_without_voxels(path: pathlib.Path) -> None:
     images.save(path, HEAD, cls=nib.Nifti1Pair)
     path.with_suffix(".img").unlink()
@@ -284,11 +290,11 @@ BAD: dict[str, tuple[Maker, tuple[str, ...]]] = {
     ),
     "skull.nii.gz": (saved(HEAD + np.random.default_rng(0).rayleigh(5, HEAD.shape)), ("skull", SKULL)),
     "speck.nii.gz": (saved(TINY * 9), ("brain of", "ml", SKULL)),
+    "twin_1.nii.gz": (two_of_one_name, ("two scans that would both be sub-twin1", "twin-1.nii.gz", "Keep one")),
     # what is no file at all
     "halfpair.hdr": (pair_without_voxels, ("halfpair.img", "Check the path")),
     "broken.nii.gz": (lambda path: path.symlink_to("gone"), ("link to a file that is not there", "mend the link")),
     "loop.nii.gz": (lambda path: path.symlink_to(path), ("loop.nii.gz", "Check the path")),
-    "folder.nii.gz": (lambda path: path.mkdir(), ("is a folder", "Give the path of a file")),
     "pipe.nii": (os.mkfifo, ("is not a regular file", "Give the path of a file")),
     # 40
     "<script>bad.nii.gz": (content(PACKED[:-9]), ("<script>bad.nii.gz", "is truncated")),
@@ -296,6 +302,14 @@ BAD: dict[str, tuple[Maker, tuple[str, ...]]] = {
     os.fsdecode(b"latin\xe9bad.nii.gz"): (content(PACKED[:-9]), ("is truncated", COPY)),
 }
 NAMED_OTHERWISE = {"new\nline\x1b[31m.nii.gz": "line", os.fsdecode(b"latin\xe9bad.nii.gz"): "bad.nii.gz"}
+
+# What is no T2 scan, and is left out: how it is made, the reason.
+LEFT_OUT = {
+    "20230101_T1_MPRAGE_3.nii.gz": (content(PACKED), "T1 by its name"),
+    "20230101_FLAIR_6.nii.gz": (content(PACKED), "FLAIR by its name"),
+    "folder.nii.gz": (lambda path: path.mkdir(), "a folder that is named like a scan"),
+    "brain.mgz": (content(b"mgz"), "a FreeSurfer volume"),
+}
 
 # What must be accepted: how it is made, the expected scores in the file's axis order, and what the sidecar says.
 
@@ -505,7 +519,7 @@ def everything(request, workdir, tmp_path_factory):
     scans, elsewhere = root / "scans", root / "elsewhere"
     scans.mkdir()
     elsewhere.mkdir()
-    for name, (make, _) in BAD.items():
+    for name, (make, _) in (BAD | LEFT_OUT).items():
         make(scans / name)
     for name, good in GOOD.items():
         good.make(scans / name)
@@ -571,6 +585,16 @@ def check_grid(result: Run, name: str, subject: str) -> None:
             assert ours[1] == theirs[1]
             np.testing.assert_array_equal(ours[0], theirs[0])
         assert image.header.get_xyzt_units() == source.header.get_xyzt_units()
+
+
+def test_what_is_left_out_is_told_last_and_recorded(everything):
+    result, _ = everything
+    last = result.stdout.splitlines()[-len(LEFT_OUT) - 1 :]
+    record = (result.out / "left_out.tsv").read_text().splitlines()
+    for name, (_, reason) in LEFT_OUT.items():
+        assert any(f"left out, {reason}" in line and f"1 ({name})" in line for line in last)
+        assert any(line.startswith(f"{name}\t{reason}") for line in record)
+    assert "--any_sequence" in last[-1]
 
 
 def test_nothing_half_written_is_left(everything):
@@ -901,14 +925,3 @@ def test_a_calibration_subject_among_the_tested_is_refused(evaluated, tmp_path):
     assert re.search(r"sub-lesion .*served to calibrate", result.stderr)
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_two_scans_of_one_name_are_refused_before_any_work(workdir, tmp_path):
-    for name in ("a_1.nii.gz", "a-1.nii.gz"):
-        images.save(tmp_path / "scans" / name, HEAD)
-    result = run("restore", workdir, tmp_path / "scans")
-    assert result.code == 3
-    assert "a_1.nii.gz" in result.stderr
-    assert "a-1.nii.gz" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not result.out.exists()

@@ -1,0 +1,57 @@
+"""Names of scans that lie in folders, a patient each: the part of the path that tells whose a scan is."""
+
+import re
+
+_GENERIC = re.compile(  # of a folder: it says what is inside, not whose it is
+    "anat|nii|nifti1?|mri?|images?|imgs?|scans?|data|raw|rawdata|converted|output|series|struct(ural)?", re.IGNORECASE
+)
+_TECHNICAL = re.compile(  # a word of a file's name for the sequence and the place
+    "t2w?|[tf]?se|ax|axial|tra|trans|sag|sagittal|cor|coronal|space|cube|vista|blade|propeller|spc|fs|[23]d|iso|hr|"
+    "brain|head|acq|run|echo|image|scan|series|mri?|nii|reg|n4|orig|native"
+)
+_VISIT = re.compile(
+    r"(ses|session|visit|scan|study|exam|time[ _-]?point|tp|v|t|m|month|y|year|w|week|fu|follow[ _-]?up)[ _-]?\d+"
+    r"|ses-\w+|baseline|bl|follow[ _-]?up|fu|pre|post|pre[ _-]?op|post[ _-]?op"
+    r"|(19|20)\d\d[-_.]?\d\d[-_.]?\d\d\D?.*",
+    re.IGNORECASE,
+)
+_SKIPPED = re.compile(r"(derivatives|code|labels?\w*|masks?|seg\w*|annotations?|ground_?truth|figures)", re.IGNORECASE)
+
+
+def is_skipped(folder: str) -> bool:
+    """Tells whether a folder holds no scans by its name: labels, masks, derivatives."""
+    return folder.startswith(".") or bool(_SKIPPED.fullmatch(folder))
+
+
+def name(folders: list[str], stem: str, alone: bool) -> str:
+    """Names a scan after its folders as BIDS would: sub-PATIENT_ses-VISIT_acq-FILE, but for what tells nothing.
+
+    The name does not depend on which other patients there are.
+
+    Args:
+      folders: those between the input and the scan.
+      stem: the name of the file without its ending.
+      alone: whether no other scan lies in the same folder: then the name of the file adds nothing.
+    """
+    kept = [folder.removeprefix("sub-") for folder in folders if not _is_generic(folder)]
+    people = [folder for folder in kept if not _VISIT.fullmatch(folder)]
+    visits = [re.sub(r"^ses-", "", folder) for folder in kept if folder not in people]
+    if not people:  # the input is the patient's folder, and each visit is listed; or the file alone tells
+        people, visits = kept or [stem], []
+    if not alone and not _is_technical(stem, {token for folder in people for token in _tokens(folder)}):
+        people = [*people, stem]  # a folder of several patients
+    parts = [("sub", "-".join(people)), ("ses", "".join(visits)), ("acq", "" if alone or stem in people else stem)]
+    return "_".join(f"{key}-{value.replace('_', '-')}" for key, value in parts if value)
+
+
+def _is_generic(folder: str) -> bool:
+    return bool(_GENERIC.fullmatch(folder)) or all(map(_TECHNICAL.fullmatch, _tokens(folder)))
+
+
+def _is_technical(stem: str, known: set[str]) -> bool:
+    """Tells whether the name of a file says no more about the patient than the folders do."""
+    return all(_TECHNICAL.fullmatch(token) or token in known or token.isdigit() for token in _tokens(stem))
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

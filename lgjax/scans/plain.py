@@ -1,0 +1,103 @@
+"""Subjects of folders without rules: images directly inside, or in a folder for each patient; IXI's too."""
+
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from lgjax.scans import folders, foreign, nested
+from lgjax.scans.datasets import cases_without, starts, with_references, written_here
+from lgjax.scans.folders import NIFTI, home, stem
+from lgjax.scans.listing import BELOW, Files, LeftOut, Listing, Other, below
+
+_IXI = re.compile(r"(?P<subject>IXI\d+)-[A-Za-z]+-\d+-T2(_bet|_brain)*" + NIFTI, re.IGNORECASE)
+_IXI_CASE = re.compile(r"(?P<case>IXI\d+)-", re.IGNORECASE)
+_NOT_A_SCAN = re.compile(
+    r"(^|[_.-])(brain|manual)?"
+    r"(mask\d*|msk|d?seg|segm|segmentation|labels?|lesions?|roi|gt|ground_?truth|gold_?standard|consensus)(?=[_.-])",
+    re.IGNORECASE,
+)
+_DEEP = ("*/*", "*/*/*", "*/*/*/*")  # folders of patients
+
+
+def flat(root: pathlib.Path, other: Other) -> Listing[Files]:
+    """Lists the images directly inside a folder that are no masks, labels, results or other sequences."""
+    paths = list(folders.images(root, ("*",)))
+    index = folders.index(paths)
+    reasons = {image: _no_scan(index, image) or other(image, [stem(image)]) for image in paths}
+    found = _found([Files(stem(image), image) for image in paths if not reasons[image]], index, paths)
+    deeper = [path for path in folders.images(root, _DEEP[:2]) if path not in reasons and not _says_label(path)]
+    tops = dict.fromkeys(root / path.relative_to(root).parts[0] for path in deeper)
+    left_out = [*_unused(root, found, paths, reasons), *_foreign(root, ("*",))]
+    return Listing(found, (*left_out, *below(root, tops, BELOW)))
+
+
+def ixi(root: pathlib.Path, other: Other) -> Listing[Files]:
+    """Lists IXI-T2.tar, one folder; site and number of a file are left out of the name, so nobody is listed twice."""
+    listing = flat(root, other)
+    matches = [(files, _IXI.fullmatch(files.image.name)) for files in listing.found]
+    found = [files._replace(name=match["subject"].upper()) for files, match in matches if match]
+    strange = below(root, [files.image for files, match in matches if not match], "not named like IXI's T2 scans")
+    without = cases_without(found, folders.images(root, ("*",)), _IXI_CASE)
+    left_out = [each for each in listing.left_out if not _IXI_CASE.match(each.name)]
+    return Listing(found, (*without, *strange, *left_out))
+
+
+def deep(root: pathlib.Path, other: Other) -> Listing[Files]:
+    """Lists scans in folders, a patient each; the folders name them, since the files may all have one name."""
+    parts = {path: list(home(path).relative_to(root).parts) for path in folders.images(root, _DEEP)}
+    paths = [path for path, above in parts.items() if not any(map(nested.is_skipped, above))]
+    index = folders.index(paths)
+    reasons = {path: _no_scan(index, path) or other(path, [stem(path), *reversed(parts[path])]) for path in paths}
+    images = [image for image in paths if not reasons[image]]
+    scans = Counter(map(home, images))
+    named = [Files(nested.name(parts[image], stem(image), scans[home(image)] == 1), image) for image in images]
+    found = [
+        files._replace(mask=folders.first(index, [home(files.image)], ["brain_mask", "brainmask"]))
+        if files.mask is None and scans[home(files.image)] == 1
+        else files
+        for files in _found(named, index, paths)
+    ]
+    return Listing(found, (*_unused(root, found, paths, reasons), *_foreign(root, _DEEP)))
+
+
+def _found(named: list[Files], index: folders.Index, paths: list[pathlib.Path]) -> list[Files]:
+    """Returns subjects with their masks and references, but for those that are another's reference."""
+    named = [files._replace(mask=folders.mask_of(index, files.image)) for files in named]
+    found = with_references(named, starts(named), paths)
+    taken = {path for files in found for path in files.reference.paths}
+    return [files for files in found if files.image not in taken]
+
+
+def _says_label(image: pathlib.Path) -> bool:
+    return bool(_NOT_A_SCAN.search(image.name))
+
+
+def _no_scan(index: folders.Index, image: pathlib.Path) -> str:
+    """Tells why a file is no scan of its own; "" where it may be one."""
+    if _says_label(image):
+        return "a mask or label of no scan here"
+    return written_here(image) or ("made of a scan beside it" if folders.is_derived(index, image) else "")
+
+
+def _unused(
+    root: pathlib.Path, found: list[Files], paths: list[pathlib.Path], reasons: dict[pathlib.Path, str]
+) -> list[LeftOut]:
+    """Lists the files that are no scans and belong to none."""
+    used = {path for files in found for path in (files.mask, *files.reference.paths)}
+    return [each for path in paths if reasons[path] and path not in used for each in below(root, [path], reasons[path])]
+
+
+def _foreign(root: pathlib.Path, patterns: Iterable[str]) -> list[LeftOut]:
+    """Lists what seems to be a scan in another format, each with what to do, and folders that are named like scans."""
+    found: list[LeftOut] = []
+    paths = [path for pattern in patterns for path in sorted(root.glob(pattern)) if not path.name.startswith(".")]
+    headers = {(path.parent, stem(path)) for path in paths if folders.is_nifti(path)}
+    for path in paths:
+        if path.is_dir():
+            if folders.is_nifti(path) and not folders.inside(path):
+                found += below(root, [path], "a folder that is named like a scan")
+        elif (path.parent, stem(path)) not in headers and (said := foreign.scan_named(path)):
+            problem, remedy = said[0].removeprefix("is "), said[1]
+            found += below(root, [path], f"{problem} ({remedy[0].lower()}{remedy[1:]})")
+    return found

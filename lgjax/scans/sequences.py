@@ -1,0 +1,143 @@
+"""Which sequence a scan is of, as far as its name or the JSON sidecar of its conversion tells."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+from lgjax.scans import folders
+
+T2 = "T2"
+
+_AT = r"(?<![a-z0-9])(?:[23]d|ax|axial|sag|cor|tra|tse|fse|[wrm]{1,2})?"  # what people write right before T1 or T2
+
+
+def _word(pattern: str) -> str:
+    return rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])"
+
+
+_ALWAYS = {  # what a name says even where it says T2 too
+    "a phase image": _word(r"part-phase|phase(?![ _-]?\d)") + r"|_pha?$",
+    "a real or imaginary part": r"part-(?:real|imag)|_(?:real|imaginary)$",
+    "FLAIR": r"flair|dark.?fluid|tirm|" + _word("t2f"),
+    "ADC": _word(r"e?adc(?:map)?"),
+    "DWI": _word(r"dwis?|dti|ep2d\w*|trace[wf]?|diff|diffusion|noddi|hardi|fa_?map|ivim"),
+    "SWI or T2*": r"t2[ _-]?star|t2\*|" + _word(r"swi|swan|qsm|hemo|gre|venobold|m(?:in|n)?ip"),
+    "a T2 map": r"t2[ _-]?map",
+    "STIR": _word("stir"),
+    "a localizer": r"locali[sz]er|" + _word(r"(?:aa)?h?(?:ead)?[_ -]?scout|topogram"),
+    "BOLD": _word(r"bold|fmri|rs-?fmri|func"),
+}
+_T1 = _AT + r"t1(?!\d)|mp2?rage|" + _word(r"f?spgr|bravo|tfl3d|tfl|vibe|mdeft")
+_T2 = _AT + r"t2(?!\d)"
+_ALONE = {  # what a name says where it says neither T1 nor T2: abbreviations that may also be a person's or a group's
+    "PD": _word(r"pdw?|proton|(?:pd[ _-]?)density"),
+    "a localizer": _word(r"loc|survey|3-?pl(?:ane)?"),
+    "perfusion": _word(r"p?c?asl|cb[fv]|perf|perfusion|dsc|dce"),
+    "an angiogram": _word(r"tof|mr[av]|angio\w*"),
+    "a field map": _word(r"fieldmap|fmap|b0(?:map)?|magnitude\d?"),
+    "MT": _word(r"mtr|mtsat"),
+    "T1": _word("mpr"),
+    "CT": _word("ct|cta"),
+    "PET": _word("pet"),
+}
+_GROUP = re.compile(r"^(?:pd|loc)[ _-]?\d{2,}(?![a-z0-9])")  # PD_012: patient 12 of the group PD
+_NOT_ITS_OWN = re.compile(  # where it was registered to, and whose it is
+    r"(?:(?<=_)|^)(?:sub|ses|run|space|from|to|res)-[^_]*|[_-](?:to|onto|in|on)[_-]?(?:t1|t2|flair|dwi|mni|pd)[a-z0-9]*"
+)
+_IMAGE_TYPES = {  # elements of DICOM's Image Type
+    "a phase image": {"P", "PHASE", "PHASE MAP", "PHASE_MAP"},
+    "a real or imaginary part": {"REAL", "IMAGINARY"},
+    "ADC": {"ADC", "EADC"},
+    "DWI": {"DIFFUSION", "TRACEW", "TRACE", "FA", "TENSOR", "DWI"},
+    "SWI or T2*": {"SWI", "MNIP", "MINIP", "MIN IP"},
+    "a T2 map": {"T2 MAP", "T2_MAP", "T2MAP", "R2 MAP"},
+    "T1": {"T1 MAP", "T1_MAP"},
+    "a localizer": {"LOCALIZER"},
+    "a projection": {"PROJECTION IMAGE", "MIP"},
+    "perfusion": {"PERFUSION", "CBF", "CBV", "ASL"},
+    "BOLD": {"FMRI"},
+}
+
+
+def named(text: str, of_file: bool = True) -> str:
+    """Returns the sequence that a name or a description says: T2, another one, or "" where it says none.
+
+    Args:
+      text: the name of a file without its ending, or a description.
+      of_file: rather than of a folder, in which PD may be a group of patients.
+    """
+    text = re.sub(r"(?<=[a-z0-9])(?=T[12]w)", "_", text)  # subject1T1w
+    text = _NOT_ITS_OWN.sub("", text.lower())
+    if found := _first_of(_ALWAYS, text):
+        return found
+    t1, t2 = re.search(_T1, text), re.search(_T2, text)
+    if t1 or t2:  # T1_to_T2 is T1
+        return T2 if t2 and not (t1 and t1.start() < t2.start()) else "T1"
+    return "" if _GROUP.search(text) or not of_file else _first_of(_ALONE, text)
+
+
+def other(image: pathlib.Path, texts: list[str]) -> str:
+    """Tells that a scan is of another sequence than T2, and what says so; "" where nothing does.
+
+    Args:
+      image: the scan, beside which X.json may lie.
+      texts: its name without the ending, then the names of folders that may tell, the nearest first.
+    """
+    said = named(texts[0]) or next((found for text in texts[1:] if (found := named(text, of_file=False))), "")
+    if said and said != T2:
+        return f"{said} by its name"
+    record = _sidecar(image)
+    for sequence, values in _IMAGE_TYPES.items():
+        if values & set(_texts(record.get("ImageType"))):
+            return f"{sequence} by ImageType in its sidecar"
+    modality = record.get("Modality", "MR")
+    if modality != "MR":
+        return f"{modality} by Modality in its sidecar"
+    for key in ("SeriesDescription", "ProtocolName", "SequenceName"):
+        found = named(str(record.get(key, "")).lstrip("*"))
+        if found and found != T2:
+            return f"{found} by {key} in its sidecar"
+        if found:
+            return ""
+    return "" if said else _by_times(record)
+
+
+def refusal(image: pathlib.Path) -> tuple[str, str]:
+    """Returns why a scan that somebody named is not read, and what to do; "" twice where nothing says so."""
+    said = other(image, [folders.stem(image)])
+    remedy = "Rename it if it is T2 after all, or give --any_sequence"
+    return (f"is {said}, and no T2 scan", remedy) if said else ("", "")
+
+
+def _first_of(table: dict[str, str], text: str) -> str:
+    return next((sequence for sequence, pattern in table.items() if re.search(pattern, text)), "")
+
+
+def _by_times(record: dict[str, Any]) -> str:
+    """Tells what a scan without a telling name is by its echo and inversion times, in s as dcm2niix writes them."""
+    echo, inversion = (_number(record.get(key)) for key in ("EchoTime", "InversionTime"))
+    if inversion is not None and inversion > 1.5 and echo is not None and echo > 0.06:
+        return f"FLAIR by InversionTime {inversion:g} s in its sidecar"
+    if echo is not None and 0 < echo < 0.03:
+        return f"T1 or PD by EchoTime {echo:g} s in its sidecar"
+    return ""
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else str(value or "").split("\\")
+    return [str(part).strip().upper() for part in values]
+
+
+def _sidecar(image: pathlib.Path) -> dict[str, Any]:
+    """Reads X.json beside X.nii.gz; {} where there is none that can be read, since a scan needs none."""
+    path = image.with_name(f"{folders.stem(image)}.json")
+    try:
+        record = json.loads(path.read_bytes()) if path != image and path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
