@@ -44,7 +44,7 @@ class Subject:
       bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
         the bias field that it removed ("null": none).
       person: of such a scan, who was scanned, as was noted then.
-      source: what outputs say of where the scan comes from: a BIDS URI in which `raw` is the data set or folder, for files.
+      source: what outputs say of where a file comes from: a BIDS URI in which `raw` is the data set or folder.
     """
 
     identifier: str
