@@ -11,6 +11,8 @@ from lgjax.scans import nifti, segmentations, sources
 from lgjax.scans.participants import is_called_healthy
 from lgjax.scans.volume import Volume
 
+_MUCH = 0.5  # of the brain; no lesion is that large
+
 
 class References(NamedTuple):
     """Subjects with a reference segmentation."""
@@ -47,7 +49,7 @@ def read(subject: sources.Subject, scan: Volume, values: Sequence[float] = ()) -
 
     Args:
       subject: whose.
-      scan: its scan.
+      scan: its scan, or a map of its brain that is 0 elsewhere.
       values: that are lesion, see `segmentations.lesion_of`.
 
     Raises:
@@ -58,12 +60,20 @@ def read(subject: sources.Subject, scan: Volume, values: Sequence[float] = ()) -
     label, note = _label(subject, scan)
     nifti.check_same_grid(scan, label)
     lesion = segmentations.lesion_of(label, values)
-    if values and label.data.any() and not lesion.any():
+    return Reference(lesion, label.source, "; ".join(filter(None, (note, _doubt(subject, label, lesion, scan)))))
+
+
+def _doubt(subject: sources.Subject, label: Volume, lesion: np.ndarray, scan: Volume) -> str:
+    """Says what is odd about the lesion that a segmentation gave; "": nothing."""
+    if label.data.any() and not lesion.any():
         held = segmentations.listed(segmentations.values_of(label.data))
-        note = (
-            f"{note}{'; ' if note else ''}{subject.identifier}: its reference holds {held}, no value of --lesion_labels"
-        )
-    return Reference(lesion, label.source, note)
+        return f"{subject.identifier}: its reference holds {held}, no value of --lesion_labels"
+    inside = scan.data != 0
+    share = float(lesion[inside].mean()) if inside.any() else 0.0
+    if share > _MUCH:
+        name = label.source.rpartition("/")[2]
+        return f"{subject.identifier}: {name} calls {share:.0%} of the brain lesion; is it a segmentation of tissue?"
+    return ""
 
 
 def _label(subject: sources.Subject, scan: Volume) -> tuple[Volume, str]:

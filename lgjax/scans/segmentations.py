@@ -47,15 +47,21 @@ def lesion_of(label: Volume, values: Sequence[float] = ()) -> np.ndarray:
 
 
 def read_one(paths: Sequence[Path], read: Callable[[Path], Volume]) -> Volume:
-    """Reads the reference of a scan.
+    """Reads the reference of a scan; several that are equal are one.
 
     Raises:
       InputError: there are several, and nothing tells which of them; or the file cannot be read.
     """
-    if len(paths) > 1:
+    if len(paths) > 1 and not _are_equal([read(path) for path in paths]):
         problem = f"is one of {len(paths)} that may be the reference of the scan: {', '.join(map(str, paths))}"
         raise InputError(paths[0], problem, f"Keep one of them, or {_TABLE}")
     return read(paths[0])
+
+
+def _are_equal(volumes: Sequence[Volume]) -> bool:
+    first = volumes[0]
+    pairs = [((each.data, first.data), (each.affine, first.affine)) for each in volumes[1:]]
+    return all(np.array_equal(*data) and np.array_equal(*affine) for data, affine in pairs)
 
 
 def guess(name: str, found: Found, read: Callable[[Path], Volume], image: Volume) -> Volume:

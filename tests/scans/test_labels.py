@@ -113,6 +113,8 @@ def test_of_several_masks_the_nearest_one_is_taken(tmp_path):
 )
 def test_where_two_may_be_it_both_are_named(tmp_path, scan, masks):
     make(tmp_path, [scan], masks)
+    assert read(tmp_path).source in [f"{tmp_path / name}.nii.gz" for name in masks]  # the same mask twice is one
+    images.save(tmp_path / f"{masks[1]}.nii.gz", 1 - LESION)
     with pytest.raises(InputError, match="one of 2 that may be the reference") as told:
         read(tmp_path)
     assert all(f"{tmp_path / name}.nii.gz" in str(told.value) for name in masks)
@@ -279,6 +281,13 @@ def test_a_reference_without_any_of_the_lesion_labels_is_noted(tmp_path):
         "reference holds 0, 255, no value of --lesion_labels"
     )
     assert references.read(subject, subject.image(), (255,)).note == ""
+
+
+def test_a_segmentation_of_tissue_is_doubted(tmp_path):
+    """FSL's FAST calls the tissues of X.nii.gz X_seg.nii.gz."""
+    make(tmp_path, ["a"])
+    images.save(tmp_path / "a_seg.nii.gz", np.digitize(SCAN, [1, 80, 120]).astype(np.uint8))
+    assert read(tmp_path).note == "sub-a: a_seg.nii.gz calls 100% of the brain lesion; is it a segmentation of tissue?"
 
 
 def test_lesion_labels_that_no_reference_holds_are_an_error(tmp_path):
