@@ -24,7 +24,7 @@ from lgjax.preparation import recipe
 from lgjax.report import page, write
 from lgjax.runtime import devices, places
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import nifti, sources
+from lgjax.scans import listing, nifti, sources
 from lgjax.training.log import Log
 from lgjax.training.scalars import Scalars
 from lgjax.workdir import calibrations, checkpoints, experiment
@@ -134,6 +134,15 @@ def test_prepared_scans_and_the_list_of_those_that_failed(scans, place, monkeypa
     page = written(place / "prepared")["qc.html"]
     assert b"truncated" in page
     assert told(place / "prepared") == []
+
+
+def test_what_was_left_out(place):
+    (place / "left").mkdir()
+    others = ("/data/janedoe/x.nii.gz", "is the same as /data/janedoe/y.nii.gz"), ("sub-1/anat/z.nii", "T1 by its name")
+    listing.record(place / "left", listing.Listing([], tuple(listing.LeftOut(*other) for other in others)))
+    assert told(place / "left") == []
+    rows = (place / "left" / "left_out.tsv").read_text().splitlines()[1:]
+    assert rows == ["x.nii.gz\tis the same as y.nii.gz", "sub-1/anat/z.nii\tT1 by its name"]
 
 
 @pytest.mark.parametrize("several", [False, True])

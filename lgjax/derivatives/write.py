@@ -77,10 +77,15 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
 
 
 def _of_image(entities: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what BIDS asks of one image's sidecar: the type of a mask, or whether nothing but brain is left."""
+    """Returns what BIDS asks of one image's sidecar: what it shows, and a mask's type, or whether the skull is gone."""
+    if entities == "desc-brain_mask":
+        return {"Description": "Where the method looked", "Type": "Brain"}
     if entities.endswith("_mask"):
-        return {"Type": "Lesion" if "lesion" in entities else "Brain"}
-    return {"SkullStripped": entities == ANOMALY or provenance["BrainFrom"] == "background"}
+        return {"Description": "Detected anomaly: the score lies above a threshold", "Type": "Lesion"}
+    if entities == ANOMALY:
+        return {"Description": "Score of every voxel: how far it is from healthy", "SkullStripped": True}
+    stripped = provenance["BrainFrom"] == "background"
+    return {"Description": "The scan, restored towards healthy brains", "SkullStripped": stripped}
 
 
 def picture(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> bytes:

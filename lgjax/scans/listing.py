@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
-from lgjax.runtime import files
+from lgjax.runtime import files, places
 from lgjax.runtime.errors import printable
 from lgjax.scans import labels
 
@@ -70,7 +70,7 @@ def record(folder: str | os.PathLike, listing: Listing) -> None:
     if not listing.left_out:
         path.unlink(missing_ok=True)
         return
-    rows = [f"{printable(name)}\t{printable(reason)}" for name, reason in listing.left_out]
+    rows = ["\t".join(printable(places.told(text)) for text in one) for one in listing.left_out]
     files.atomic_write(path, "\n".join(["name\treason", *rows]) + "\n")
 
 
