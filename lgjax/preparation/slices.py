@@ -15,6 +15,7 @@ from lgjax.scans import orientation
 from lgjax.scans.volume import Volume
 
 BACKGROUND = -3.5  # z-score of everything outside the brain
+_FEW_VALUES, _SAMPLE = 8, 20_000  # a scan has more values than that; voxels that are looked at first
 _MAX_NONFINITE = 0.01  # of the brain
 _MIN_PIXELS = 16  # a slice with less brain than this is left out
 
@@ -60,6 +61,13 @@ class Placement(NamedTuple):
     std: float  # of the brain, in intensity units
 
 
+def _few_values(values: np.ndarray) -> list[float]:
+    """Returns the distinct values of an image where they are as few as those of a segmentation; else []."""
+    sample = np.unique(values[:: max(values.size // _SAMPLE, 1)])  # first, since sorting all takes long
+    found = sample if sample.size > _FEW_VALUES else np.unique(values)
+    return found.tolist() if found.size <= _FEW_VALUES < values.size // 10 else []
+
+
 def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns the voxels with every NaN and infinity replaced, and how many of them lay in the brain.
 
@@ -74,7 +82,7 @@ def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
       The data, [X, Y, Z] float32, and the number of voxels filled inside the brain.
 
     Raises:
-      InputError: more than 1 % of the brain is not finite, or the brain is empty or constant.
+      InputError: more than 1 % of the brain is not finite, or the brain is empty, constant or holds labels.
     """
     finite = np.isfinite(image.data)
     bad = brain & ~finite
@@ -85,6 +93,9 @@ def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
     values = image.data[brain & finite]
     if not values.size or values.min() == values.max():
         raise InputError(image.source, "is constant inside the brain", "Check that this is the right file")
+    if few := _few_values(values):
+        problem = f"holds only the values {', '.join(f'{value:g}' for value in few)} inside the brain: labels, no scan"
+        raise InputError(image.source, problem, "Give the scan; name a mask of it X_mask or X_seg, beside X")
     if finite.all():
         return image.data, 0
     data = np.where(finite, image.data, np.float32(0))

@@ -155,7 +155,7 @@ def test_the_prepared_brain_has_the_histogram_of_the_reference(tmp_path):
 
 def test_a_scan_of_nearly_one_intensity_cannot_be_matched(tmp_path):
     data = np.where(images.head() > 0, 100, 0).astype(np.float32)
-    data[10, 12, 8] = 90
+    data[10, 12, 3:13] = range(85, 95)  # more values than labels have
     with pytest.raises(InputError, match="one intensity"):
         pipeline.prepare(one(tmp_path, data), FULL)
 
@@ -216,3 +216,16 @@ def test_sessions_of_one_participant_are_in_one_split(tmp_path):
     found = sources.find(str(tmp_path))
     assert len({subject.identifier for subject in found}) == 8
     assert len({split_of(subject) for subject in found}) == 1
+
+
+@pytest.mark.parametrize("values", [(1, 2), (1, 2, 4), tuple(range(1, 9)), (0.5, 1)])
+def test_labels_are_no_scan(values):
+    data = np.zeros((20, 20, 10), np.float32)
+    brain = np.zeros(data.shape, bool)
+    brain[3:17, 3:17, 2:8] = True
+    data[brain] = np.resize(values, brain.sum())
+    told = ", ".join(f"{value:g}" for value in values)
+    with pytest.raises(InputError, match=rf"holds only the values {told} inside the brain: labels, no scan"):
+        slices.clean(images.volume(data), brain)
+    data[brain] += np.resize([0, 0, 0, 0.25, 9, 17, 31], brain.sum())
+    np.testing.assert_array_equal(slices.clean(images.volume(data), brain)[0], data)
