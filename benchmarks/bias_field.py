@@ -15,7 +15,7 @@ import numpy as np
 
 from lgjax.preparation import bias
 from lgjax.preparation.bias import BiasField
-from lgjax.runtime import devices
+from lgjax.runtime import devices, places
 from lgjax.scans import orientation, phantom
 from lgjax.scans.phantom import subject as maker
 
@@ -58,7 +58,7 @@ def main() -> None:
         print(row, flush=True)
     record = {
         "what": __doc__.splitlines()[0],
-        "command": " ".join(["python", *sys.argv]),
+        "command": places.command(["python", *sys.argv]),
         "versions": devices.versions(),
         "median": {
             str(n): round(float(np.median([row[f"residual_over_true_{n}"] for row in rows])), 3) for n in LEVELS

@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from lgjax.runtime import devices
+from lgjax.runtime import devices, places
 from lgjax.scans import nifti, sources
 
 
@@ -95,7 +95,7 @@ def main() -> None:
         after = finished(folder)
         record = {
             "what": __doc__.splitlines()[0],
-            "command": " ".join(["python", *sys.argv]),
+            "command": places.command(["python", *sys.argv]),
             "versions": devices.versions(),
             "cores": os.cpu_count(),
             "subjects": arguments.subjects,

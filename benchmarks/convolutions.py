@@ -23,7 +23,7 @@ from lgjax import models
 from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.models import blocks, convolutions
-from lgjax.runtime import devices
+from lgjax.runtime import devices, places
 from lgjax.speed import contestants
 from lgjax.training import feeding, settings
 
@@ -103,7 +103,7 @@ def main() -> None:
         print(what, {kind: f"{np.median(values):.4f} s" for kind, values in seconds[what].items()}, flush=True)
     record = {
         "what": __doc__.splitlines()[0],
-        "command": " ".join(["python", *sys.argv]),
+        "command": places.command(["python", *sys.argv]),
         "versions": devices.versions(),
         "slices": arguments.slices,
         "medians": {what: {kind: float(np.median(v)) for kind, v in kinds.items()} for what, kinds in seconds.items()},

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
 from lgjax import models
-from lgjax.runtime import devices, files
+from lgjax.runtime import devices, files, places
 from lgjax.speed import contestants
 from lgjax.training import feeding, settings
 from lgjax.training.store import InMemory
@@ -63,7 +63,7 @@ def main() -> None:
     medians = {count: np.median(values, axis=0).tolist() for count, values in samples.items()}
     record = {
         "what": __doc__.splitlines()[0],
-        "command": " ".join(["python", *sys.argv]),
+        "command": places.command(["python", *sys.argv]),
         "versions": devices.versions(),
         "batch": [config.train.batch_size, config.data.height, config.data.width],
         "seconds_per_step": medians,

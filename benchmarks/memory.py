@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from cohort import run
 
-from lgjax.runtime import devices
+from lgjax.runtime import devices, places
 
 SHAPE = (512, 512, 300)
 
@@ -56,7 +56,7 @@ def main() -> None:
             print(name, found[name], flush=True)
     record = {
         "what": __doc__.splitlines()[0],
-        "command": " ".join(["python", *sys.argv]),
+        "command": places.command(["python", *sys.argv]),
         "versions": devices.versions(),
         "shape": SHAPE,
         **found,

@@ -34,7 +34,7 @@ from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.methods.runner import restore_scan
 from lgjax.preparation import slices
-from lgjax.runtime import devices, files
+from lgjax.runtime import devices, files, places
 from lgjax.scans import sources
 
 METHOD = names.parse("vae_lg_neural_tv")
@@ -132,7 +132,7 @@ def main() -> None:
         print(mode, json.dumps(record[mode]), flush=True)
     report = {
         "what": __doc__.splitlines()[0],
-        "command": " ".join(["python", *sys.argv]),
+        "command": places.command(["python", *sys.argv]),
         "versions": devices.versions(),
         "input": options.input,
         "patients": len(patients),

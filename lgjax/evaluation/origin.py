@@ -38,7 +38,7 @@ def provenance(folder: pathlib.Path, references: References, sidecars: Sequence[
         predictions=places.shown(folder),
         labels=places.shown(references.labels),
         lesion_labels=references.values,
-        trained_on=first.trained_on,
+        trained_on=places.told(first.trained_on) if isinstance(first.trained_on, str) else first.trained_on,
         lambda_=first.strength,
         seed=first.seed,
         config_sha256=first.config_sha256,

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lgjax.scans import folders, labels, nnunet, tables
+from lgjax.scans import folders, labels, names, nnunet, tables
 from lgjax.scans.folders import NIFTI, home, stem
 from lgjax.scans.listing import NO_T2, Files, LeftOut, Listing, Other, below
 
@@ -49,7 +49,7 @@ def bids(root: pathlib.Path, other: Other, subjects: str = "sub-*", places: tupl
         mask = mask or folders.mask_of(index, image)
         where += [each.parent for each in where[1:]]
         reference = labels.bids(image, where, shelf, alone=scans[home(image)] == 1)
-        found.append(Files(name, image, mask, reference, kinds.get(name.split("_")[0], "")))
+        found.append(Files(names.of_session(name, folder), image, mask, reference, kinds.get(name.split("_")[0], "")))
     return Listing(found, tuple(left_out), participants.notes)
 
 

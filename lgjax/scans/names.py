@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 from lgjax.scans.persons import person_of
 
-ENTITIES = ("ses", "task", "acq", "ce", "rec", "run", "echo", "part", "chunk")  # of a T2w image, in the order of BIDS
-_NUMBERS = ("run", "echo", "chunk")  # whose values are digits
+# Of a T2w image, in the order of BIDS, but for `chunk`: BIDS wants it behind `space`, which results state.
+ENTITIES = ("ses", "task", "acq", "ce", "rec", "run", "echo", "part")
+_NUMBERS = ("run", "echo")  # whose values are digits
 _PARTS = ("mag", "phase", "real", "imag")  # that the entity `part` may be
 _PROCESSING = ("desc", "space", "res")  # how an image was processed, not what was scanned
 _BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z0-9]+-[^_]+)*(_T2w)?")
@@ -25,8 +26,8 @@ _LONGEST = 150  # letters of an identifier, so that file names stay within what 
 def identifier(name: str) -> str:
     """Returns the identifier of a scan by its name: letters, digits, and where the name is BIDS' its entities.
 
-    An entity that BIDS does not know for a T2w image, a second one of its kind, and a value that BIDS does not allow
-    go into `acq`, so that two names stay two. Accents are dropped; of a value without a letter or digit stays a hash.
+    Another entity than `ENTITIES`, a second one of its kind, and a value that BIDS does not allow go into `acq`, so
+    that two names stay two. Accents are dropped; of a value without a letter or digit stays a hash.
     """
     if not _BIDS.fullmatch(name):
         return "sub-" + _label(name.removeprefix("sub-"), name)
@@ -58,6 +59,15 @@ def squeezed(identifier: str) -> str:
 def subject(identifier: str) -> str:
     """Returns the first entity of an identifier: sub-A1 of sub-A1_ses-01_run-1."""
     return identifier.split("_")[0]
+
+
+def of_session(name: str, folder: pathlib.PurePath) -> str:
+    """Returns a scan's name with the session that its folder, sub-X/ses-Y, states where the name leaves it out."""
+    session = next((part for part in folder.parts if part.startswith("ses-")), "")
+    if not session or "_ses-" in name:
+        return name
+    start, mark, rest = name.partition("_")
+    return f"{start}_{session}{mark}{rest}"
 
 
 def participant(name: str) -> str:

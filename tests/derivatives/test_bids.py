@@ -26,6 +26,7 @@ SCANS = {  # as a data set names them, by the entities that pybids finds each re
     "sub-c/anat/sub-c_dir-AP_T2w": {"subject": "c", "acquisition": "dirAP"},  # BIDS has dir for other images
     "sub-d/anat/sub-d_echo-2_T2w": {"subject": "d", "echo": 2},
     "sub-e/anat/sub-e_T2w": {"subject": "e"},
+    "sub-f/anat/sub-f_task-rest_ce-gd_part-mag_chunk-1_T2w": {"subject": "f", "acquisition": "chunk1", "part": "mag"},
 }
 OUTPUTS = ("desc-anomaly_T2w", "desc-brain_mask", "desc-restored_T2w", "label-lesion_desc-fpr1_mask")
 
@@ -101,7 +102,14 @@ def test_people_are_listed_once_with_what_is_unknown_as_bids_says_it(prepared):
     head, *lines = [line.split("\t") for line in (prepared / "participants.tsv").read_text().splitlines()]
     assert head == ["participant_id", *json.loads((prepared / "participants.json").read_text())]
     people = {line[0]: line[2] for line in lines}
-    assert people == {"sub-A1": "n/a", "sub-b": "glioma", "sub-c": "multiple sclerosis", "sub-d": "n/a", "sub-e": "n/a"}
+    assert people == {
+        "sub-A1": "n/a",
+        "sub-b": "glioma",
+        "sub-c": "multiple sclerosis",
+        "sub-d": "n/a",
+        "sub-e": "n/a",
+        "sub-f": "n/a",
+    }
     assert len(lines) == len(people)
 
 

@@ -20,7 +20,7 @@ FOLDER = pathlib.Path("/out")
         ("sub-01_T2w", "sub-01"),
         ("sub-1_run-2_acq-tse_ses-a_T2w", "sub-1_ses-a_acq-tse_run-2"),  # the order of BIDS
         ("sub-1_acq-tse_rec-n4_echo-2_part-mag_T2w", "sub-1_acq-tse_rec-n4_echo-2_part-mag"),
-        ("sub-1_ce-gd_chunk-03_T2w", "sub-1_ce-gd_chunk-03"),
+        ("sub-1_ce-gd_chunk-03_T2w", "sub-1_acq-chunk03_ce-gd"),
         ("sub-1_space-MNI_res-2_desc-preproc_T2w", "sub-1"),  # tell of processing
         ("sub-1_dir-AP_T2w", "sub-1_acq-dirAP"),  # BIDS has it for other images
         ("sub-1_acq-tse_site-b_T2w", "sub-1_acq-tsesiteb"),
@@ -69,6 +69,19 @@ def test_paths():
     assert names.file(FOLDER, found, "desc-brain_mask.nii.gz") == anat / f"{found}_desc-brain_mask.nii.gz"
     assert names.figure(FOLDER, found, "a.png") == FOLDER / "sub-A1" / "figures" / f"{found}_a.png"
     assert names.place(FOLDER, "sub-acqses1") == FOLDER / "sub-acqses1" / "anat"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "expected"),
+    [
+        ("sub-1", "sub-1/ses-a/anat", "sub-1_ses-a"),  # outside of BIDS, and yet found
+        ("sub-1_run-1", "sub-1/ses-a/anat", "sub-1_ses-a_run-1"),
+        ("sub-1_ses-b", "sub-1/ses-a/anat", "sub-1_ses-b"),
+        ("sub-1_run-1", "sub-1/anat", "sub-1_run-1"),
+    ],
+)
+def test_a_session_that_the_folder_states(name, folder, expected):
+    assert names.of_session(name, pathlib.PurePath(folder)) == expected
 
 
 def test_places_are_found_with_and_without_sessions(tmp_path):
