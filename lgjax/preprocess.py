@@ -115,7 +115,14 @@ def preprocess(
 def announce(subjects: Sequence[Subject], splits: dict[str, str], kept: Collection[str], given: bool) -> None:
     """Prints who is about to be prepared, and for what."""
     rows = [
-        audit.Row(one.identifier, one.participant, splits[one.identifier], one.kind, one.identifier in kept)
+        audit.Row(
+            one.identifier,
+            one.participant,
+            splits[one.identifier],
+            one.kind,
+            one.identifier in kept,
+            one.lesion is not None and not sources.is_phantom(one.source),
+        )
         for one in subjects
     ]
     lines = [audit.patients(rows)] if given else [audit.text(rows), *audit.warnings(rows)]
@@ -175,7 +182,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("add", False, "Keep the subjects of --output that --input does not have, and their histogram.")
     text = "Who was scanned: a column of participants.tsv, or a regular expression whose (group) is in each name."
     flags.DEFINE_string("person", None, text)
-    flags.DEFINE_list("calibration", None, "Subjects to calibrate on, by name; default: a tenth, by a hash.")
+    text = "Subjects to calibrate on, by name; default and --calibration=: a tenth, by a hash."
+    flags.DEFINE_list("calibration", None, text)
     flags.DEFINE_string("recipe", None, "Prepare as this prepared data set, work directory or preprocessing.json says.")
 
 
@@ -210,10 +218,13 @@ def people_of_flags(folder: pathlib.Path) -> People:
       UsageError: patients are to be calibrated on.
     """
     arguments = flags.FLAGS
-    before, asked = additions.settings(folder), set(arguments.calibration or ())
+    before = additions.settings(folder)
+    asked = None if arguments.calibration is None else set(filter(None, arguments.calibration))
     if asked and arguments.recipe:
         raise UsageError("--calibration is for a cohort to train on, and --recipe prepares others. Give one of them.")
-    calibration = asked | set(before.get("calibration", ()) if arguments.add or not asked else ())
+    calibration = before.get("calibration", ()) if asked is None else asked
+    if asked and arguments.add:
+        calibration = asked.union(before.get("calibration", ()))
     person = before.get("person", "") if arguments.person is None else arguments.person
     return People(arguments.add, person, tuple(sorted(calibration)))
 

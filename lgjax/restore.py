@@ -39,6 +39,8 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
     """
     failures, skipped = [], 0
     read.check_names(folder, [subject.identifier for subject in subjects])
+    if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
+        print(f"{len(others)} maps in {folder} are of other weights or settings, and are made anew: {others[0]}, ...")
     description.describe(folder, "restorations")
     prepared = prepare_all(detector, subjects, folder, workers)
     for subject, result in tqdm(zip(subjects, prepared, strict=True), detector.method.name, len(subjects), unit="scan"):

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from lgjax.derivatives.sidecar import ANOMALY, file
+from lgjax.derivatives.sidecar import ANOMALY, DONE, file
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
 
@@ -20,12 +22,24 @@ def check_scan(folder: pathlib.Path, identifier: str, method: str) -> None:
     _check(folder, file(folder, identifier, ANOMALY, "json"), method)
 
 
-def _check(folder: pathlib.Path, path: pathlib.Path, method: str) -> None:
+def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> list[str]:
+    """Lists the scans whose maps, of the same method, other weights or settings gave: they are about to be replaced."""
+    found = {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
+    settings = [name for name in DONE if name in about]
+    return [name for name, seen in found.items() if seen and any(seen.get(key) != about[key] for key in settings)]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a sidecar; {} for that of an unfinished scan: it is nobody's."""
     try:
         found = json.loads(path.read_text())
-        other = found["Method"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # an unfinished scan's: nobody's
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("Method"), str) else {}
+
+
+def _check(folder: pathlib.Path, path: pathlib.Path, method: str) -> None:
+    other = _read(path).get("Method", method)
     if other != method:
         raise UsageError(
             f"{folder} holds maps of {other} ({path.name}), and {method} would replace them. Use another --output, "

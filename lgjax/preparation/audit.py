@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lgjax.runtime.errors import UsageError
-from lgjax.scans.participants import is_healthy
+from lgjax.scans.participants import is_called_healthy, is_healthy
 
 NAMED = 6  # names in a line, before "and N more"
 
@@ -17,6 +17,7 @@ class Row(NamedTuple):
     split: str  # train, calibration or test
     kind: str = ""
     kept: bool = False  # of an earlier command, and not in --input
+    marked: bool = False  # a reference segmentation lies beside the scan
 
 
 def text(rows: Sequence[Row]) -> str:
@@ -58,13 +59,16 @@ def patients(rows: Sequence[Row]) -> str:
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """Says which splits hold nobody, without whom nothing can be trained, and what to do."""
+    """Says what is wrong before the work, and what to do: an empty split, people who may not be healthy."""
     found = {split: [row for row in rows if row.split == split] for split in ("train", "calibration")}
     said = [f"nobody is in the {split} split, and train will refuse" for split in found if not found[split]]
     remedies = ["Give more subjects"] * len(said)
     if said and found["train"]:  # a tenth of them will do
         names = sorted({row.person for row in found["train"]})[-max(1, len(found["train"]) // 10) :]
         remedies[-1] += f", or name some to calibrate on: --calibration={','.join(names)}"
+    if marked := [row.name for row in rows if row.marked and row.split != "test" and not is_called_healthy(row.kind)]:
+        said.append(f"{len(marked)} to train on have a segmentation of a lesion beside them: {listed(marked)}")
+        remedies.append("Are they healthy? Prepare patients with --recipe=FOLDER, or tell their lesion_kind in a table")
     return [f"warning: {problem}. {remedy}." for problem, remedy in zip(said, remedies, strict=True)]
 
 

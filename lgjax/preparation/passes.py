@@ -56,14 +56,20 @@ def correct_all(
       kept: records of subjects that an earlier command prepared, by identifier.
     """
     outcome = _run(correct, jobs, workers, pool, "correcting")
-    seen = {record["InputSHA256"]: name for name, record in kept.items()}
+    seen = {digest: name for name, record in kept.items() for digest in _contents(record)}
     shown = {job.subject.identifier: (*job.subject.paths, job.subject.source)[0] for job in jobs}
     for name, record in list(outcome.records.items()):
-        if (other := seen.setdefault(record["InputSHA256"], name)) != name:
+        others = [seen.setdefault(digest, name) for digest in _contents(record)]
+        if other := next((other for other in others if other != name), ""):
             problem = f"is the same scan as {other}"
             outcome.failures[name] = InputError(shown[name], problem, "Keep one of the two")
             del outcome.records[name]
     return outcome
+
+
+def _contents(record: dict[str, Any]) -> tuple[str, str]:
+    """Returns what is equal where two scans are one: the raw file, or the corrected scan, packed otherwise or not."""
+    return record["InputSHA256"], record["SHA256"]
 
 
 def slice_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) -> Outcome:

@@ -1,6 +1,7 @@
 """What a cohort's table or the user says of its people: who was scanned twice, and who is not healthy."""
 
 import dataclasses
+import logging
 import pathlib
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from lgjax.scans import tables
 from lgjax.scans.names import identifier, subject
 from lgjax.scans.sources import Subject
 
+LOG = logging.getLogger(__name__)
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _HEALTHY = ("healthy", "control", "healthy control", "normal", "hc", "cn", "nc", "ctrl", "no", "0")
 _GROUPS = ("lesion_kind", "diagnosis", "dx", "group", "participant_group", "pathology")  # the first that tells is taken
@@ -44,14 +46,18 @@ def annotate(subjects: Sequence[Subject], spec: str, person: str = "") -> list[S
       UsageError: there is no such column, or a name that the expression does not fit.
     """
     rows = _rows(pathlib.Path(spec))
-    if "(" in person:
-        return [dataclasses.replace(one, person=_by_pattern(person, one.original)) for one in subjects]
-    columns = {column: None for row in rows.values() for column in row}
-    if person and person.lower() not in columns:
-        held = f"participants.tsv holds {', '.join(columns)}" if columns else f"{spec} holds no participants.tsv"
+    pattern, column = (person, "") if "(" in person else ("", person.lower())
+    columns = {name: None for row in rows.values() for name in row}
+    if column and column not in columns:
+        held = f"the table holds {', '.join(columns)}" if columns else f"{spec} holds no participants.tsv"
         raise UsageError(f"--person={person} is no column, for {held}; nor a regular expression with a (group).")
+    if rows and not any(_row(one, rows) for one in subjects):
+        LOG.warning("participants.tsv tells of none of these scans: its participant_id is none of their names")
     group = _group_column(rows)
-    return [_annotated(one, rows, person.lower() or "person", bool(person), group) for one in subjects]
+    found = [_annotated(one, _row(one, rows), column, group) for one in subjects]
+    if pattern:
+        found = [dataclasses.replace(one, person=_by_pattern(pattern, one.original)) for one in found]
+    return found
 
 
 def kinds(folder: str) -> dict[str, str]:
@@ -59,10 +65,14 @@ def kinds(folder: str) -> dict[str, str]:
     return {name: row.get("lesion_kind", "") for name, row in _rows(pathlib.Path(folder)).items()}
 
 
-def _annotated(one: Subject, rows: dict[str, dict[str, str]], column: str, forced: bool, group: str) -> Subject:
-    row = rows.get(one.identifier) or rows.get(subject(one.identifier)) or {}
-    who, kind = row.get(column, ""), row.get(group, "")
-    if who.lower() not in _UNKNOWN and (forced or not one.person):
+def _row(one: Subject, rows: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Returns what the table says of a subject."""
+    return rows.get(one.identifier) or rows.get(subject(one.identifier)) or {}
+
+
+def _annotated(one: Subject, row: dict[str, str], column: str, group: str) -> Subject:
+    who, kind = row.get(column or "person", ""), row.get(group, "")
+    if who.lower() not in _UNKNOWN and (column or not one.person):
         one = dataclasses.replace(one, person=identifier(who))
     if one.kind or kind.lower() in _UNKNOWN:
         return one
@@ -89,10 +99,10 @@ def _by_pattern(pattern: str, name: str) -> str:
     return identifier(next(filter(None, match.groups())))
 
 
-def _rows(root: pathlib.Path) -> dict[str, dict[str, str]]:
-    """Returns the rows of participants.tsv by identifier, columns in lower case; none where there is no table."""
-    path = root / "participants.tsv"
-    if not path.is_file():
+def _rows(spec: pathlib.Path) -> dict[str, dict[str, str]]:
+    """Returns the rows of participants.tsv, or of the table that the input is, by identifier; none without a table."""
+    path = spec / "participants.tsv" if spec.is_dir() else spec
+    if path.suffix not in (".tsv", ".csv", ".txt") or not path.is_file():
         return {}
     with files.faults(path):
         content = path.read_bytes()

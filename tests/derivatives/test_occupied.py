@@ -37,3 +37,20 @@ def test_the_same_method_goes_on_and_unfinished_scans_are_nobodys(tmp_path, cont
     occupied.check_scan(tmp_path, "sub-01", "gmm")
     occupied.check_folder(tmp_path / "absent", "gmm")
     occupied.check_scan(tmp_path / "absent", "sub-01", "gmm")
+
+
+def test_maps_of_other_weights_or_settings_are_told(tmp_path):
+    about = {
+        "Method": "gmm",
+        "WeightsSHA256": "w",
+        "Lambda": 0.5,
+        "Thresholds": {"0.01": 2.5},
+        "Version": "1",
+        "Device": "d",
+    }
+    finished(tmp_path, "sub-same", {**about, "Device": "other", "SourceSHA256": "x"})
+    for key, value in {"WeightsSHA256": "v", "Lambda": 0.6, "Thresholds": {"0.01": 2.6}, "Version": "0"}.items():
+        finished(tmp_path, f"sub-{key}", {**about, key: value})
+    finished(tmp_path, "sub-broken", "{")
+    names = ["sub-same", "sub-WeightsSHA256", "sub-Lambda", "sub-Thresholds", "sub-Version", "sub-broken", "sub-absent"]
+    assert occupied.outdated(tmp_path, names, about) == names[1:5]

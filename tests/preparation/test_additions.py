@@ -5,6 +5,7 @@ import json
 import zlib
 
 import images
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -127,10 +128,14 @@ def test_add_into_an_empty_folder_is_a_beginning(tmp_path):
 
 
 def test_one_scan_under_two_names_is_added_once(first, tmp_path, capsys):
-    images.save(tmp_path / "b" / "copy.nii", scan(0), MM)
-    (tmp_path / "b" / "copy.nii").write_bytes((tmp_path / "a" / "A3.nii").read_bytes())
+    """Whether the copy is packed or not."""
+    image = nib.load(tmp_path / "a" / "A3.nii")
+    (tmp_path / "b").mkdir()
+    nib.save(image, tmp_path / "b" / "packed.nii.gz")
+    (tmp_path / "b" / "same.nii").write_bytes((tmp_path / "a" / "A3.nii").read_bytes())
     assert prepare(tmp_path / "b", first, ADD) == 3
-    assert "is the same scan as sub-A3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("is the same scan as sub-A3") == 2
     assert len(index(first)) == 4
 
 

@@ -96,6 +96,19 @@ def test_whom_to_calibrate_on_is_proposed():
     assert said.endswith("or name some to calibrate on: --calibration=sub-23,sub-24.")
 
 
+def test_people_with_a_segmentation_beside_their_scan_are_told():
+    """No label is read; but a patient may stand among the healthy."""
+    rows = [
+        Row("sub-a", "sub-a", "train", marked=True),
+        Row("sub-b", "sub-b", "calibration", marked=True),
+        Row("sub-c", "sub-c", "train", "healthy", marked=True),  # an empty one, then
+        Row("sub-d", "sub-d", "test", "ms", marked=True),
+    ]
+    (said,) = audit.warnings(rows)
+    assert said.startswith("warning: 2 to train on have a segmentation of a lesion beside them: sub-a, sub-b. Are they")
+    assert audit.warnings([row._replace(marked=False) for row in rows]) == []
+
+
 def test_what_an_earlier_version_prepared_is_not_trained_on_where_it_is_wrong():
     rows = [Row("sub-a", "sub-a", "train"), Row("sub-b", "sub-b", "calibration", "healthy")]
     audit.check("P", rows)

@@ -67,7 +67,7 @@ def test_a_pattern_tells_who_was_scanned(tmp_path):
 @pytest.mark.parametrize(
     ("person", "message"),
     [
-        ("subject", "--person=subject is no column, for participants.tsv holds participant_id, age"),
+        ("subject", "--person=subject is no column, for the table holds participant_id, age"),
         ("(A[0-9])", r"does not fit the name B1"),
         ("A([0-9]", "such as"),
         ("A()", "does not fit the name A1"),
@@ -116,3 +116,32 @@ def test_words_for_the_healthy(kind):
 @pytest.mark.parametrize("kind", ["glioma", "MS", "patient", "ms lesion", "unhealthy", "isointense"])
 def test_words_for_the_ill(kind):
     assert not participants.is_healthy(kind)
+
+
+def test_a_pattern_leaves_the_ill_ill(tmp_path):
+    found = people(tmp_path)
+    table(tmp_path, "participant_id,group", "A1,patient", "A2,control", "B1,control")
+    annotated = participants.annotate(found, str(tmp_path), "^([A-Z])")
+    assert [(one.participant, one.kind) for one in annotated] == [
+        ("sub-A", "patient"),
+        ("sub-A", "healthy"),
+        ("sub-B", "healthy"),
+    ]
+
+
+def test_a_table_of_other_names_is_told(tmp_path, caplog):
+    found = people(tmp_path)
+    table(tmp_path, "participant_id,lesion_kind", "P1,glioma", "P2,glioma")
+    assert participants.annotate(found, str(tmp_path)) == found
+    assert "participants.tsv tells of none of these scans" in caplog.text
+    caplog.clear()
+    table(tmp_path, "participant_id,lesion_kind", "A1,glioma", "P2,glioma")
+    participants.annotate(found, str(tmp_path))
+    assert not caplog.text
+
+
+def test_a_column_of_the_table_that_is_the_input(tmp_path):
+    found = people(tmp_path)
+    table(tmp_path, "participant_id,image,who", "A1,A1.nii,x", "A2,A2.nii,x", "B1,B1.nii,")
+    annotated = participants.annotate(found, str(tmp_path / "participants.tsv"), "who")
+    assert [one.participant for one in annotated] == ["sub-x", "sub-x", "sub-B1"]
