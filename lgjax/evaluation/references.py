@@ -30,6 +30,16 @@ class Reference(NamedTuple):
     note: str = ""  # what a person should know of how it was found
 
 
+def find(labels: str, assume_ras: bool = False, values: Sequence[float] = ()) -> References:
+    """Finds the references that --labels names; errors as in `sources.find`, and where two are of one subject."""
+    try:
+        return by_identifier(labels, sources.find(labels, assume_ras=assume_ras), values)
+    except UsageError as fault:
+        if not pathlib.Path(labels).is_dir():
+            raise
+        raise UsageError(f"{fault} References need their scans beside them, or a table that names both.") from fault
+
+
 def by_identifier(labels: str, subjects: Iterable[sources.Subject], values: Sequence[float] = ()) -> References:
     """Returns subjects by identifier.
 
@@ -83,7 +93,13 @@ def _label(subject: sources.Subject, scan: Volume) -> tuple[Volume, str]:
     if subject.guess is None:
         remedy = "Add its segmentation, or say that its lesion_kind is healthy"
         raise InputError(subject.original, "has no reference segmentation", remedy)
-    label = subject.guess(scan)
+    try:
+        label = subject.guess(scan)
+    except InputError as fault:
+        if segmentations.holds_labels(subject.image()):
+            remedy = "Put scans and references into one folder, or name both in a table (--labels=table.tsv)"
+            raise InputError(subject.original, "is a segmentation itself, without its scan", remedy) from fault
+        raise
     why = "no other image there looks like a segmentation"
     return label, f"{subject.identifier}: {label.source.rpartition('/')[2]} is taken as the reference: {why}"
 

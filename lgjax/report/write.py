@@ -95,7 +95,7 @@ def run_evaluation(
     present = [folder for folder in folders if any(names.places(folder))] or folders[:1]
     named = _names(present)
     against = _compared(against, list(named.values()))
-    known = references.by_identifier(labels, sources.find(labels, assume_ras=assume_ras), lesion_labels)
+    known = references.find(labels, assume_ras, lesion_labels)
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
     remedy = "Run lgjax.restore again, or name another folder"

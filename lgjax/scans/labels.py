@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from lgjax.scans import label_folders
 from lgjax.scans.folders import home, stem
 
 Shelf = Mapping[pathlib.Path, Sequence[pathlib.Path]]  # the NIfTI files of each folder
@@ -76,17 +77,38 @@ def beside(scans: Sequence[tuple[pathlib.Path, Sequence[str]]], shelf: Shelf) ->
     for folder in in_folder:
         for path in shelf.get(folder, ()):
             owner, rest = _owner(owners, path)
-            if owner and says_lesion(rest) and not re.match(r"[^a-z0-9]*\d", rest):
+            if owner and _is_of(rest):
                 ranked[owner].append(((_agreed(rest), 0, _foreign(rest)), path))
-    found = []
+    found, apart = [], _apart(scans)
     for image, starts in scans:
         alone, others = in_folder[home(image)] == 1, [path for path in shelf.get(home(image), ()) if path != image]
         unnamed = [((_agreed(name), 1, 0), path) for path in others if alone and says_lesion(name := _stem(path))]
         start = min(starts, key=len).rstrip("_-. ")
         looked_for = [f"{start}_{name}" for name in _NAMES] + (["lesion_mask"] if alone else [])
         others.sort(key=lambda path: not _stem(path).startswith(start.lower()))
-        found.append(Found(_best(ranked[image] + unnamed), tuple(looked_for), tuple(others), alone))
+        named = _best(ranked[image] + unnamed) or _best(apart[image])
+        found.append(Found(named, (*looked_for, f"labels/{start}"), tuple(others), alone))
     return found
+
+
+def _apart(scans: Sequence[tuple[pathlib.Path, Sequence[str]]]) -> dict[pathlib.Path, list]:
+    """Returns what may be the reference of each scan in folders that are called labels or the like, with its rank."""
+    around = [(place, image, starts) for image, starts in scans for place in label_folders.places(image)]
+    owners = {(place, start.lower().rstrip("_-. ")): image for place, image, starts in around for start in starts}
+    number = Counter(place for place, _, _ in around)
+    lonely = {place: image for place, image, _ in around if number[place] == 1}
+    ranked: dict[pathlib.Path, list] = defaultdict(list)
+    for place in dict.fromkeys(place for place, _ in owners):
+        for path, own_name_is_enough in label_folders.files(place):
+            name = _stem(path)
+            owner, rest = _owner(owners, path, place)
+            if own_name_is_enough and (place, name) in owners:
+                ranked[owners[place, name]].append(((_agreed(name), 0), path))
+            elif owner and _is_of(rest):
+                ranked[owner].append(((_agreed(rest), 0), path))
+            elif place in lonely and says_lesion(name):
+                ranked[lonely[place]].append(((_agreed(name), 1), path))
+    return ranked
 
 
 def bids(image: pathlib.Path, folders: Sequence[pathlib.Path], shelf: Shelf, *, alone: bool = False) -> Found:
@@ -140,13 +162,18 @@ def _foreign(name: str) -> int:
     return sum(word not in _T2 and bool(_SEQUENCE.fullmatch(word)) for word in re.split(r"[^a-z0-9]+", name))
 
 
-def _owner(owners: Mapping, path: pathlib.Path) -> tuple[pathlib.Path | None, str]:
+def _is_of(rest: str) -> bool:
+    """Returns whether the rest of a name says lesion, and does not go on with a number: that would be another scan."""
+    return says_lesion(rest) and not re.match(r"[^a-z0-9]*\d", rest)
+
+
+def _owner(owners: Mapping, path: pathlib.Path, place: pathlib.Path | None = None) -> tuple[pathlib.Path | None, str]:
     """Returns the scan with the longest name that a file's name goes on after, and the rest; None: there is none."""
     name = _stem(path)
-    for place in reversed([match.start() for match in re.finditer(r"[^a-z0-9]", name)]):
-        owner = owners.get((home(path), name[:place]))
+    for end in reversed([match.start() for match in re.finditer(r"[^a-z0-9]", name)]):
+        owner = owners.get((place or home(path), name[:end]))
         if owner not in (None, path):
-            return owner, name[place:]
+            return owner, name[end:]
     return None, ""
 
 

@@ -97,10 +97,14 @@ def _like_labels(path: Path, image: Volume, read: Callable[[Path], Volume]) -> V
         nifti.check_same_grid(image, volume)
     except InputError:  # one more file that is no segmentation of this scan
         return None
-    values = values_of(volume.data)
-    whole = values.size <= _FEW and 0 in values and bool((values == np.round(values)).all())
     lesion = np.count_nonzero(volume.data)
-    return volume if whole and 0 < lesion < 0.5 * np.count_nonzero(image.data) else None
+    return volume if holds_labels(volume) and 0 < lesion < 0.5 * np.count_nonzero(image.data) else None
+
+
+def holds_labels(volume: Volume) -> bool:
+    """Returns whether an image holds a few whole numbers, 0 among them, as segmentations do."""
+    values = values_of(volume.data)
+    return values.size <= _FEW and 0 in values and bool((values == np.round(values)).all())
 
 
 def values_of(data: np.ndarray) -> np.ndarray:

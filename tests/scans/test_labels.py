@@ -145,6 +145,41 @@ def test_references_beside_a_scan(tmp_path, scan, mask):
     assert list(chosen(tmp_path).values()) == [[mask]]
 
 
+@pytest.mark.parametrize(
+    ("scans", "mask", "spec"),
+    [
+        (["images/A", "images/B"], "labels/A", "images"),
+        (["images/A", "images/B"], "labels/A", "."),
+        (["images/A_T2", "images/B_T2"], "segmentations/A_seg", "images"),
+        (["A", "B"], "Labels/A", "."),
+        (["A", "B"], "masks/A_lesion_mask", "."),
+        (["A/T2", "B/T2"], "A/labels/lesion", "."),
+        (["A/Preprocessed_Data/T2", "B/Preprocessed_Data/T2"], "A/Masks/Consensus", "."),  # MSSEG 2016
+        (["A/anat/T2", "B/anat/T2"], "A/seg/tumor_mask", "."),
+    ],
+)
+def test_references_in_a_folder_of_their_own(tmp_path, scans, mask, spec):
+    make(tmp_path, scans, [mask])
+    expected = mask.rpartition("/")[2]
+    assert list(chosen(tmp_path / spec).values()) == [[expected], []]
+
+
+@pytest.mark.parametrize(
+    ("scans", "mask", "spec"),
+    [
+        (["images/A", "images/B"], "masks/A", "images"),  # of the brain, perhaps
+        (["images/A", "images/B"], "labels/A_2_seg", "images"),
+        (["images/A", "images/B"], "labels/lesion", "images"),  # whose?
+        (["study/A", "study/B"], "labels/A", "study"),  # of another study, perhaps
+        (["A/T2", "B/T2"], "A/masks/brain_mask", "."),
+        (["A", "B"], "probabilities/A", "."),
+    ],
+)
+def test_what_may_be_something_else_in_a_folder_beside_is_no_reference(tmp_path, scans, mask, spec):
+    make(tmp_path, scans, [mask])
+    assert list(chosen(tmp_path / spec).values()) == [[], []]
+
+
 def test_a_consensus_goes_before_its_experts(tmp_path):
     make(tmp_path, ["a_T2"], ["a_mask1", "a_mask2", "a_consensus"])
     assert chosen(tmp_path) == {"a_T2": ["a_consensus"]}
@@ -307,6 +342,16 @@ def test_a_prepared_data_set_may_hold_the_references(tmp_path):
     (subject,) = sources.find(str(tmp_path))
     assert not subject.mask_found  # its mask was made with it: one that does not fit is refused
     assert references.read(subject, subject.image()).source.endswith("sub-01_label-lesion_mask.nii.gz")
+
+
+def test_a_folder_of_references_without_scans_is_told_to_be_one(tmp_path):
+    make(tmp_path / "plain", [], ["A", "B"])
+    first, _ = sources.find(str(tmp_path / "plain"))
+    with pytest.raises(InputError, match=r"A: is a segmentation itself, without its scan.*--labels=table\.tsv"):
+        references.read(first, images.volume(SCAN))
+    make(tmp_path / "named", [], ["A_seg", "B_seg"])
+    with pytest.raises(UsageError, match=r"holds no scan.*References need their scans beside them, or a table"):
+        references.find(str(tmp_path / "named"))
 
 
 def test_paths_of_references_are_relative(tmp_path):
