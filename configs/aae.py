@@ -15,7 +15,7 @@ def get_config(variant: str = "paper"):
     if variant == "smoke":
         common.shorten(config)
         common.shorten_autoencoder(config)
-    config.model.discriminator_features = (256, 256)
+    config.model.discriminator_features = (256, 256)  # its hidden layers
     config.model.adversarial_weight = 1.0  # per latent, see lgjax/models/aae.py
     config.model.gradient_penalty = 1.0  # R1 of the discriminator
     config.train.momentum = 0.5  # usual where networks play against each other

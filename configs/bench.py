@@ -16,9 +16,9 @@ EXPERIMENTS = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": anogan}
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     """Returns the config of a variant: paper (default) or smoke, as in the configs of the models."""
     config = ml_collections.ConfigDict()
-    config.name = f"bench_{variant}"
+    config.name = f"bench_{variant}"  # of the output file
     config.as_paper = True  # networks and slices are of the size of the paper's, so its seconds stand beside ours
-    config.volume_slices = 155
+    config.volume_slices = 155  # of the scan whose seconds are told
     config.repeats = 9  # of every method and model, one after the other, again and again
     config.run_seconds = 2.0  # that a timed run lasts about, if the iterations of the experiment suffice
     config.short_iterations = 2  # of the shorter of the two runs that give the seconds per iteration

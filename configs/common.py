@@ -25,10 +25,11 @@ def experiment(name: str, model: str, method: str) -> ml_collections.ConfigDict:
       method: that restores where none is named.
     """
     config = ml_collections.ConfigDict()
-    config.name = name
-    config.seed = 0
+    config.name = name  # of the work directory
+    config.seed = 0  # of the first weights, the order of slices and all draws
     config.data = data()
-    config.model = ml_collections.ConfigDict({"name": model})
+    config.model = ml_collections.ConfigDict()
+    config.model.name = model  # which networks
     config.train = train()
     config.restore = restore(method)
     config.gmm = gmm()
@@ -53,9 +54,9 @@ def data() -> ml_collections.ConfigDict:
 def train() -> ml_collections.ConfigDict:
     """Makes the part about training."""
     config = ml_collections.ConfigDict()
-    config.batch_size = 64
-    config.steps = 193_000
-    config.learning_rate = 2e-5
+    config.batch_size = 64  # slices a step, over all devices
+    config.steps = 193_000  # of Adam
+    config.learning_rate = 2e-5  # of Adam
     config.momentum = 0.9  # Adam's b1
     config.schedule = "constant"  # or cosine, to zero at the last step
     # Of networks: float32, the paper's; a GPU is faster with tensorfloat32 or bfloat16, on its tensor cores.
@@ -73,7 +74,7 @@ def train() -> ml_collections.ConfigDict:
 def restore(method: str) -> ml_collections.ConfigDict:
     """Makes the part about restoration that every method reads."""
     config = ml_collections.ConfigDict()
-    config.method = method
+    config.method = method  # that restores where --method names none
     config.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
     # Thresholds and masks are made for these, on healthy voxels; the paper calls it "a user-defined parameter".
     config.false_positive_rates = (0.001, 0.005, 0.01, 0.05)
@@ -98,9 +99,9 @@ def gmm() -> ml_collections.ConfigDict:
 def add_autoencoder(model: ml_collections.ConfigDict) -> None:
     """Adds the paper's auto-encoder with its variance network."""
     model.channels = (8, 16, 32, 64, 128, 256)  # one residual block each, halving the image
-    model.latent_channels = 256
+    model.latent_channels = 256  # of the code, at each of its places
     model.reconstruction_weight = 1.0  # w of the loss: 1 / (2 sigma^2) of the decoder's noise
-    model.variance_channels = (8, 16, 8)
+    model.variance_channels = (8, 16, 8)  # hidden layers of the variance network
     model.variance_target = "likelihood"  # or absolute: the network learns |X - g(z)| by squared error
     model.variance_floor = 1e-3  # squared intensity units, added to every variance
 
@@ -111,8 +112,8 @@ def add_ascent(config: ml_collections.ConfigDict) -> None:
     settings.variance_at = "restored"  # lg_neural: sigma2 at every X^i; or observed: at Y, once
     settings.deviation_limit = 0.0  # lg_neural: |mu - X| / sigma above which a pixel feels no prior; 0: none
     settings.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: as far as adam in fewer steps
-    settings.learning_rate = 5e-3
-    settings.iterations = 800
+    settings.learning_rate = 5e-3  # standard deviations of the brain, a step
+    settings.iterations = 800  # steps of adam or gradient
     settings.refreshes = 20  # of the prior: the steps of proximal, in place of `iterations`
     settings.dual_steps = 20  # of proximal with tv, within each of them
     settings.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
@@ -130,8 +131,8 @@ def calibrate() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.ssim = 0.95  # least mean SSIM of restored healthy slices
     config.slices = 64  # healthy slices that lambda is searched on
-    config.smallest_lambda = 0.1
-    config.largest_lambda = 1000.0
+    config.smallest_lambda = 0.1  # that is tried first
+    config.largest_lambda = 1000.0  # that is tried first
     config.lambdas = 9  # tried first, spaced evenly in log lambda; then between two of them, or beyond
     config.tolerance = 0.02  # share by which lambda may be larger than one that misses the SSIM
     return config

@@ -14,7 +14,7 @@ from configs import common
 def paper() -> ml_collections.ConfigDict:
     """The steps of Chen et al. 2019: N4, histogram matching, z-score in the brain, 128x128 slices."""
     config = ml_collections.ConfigDict()
-    config.name = "data"
+    config.name = "data"  # of the output folder
     config.height = 128  # pixels
     config.width = 128  # pixels
     config.spacing = 1.5  # mm
@@ -31,7 +31,8 @@ def paper() -> ml_collections.ConfigDict:
     config.bias_field.threshold = 1e-3  # of convergence
 
     config.histogram = ml_collections.ConfigDict()
-    config.histogram.match = True
+    config.histogram.match = True  # of all scans, to the mean one of the training scans
+    # Landmarks of the histogram, ascending.
     config.histogram.percentiles = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
     return config
 

@@ -13,7 +13,7 @@ from configs import common
 def standard() -> ml_collections.ConfigDict:
     """The rule of the MSSEG challenge (Commowick et al. 2018, alpha and beta), and levels of 5 %."""
     config = ml_collections.ConfigDict()
-    config.name = "eval"
+    config.name = "eval"  # of these settings
     config.connectivity = 26  # neighbours of a voxel in one lesion or detection: 6, 18 or 26
     config.lesion_share = 0.1  # least share of a reference lesion that true detections cover, for it to be found
     config.detection_share = 0.3  # least share of a detection that lies in the reference, for it to be true

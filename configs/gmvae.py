@@ -17,8 +17,8 @@ def get_config(variant: str = "paper"):
         common.shorten(config)
         common.shorten_autoencoder(config)
         config.restore.samples_est = 4
-    config.model.clusters = 6
-    config.model.w_channels = config.model.latent_channels // 8
+    config.model.clusters = 6  # of the mixture
+    config.model.w_channels = config.model.latent_channels // 8  # of w, at each of its places
     config.model.prior_channels = 64  # hidden channels of P(z|w, c)
-    config.model.cluster_free_nats = 0.5
+    config.model.cluster_free_nats = 0.5  # below which the cost of a cluster does not count
     return config

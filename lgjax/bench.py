@@ -9,23 +9,21 @@ iteration does the same work whatever they hold.
 
 import json
 import pathlib
+from collections.abc import Sequence
+
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    words = early.begin("bench")  # before the imports below, which take seconds
 
 from absl import flags
 
 from lgjax.cli import app
-from lgjax.cli.configs import define_config
 from lgjax.runtime import files
 from lgjax.speed.record import choose, from_config, markdown, measure
 
 
-def define_flags() -> None:
-    """Defines the command line."""
-    define_config("bench", "Which networks, how often: FILE[:variant], or a name: bench[:variant].")
-    flags.DEFINE_list("method", None, "Methods to time; default: those of the paper's Table 1 that iterate.")
-    flags.DEFINE_string("output", None, "JSON file; default: benchmarks/<config name>_<platform>.json.")
-
-
-def main(_) -> int | None:
+def main(words: Sequence[str] = ()) -> int | None:
     """Runs the command line."""
     values = flags.FLAGS
     config = values.config
@@ -42,4 +40,4 @@ def main(_) -> int | None:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags)
+    app.run(main, words)

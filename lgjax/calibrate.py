@@ -8,28 +8,31 @@ that lgjax.restore takes.
 """
 
 import pathlib
-import sys
+from collections.abc import Sequence
+
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    words = early.begin("calibrate")  # before the imports below, which take seconds
 
 from absl import flags
 
 from lgjax.calibration import procedure
-from lgjax.cli import app
-from lgjax.cli.recorded import define_recorded_config
+from lgjax.cli import app, opening
 from lgjax.methods import names as methods
+from lgjax.preparation import cohort
 from lgjax.workdir import experiment
 
 
-def define_flags() -> None:
-    """Defines the command line."""
-    define_recorded_config(sys.argv)
-    flags.DEFINE_list("method", None, "Methods, separated by commas; default: the config's restore.method.")
-
-
-def main(_) -> None:
+def main(words: Sequence[str] = ()) -> None:
     """Runs the command line."""
     config = flags.FLAGS.config
-    workdir = pathlib.Path(flags.FLAGS.workdir or experiment.default_workdir(config))
+    workdir = pathlib.Path(flags.FLAGS.workdir)
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
+    source = experiment.source(config)
+    scans = opening.scans([cohort.describe(source)], cohort.count(source))
+    model = opening.model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
+    print(f"{scans}; {model}", flush=True)
     mesh = app.start()
     chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
     for method in chosen:  # one that another model is needed for is found before the others are done
@@ -41,4 +44,4 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags)
+    app.run(main, words)

@@ -14,23 +14,48 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    words = early.begin("eval")  # before the imports below, which take seconds
+
 import numpy as np
 from absl import flags
 
-from lgjax.cli import app
-from lgjax.cli.configs import define_config
-from lgjax.derivatives import read
+from lgjax.cli import app, opening
+from lgjax.cli.commands import expand
+from lgjax.derivatives import read, runs
 from lgjax.evaluation import settings
 from lgjax.report import write
 from lgjax.runtime import places
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
+from lgjax.scans.sources import is_phantom
+from lgjax.scans.subject_table import is_table
+from lgjax.workdir.experiment import RUNS
 
 
-def _newest_predictions() -> list[str]:
-    found = [*pathlib.Path("runs").glob("*/restored*/dataset_description.json")]
-    found += pathlib.Path("runs").glob("*/restored/*/dataset_description.json")
-    return [str(max(found, key=lambda path: path.stat().st_mtime).parent)] if found else []
+def newest() -> pathlib.Path:
+    """Finds the newest predictions in runs/.
+
+    Raises:
+      UsageError: there are none.
+    """
+    found = [*RUNS.glob("*/restored*/dataset_description.json"), *RUNS.glob("*/restored/*/dataset_description.json")]
+    if not found:
+        raise UsageError("there are no predictions in runs/. Run lgjax.restore, or give --predictions=FOLDER.")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def split(given: str) -> list[pathlib.Path]:
+    """Splits folders at commas, but for a comma that belongs to the name of a folder that exists."""
+    parts, found = given.split(","), []
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((end for end in ends if pathlib.Path(expand(",".join(parts[:end]).strip())).exists()), 1)
+        found.append(pathlib.Path(expand(",".join(parts[:end]).strip())))
+        parts = parts[end:]
+    return found
 
 
 def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -54,41 +79,48 @@ def lesion_labels(given: Sequence[str] | None) -> tuple[float, ...]:
     return found
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the command line; not on import, since other commands define flags of the same names."""
-    define_config("eval", "How restorations are judged: a file, or a name: eval.", values=values)
-    text = "Outputs of lgjax.restore, of one method or of several, separated by commas; default: the newest in runs/."
-    flags.DEFINE_list("predictions", None, text, flag_values=values)
-    text = "Scans with reference segmentations: a BIDS or BraTS folder, a table (.tsv, .csv), or phantom:test."
-    flags.DEFINE_string("labels", "phantom:test", text, flag_values=values)
-    text = "Values of references that are lesion, separated by commas; default: all but 0."
-    flags.DEFINE_list("lesion_labels", None, text, flag_values=values)
-    text = "Folder for the results; default: evaluation, beside the predictions."
-    flags.DEFINE_string("output", None, text, flag_values=values)
-    text = f"Method that is compared with every other one; default: {write.AGAINST} where it is among them."
-    flags.DEFINE_string("against", None, text, flag_values=values)
-    text = "Append the paper's own Table 1, and name the outputs table1.md, table1.json and table1.html."
-    flags.DEFINE_bool("paper", False, text, flag_values=values)
-    text = "Take references that state no orientation as RAS."
-    flags.DEFINE_bool("assume_ras", False, text, flag_values=values)
+def remembered(folders: Sequence[pathlib.Path]) -> str:
+    """Returns the input that `restore` noted beside its outputs, as the place of the references.
+
+    Raises:
+      UsageError: nothing or several inputs are noted, or the input is not there any more.
+    """
+    known = {name for folder in folders for name in runs.read(folder)}
+    name = known.pop() if len(known) == 1 else None
+    if name is None:
+        found = "notes several inputs" if len(known) > 1 else "does not say which scans were restored"
+        raise UsageError(f"{folders[0]} {found}. Name the folder with the references: --labels=FOLDER.")
+    if not is_phantom(name) and not pathlib.Path(name).is_dir() and not is_table(name):
+        problem = f"the scans were restored from {name}, which is no folder"
+        raise UsageError(f"{problem}. Name the folder with the references: --labels=FOLDER.")
+    return name
 
 
-def main(argv: Sequence[str]) -> int:
+def main(words: Sequence[str] = ()) -> int:
     """Runs the command line."""
-    if len(argv) > 1:
-        raise UsageError(f"unexpected argument {argv[1]!r}. Give flags as --name=value.")
-    chosen = flags.FLAGS.predictions or _newest_predictions()
-    if not chosen:
-        raise UsageError("there are no predictions in runs/. Run lgjax.restore, or give --predictions=FOLDER.")
-    folders = list(dict.fromkeys(folder for name in chosen for folder in predictions(pathlib.Path(name))))
+    values = flags.FLAGS
+    chosen = split(values.predictions) if values.predictions else [newest()]
+    folders = list(dict.fromkeys(folder for place in chosen for folder in predictions(place)))
     if not any(folder.is_dir() for folder in folders):
         raise UsageError(f"{folders[0]} is no folder. Give the output folder of lgjax.restore.")
-    output = pathlib.Path(flags.FLAGS.output or folders[0].parent / "evaluation")
+    labels = values.labels or remembered(folders)
+    output = pathlib.Path(values.output or folders[0].parent / "evaluation")
+    if pathlib.Path(labels).resolve() == output.resolve():
+        raise UsageError(f"--output={output} is the folder of the references. Name another.")
+    print(told(folders, labels), flush=True)
     command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
-    values, chosen_settings = flags.FLAGS, settings.from_config(flags.FLAGS.config)
-    labels = lesion_labels(values.lesion_labels)
-    options = (values.assume_ras, values.against, values.paper, command, labels)
-    return tell(write.run_evaluation(folders, values.labels, output, chosen_settings, *options))
+    options = (values.assume_ras, values.against, values.paper, command, lesion_labels(values.lesion_labels))
+    return tell(write.run_evaluation(folders, labels, output, settings.from_config(values.config), *options))
+
+
+def told(folders: Sequence[pathlib.Path], labels: str) -> str:
+    """Says what is compared with what; loudly where nobody named the one or the other."""
+    values = flags.FLAGS
+    count = len({path.relative_to(folder) for folder in folders for path in names.places(folder)})
+    place = ", ".join(map(str, folders)) if len(folders) <= 3 else f"{folders[0]} and {len(folders) - 1} more"
+    chosen = "" if values.predictions else ", the newest in runs/ (--predictions names others)"
+    noted = "" if values.labels else " (restore's input; --labels names others)"
+    return f"predictions: {place} ({opening.counted(count, 'scan')}){chosen}; references: {labels}{noted}"
 
 
 def tell(found: write.Written) -> int:
@@ -103,4 +135,4 @@ def tell(found: write.Written) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags)
+    app.run(main, words)

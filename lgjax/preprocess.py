@@ -17,12 +17,16 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    words = early.begin("preprocess")  # before the imports below, which take seconds
+
 from absl import flags
 
 from lgjax import __version__
-from lgjax.cli import app
-from lgjax.cli.configs import define_config
-from lgjax.cli.flags import check_output, define_input_flags, scans_of_flags
+from lgjax.cli import app, opening
+from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
 from lgjax.derivatives import description
 from lgjax.preparation import additions, audit, dataset, passes
 from lgjax.preparation import recipe as recipes
@@ -174,26 +178,18 @@ def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputErro
     print(f"look at {folder / 'qc.html'}", flush=True)
 
 
-def define_flags() -> None:
-    """Defines the command line of this binary."""
-    define_config("data", "Preparation: FILE[:variant], or a name: data[:variant].")
-    define_input_flags("phantom:train:8")
-    flags.DEFINE_string("output", None, "Folder for the prepared data set; default: prepared/<config name>.")
-    flags.DEFINE_bool("add", False, "Keep the subjects of --output that --input does not have, and their histogram.")
-    text = "Who was scanned: a column of participants.tsv, or a regular expression whose (group) is in each name."
-    flags.DEFINE_string("person", None, text)
-    text = "Subjects to calibrate on, by name; default and --calibration=: a tenth, by a hash."
-    flags.DEFINE_list("calibration", None, text)
-    flags.DEFINE_string("recipe", None, "Prepare as this prepared data set, work directory or preprocessing.json says.")
-
-
-def main(_) -> int:
+def main(words: Sequence[str] = ()) -> int:
     """Runs the command line."""
     arguments = flags.FLAGS
     config = arguments.config
     folder = pathlib.Path(arguments.output or pathlib.Path("prepared") / config.name)
-    check_output(folder)
-    scans = scans_of_flags()
+    inputs = inputs_of_flags(words)
+    if not inputs:
+        remedy = "Name the folder of scans: --input=FOLDER"
+        raise UsageError(f"there is nothing to prepare. {remedy}; --input=phantom:train:8 are synthetic brains.")
+    check_output(folder, inputs)
+    scans = scans_of_flags(inputs)
+    print(f"{opening.scans(inputs, len(scans.found))}; output: {folder}", flush=True)
     recipe = recipes.from_config(config)
     if arguments.recipe:
         path = pathlib.Path(arguments.recipe)
@@ -201,10 +197,9 @@ def main(_) -> int:
             raise UsageError(f"--output={folder} is the data set that --recipe names. Name another folder.")
         recipe = recipes.read(path / dataset.RECIPE if path.is_dir() else path)
     people = people_of_flags(folder)
-    subjects = participants.annotate(scans.found, arguments.input, people.person)
-    code = preprocess(
-        subjects, recipe, config, folder, given=bool(arguments.recipe), source=arguments.input, people=people
-    )
+    subjects = participants.annotate(scans.found, inputs[0], people.person)
+    source = ", ".join(inputs)
+    code = preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), source=source, people=people)
     listing.record(folder, scans)
     for line in listing.lines(scans):
         print(line, flush=True)
@@ -230,4 +225,4 @@ def people_of_flags(folder: pathlib.Path) -> People:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags)
+    app.run(main, words)

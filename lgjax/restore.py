@@ -1,31 +1,37 @@
 """Restores scans towards the healthy prior and maps what changed.
 
     python -m lgjax.restore --workdir=runs/vae --input=scan.nii.gz --output=out
-    python -m lgjax.restore                       # the newest calibrated work directory, on phantom patients
+    python -m lgjax.restore --workdir=runs/vae --output=out scan1.nii.gz scan2.nii.gz
 
-Input is one NIfTI file, a BIDS or BraTS folder, a plain folder of NIfTI files, or phantom:test. Outputs lie on the
-scan's own grid. Finished subjects are skipped when the command is run again. Research use only.
+Input is one NIfTI file or several, a BIDS or BraTS folder, a plain folder of NIfTI files, or phantom:test. Outputs lie
+on the scan's own grid. Alone after a
+training on synthetic brains, restores the embedded synthetic test patients. Finished subjects are skipped when the
+command is run again. Research use only.
 """
 
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    words = early.begin("restore")  # before the imports below, which take seconds
 
 import jax
 from absl import flags
 from tqdm import tqdm
 
 from lgjax.calibration import procedure
-from lgjax.cli import app
-from lgjax.cli.flags import check_output, define_input_flags, scans_of_flags
-from lgjax.cli.recorded import define_recorded_config
-from lgjax.derivatives import description, occupied, read, write
+from lgjax.cli import app, opening
+from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
+from lgjax.derivatives import description, occupied, read, runs, write
 from lgjax.detector import Detector, from_config
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import parallel
-from lgjax.runtime.errors import InputError
+from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import listing, sources
 from lgjax.scans.sources import Subject
 from lgjax.workdir import calibrations, experiment
@@ -98,24 +104,35 @@ def report(total: int, skipped: int, failures: list[tuple[str, InputError]], fol
         print(f"failed: {name}: {error}", file=sys.stderr)
 
 
-def define_flags() -> None:
-    """Defines the command line of this binary."""
-    define_recorded_config(sys.argv)
-    define_input_flags("phantom:test")
-    flags.DEFINE_string("output", None, "Folder for the results; default: <workdir>/restored.")
-    text = "Methods, separated by commas; several get a folder each in the output; table1: all that the paper compares."
-    flags.DEFINE_list("method", None, text)
+def named(words: Sequence[str], config) -> list[str]:
+    """Lists what is restored; the embedded test patients where nobody named scans or a model, and none is of people.
+
+    Raises:
+      UsageError: there is nothing to restore.
+    """
+    if names := inputs_of_flags(words):
+        return names
+    if not flags.FLAGS["workdir"].using_default_value or not sources.is_phantom(config.data.source):
+        remedy = "Name scans, as in `lgjax restore scan.nii.gz`, or a folder: --input=FOLDER"
+        raise UsageError(f"there is nothing to restore. {remedy}; --input=phantom:test are synthetic patients.")
+    print(
+        "NO INPUT WAS GIVEN: these are SYNTHETIC test patients, no scans of people. Name yours: --input=SCAN", end="; "
+    )
+    return ["phantom:test"]
 
 
-def main(_) -> int:
+def main(words: Sequence[str] = ()) -> int:
     """Runs the command line."""
     arguments = flags.FLAGS
     config = arguments.config
-    workdir = pathlib.Path(arguments.workdir or experiment.default_workdir(config))
+    workdir = pathlib.Path(arguments.workdir)
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
+    inputs = named(words, config)
     folder = pathlib.Path(arguments.output or workdir / "restored")
-    check_output(folder)
-    scans = scans_of_flags()
+    check_output(folder, inputs)
+    scans = scans_of_flags(inputs)
+    model = opening.model(workdir, given=not arguments["workdir"].using_default_value)
+    print(f"{opening.scans(inputs, len(scans.found))}; {model}", flush=True)
     mesh = app.start()
     whole = arguments.method == ["table1"]
     names = rows(config) if whole else arguments.method or [config.restore.method]
@@ -129,6 +146,7 @@ def main(_) -> int:
     for name, place in zip(names, folders, strict=True):
         try:
             detector = calibrated(name, config, workdir, mesh)
+            runs.write(place, inputs)
             code = max(code, restore(detector, scans.found, place, config.data.workers))
             listing.record(place, scans)
         except InputError as error:  # the other methods go on
@@ -140,4 +158,4 @@ def main(_) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags)
+    app.run(main, words)

@@ -20,6 +20,12 @@ import contextlib
 import json
 import math
 import pathlib
+from collections.abc import Sequence
+
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    words = early.begin("train")  # before the imports below, which take seconds
 
 import jax
 import numpy as np
@@ -27,8 +33,7 @@ from absl import flags
 from tqdm import tqdm
 
 from lgjax import models
-from lgjax.cli import app
-from lgjax.cli.configs import define_config
+from lgjax.cli import app, opening
 from lgjax.preparation import audit, cohort, dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
@@ -243,26 +248,22 @@ def sample(config, workdir: pathlib.Path, step: int, state: TrainState, x: np.nd
     files.atomic_write(workdir / "samples" / f"{step:07d}.png", picture)
 
 
-def define_flags() -> None:
-    """Defines the command line."""
-    define_config("vae", "Experiment: FILE[:variant], or a name: vae[:variant].")
-    flags.DEFINE_string("workdir", None, "Folder for everything that training writes; default: runs/<config name>.")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.")
-    flags.DEFINE_string("hosts", None, "How many hosts train together; auto: found out on TPU pods and under SLURM.")
-    flags.DEFINE_integer("host", None, "Which of them this is, from 0.")
-
-
-def main(_) -> None:
+def main(words: Sequence[str] = ()) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     config = values.config
+    workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
+    experiment.check_workdir(config, workdir)
+    if not values.host:  # the first one of several speaks
+        source = experiment.source(config)
+        scans = opening.scans([cohort.describe(source)], cohort.count(source))
+        print(f"{scans}; {opening.model(workdir, given=True)}", flush=True)
     hosts.join(values.coordinator, values.hosts, values.host)
     mesh = app.start(threads=None)  # no promise of equal bits slows training down
-    workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
     with hosts.one_voice():
         train(config, workdir, mesh)
         print(f"trained: {workdir}. Next: python -m lgjax.calibrate --workdir={workdir}")
 
 
 if __name__ == "__main__":
-    app.run(main, define_flags)
+    app.run(main, words)

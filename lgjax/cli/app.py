@@ -1,4 +1,4 @@
-"""Runs a command: parses its flags, turns what it raises into one line and an exit code."""
+"""Runs a command whose flags are parsed: turns what it raises into one line and an exit code."""
 
 import errno
 import logging
@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
@@ -20,47 +20,35 @@ from lgjax.runtime.errors import EnvironmentFault, LgjaxError
 _LOST = "Another host was lost. Run the same command on all of them again to go on."
 
 
-def run(
-    main: Callable[[Sequence[str]], int | None],
-    define_flags: Callable[[], None],
-) -> None:
-    """Defines a command's flags, runs its main and exits with what it returns, or with the exit code of its fault.
+def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) -> None:
+    """Runs a command's main and exits with what it returns, or with the exit code of its fault.
 
     0 all done, 2 usage, 3 some inputs failed, 4 environment, 130 and 143 on signals.
 
     Args:
-      main: of the command; gets the words of the command line that are no flags.
-      define_flags: defines the command's own flags; --device and --debug are there already.
+      main: of the command.
+      words: the words of the command line that are no flags, from `early.begin`.
     """
-    flags.DEFINE_bool("debug", False, "Show tracebacks.")
-    flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device to run on; auto takes the fastest.")
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax reports every save at INFO
     _show_log()
     # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
     # written aside first, so nothing is half done.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.unraisablehook = signals.raise_again
-
-    def guarded(argv: Sequence[str]) -> int:
-        try:
-            return main(argv) or 0
-        except (KeyboardInterrupt, signals.Terminated) as end:
-            print("\ninterrupted; run the same command again to go on", file=sys.stderr)
-            return 130 if isinstance(end, KeyboardInterrupt) else 143
-        except Exception as error:
-            code = _exit_code(error)
-            if code is None or flags.FLAGS.debug:
-                traceback.print_exc()
-            remedy = f" {_LOST}" if hosts.is_lost(error) else ""
-            print(f"error: {error}{remedy}", file=sys.stderr)
-            return 1 if code is None else code
-
     try:
-        define_flags()
-        app.run(lambda argv: _leave(guarded(argv)), flags_parser=_parse)
-    except LgjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = main(words) or 0
+    except (KeyboardInterrupt, signals.Terminated) as end:
+        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        code = 130 if isinstance(end, KeyboardInterrupt) else 143
+    except Exception as error:
+        known = _exit_code(error)
+        if known is None or ("debug" in flags.FLAGS and flags.FLAGS.debug):
+            traceback.print_exc()
+        remedy = f" {_LOST}" if hosts.is_lost(error) else ""
+        print(f"error: {error}{remedy}", file=sys.stderr)
+        code = 1 if known is None else known
+    _leave(code)
 
 
 def start(threads: int | None = devices.THREADS) -> jax.sharding.Mesh:
@@ -96,23 +84,6 @@ def _leave(code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; a mistake ends with one line and exit code 2."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, KeyError, AttributeError, TypeError, OSError, ValueError) as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        print(f"error: {_without_traceback(error)}\nTry --help.", file=sys.stderr)
-        sys.exit(2)
-
-
-def _without_traceback(error: Exception) -> str:
-    """Returns what is wrong with a command line, without ml_collections' traceback before what a config file raised."""
-    said = str(error)
-    return said.strip().splitlines()[-1].removeprefix("ValueError: ") if "Traceback" in said else said
 
 
 def _exit_code(error: Exception) -> int | None:

@@ -1,49 +1,56 @@
-"""The flags --config and --workdir of commands that use a trained model: its config is the recorded one."""
+"""The work directory and the config of commands that use a trained model: the config is the recorded one."""
 
 import pathlib
 from collections.abc import Sequence
 
+import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from lgjax.cli import configs
+from lgjax.cli.commands import expand
 from lgjax.runtime.errors import UsageError
-from lgjax.workdir import experiment
-from lgjax.workdir.experiment import RUNS
+from lgjax.workdir.recorded import RUNS, get_config
 
 
-def define_recorded_config(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines --workdir and --config; without --config, the config is the one that the work directory records.
+def recorded_config(argv: Sequence[str], values: flags.FlagValues) -> ml_collections.ConfigDict:
+    """Returns the config that the work directory records, or the one that --config names.
 
-    Without --workdir, the work directory is the one in runs/ that was calibrated or, if none is, trained last.
+    Without --workdir, the work directory is that of the config which is named; or the one in runs/ that was calibrated
+    or, if none is, trained last: the default of --workdir from then on.
 
     Args:
       argv: the command line, the command first.
-      values: where the flags are defined.
+      values: where the flags are defined, --workdir among them.
 
     Raises:
       UsageError: there is no recorded config.
     """
-    text = "Folder of a trained model; default: the newest in runs/."
-    if configs.given(argv, "config") is not None or any(word.startswith(("-help", "--help")) for word in argv):
-        flags.DEFINE_string("workdir", None, text, flag_values=values)
-        configs.define_config(None, "Default: the config recorded in the work directory.", argv, values)
-        return
-    value = configs.given(argv, "workdir")
-    if value == "":
-        raise UsageError("--workdir lacks its value. Name the folder that lgjax.train wrote.")
-    workdir = newest() if value is None else pathlib.Path(value)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UsageError(f"{workdir} holds no config.json. Train first: python -m lgjax.train --workdir={workdir}")
-    flags.DEFINE_string("workdir", str(workdir), text, flag_values=values)
-    config = experiment.get_config(str(path))
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(argv))
+    workdir, name = configs.given(argv, "workdir"), configs.given(argv, "config")
+    config = configs.load(name) if name else None
+    if workdir is None:
+        found = RUNS / config.name if config else newest()
+        values.set_default("workdir", str(found))
+    else:
+        found = pathlib.Path(expand(workdir))
+    check_trained(found)
+    return config or get_config(str(found / "config.json"))
+
+
+def check_trained(workdir: pathlib.Path) -> None:
+    """Raises UsageError for a folder that no training wrote."""
+    if not workdir.is_dir():
+        others = ", ".join(sorted(str(path.parent) for path in RUNS.glob("*/config.json"))[:5])
+        remedy = f"Give one of {others}" if others else f"Train first: python -m lgjax.train --workdir={workdir}"
+        raise UsageError(f"--workdir={workdir} does not exist. {remedy}.")
+    if not (workdir / "config.json").is_file():
+        remedy = f"Train first: python -m lgjax.train --workdir={workdir}"
+        raise UsageError(f"--workdir={workdir} holds no config.json. {remedy}")
 
 
 def newest() -> pathlib.Path:
     """Finds the work directory in runs/ that was calibrated last, or trained last if none is calibrated."""
-    found = list(RUNS.glob("*/calibration/*.json")) or list(RUNS.glob("*/config.json"))
+    trained = list(RUNS.glob("*/config.json"))
+    found = [file for path in trained for file in path.parent.glob("calibration/*.json")] or trained
     if not found:
         raise UsageError(
             f"nothing is trained in {RUNS}/. Run python -m lgjax.train --config=configs/vae.py, or give --workdir."

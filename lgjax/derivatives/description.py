@@ -9,7 +9,7 @@ from lgjax.runtime import files
 from lgjax.scans import names
 
 _IGNORED = {  # by what the folder holds: patterns as in .gitignore
-    "restorations": ("sub-*/figures", "/left_out.tsv"),
+    "restorations": ("sub-*/figures", "/left_out.tsv", "/run.json"),
     "prepared scans": (
         "sub-*/figures",
         "*_desc-slices_*",

@@ -65,6 +65,15 @@ def too_small(spec: str, split: str) -> str:
     return f"{spec} is too small: no subject of it falls into the {split} split. {remedy}."
 
 
+def count(source: Source) -> int:
+    """Returns how many subjects a source has, in all splits that it is read for."""
+    if sources.is_phantom(source.spec):
+        return source.train_subjects + source.calibration_subjects
+    if is_prepared(source.spec):
+        return len(read_index(source.spec).subjects)
+    return len(sources.find(source.spec))
+
+
 def describe(source: Source) -> str:
     """Tells in words where healthy subjects come from and, where they are synthetic, which heads the splits share.
 

@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from configs import common
 from lgjax import eval as door
 from lgjax import models, restore
+from lgjax.cli import parse
 from lgjax.evaluation import measure, metrics, published, records, references, tally
 from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
@@ -650,39 +651,31 @@ def test_pictures_are_radiological(folders):
     assert pictures.subject_figure({"a": panels, "b": panels._replace(restored=None, detected=None)})
 
 
-ML_COLLECTIONS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@ML_COLLECTIONS
-def test_main_checks_its_arguments(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["eval"])
+def typed(monkeypatch, *words) -> int:
+    """Runs `eval` as it is typed, in this process."""
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    door.define_flags(values)
-    values(["eval"])
+    monkeypatch.setattr(sys, "argv", ["eval", *words])
+    return door.main(parse.parse("eval", sys.argv, values))
+
+
+def test_main_checks_its_arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="no predictions"):
-        door.main(["eval"])
-    with pytest.raises(UsageError, match="unexpected argument 'x'"):
-        door.main(["eval", "x"])
-    values(["eval", "--predictions=nowhere"])
+        typed(monkeypatch)
+    with pytest.raises(UsageError, match=r"unexpected word 'x'.*--predictions=x"):
+        typed(monkeypatch, "x")
     with pytest.raises(UsageError, match="nowhere is no folder"):
-        door.main(["eval"])
+        typed(monkeypatch, "--predictions=nowhere")
 
 
-@ML_COLLECTIONS
 def test_main_finds_the_newest_predictions_and_its_config_from_anywhere(folders, tmp_path, monkeypatch):
     predictions, labels, _ = folders
     monkeypatch.chdir(tmp_path)
     (predictions / "dataset_description.json").write_text("{}")
     (tmp_path / "runs" / "vae").mkdir(parents=True)
     predictions.rename(tmp_path / "runs" / "vae" / "restored")
-    values = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", values)
-    monkeypatch.setattr(sys, "argv", ["eval", f"--labels={labels}", "--config.least_subjects=3"])
-    door.define_flags(values)
-    values(sys.argv)
-    assert door.main(["eval"]) == 0
+    assert typed(monkeypatch, f"--labels={labels}", "--config.least_subjects=3") == 0
     assert (tmp_path / "runs" / "vae" / "evaluation" / "report.html").exists()
     found = json.loads((tmp_path / "runs" / "vae" / "evaluation" / "metrics.json").read_text())
     assert found["settings"] == {

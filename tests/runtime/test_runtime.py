@@ -23,7 +23,7 @@ from lgjax.runtime.hosts import differing, join, one_voice
 SCRIPT = """
 import os, signal, sys, time, weakref
 from absl import flags
-from lgjax.cli import app
+from lgjax.cli import app, commands
 from lgjax.runtime import errors
 
 def main(argv):
@@ -44,7 +44,8 @@ def main(argv):
         raise RuntimeError("a bug")
     return 3 if what == "some" else None
 
-app.run(main, lambda: None)
+commands.define_common(flags.FLAGS)
+app.run(main, flags.FLAGS(sys.argv))
 """
 
 
@@ -274,7 +275,7 @@ def main(argv):
                 print(jax.device_get(x), flush=True)
             time.sleep(0.05)
 
-app.run(main, lambda: None)
+app.run(main, sys.argv)
 """
 
 

@@ -1,0 +1,38 @@
+"""The first line of a command: what is read, how much of it, with which model of what age."""
+
+import pathlib
+import time
+from collections.abc import Sequence
+
+MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
+
+
+def scans(names: Sequence[str], count: int) -> str:
+    """Says where scans come from, and how many there are."""
+    named = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+    return f"input: {named} ({counted(count, 'scan')})"
+
+
+def model(workdir: pathlib.Path, given: bool) -> str:
+    """Says which model is taken, and its age; loudly where nobody named it."""
+    taken = "" if given else ", the one used last in runs/ (--workdir names another)"
+    return f"model: {workdir}{taken}, {age(workdir)}"
+
+
+def age(workdir: pathlib.Path) -> str:
+    """Says when a model was trained."""
+    times = [path.stat().st_mtime for path in (workdir / "checkpoints").glob("[0-9]*")]
+    return f"trained {ago(time.time() - max(times))}" if times else "not trained yet"
+
+
+def ago(seconds: float) -> str:
+    """Says how long ago something was, rounded down."""
+    for length, name in ((DAY, "day"), (HOUR, "hour"), (MINUTE, "minute")):
+        if seconds >= length:
+            return f"{counted(int(seconds // length), name)} ago"
+    return "just now"
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns `1 scan` or `2 scans`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,60 @@
+"""The config that a work directory records, config.json, as a config again."""
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from lgjax.runtime import places
+from lgjax.runtime.errors import InputError
+
+RUNS = pathlib.Path("runs")
+FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
+ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
+    "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1, "flip": 0.0, "intensity": 0.0},
+    "restore": {
+        "precision": "tensorfloat32",
+        "false_positive_rates": (0.001, 0.005, 0.01, 0.05),
+        "mask_rate": 0.01,
+        "checkpoint": "last",
+    },
+    "gmm": {"atlas": "none"},
+}
+ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
+ADDED_TO_CALIBRATE = {"tolerance": 0.02}  # there, to what is calibrated from now on
+GONE_FROM_CALIBRATE = ("bisections",)
+
+
+def get_config(path: str) -> ml_collections.ConfigDict:
+    """Reads the config.json that a work directory records."""
+    try:
+        recorded = json.loads(pathlib.Path(path).read_text())
+        if not isinstance(recorded, dict) or "gmm" not in recorded:
+            raise ValueError("expected the config of an experiment of this version")
+        complete = {part: {**values, **recorded.get(part, {})} for part, values in ADDED.items()}
+        if "optimizer" in complete["restore"]:
+            complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}
+            earlier = recorded.get("calibrate", {}).items()
+            kept = {name: value for name, value in earlier if name not in GONE_FROM_CALIBRATE}
+            complete["calibrate"] = {**ADDED_TO_CALIBRATE, **kept}
+        if "source" in recorded.get("data", {}):
+            complete["data"] = {**recorded["data"], "source": _found_again(recorded["data"]["source"], path)}
+        return ml_collections.ConfigDict(_with_tuples({**recorded, **complete}))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
+        ) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns a part of a record with tuples for JSON's lists: a flag can override tuples only."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(part) for name, part in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _found_again(source: str, path: str) -> str:
+    """Returns a source that stands in config.json, at `path`, as a path from anywhere."""
+    name, mark, away = source.partition(FROM_HERE)
+    return name + places.resolved(away, pathlib.Path(path).parent) if mark else source
