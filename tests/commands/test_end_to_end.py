@@ -210,7 +210,8 @@ def test_every_second_slice_of_a_method_that_restores_no_image(workdir, tmp_path
 
 
 def test_a_method_of_another_model_is_refused(workdir, tmp_path):
-    result = lgjax("restore", f"--workdir={workdir}", "--method=dae_reconstruction", f"--output={tmp_path / 'out'}")
+    told = ("--method=dae_reconstruction", "--input=phantom:test:1", f"--output={tmp_path / 'out'}")
+    result = lgjax("restore", f"--workdir={workdir}", *told)
     assert result.returncode == 2
     assert "configs/dae.py" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -360,7 +360,7 @@ def test_the_input_is_never_the_output(raw):
     before = contents(raw)
     result = run(f"--input={raw}", f"--output={raw}/../{raw.name}")
     assert result.returncode == 2
-    assert "is the input" in result.stderr
+    assert "is the folder of the scans" in result.stderr
     assert contents(raw) == before
 
 
