@@ -30,10 +30,11 @@ def forgive() -> None:
     """Makes standard output and error take any text: what an encoding lacks is escaped, a closed pipe is ignored."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        raw = getattr(getattr(stream, "buffer", None), "raw", None)
-        if raw is None:  # a notebook's, a test's, or none at all
+        buffer = getattr(stream, "buffer", None)
+        raw = getattr(buffer, "raw", buffer)  # python -u has no buffer between
+        if not isinstance(raw, io.FileIO):  # a notebook's, a test's, or none at all
             continue
         stream.flush()
-        buffer = io.BufferedWriter(_Forgiving(raw))  # type: ignore[type-var]
-        errors, at_once = "backslashreplace", name == "stderr" or raw.isatty()
-        setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, errors, line_buffering=at_once))
+        forgiving = io.BufferedWriter(_Forgiving(raw))  # type: ignore[type-var]
+        at_once = name == "stderr" or raw.isatty() or raw is buffer
+        setattr(sys, name, io.TextIOWrapper(forgiving, stream.encoding, "backslashreplace", line_buffering=at_once))
