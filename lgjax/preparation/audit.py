@@ -63,9 +63,11 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     found = {split: [row for row in rows if row.split == split] for split in ("train", "calibration")}
     said = [f"nobody is in the {split} split, and train will refuse" for split in found if not found[split]]
     remedies = ["Give more subjects"] * len(said)
-    if said and found["train"]:  # a tenth of them will do
-        names = sorted({row.person for row in found["train"]})[-max(1, len(found["train"]) // 10) :]
-        remedies[-1] += f", or name some to calibrate on: --calibration={','.join(names)}"
+    persons = sorted({row.person for row in found["train"]})
+    if said and len(persons) > 1:  # a tenth of them will do
+        remedies[-1] += (
+            f", or name some to calibrate on: --calibration={','.join(persons[-max(1, len(persons) // 10) :])}"
+        )
     if marked := [row.name for row in rows if row.marked and row.split != "test" and not is_called_healthy(row.kind)]:
         said.append(f"{len(marked)} to train on have a segmentation of a lesion beside them: {listed(marked)}")
         remedies.append("Are they healthy? Prepare patients with --recipe=FOLDER, or tell their lesion_kind in a table")

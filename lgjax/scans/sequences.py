@@ -84,7 +84,8 @@ def other(image: pathlib.Path, texts: list[str]) -> str:
       image: the scan, beside which X.json may lie.
       texts: its name without the ending, then the names of folders that may tell, the nearest first.
     """
-    said = named(texts[0]) or next((found for text in texts[1:] if (found := named(text, of_file=False))), "")
+    said = "" if _is_counted(image, texts[0]) else named(texts[0])
+    said = said or next((found for text in texts[1:] if (found := named(text, of_file=False))), "")
     if said and said != T2:
         return f"{said} by its name"
     record = _sidecar(image)
@@ -101,6 +102,15 @@ def other(image: pathlib.Path, texts: list[str]) -> str:
         if found:
             return ""
     return "" if said else _by_times(record)
+
+
+def _is_counted(image: pathlib.Path, name: str) -> bool:
+    """Returns whether a name is a letter and a number that more than one scan beside it counts on: B0, B1, B2."""
+    counted = re.fullmatch(r"([A-Za-z])\d", name)
+    if not counted:
+        return False
+    beside = (re.fullmatch(rf"{counted[1]}(\d+)\.(?:nii|hdr)(?:\.gz)?", path.name) for path in image.parent.iterdir())
+    return len({match[1] for match in beside if match}) > 2
 
 
 def refusal(image: pathlib.Path) -> tuple[str, str]:

@@ -94,6 +94,8 @@ def test_whom_to_calibrate_on_is_proposed():
     rows = [Row(f"sub-{n:02d}b", f"sub-{n:02d}", "train") for n in range(25)]
     (said,) = audit.warnings(rows)
     assert said.endswith("or name some to calibrate on: --calibration=sub-23,sub-24.")
+    (said,) = audit.warnings([row._replace(person="sub-one") for row in rows])  # who cannot do both
+    assert said.endswith("Give more subjects.")
 
 
 def test_people_with_a_segmentation_beside_their_scan_are_told():

@@ -74,6 +74,23 @@ def test_what_a_sidecar_says_of_a_name_that_says_nothing(tmp_path, record, reaso
     assert [each.reason.startswith(reason) for each in listing.left_out] == ([True] if reason else [])
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ("B0 B1 B2 B3", "B0 B1 B2 B3"),  # people
+        ("T1 T2 T3", "T1 T2 T3"),
+        ("t1 t2", "t2"),
+        ("T1 T2 S1", "S1 T2"),
+        ("b0 P1 P2", "P1 P2"),
+        ("B0 B1", "B1"),
+    ],
+)
+def test_a_letter_and_a_number_are_a_sequence_unless_others_count_on(tmp_path, files, found):
+    for number, name in enumerate(files.split()):
+        images.save(tmp_path / f"{name}.nii", SCAN + number)
+    assert names(survey(tmp_path)) == [f"sub-{name}" for name in found.split()]
+
+
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000, b""])
 def test_a_damaged_sidecar_says_nothing(tmp_path, content):
     images.save(tmp_path / "series5.nii.gz", SCAN)
