@@ -70,13 +70,20 @@ def find_brain(
 def misfit(image: Volume, mask: Volume) -> str:
     """Says in a few words why a volume that is called a mask is no brain mask of a scan; "": it is one."""
     try:
-        inside = _checked(image, mask)
+        _checked(image, mask)
     except InputError as fault:
         return fault.problem.replace(image.source, "the scan").partition(": shape and affine")[0]
-    volume, imaged = (image.voxel_ml * np.count_nonzero(part) for part in (inside, image.data != image.data[0, 0, 0]))
-    if volume < _LEAST_SHARE * min(imaged, _HEAD):
-        return f"holds {volume:.3g} ml of the {imaged:.3g} ml imaged: a lesion's mask, it seems"
-    return ""
+    return small(image, mask)
+
+
+def small(image: Volume, mask: Volume) -> str:
+    """Says that a mask holds so little of what is imaged that it may be that of a lesion; "": it does not."""
+    volume, imaged = (
+        image.voxel_ml * np.count_nonzero(each) for each in (mask.data, image.data != image.data[0, 0, 0])
+    )
+    if volume >= _LEAST_SHARE * min(imaged, _HEAD):
+        return ""
+    return f"holds {volume:.1f} of the {imaged:.0f} ml imaged: a lesion's mask, it seems"
 
 
 def find_tool(stripper: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lgjax.preparation import bias, histogram
-from lgjax.preparation.brain import Brain, find_brain, misfit
+from lgjax.preparation.brain import Brain, find_brain, misfit, small
 from lgjax.preparation.histogram import Histogram, Transfer
 from lgjax.preparation.recipe import Recipe, bias_json
 from lgjax.preparation.slices import Placement, Slices, clean, to_slices
@@ -57,16 +57,16 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
       InputError: the scan or its mask cannot be used.
     """
     image = subject.image()
-    mask, passed = _mask(subject, image)
+    mask, doubt = _mask(subject, image)
     try:
         brain = find_brain(image, mask, recipe.stripper, scratch)
     except InputError as fault:
-        if not passed:
+        if mask or not doubt:
             raise
-        raise InputError(fault.path, f"{fault.problem}; {passed}", fault.remedy) from fault
+        raise InputError(fault.path, f"{fault.problem}; {doubt}", fault.remedy) from fault
     data, filled = clean(image, brain.mask)
     doubts = tuple(f"brain mask: {warning}" for warning in mask.warnings) if mask else ()
-    for note in filter(None, (passed, brain.note)):
+    for note in filter(None, (doubt, brain.note)):
         LOG.warning("%s: %s", subject.identifier, note)
         doubts = (*doubts, note)
     image = dataclasses.replace(image, data=data, warnings=(*image.warnings, *doubts))
@@ -87,11 +87,14 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
 def _mask(subject: Subject, image: Volume) -> tuple[Volume | None, str]:
     """Reads the brain mask of a scan; one that was found by its name and does not fit is passed over, with a note."""
     mask = subject.mask() if subject.mask else None
-    problem = misfit(image, mask) if mask and subject.mask_found else ""
-    if mask is None or not problem:
-        return mask, ""
+    if mask is None:
+        return None, ""
     name = pathlib.Path(mask.source).name
-    return None, f"the mask {name}, found by its name, is passed over: the mask {problem}"
+    if not subject.mask_found:  # what was given is used or refused
+        problem = small(image, mask) if mask.data.shape == image.data.shape else ""
+        return mask, f"the mask {name} {problem}" if problem else ""
+    problem = misfit(image, mask)
+    return (None, f"the mask {name}, found by its name, is passed over: the mask {problem}") if problem else (mask, "")
 
 
 def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Prepared:

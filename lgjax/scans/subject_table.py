@@ -9,7 +9,8 @@ from typing import NamedTuple
 from lgjax.runtime import files
 from lgjax.runtime.errors import UsageError
 
-ENDINGS = (".tsv", ".csv")
+ENDINGS = (".tsv", ".csv", ".txt")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 NEEDED = ("participant_id", "image")
 COLUMNS = (*NEEDED, "mask", "reference", "lesion_kind", "person")
 _ABSENT = ("", "n/a")
@@ -37,7 +38,7 @@ class SubjectTable(NamedTuple):
 
 def is_table(spec: str) -> bool:
     """Returns whether what a user gives is a table, by its name."""
-    return spec.lower().endswith(ENDINGS) and not pathlib.Path(spec).is_dir()
+    return spec.lower().endswith((*ENDINGS, *SPREADSHEETS)) and not pathlib.Path(spec).is_dir()
 
 
 def read(path: pathlib.Path) -> SubjectTable:
@@ -50,6 +51,8 @@ def read(path: pathlib.Path) -> SubjectTable:
       UsageError: a needed column is missing, a column is there twice, or the table lists nothing or is no text.
       InputError: the file cannot be read.
     """
+    if path.name.lower().endswith(SPREADSHEETS):
+        raise UsageError(f"{path} is a spreadsheet. Save it as text with tabs, in UTF-8: table.tsv.")
     with files.faults(path):
         content = path.read_bytes()
     if b"\0" in content:

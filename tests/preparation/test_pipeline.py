@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import images
 import nibabel as nib
@@ -42,7 +43,6 @@ WRONG = {
     "soft": (images.head(), None),
     "small": (images.head()[1:] > 0, None),
     "negative": (images.head() * np.float32(-1), None),
-    "lesion": (images.head() > 125, None),  # x_mask.nii.gz beside x.nii.gz may be the mask of a lesion
 }
 
 
@@ -65,6 +65,21 @@ def test_a_mask_that_does_not_fit_is_passed_over_where_it_was_found_and_refused_
         pipeline.correct(given, BARE)
 
 
+def test_the_mask_of_a_lesion_that_is_named_like_that_of_a_brain_is_passed_over_and_used_where_it_was_given(tmp_path):
+    matrix = images.affine((5, 5, 5))
+    mask = images.save(tmp_path / "x_mask.nii.gz", (images.head() > 130).astype(np.uint8), matrix)
+    found = pipeline.correct(one(tmp_path, images.head(), matrix), BARE)
+    assert found.brain.origin == "background"
+    (given,) = sources.find(str(tmp_path / "x.nii.gz"), mask=str(mask))
+    used = pipeline.correct(given, BARE)
+    np.testing.assert_array_equal(used.brain.mask, images.head() > 130)
+    for note, start in (
+        (found.image.warnings[0], "the mask x_mask.nii.gz, found by"),
+        (used.image.warnings[0], "the mask"),
+    ):
+        assert re.fullmatch(rf"{start}.* holds [\d.]+ of the 220 ml imaged: a lesion's mask, it seems", note)
+
+
 @pytest.mark.parametrize("slices_of_it", [4, 16])
 def test_a_mask_of_too_little_of_a_head_is_passed_over(tmp_path, slices_of_it):
     """A brain of 65 ml in an image of 207 ml without background."""
@@ -77,7 +92,7 @@ def test_a_mask_of_too_little_of_a_head_is_passed_over(tmp_path, slices_of_it):
     if slices_of_it == 16:
         assert pipeline.correct(subject, BARE).brain.origin == "given"
         return
-    with pytest.raises(InputError, match=r"x_mask.* ml of the 207 ml imaged: a lesion's mask, it seems"):
+    with pytest.raises(InputError, match=r"x_mask.* of the 207 ml imaged: a lesion's mask, it seems"):
         pipeline.correct(subject, BARE)
 
 

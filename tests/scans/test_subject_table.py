@@ -25,7 +25,7 @@ def written(path, *lines, separator="\t", end="\n", encoding="utf-8"):
     return path
 
 
-@pytest.mark.parametrize("name", ["t.tsv", "t.CSV"])
+@pytest.mark.parametrize("name", ["t.tsv", "t.CSV", "t.txt"])
 @pytest.mark.parametrize("separator", ["\t", ",", ";"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -91,6 +91,22 @@ def test_a_table_that_cannot_be_used_says_in_one_line_what_it_has(tmp_path, cont
     with pytest.raises(UsageError, match=told) as error:
         subject_table.read(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.XLS", "t.ods"])
+def test_a_spreadsheet_is_to_be_saved_as_text(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    with pytest.raises(UsageError, match=r"is a spreadsheet\. Save it as text with tabs"):
+        sources.find(str(tmp_path / name))
+
+
+def test_two_lines_of_one_subject_fail_together(hospital, tmp_path):
+    lines = [("a", "scans/p1/T2.nii.gz"), ("sub-a", "scans/p2/T2.nii.gz"), ("b", "scans/p2/T2.nii.gz")]
+    first, second = sources.find(str(written(tmp_path / "twice.tsv", HEAD[:2], *lines)))
+    assert (first.identifier, second.identifier) == ("sub-a", "sub-b")
+    with pytest.raises(InputError, match=r"p1/T2\.nii\.gz.*p2/T2\.nii\.gz"):
+        first.image()
+    assert second.image().data.any()
 
 
 def test_a_folder_is_no_table(tmp_path):
