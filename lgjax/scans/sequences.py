@@ -109,7 +109,7 @@ def _is_counted(image: pathlib.Path, name: str) -> bool:
     counted = re.fullmatch(r"([A-Za-z])\d", name)
     if not counted:
         return False
-    beside = (re.fullmatch(rf"{counted[1]}(\d+)\.(?:nii|hdr)(?:\.gz)?", path.name) for path in image.parent.iterdir())
+    beside = (re.fullmatch(rf"{counted[1]}(\d+)\.(?:nii|hdr)(?:\.gz)?", path.name) for path in image.parent.glob("*"))
     return len({match[1] for match in beside if match}) > 2
 
 
