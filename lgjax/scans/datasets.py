@@ -36,7 +36,7 @@ def bids(root: pathlib.Path, other: Other, subjects: str = "sub-*", places: tupl
     paths = list(folders.images(root, (*layouts, *derivatives)))
     index, shelf = folders.index(paths), labels.shelve(paths)
     scans = Counter(home(image) for image in images)
-    pipelines = [folder for folder in sorted((root / "derivatives").glob("*")) if not _is_ours(folder)]
+    pipelines = [folder for folder in sorted((root / "derivatives").glob("*")) if not is_ours(folder)]
     found = []
     for image in images:
         start = stem(image).removesuffix("_T2w")
@@ -137,7 +137,7 @@ def _without_scan(
     return left_out + [LeftOut(name, "in participants.tsv, without a folder") for name in sorted(absent)]
 
 
-def _is_ours(folder: pathlib.Path) -> bool:
+def is_ours(folder: pathlib.Path) -> bool:
     """Returns whether lgjax wrote a BIDS derivative: its masks are results, not what a user gives."""
     try:
         made = json.loads((folder / "dataset_description.json").read_text())["GeneratedBy"]

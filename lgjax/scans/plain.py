@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from lgjax.scans import folders, foreign, nested
-from lgjax.scans.datasets import cases_without, starts, with_references, written_here
+from lgjax.scans.datasets import cases_without, is_ours, starts, with_references, written_here
 from lgjax.scans.folders import NIFTI, home, stem
 from lgjax.scans.listing import BELOW, Files, LeftOut, Listing, Other, below
 
@@ -27,7 +27,7 @@ def flat(root: pathlib.Path, other: Other) -> Listing[Files]:
     reasons = {image: _no_scan(index, image) or other(image, [stem(image)]) for image in paths}
     found = _found([Files(stem(image), image) for image in paths if not reasons[image]], index, paths)
     deeper = [path for path in folders.images(root, _DEEP[:2]) if path not in reasons and not _says_label(path)]
-    tops = dict.fromkeys(root / path.relative_to(root).parts[0] for path in deeper)
+    tops = [top for top in dict.fromkeys(root / path.relative_to(root).parts[0] for path in deeper) if not is_ours(top)]
     left_out = [*_unused(root, found, paths, reasons), *_foreign(root, ("*",))]
     return Listing(found, (*left_out, *below(root, tops, BELOW)))
 
@@ -46,7 +46,8 @@ def ixi(root: pathlib.Path, other: Other) -> Listing[Files]:
 def deep(root: pathlib.Path, other: Other) -> Listing[Files]:
     """Lists scans in folders, a patient each; the folders name them, since the files may all have one name."""
     parts = {path: list(home(path).relative_to(root).parts) for path in folders.images(root, _DEEP)}
-    paths = [path for path, above in parts.items() if not any(map(nested.is_skipped, above))]
+    ours = {top.name for top in root.glob("*") if is_ours(top)}
+    paths = [path for path, above in parts.items() if above[0] not in ours and not any(map(nested.is_skipped, above))]
     index = folders.index(paths)
     reasons = {path: _no_scan(index, path) or other(path, [stem(path), *reversed(parts[path])]) for path in paths}
     images = [image for image in paths if not reasons[image]]

@@ -1,71 +1,25 @@
 """What a user has, one file or a folder in a common layout, as a list of subjects to load one at a time."""
 
-import dataclasses
 import functools
 import json
 import logging
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import folders, layouts, nifti, phantom, segmentations, sequences, subject_table, twins
+from lgjax.scans import folders, layouts, nifti, segmentations, sequences, subject_table, synthetic, twins
 from lgjax.scans.listing import Files, Listing, below, lines
-from lgjax.scans.names import identifier, participant, uri
+from lgjax.scans.names import identifier, uri
 from lgjax.scans.prepared import noted, read_image
-from lgjax.scans.volume import Scan, Volume
+from lgjax.scans.subject import Subject as Subject
+from lgjax.scans.synthetic import is_phantom as is_phantom
+from lgjax.scans.volume import Volume
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """One scan and what belongs to it; nothing is read before it is asked for, and each part fails by itself.
-
-    Attributes:
-      identifier: "sub-", letters and digits, and the entities that BIDS gave the scan: safe in any path or page.
-      original: the name as found.
-      image: reads the scan.
-      mask: reads the brain mask, where there is one.
-      lesion: reads the reference segmentation, where a name tells which file that is.
-      guess: where none tells: reads the reference of a scan, on whose grid it must lie, by what images hold.
-      mask_found: whether the mask was found by its name: one that does not fit is passed over.
-      displaced: reads the mask, 0 or 1, of what the lesion changed outside itself, of synthetic subjects: neither
-        lesion nor healthy.
-      kind: group shown in tables, for example "glioma"; "" if unknown.
-      paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
-      reading: the options that the files are read with, as JSON; of the phantom, the digest of all it is made from.
-      bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
-        the bias field that it removed ("null": none).
-      person: of such a scan, who was scanned, as was noted then.
-      source: what outputs say of where a file comes from: a BIDS URI in which `raw` is the data set or folder.
-    """
-
-    identifier: str
-    original: str
-    image: Callable[[], Volume]
-    mask: Callable[[], Volume] | None = None
-    lesion: Callable[[], Volume] | None = None
-    displaced: Callable[[], Volume] | None = None
-    kind: str = ""
-    paths: tuple[pathlib.Path, ...] = ()
-    reading: str = ""
-    bias_field: str | None = None
-    person: str = ""
-    guess: Callable[[Volume], Volume] | None = None
-    mask_found: bool = False
-    source: str = ""
-
-    @property
-    def participant(self) -> str:
-        """Who was scanned, see `names.participant`."""
-        return self.person or participant(self.original)
 
 
 class Reading(NamedTuple):
@@ -121,7 +75,7 @@ def survey(spec: str, reading: Reading) -> Listing[Subject]:
     if reading.layout not in layouts.NAMES:
         raise UsageError(f"There is no layout {reading.layout}. Choose one of {', '.join(layouts.NAMES)}.")
     if reading.layout == "phantom" or (reading.layout == "auto" and is_phantom(spec)):
-        return Listing(_phantom(spec))
+        return Listing(synthetic.subjects(spec))
     listing, root = _found(spec, reading), pathlib.Path(spec)
     root = root.parent if subject_table.is_table(spec) else root
     groups: dict[str, list[Files]] = {}
@@ -240,63 +194,3 @@ def digest(subject: Subject) -> str:
             with files.faults(path):
                 found.append(files.sha256(path))
     return files.digest([found, subject.reading])
-
-
-_PHANTOM = {  # seed, kinds, subjects of each kind
-    "train": (1, ("healthy",), 652),
-    "calibration": (2, ("healthy",), 24),
-    "test": (3, phantom.KINDS, 6),
-    "dev": (4, phantom.KINDS, 6),
-}
-
-
-def is_phantom(spec: str) -> bool:
-    """Returns whether a source is the embedded data set rather than a path."""
-    return re.split("[:@]", spec)[0] == "phantom"
-
-
-def _phantom(spec: str) -> list[Subject]:
-    """Lists subjects of the embedded data set; a split is a seed and, of three heads or more, its own heads."""
-    name, _, rest = spec.partition(":")
-    split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
-    named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
-    if not named or split not in _PHANTOM or not (count.isdigit() or not count):
-        expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_PHANTOM)}"
-        raise UsageError(f"{spec}: expected {expected}.")
-    slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
-    seed, kinds, default = _PHANTOM[split]
-    subjects = [
-        _phantom_subject(number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
-        for number in range(int(count or default))
-        for k, kind in enumerate(kinds)
-    ]
-    return sorted(subjects, key=lambda subject: subject.identifier)
-
-
-def _phantom_subject(number: int, request: phantom.Request) -> Subject:
-    part = functools.partial(_phantom_part, request)
-    return Subject(
-        identifier=f"sub-{request.split}{request.kind}{number:03d}",
-        original=f"phantom:{request.split}:{request.kind}:{number}",
-        source=f"phantom:{request.split}:{request.kind}:{number}",
-        image=functools.partial(part, "image"),
-        mask=functools.partial(part, "brain"),
-        lesion=functools.partial(part, "lesion"),
-        displaced=functools.partial(part, "displaced"),
-        kind=request.kind,
-        reading=phantom.digest(request),
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _phantom_scan(request: phantom.Request) -> Scan:
-    """Gives one phantom subject, kept for a moment because its image and masks are asked for in turn."""
-    return phantom.get_subject(request)
-
-
-def _phantom_part(request: phantom.Request, part: str) -> Volume:
-    """Returns the image or a mask of a phantom subject."""
-    scan = _phantom_scan(request)
-    if part == "image":
-        return scan.image
-    return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))

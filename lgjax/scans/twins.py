@@ -21,10 +21,9 @@ def are_same(paths: Sequence[pathlib.Path]) -> bool:
 
 def beside(path: pathlib.Path) -> list[pathlib.Path]:
     """Lists an image and others of its name, packed or not; the parts of a pair are one image."""
-    same = [other for other in folders.images(folders.home(path), ("*",)) if other != path]
-    first = nifti.parts(path)[0]
-    stem = folders.stem(path)
-    return [path, *(other for other in same if folders.stem(other) == stem and nifti.parts(other)[0] != first)]
+    stem, first = folders.stem(path), nifti.parts(path)[0]
+    named = [path.with_name(stem + end) for end in (".nii", ".nii.gz", ".hdr", ".hdr.gz")]
+    return [path, *(other for other in named if other not in (path, first) and other.is_file())]
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -139,6 +139,14 @@ def test_scans_below_a_plain_folder_are_told(tmp_path):
     assert reasons(found) == dict.fromkeys(("deep", "more"), listing.BELOW)
 
 
+def test_results_inside_the_input_are_no_patients(tmp_path):
+    make(tmp_path, "P1/T2.nii", "prepared/sub-P1/anat/sub-P1_desc-preproc_T2w.nii.gz")
+    (tmp_path / "prepared/dataset_description.json").write_text('{"GeneratedBy": [{"Name": "lgjax"}]}')
+    assert names(survey(tmp_path)) == ["sub-P1"]
+    make(tmp_path, "a.nii")
+    assert reasons(survey(tmp_path)) == {"P1": listing.BELOW}
+
+
 # What is no scan
 
 

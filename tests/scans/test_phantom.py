@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from lgjax.evaluation import references
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import phantom, sources
+from lgjax.scans import phantom, sources, synthetic
 from lgjax.scans.phantom import kept, render, subject
 from lgjax.scans.phantom.draw import draw
 from lgjax.scans.phantom.lattice import NODE, Lattice
@@ -227,13 +227,13 @@ def test_a_subject_of_the_list_is_made_once(anatomies, tmp_path, monkeypatch):
     """Through the list of subjects, as every command asks for them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (patient,) = (s for s in sources.find("phantom:dev:1") if s.kind == "glioma")
-    sources._phantom_scan.cache_clear()
+    synthetic._scan.cache_clear()
     image, displaced = patient.image(), patient.displaced()
     expected = phantom.make_subject(anatomies, 4, 1, "glioma")
     assert image.sha256 == expected.image.sha256
     np.testing.assert_array_equal(image.data, expected.image.data)
     np.testing.assert_array_equal(displaced.data, expected.displaced)
-    sources._phantom_scan.cache_clear()
+    synthetic._scan.cache_clear()
     monkeypatch.delattr(kept, "make_subject")
     assert patient.image().sha256 == image.sha256
     np.testing.assert_array_equal(references.read(patient, image).lesion, expected.lesion)

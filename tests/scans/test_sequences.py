@@ -30,7 +30,7 @@ def names(listing) -> list[str]:
         ("FLAIR", "20230101_FLAIR_6 T2FLAIR t2_flair sub-01_acq-FLAIR_T2w t2_tirm_dark-fluid_5 BraTS-GLI-1-0-t2f"),
         ("DWI", "dwi ep2d_diff_3scan_trace_p2 sub-01_dwi DTI_64dir"),
         ("ADC", "ADC_7 ep2d_diff_ADC"),
-        ("SWI or T2*", "SWI_Images T2star t2*_fl2d gre_t2 SWI_mIP swan"),
+        ("SWI or T2*", "SWI_Images T2star t2*_fl2d gre_t2 SWI_mIP swan T2_FFE"),
         ("a T2 map", "T2_map T2map"),
         ("STIR", "COR_STIR_T2"),
         ("a phase image", "T2_TSE_5_ph sub-01_part-phase_T2w swi_phase"),
@@ -39,6 +39,7 @@ def names(listing) -> list[str]:
         ("PD", "IXI002-Guys-0828-PD ax_pd PDw PD_3"),
         ("BOLD", "task-rest_bold rsfmri"),
         ("an angiogram", "IXI002-Guys-0828-MRA TOF_3D"),
+        ("balanced SSFP", "CISS_3D trufisp"),
         ("", "scan A1 patient7 PD_001 loc-12 Patient_T12 brain masked BraTS2021 phase2_P01 S01_V1 HT10"),
     ],
 )

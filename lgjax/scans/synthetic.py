@@ -1,0 +1,71 @@
+"""Subjects of the embedded synthetic data set, by a source such as phantom:test."""
+
+import dataclasses
+import functools
+import re
+
+import numpy as np
+
+from lgjax.runtime.errors import UsageError
+from lgjax.scans import phantom
+from lgjax.scans.subject import Subject
+from lgjax.scans.volume import Scan, Volume
+
+_SPLITS = {  # seed, kinds, subjects of each kind
+    "train": (1, ("healthy",), 652),
+    "calibration": (2, ("healthy",), 24),
+    "test": (3, phantom.KINDS, 6),
+    "dev": (4, phantom.KINDS, 6),
+}
+
+
+def is_phantom(spec: str) -> bool:
+    """Returns whether a source is the embedded data set rather than a path."""
+    return re.split("[:@]", spec)[0] == "phantom"
+
+
+def subjects(spec: str) -> list[Subject]:
+    """Lists subjects of the embedded data set; a split is a seed and, of three heads or more, its own heads."""
+    name, _, rest = spec.partition(":")
+    split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
+    named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
+    if not named or split not in _SPLITS or not (count.isdigit() or not count):
+        expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_SPLITS)}"
+        raise UsageError(f"{spec}: expected {expected}.")
+    slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
+    seed, kinds, default = _SPLITS[split]
+    found = [
+        _subject(number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
+        for number in range(int(count or default))
+        for k, kind in enumerate(kinds)
+    ]
+    return sorted(found, key=lambda subject: subject.identifier)
+
+
+def _subject(number: int, request: phantom.Request) -> Subject:
+    part = functools.partial(_part, request)
+    return Subject(
+        identifier=f"sub-{request.split}{request.kind}{number:03d}",
+        original=f"phantom:{request.split}:{request.kind}:{number}",
+        source=f"phantom:{request.split}:{request.kind}:{number}",
+        image=functools.partial(part, "image"),
+        mask=functools.partial(part, "brain"),
+        lesion=functools.partial(part, "lesion"),
+        displaced=functools.partial(part, "displaced"),
+        kind=request.kind,
+        reading=phantom.digest(request),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _scan(request: phantom.Request) -> Scan:
+    """Gives one phantom subject, kept for a moment because its image and masks are asked for in turn."""
+    return phantom.get_subject(request)
+
+
+def _part(request: phantom.Request, part: str) -> Volume:
+    """Returns the image or a mask of a phantom subject."""
+    scan = _scan(request)
+    if part == "image":
+        return scan.image
+    return dataclasses.replace(scan.image, data=getattr(scan, part).astype(np.float32))
