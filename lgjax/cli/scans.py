@@ -9,7 +9,7 @@ from absl import flags
 
 from lgjax.preparation import dataset
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import nifti, sources
+from lgjax.scans import nifti, sources, subject_table
 from lgjax.scans.listing import Listing
 from lgjax.scans.sources import Reading, Subject
 
@@ -31,7 +31,10 @@ def scans_of_flags(names: Sequence[str]) -> Listing[Subject]:
     """
     if flags.FLAGS.mask and len(names) > 1:
         raise UsageError(f"--mask goes with a single scan, and {len(names)} are given. Name the masks X_mask.nii.gz.")
-    listings = {name: _listing(name) for name in names}
+    files = [name for name in names if _is_image(pathlib.Path(name))]
+    listings = {name: _listing(name) for name in names if len(files) < 2 or name not in files}
+    if len(files) > 1:
+        listings["the files"] = sources.survey_files(files, _reading())
     places: dict[str, str] = {}
     for name, listing in listings.items():
         for subject in listing.found:
@@ -43,9 +46,14 @@ def scans_of_flags(names: Sequence[str]) -> Listing[Subject]:
     return Listing(found, tuple(left_out), tuple(notes))
 
 
-def _listing(name: str) -> Listing[Subject]:
+def _is_image(path: pathlib.Path) -> bool:
+    """Returns whether a path is a file, a broken link too, rather than a folder or a table of scans."""
+    return (path.is_file() or (path.is_symlink() and not path.is_dir())) and not subject_table.is_table(str(path))
+
+
+def _reading() -> Reading:
     given = flags.FLAGS
-    reading = Reading(
+    return Reading(
         given.layout,
         given.mask,
         given.max_voxels or nifti.MAX_VOXELS,
@@ -54,7 +62,10 @@ def _listing(name: str) -> Listing[Subject]:
         given.slice,
         given.any_sequence,
     )
-    listing = sources.survey(name, reading)
+
+
+def _listing(name: str) -> Listing[Subject]:
+    listing = sources.survey(name, _reading())
     if dataset.is_prepared(name):
         kept = {entry.identifier for entry in dataset.read_index(name).subjects}
         listing = listing._replace(found=[subject for subject in listing.found if subject.identifier in kept])

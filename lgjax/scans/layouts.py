@@ -1,7 +1,7 @@
 """Which files make a subject in each layout that data sets come in: names are looked at, images are not."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lgjax.runtime.errors import UsageError
@@ -44,12 +44,29 @@ def find(root: pathlib.Path, layout: str, any_sequence: bool = False) -> Listing
         if listing.found:
             return listing
         left_out |= dict.fromkeys(each for each in listing.left_out if each.reason != BELOW)
-    told = "".join(f" {line[0].upper()}{line[1:].rstrip('.')}." for line in lines(Listing([], tuple(left_out))))
+    told = _told(left_out)
     if layout == "auto":
         *most, last = (each.looked_for for each in _LAYOUTS.values())
         raise UsageError(f"{root} holds no scan. Looked for {', '.join(most)} and {last}.{told}")
     looked_for = f"Looked for {_LAYOUTS[layout].looked_for}; or try --layout=auto"
     raise UsageError(f"{root} holds no scan in the layout {layout}. {looked_for}.{told}")
+
+
+def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool = False) -> Listing[Files]:
+    """Lists the subjects of several files; see `plain.chosen`.
+
+    Raises:
+      UsageError: there is no scan among them.
+    """
+    listing = plain.chosen(paths, root, any_sequence)
+    if not listing.found:
+        raise UsageError(f"None of the {len(paths)} files is a scan.{_told(listing.left_out)}")
+    return listing
+
+
+def _told(left_out: Iterable[LeftOut]) -> str:
+    """Returns what was left out as sentences."""
+    return "".join(f" {line[0].upper()}{line[1:].rstrip('.')}." for line in lines(Listing([], tuple(left_out))))
 
 
 def listed(path: pathlib.Path, any_sequence: bool = False) -> Listing[Files]:

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from lgjax.scans import folders, foreign, nested
+from lgjax.scans import folders, foreign, nested, sequences
 from lgjax.scans.datasets import cases_without, is_ours, starts, with_references, written_here
 from lgjax.scans.folders import NIFTI, home, stem
 from lgjax.scans.listing import BELOW, Files, LeftOut, Listing, Other, below
@@ -60,6 +60,36 @@ def deep(root: pathlib.Path, other: Other) -> Listing[Files]:
         for files in _found(named, index, paths)
     ]
     return Listing(found, (*_unused(root, found, paths, reasons), *_foreign(root, _DEEP)))
+
+
+def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) -> Listing[Files]:
+    """Lists files that somebody named, all of a shell's pattern perhaps: masks, labels and sidecars are no scans.
+
+    Args:
+      paths: the files.
+      root: a folder above them all; where two in different folders have one name, the way from there names them.
+      any_sequence: takes scans whatever sequence their names and sidecars say; otherwise others are refused by name.
+    """
+    known = folders.index(paths)
+    scans = [path for path in paths if folders.is_nifti(path) or foreign.scan_named(path)]
+    headers = {path.with_name(stem(path)) for path in scans if folders.is_nifti(path)}
+    scans = [path for path in scans if folders.is_nifti(path) or path.with_name(stem(path)) not in headers]
+    reasons = {path: _no_scan(known, path) for path in scans}
+    images = [path for path in scans if not reasons[path]]
+    places: dict[str, set[pathlib.Path]] = {}
+    for path in images:
+        places.setdefault(stem(path).lower(), set()).add(home(path))
+    named = []
+    for path in images:
+        above = list(home(path).relative_to(root).parts)
+        name = nested.name(above, stem(path), True) if len(places[stem(path).lower()]) > 1 else stem(path)
+        refusal = ("", "") if any_sequence else sequences.refusal(path)
+        named.append(Files(name, path, refused=refusal[0], remedy=refusal[1]))
+    around = [path for place in dict.fromkeys(map(home, images)) for path in folders.images(place, ("*",))]
+    found = _found(named, folders.index(around), around)
+    beside = (path.with_name(re.sub(r"\.json$", "", stem(path))) for path in paths)  # sidecars and voxels of pairs
+    others = [path for path, start in zip(paths, beside, strict=True) if path not in scans and start not in headers]
+    return Listing(found, (*_unused(root, found, scans, reasons), *below(root, others, "no image by its name")))
 
 
 def _found(named: list[Files], index: folders.Index, paths: list[pathlib.Path]) -> list[Files]:

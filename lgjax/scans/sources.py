@@ -3,9 +3,10 @@
 import functools
 import json
 import logging
+import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lgjax import __version__
@@ -76,8 +77,26 @@ def survey(spec: str, reading: Reading) -> Listing[Subject]:
         raise UsageError(f"There is no layout {reading.layout}. Choose one of {', '.join(layouts.NAMES)}.")
     if reading.layout == "phantom" or (reading.layout == "auto" and is_phantom(spec)):
         return Listing(synthetic.subjects(spec))
-    listing, root = _found(spec, reading), pathlib.Path(spec)
-    root = root.parent if subject_table.is_table(spec) else root
+    root = pathlib.Path(spec)
+    return _subjects(_found(spec, reading), root.parent if subject_table.is_table(spec) else root, reading)
+
+
+def survey_files(names: Sequence[str], reading: Reading) -> Listing[Subject]:
+    """Lists the subjects in several files, as a shell's pattern gives them: masks and labels among them are no scans.
+
+    Raises:
+      UsageError: there is no scan, or the layout of a folder is given.
+    """
+    if reading.layout != "auto":
+        raise UsageError(f"--layout={reading.layout} goes with a folder, and {names[0]} is a file.")
+    paths = [pathlib.Path(name) for name in names]
+    root = pathlib.Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    root = root if paths[0].is_absolute() else pathlib.Path(os.path.relpath(root))
+    return _subjects(layouts.chosen(paths, root, reading.any_sequence), root, reading)
+
+
+def _subjects(listing: Listing[Files], root: pathlib.Path, reading: Reading) -> Listing[Subject]:
+    """Makes subjects of files; of two different scans with one identifier, neither is read."""
     groups: dict[str, list[Files]] = {}
     for entry in listing.found:
         groups.setdefault(identifier(entry.name).lower(), []).append(entry)  # some file systems ignore case
@@ -90,7 +109,7 @@ def survey(spec: str, reading: Reading) -> Listing[Subject]:
             named = ", ".join(str(entry.image) for entry in (first, *others))
             count = "two" if len(others) == 1 else str(len(others) + 1)
             problem = f"has {count} scans that would both be {identifier(first.name)}: {named}"
-            fault = InputError(spec, problem, "Keep one of them, or rename one by more than punctuation")
+            fault = InputError(root, problem, "Keep one of them, or rename one by more than punctuation")
             subjects.append(_refused(root, first, fault))
         elif first.refused:
             where = first.name if subject_table.is_table(str(first.image)) else first.image

@@ -341,3 +341,59 @@ def test_find_tells_the_log_what_is_left_out(tmp_path, caplog):
     assert len(sources.find(str(tmp_path))) == 1
     assert "T1 by its name: 1 (b_T1.nii)" in caplog.text
     shutil.rmtree(tmp_path)
+
+
+# Several files, as a shell's pattern names them
+
+
+def chosen(root, *patterns, **reading):
+    paths = [str(path) for pattern in patterns for path in sorted(root.glob(pattern))]
+    return sources.survey_files(paths, Reading(**reading))
+
+
+def test_all_files_of_a_folder_are_not_all_scans(tmp_path):
+    make(tmp_path, "a_T2.nii", "b_T2.nii", "c_FLAIR.nii")
+    make(tmp_path, "a_T2_mask.nii", "a_T2_seg.nii", "z_mask.nii", data=MASK)
+    images.save(tmp_path / "d_T2.img", SCAN, cls=nib.Nifti1Pair)
+    for name in ("a_T2.json", "notes.txt", "e.mgz"):
+        (tmp_path / name).write_text("x")
+    found = chosen(tmp_path, "*")
+    assert names(found) == ["sub-aT2", "sub-bT2", "sub-cFLAIR", "sub-dT2", "sub-emgz"]
+    assert reasons(found) == {
+        "z_mask.nii": "a mask or label of no scan here",
+        "notes.txt": "no image by its name",
+    }
+    a, b, c, d, e = found.found
+    np.testing.assert_array_equal(a.mask().data, MASK)
+    for subject in (a, b, d):
+        np.testing.assert_array_equal(subject.image().data, SCAN)
+    fails(c, "c_FLAIR.nii", "FLAIR by its name", "--any_sequence")
+    fails(e, "e.mgz", "mri_convert")
+    assert [subject.source for subject in (a, d)] == ["bids:raw:a_T2.nii", "bids:raw:d_T2.hdr"]
+
+
+def test_files_of_one_name_in_folders_of_patients(tmp_path, monkeypatch):
+    make(tmp_path, "P1/T2.nii", "P2/T2.nii", "P3/anat/T2.nii")
+    assert names(chosen(tmp_path, "*/T2.nii", "*/anat/T2.nii")) == ["sub-P1", "sub-P2", "sub-P3"]
+    monkeypatch.chdir(tmp_path)
+    found = sources.survey_files(["P1/T2.nii", "P2/T2.nii"], Reading())
+    assert names(found) == ["sub-P1", "sub-P2"]
+    assert [subject.source for subject in found.found] == ["bids:raw:P1/T2.nii", "bids:raw:P2/T2.nii"]
+
+
+def test_of_named_files_two_with_one_name_fail_alone(tmp_path):
+    make(tmp_path, "a.nii", "b.nii", "b.nii.gz")
+    make(tmp_path, "a.nii.gz", data=SCAN + 1)
+    found = chosen(tmp_path, "*.nii*")
+    assert names(found) == ["sub-a", "sub-b"]
+    fails(found.found[0], "a.nii", "a.nii.gz", "Keep one")
+    assert reasons(found) == {"b.nii.gz": "the same as b.nii"}
+
+
+def test_named_files_without_a_scan(tmp_path):
+    make(tmp_path, "a_mask.nii", "b_mask.nii", data=MASK)
+    with pytest.raises(UsageError, match=r"None of the 2 files is a scan\. Left out, a mask or label .*a_mask\.nii"):
+        chosen(tmp_path, "*")
+    make(tmp_path, "c.nii", "d.nii")
+    with pytest.raises(UsageError, match="goes with a folder"):
+        chosen(tmp_path, "?.nii", layout="bids")
