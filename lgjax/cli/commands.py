@@ -56,10 +56,14 @@ def _define_scans(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("volume", None, text, lower_bound=0, flag_values=values)
     flags.DEFINE_bool("slice", False, "Accept 2-D scans: one axial slice.", values)
     flags.DEFINE_bool("assume_ras", False, "Take a scan that states no orientation as RAS.", values)
-    text = "Take scans whose names or sidecars say another sequence than T2."
-    flags.DEFINE_bool("any_sequence", False, text, values)
+    _define_sequence(values)
     text = "Refuse scans that declare more voxels; default: 268435456."
     flags.DEFINE_integer("max_voxels", None, text, lower_bound=1, flag_values=values)
+
+
+def _define_sequence(values: flags.FlagValues) -> None:
+    text = "Take scans whose names or sidecars say another sequence than T2."
+    flags.DEFINE_bool("any_sequence", False, text, values)
 
 
 def _preprocess(values: flags.FlagValues) -> None:
@@ -109,6 +113,7 @@ def _eval(values: flags.FlagValues) -> None:
     flags.DEFINE_string("against", None, text, values)
     flags.DEFINE_bool("paper", False, "Append the paper's Table 1, and name the outputs table1.*.", values)
     flags.DEFINE_bool("assume_ras", False, "Take references that state no orientation as RAS.", values)
+    _define_sequence(values)
 
 
 def _bench(values: flags.FlagValues) -> None:

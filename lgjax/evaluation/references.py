@@ -30,10 +30,11 @@ class Reference(NamedTuple):
     note: str = ""  # what a person should know of how it was found
 
 
-def find(labels: str, assume_ras: bool = False, values: Sequence[float] = ()) -> References:
+def find(labels: str, assume_ras: bool = False, values: Sequence[float] = (), any_sequence: bool = False) -> References:
     """Finds the references that --labels names; errors as in `sources.find`, and where two are of one subject."""
     try:
-        return by_identifier(labels, sources.find(labels, assume_ras=assume_ras), values)
+        subjects = sources.find(labels, assume_ras=assume_ras, any_sequence=any_sequence)
+        return by_identifier(labels, subjects, values)
     except UsageError as fault:
         if not pathlib.Path(labels).is_dir():
             raise

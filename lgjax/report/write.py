@@ -71,6 +71,7 @@ def run_evaluation(
     with_paper: bool = False,
     command: str = "",
     lesion_labels: Sequence[float] = (),
+    any_sequence: bool = False,
 ) -> Written:
     """Evaluates folders of predictions and writes everything.
 
@@ -84,6 +85,7 @@ def run_evaluation(
       with_paper: appends the paper's own numbers, and names the outputs table1.
       command: how this was started, for the record.
       lesion_labels: values of references that are lesion; (): all but 0.
+      any_sequence: takes scans whose names or sidecars say another sequence than T2.
 
     Returns:
       What a person is told.
@@ -95,7 +97,7 @@ def run_evaluation(
     present = [folder for folder in folders if any(names.places(folder))] or folders[:1]
     named = _names(present)
     against = _compared(against, list(named.values()))
-    known = references.find(labels, assume_ras, lesion_labels)
+    known = references.find(labels, assume_ras, lesion_labels, any_sequence)
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
     remedy = "Run lgjax.restore again, or name another folder"

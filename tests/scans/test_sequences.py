@@ -6,6 +6,7 @@ import images
 import numpy as np
 import pytest
 
+from lgjax.evaluation import references
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import memory, sequences, sources
 from lgjax.scans.sources import Reading
@@ -144,6 +145,15 @@ def test_one_file_of_another_sequence_is_refused_by_name_unless_asked_for(tmp_pa
             read()
     for subject in (*sources.find(str(path), any_sequence=True), memory.read(path, any_sequence=True)):
         np.testing.assert_array_equal(subject.image().data, SCAN)
+
+
+def test_references_of_another_sequence_are_found_where_they_are_asked_for(tmp_path):
+    images.save(tmp_path / "a_FLAIR.nii.gz", SCAN)
+    images.save(tmp_path / "a_FLAIR_seg.nii.gz", (SCAN > 150).astype(np.uint8))
+    with pytest.raises(UsageError, match="--any_sequence"):
+        references.find(str(tmp_path))
+    found = references.find(str(tmp_path), any_sequence=True).subjects["sub-aFLAIR"]
+    np.testing.assert_array_equal(references.read(found, found.image()).lesion, SCAN > 150)
 
 
 def test_a_folder_of_other_sequences_alone_says_which(tmp_path):
