@@ -129,7 +129,8 @@ def announce(subjects: Sequence[Subject], splits: dict[str, str], kept: Collecti
         )
         for one in subjects
     ]
-    lines = [audit.patients(rows)] if given else [audit.text(rows), *audit.warnings(rows)]
+    originals = [one.original for one in subjects if not one.person]
+    lines = [audit.patients(rows)] if given else [audit.text(rows), *audit.warnings(rows, originals)]
     print("\n".join(lines), flush=True)
 
 

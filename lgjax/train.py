@@ -146,7 +146,8 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
             "Use another --workdir, or prepare the scans as before."
         )
     rows = feeding.check_splits(experiment.source(config), index)
-    print(f"{audit.training(rows)}: {cohort.describe(experiment.source(config))}", flush=True)
+    line = audit.training(rows, cohort.left_out(experiment.source(config)))
+    print(f"{line}: {cohort.describe(experiment.source(config))}", flush=True)
     return prepared, index
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from lgjax.runtime.errors import UsageError
 from lgjax.scans.participants import is_called_healthy, is_healthy
+from lgjax.scans.persons import likely
 
 NAMED = 6  # names in a line, before "and N more"
 
@@ -25,8 +26,7 @@ def text(rows: Sequence[Row]) -> str:
     well = [row for row in rows if is_healthy(row.kind)]
     ill = [f"{row.name} ({row.kind})" for row in rows if not is_healthy(row.kind)]
     first = [", ".join(_share(split, well) for split in ("train", "calibration", "test"))]
-    if ill:
-        first.append(f"{len(ill)} left out, in no split but test: {listed(ill)}")
+    first += _left_out(ill)
     if kept := sum(row.kept for row in rows):
         first.append(f"{kept} in the folder that --input does not have stay")
     lines = ["; ".join(first)]
@@ -36,9 +36,9 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def training(rows: Sequence[Row]) -> str:
-    """Returns the line for a training: who is trained on and who is held out."""
-    return ", ".join(_share(split, rows) for split in ("train", "calibration"))
+def training(rows: Sequence[Row], ill: Sequence[str]) -> str:
+    """Returns the line for a training: who is trained on, who is held out, and who is neither, being ill."""
+    return "; ".join([", ".join(_share(split, rows) for split in ("train", "calibration")), *_left_out(ill)])
 
 
 def check(spec: str, rows: Sequence[Row]) -> None:
@@ -58,8 +58,13 @@ def patients(rows: Sequence[Row]) -> str:
     return f"test {len(rows)}: prepared as another cohort, for no training{others}"
 
 
-def warnings(rows: Sequence[Row]) -> list[str]:
-    """Says what is wrong before the work, and what to do: an empty split, people who may not be healthy."""
+def warnings(rows: Sequence[Row], originals: Sequence[str] = ()) -> list[str]:
+    """Says what is wrong before the work, and what to do: an empty split, people who may not be healthy, or be one.
+
+    Args:
+      rows: of all subjects.
+      originals: names of scans as found, of which no table or pattern tells the person.
+    """
     found = {split: [row for row in rows if row.split == split] for split in ("train", "calibration")}
     said = [f"nobody is in the {split} split, and train will refuse" for split in found if not found[split]]
     remedies = ["Give more subjects"] * len(said)
@@ -71,6 +76,10 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     if marked := [row.name for row in rows if row.marked and row.split != "test" and not is_called_healthy(row.kind)]:
         said.append(f"{len(marked)} to train on have a segmentation of a lesion beside them: {listed(marked)}")
         remedies.append("Are they healthy? Prepare patients with --recipe=FOLDER, or tell their lesion_kind in a table")
+    if alike := likely(originals):
+        groups = [f"{start} ({listed(names)})" for start, names in alike.items()]
+        said.append(f"taken for different persons: {listed(groups)}")
+        remedies.append("If they are scans of one person each, say so: --person='^(.*)[_-]', or a column of a table")
     return [f"warning: {problem}. {remedy}." for problem, remedy in zip(said, remedies, strict=True)]
 
 
@@ -78,6 +87,10 @@ def listed(names: Sequence[str]) -> str:
     """Joins names, of which the first few are told."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def _left_out(ill: Sequence[str]) -> list[str]:
+    return [f"{len(ill)} left out, in no split but test: {listed(ill)}"] if ill else []
 
 
 def _share(split: str, rows: Sequence[Row]) -> str:

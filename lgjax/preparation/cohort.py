@@ -49,13 +49,25 @@ def healthy(source: Source, split: str) -> list[Subject]:
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
         chosen = [subject for subject in found if splits.get(subject.identifier) == split]
     else:
-        found = participants.annotate(sources.find(source.spec), source.spec)
-        if any(subject.bias_field is not None for subject in found):
-            raise UsageError(f"{source.spec} is an unfinished prepared data set. Run lgjax.preprocess again.")
-        chosen = [subject for subject in found if split_of(subject) == split]
+        chosen = [subject for subject in _raw(source.spec) if split_of(subject) == split]
     if not chosen:
         raise UsageError(too_small(source.spec, split))
     return chosen[: source.calibration_subjects] if split == "calibration" else chosen
+
+
+def _raw(spec: str) -> list[Subject]:
+    """Finds the subjects of a folder of raw scans, with what a table says of them."""
+    found = participants.annotate(sources.find(spec), spec)
+    if any(subject.bias_field is not None for subject in found):
+        raise UsageError(f"{spec} is an unfinished prepared data set. Run lgjax.preprocess again.")
+    return found
+
+
+def left_out(source: Source) -> list[str]:
+    """Lists who of a folder of raw scans is not healthy, and so in no split but test."""
+    if sources.is_phantom(source.spec) or is_prepared(source.spec):
+        return []
+    return [f"{one.identifier} ({one.kind})" for one in _raw(source.spec) if not participants.is_healthy(one.kind)]
 
 
 def too_small(spec: str, split: str) -> str:

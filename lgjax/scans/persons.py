@@ -6,6 +6,7 @@ its neighbours, so that a second visit that comes later moves nobody.
 """
 
 import re
+from collections.abc import Iterable
 
 _MONTHS = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
@@ -37,6 +38,8 @@ _NO_PERSON = re.compile(  # numbers of sequences, sizes and sites
     re.IGNORECASE,
 )
 _SEQUENCE = re.compile("t2w?|t1w?|flair|tse|fse|space|ax|axial|tra|cor|sag|[23]d|iso|brain|bet|stripped", re.IGNORECASE)
+_LAST = re.compile(r"(.*\d)(?:[_\s-]+(?:\d{1,2}|[a-eA-E])|[a-e])")  # a number or a letter that may count visits
+_VISITED = 5  # times at most, where names count the visits
 _TIME_POINT = re.compile(r"(?<=-\d{5})-\d{3}$|_ses-.*")  # of BraTS-GLI-00000-001
 
 
@@ -55,6 +58,21 @@ def person_of(name: str) -> str:
     short = _JOINED.sub("", short)
     match = next((found for found in _AFTER.finditer(short) if _is_numbered(short[: found.start()])), None)
     return _without(_AFTER, short, match.start()) if match else short
+
+
+def likely(names: Iterable[str]) -> dict[str, list[str]]:
+    """Lists scans that may be of one person though `person_of` does not say so: HC007_1 and HC007_2, HC007a and HC007b.
+
+    Returns:
+      The names by their common start; {} unless all groups are small, for a study's number starts all of its names.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        match = _LAST.fullmatch(person_of(name))
+        if match and not name.startswith("sub-") and _is_numbered(match[1]):
+            groups.setdefault(match[1], []).append(name)
+    found = {start: sorted(scans) for start, scans in groups.items() if len(scans) > 1}
+    return found if all(len(scans) <= _VISITED for scans in found.values()) else {}
 
 
 def _without(pattern: re.Pattern, name: str, start: int) -> str:

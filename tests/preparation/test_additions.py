@@ -1,6 +1,7 @@
 """One cohort after the other into one folder: nobody is dropped in silence, and nobody's slices are touched."""
 
 import contextlib
+import dataclasses
 import json
 import zlib
 
@@ -199,7 +200,7 @@ def test_what_was_read_is_told_not_how_a_folder_is_called(tmp_path):
     prepare(site(tmp_path / "phantom_study", ["S1", "S2"]), real)
     assert cohort.describe(cohort.Source(str(real), 1, 1)) == "phantom_prepared"
     made = sources.find(str(tmp_path / "phantom_study"))
-    synthetic = [sources.dataclasses.replace(one, source="phantom:train:healthy:0") for one in made]
+    synthetic = [dataclasses.replace(one, source="phantom:train:healthy:0") for one in made]
     prepare("phantom:train:2", tmp_path / "cohort", subjects=synthetic)
     told = cohort.describe(cohort.Source(str(tmp_path / "cohort"), 1, 1))
     assert told == "synthetic healthy brains, prepared: cohort"

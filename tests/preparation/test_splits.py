@@ -69,7 +69,8 @@ def test_the_table_before_the_work():
         "persons with several scans, each in one split: 1: sub-v (sub-v0, sub-v1)"
     )
     assert audit.text(rows[:7]) == "train 7, calibration 0, test 0"
-    assert audit.training(rows) == "train 9 (persons: 8), calibration 2"
+    assert audit.training(rows, []) == "train 9 (persons: 8), calibration 2"
+    assert audit.training(rows, ["sub-g (ms)"]).endswith("calibration 2; 1 left out, in no split but test: sub-g (ms)")
     assert audit.patients(rows[:3]) == "test 3: prepared as another cohort, for no training"
     assert audit.listed([str(n) for n in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"
 
@@ -109,6 +110,13 @@ def test_people_with_a_segmentation_beside_their_scan_are_told():
     (said,) = audit.warnings(rows)
     assert said.startswith("warning: 2 to train on have a segmentation of a lesion beside them: sub-a, sub-b. Are they")
     assert audit.warnings([row._replace(marked=False) for row in rows]) == []
+
+
+def test_names_that_may_be_of_one_person_are_told():
+    rows = [Row("sub-HC0071", "sub-HC0071", "train"), Row("sub-HC0072", "sub-HC0072", "calibration")]
+    (said,) = audit.warnings(rows, ["HC007_1", "HC007_2"])
+    assert said.startswith("warning: taken for different persons: HC007 (HC007_1, HC007_2). If they are scans of one")
+    assert audit.warnings(rows) == []
 
 
 def test_what_an_earlier_version_prepared_is_not_trained_on_where_it_is_wrong():

@@ -7,7 +7,7 @@ import pytest
 
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import participants, sources
-from lgjax.scans.persons import person_of
+from lgjax.scans.persons import likely, person_of
 
 SAME = {  # names of one person each
     "HC000": """HC000_20210101_T2 HC000_20210608_T2 HC000_2021-01-01_T2 HC000_31.12.2020_T2w HC000_31Jan2021
@@ -36,6 +36,26 @@ def test_dates_and_visits_do_not_make_another_person(person):
 @pytest.mark.parametrize("name", OTHERS.split())
 def test_a_name_without_a_persons_number_is_a_person_of_its_own(name):
     assert person_of(name) == name
+
+
+@pytest.mark.parametrize(
+    ("names", "starts"),
+    [
+        ("HC001_1 HC001_2 HC002_1 HC003_1", ["HC001"]),
+        ("HC001a HC001b HC002a HC002b", ["HC001", "HC002"]),
+        ("P1-A P1-B", ["P1"]),
+        ("0012_1 0012_2 0012_3", ["0012"]),
+        ("subject_1 subject_2", []),  # no person's number before
+        ("site3_1 site3_2", []),
+        ("OAS1_01 OAS1_02 OAS1_03 OAS1_04 OAS1_05 OAS1_06", []),  # all of a study
+        ("HC001_V1 HC001_V2", []),  # one person already
+        ("sub-01_1 sub-01_2", []),
+        ("Brats18_2013_10_1 Brats18_2013_11_1 Brats18_2013_27_1", []),
+        ("IXI002 IXI012", []),
+    ],
+)
+def test_names_that_may_be_of_one_person(names, starts):
+    assert list(likely(names.split())) == starts
 
 
 def people(folder, names=("A1", "A2", "B1")):
