@@ -27,7 +27,7 @@ from absl import flags
 from lgjax import __version__
 from lgjax.cli import app, opening
 from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
-from lgjax.derivatives import description
+from lgjax.derivatives import description, runs
 from lgjax.preparation import additions, audit, dataset, passes
 from lgjax.preparation import recipe as recipes
 from lgjax.preparation.brain import find_tool
@@ -91,6 +91,7 @@ def preprocess(
     splits = {one.identifier: "test" for one in everybody} if given else assign(everybody, people.calibration)
     announce(everybody, splits, {one.subject.identifier for one in kept}, given)
     additions.write_settings(folder, asked)
+    runs.write(folder, [source])
     describe(folder, splits, everybody)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]

@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+import urllib.parse
 from collections.abc import Iterable
+from typing import Any
 
 from lgjax import __version__
-from lgjax.runtime import files
-from lgjax.scans import names
+from lgjax.derivatives import runs
+from lgjax.runtime import files, places
+from lgjax.scans import names, sources
 
 _IGNORED = {  # by what the folder holds: patterns as in .gitignore
     "restorations": ("sub-*/figures", "/left_out.tsv", "/run.json"),
@@ -17,6 +20,7 @@ _IGNORED = {  # by what the folder holds: patterns as in .gitignore
         "/left_out.tsv",
         "/preprocessing.json",
         "/qc.html",
+        "/run.json",
         "/settings.json",
         "/summary.tsv",
     ),
@@ -44,9 +48,21 @@ def describe(folder: pathlib.Path, content: str) -> None:
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "lgjax", "Version": __version__}],
+        **_links(folder),
     }
     files.atomic_write(folder / ".bidsignore", "".join(f"{pattern}\n" for pattern in _IGNORED[content]))
     files.atomic_write(folder / "dataset_description.json", json.dumps(description, indent=2) + "\n")
+
+
+def _links(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns where `raw` of BIDS URIs lies as seen from a folder; nothing where the inputs lie in several places.
+
+    Nothing either where the way there names the user or the machine.
+    """
+    inputs = [pathlib.Path(name) for name in runs.read(folder) if not sources.is_phantom(name)]
+    roots = {path if path.is_dir() else path.parent for path in inputs}
+    link = places.portable(roots.pop(), folder) if len(roots) == 1 else "{"
+    return {} if "{" in link else {"DatasetLinks": {"raw": urllib.parse.quote(link)}}
 
 
 def write_participants(folder: pathlib.Path, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""The record of restorations, run.json in their output folder: which input they were of, for `eval` to find again."""
+"""The record of a folder of outputs, run.json: of which inputs they were, for `eval` and to resolve BIDS URIs."""
 
 import json
 import pathlib

@@ -13,7 +13,7 @@ from bids import BIDSLayout
 
 from lgjax import eval as eval_door
 from lgjax import restore as restore_door
-from lgjax.derivatives import description, read, sidecar, write
+from lgjax.derivatives import description, read, runs, sidecar, write
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names, nifti
 
@@ -128,6 +128,29 @@ def test_a_prepared_set_gives_the_same_names_again(prepared):
 
 def read_index(folder):
     return {entry["identifier"] for entry in json.loads((folder / "index.json").read_text())["subjects"]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (["in/my raw"], "../in/my%20raw"),
+        (["in/my raw/a.nii", "in/my raw/b.nii"], "../in/my%20raw"),  # files: the folder that their URIs start from
+        (["in/my raw", "in/my raw/a.nii"], "../in/my%20raw"),
+        (["phantom:test", "in/my raw"], "../in/my%20raw"),
+        (["in/my raw", "in"], None),  # one name cannot mean both
+        (["jane/raw"], None),  # it would tell the user's name
+        (["phantom:test"], None),
+        ([], None),
+    ],
+)
+def test_uris_can_be_resolved(tmp_path, inputs, expected, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "jane")
+    for folder in ("in/my raw", "jane/raw"):
+        (tmp_path / folder).mkdir(parents=True)
+    runs.write(tmp_path / "out", [name if ":" in name else str(tmp_path / name) for name in inputs])
+    description.describe(tmp_path / "out", "restorations")
+    found = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert found.get("DatasetLinks") == (expected and {"raw": expected})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import pathlib
 import zlib
 
 import images
@@ -80,7 +81,13 @@ def test_an_added_cohort_joins_the_first_which_stays_as_it_is(first, tmp_path, c
     assert {name: found[name] for name in old} == old
     after = contents(first)
     assert {path for path in before if before[path] != after[path]} <= {
-        first.joinpath(name).relative_to(first) for name in ("index.json", "participants.tsv")
+        pathlib.Path(name)
+        for name in (
+            "index.json",
+            "participants.tsv",
+            "run.json",
+            "dataset_description.json",
+        )  # which inputs there were
     }
     assert (first / "participants.tsv").read_text().count("\nsub-") == 6
     for entry in found.values():  # the histogram of the first cohort, for all
