@@ -20,7 +20,8 @@ import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lgjax.cli import early
 
@@ -46,6 +47,9 @@ from lgjax.training.log import Log
 from lgjax.training.step import TrainState, initial_state, state_shapes
 from lgjax.training.store import Batch
 from lgjax.workdir import checkpoints, experiment
+
+ROWS = "input", "reconstruction", "predicted sd", "generated"  # of the pictures in samples/, from the top
+Samples = Callable[[Any, np.ndarray], dict[str, jax.Array]]  # see `make_samples`
 
 SUBJECTS = {"Subjects": "trained", "ValidationSubjects": "validated"}  # keys of training.json: what was done with them
 
@@ -96,6 +100,7 @@ def run(
     model, values = models.from_config(config, config.train.precision), settings.from_config(config)
     validate, rate = feeding.make_validation(model, values, mesh), training.schedule(values)
     log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(values, start)
+    draw = make_samples(config)
     bar = tqdm(None, "training", values.steps, initial=start, unit="step")
     stream = feeding.steps(model, values, source, mesh, start)
     with signals.uninterrupted() as asked, bar, contextlib.closing(log), contextlib.closing(stream):
@@ -111,12 +116,12 @@ def run(
                 bar.set_postfix_str(f"loss {log.loss:.1f}")
                 pending, stop = [], feeding.next_stop(values, done)
                 if kept:
-                    keep(config, workdir, done, jax.device_get(state), examples, found.get(model.criterion))
+                    keep(draw, workdir, done, jax.device_get(state), examples, found.get(model.criterion))
                     log.draw(checkpoints.best(workdir / "checkpoints"))
             if asked():
                 # Several hosts would wait for each other, and each hears of a signal by itself.
                 if jax.process_count() == 1 and done not in checkpoints.steps(workdir / "checkpoints"):
-                    keep(config, workdir, done, jax.device_get(state), examples)
+                    keep(draw, workdir, done, jax.device_get(state), examples)
                 break
 
 
@@ -196,7 +201,7 @@ def record(config, workdir: pathlib.Path, prepared: Recipe, about: dict | None =
 
 
 def keep(
-    config, workdir: pathlib.Path, step: int, state: TrainState, examples: np.ndarray, loss: float | None = None
+    draw: Samples, workdir: pathlib.Path, step: int, state: TrainState, examples: np.ndarray, loss: float | None = None
 ) -> None:
     """Writes a checkpoint, with its loss on held-out slices, and its pictures; raises Diverged for bad parameters.
 
@@ -206,7 +211,7 @@ def keep(
     check_finite({"a parameter": total}, workdir)
     if hosts.is_first_host():
         checkpoints.save(workdir / "checkpoints", step, state, loss)
-        sample(config, workdir, step, state, examples)
+        sample(draw, workdir, step, state, examples)
     hosts.wait_for_hosts("checkpoint")
 
 
@@ -234,18 +239,31 @@ def trained_on(config, prepared: Recipe, subjects: list[str], held_out: list[str
     }
 
 
-def sample(config, workdir: pathlib.Path, step: int, state: TrainState, x: np.ndarray) -> None:
+def make_samples(config) -> Samples:
+    """Returns draw(variables, x) -> images by name, [N, H, W, 1]: slices x, and what the model makes of them."""
+    model = models.from_config(config, config.restore.precision)
+
+    @jax.jit
+    def draw(variables, x):
+        networks = model.bind(models.freeze(variables))
+        rows = {"input": x}
+        if networks.reconstruct:
+            rows["reconstruction"] = jax.vmap(networks.reconstruct)(x)
+        if networks.variance:
+            rows["predicted sd"] = jax.vmap(networks.variance)(x) ** 0.5
+        if networks.generate:
+            z = jax.random.normal(jax.random.key(config.seed), (len(x), config.model.latent_size))
+            rows["generated"] = jax.vmap(networks.generate)(z)
+        return rows
+
+    return draw
+
+
+def sample(draw: Samples, workdir: pathlib.Path, step: int, state: TrainState, x: np.ndarray) -> None:
     """Draws a few slices, [N, H, W, 1], and what the model makes of them into samples/."""
-    networks = models.from_config(config, config.restore.precision).bind(models.freeze(state.variables))
-    rows = {"input": x}
-    if networks.reconstruct:
-        rows["reconstruction"] = jax.vmap(networks.reconstruct)(x)
-    if networks.variance:
-        rows["predicted sd"] = jax.vmap(networks.variance)(x) ** 0.5
-    if networks.generate:
-        z = jax.random.normal(jax.random.key(config.seed), (len(x), config.model.latent_size))
-        rows["generated"] = jax.vmap(networks.generate)(z)
-    picture = pictures.samples_figure({name: np.asarray(row)[..., 0] for name, row in rows.items()})
+    rows = jax.device_get(draw(state.variables, x))
+    order = [name for name in ROWS if name in rows]  # a compiled function returns names in alphabetical order
+    picture = pictures.samples_figure({name: rows[name][..., 0] for name in order})
     files.atomic_write(workdir / "samples" / f"{step:07d}.png", picture)
 
 

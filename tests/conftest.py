@@ -29,6 +29,7 @@ TINY = [  # flags of a model that is trained, calibrated and used in seconds
     "--config.data.calibration_subjects=2",
     "--config.model.channels=(4,8,8)",
     "--config.model.latent_channels=4",
+    "--config.model.variance_channels=(4,8,4)",
     "--config.train.batch_size=8",
     "--config.train.steps=4",
     "--config.train.log_every=2",

@@ -67,7 +67,7 @@ def codes_after_training(config):
             updates, state = adam.update(gradient, state)
             return ({"params": optax.apply_updates(variables["params"], updates), "batch_stats": stats}, state), None
 
-        keys = jax.random.split(jax.random.key(1), 250)
+        keys = jax.random.split(jax.random.key(1), 120)
         return jax.lax.scan(step, (variables, adam.init(variables["params"])), keys)[0][0]
 
     variables = train(initialise(config))

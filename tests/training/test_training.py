@@ -104,7 +104,6 @@ def leaves_close(found, expected, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
-@pytest.mark.usefixtures("optimised")
 def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     """Batch statistics and gradients are those of the whole batch, wherever its slices lie.
 
@@ -378,7 +377,6 @@ def test_zero_steps_per_dispatch_suit_the_device(config, mesh1):
     )
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("devices", [1, 8])
 def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices, request):
     """Up to rounding: XLA compiles the convolutions of a loop otherwise. As in the test on eight devices, Adam turns
@@ -422,6 +420,16 @@ def test_several_steps_at_once_are_logged_kept_and_resumed(config, data, mesh1, 
     train.train(single, tmp_path / "single", mesh1)
     for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "single"), strict=True):
         assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_samples_are_what_the_frozen_model_makes_of_slices(config, variables, slices):
+    found = train.make_samples(config)(variables, slices.y)
+    networks = models.from_config(config, "float32").bind(models.freeze(variables))
+    assert set(found) == {"input", "reconstruction", "predicted sd"}
+    np.testing.assert_array_equal(found["input"], slices.y)
+    expected = jax.jit(networks.reconstruct)(slices.y[2]), jax.jit(networks.variance)(slices.y[2]) ** 0.5
+    for name, image in zip(("reconstruction", "predicted sd"), expected, strict=True):
+        np.testing.assert_allclose(found[name][2], image, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"vae"}))
