@@ -11,7 +11,7 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import ONE_DEVICE, ROOT, TINY
 from scipy import ndimage
 from test_docs import readme_python
 
@@ -39,7 +39,7 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
 
 def python(*words, cwd) -> subprocess.CompletedProcess:
     """Runs Python in a process of its own, as from a shell in another folder than the clone."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
     result = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result

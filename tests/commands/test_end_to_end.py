@@ -9,14 +9,14 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import ONE_DEVICE, ROOT, TINY
 
 from lgjax.scans import nifti, phantom
 
 
 def lgjax(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
     """Runs a binary in a process of its own, as from a shell."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
     command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 

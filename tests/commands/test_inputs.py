@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT
+from conftest import ONE_DEVICE, ROOT
 
 from lgjax import models
 from lgjax.preparation import recipe
@@ -91,7 +91,7 @@ class Run(NamedTuple):
 def lgjax(binary: str, *arguments, without: str = "") -> subprocess.CompletedProcess:
     """Runs a binary in a process of its own; `without` names a function that is to draw nothing, which saves time."""
     # Strict, as in most people's terminals: a name that is no UTF-8 cannot be printed as it is.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
     environment["PYTHONIOENCODING"] = "utf-8:strict"
     skip = f"import {without.rpartition('.')[0]}; {without} = lambda *_, **__: b''; " if without else ""
     code = f"{skip}import runpy; runpy.run_module('lgjax.{binary}', run_name='__main__', alter_sys=True)"

@@ -13,7 +13,7 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ONE_DEVICE, ROOT
 
 from lgjax.preparation import cohort, dataset, histogram, passes, pipeline, recipe
 from lgjax.preparation.splits import split_of
@@ -34,7 +34,13 @@ SETTINGS = [
 
 def start(binary: str, *arguments) -> subprocess.Popen:
     """A command as from a shell on which no tool strips skulls."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PATH": "/usr/bin"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": ONE_DEVICE,
+        "PATH": "/usr/bin",
+    }
     command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)

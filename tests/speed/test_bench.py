@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, both
+from conftest import ONE_DEVICE, ROOT, both
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import bench as settings
@@ -268,7 +268,7 @@ def test_everything_is_timed_in_turn(monkeypatch, mesh1):
 
 
 def lgjax_bench(*arguments) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
     command = [sys.executable, "-m", "lgjax.bench", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
 

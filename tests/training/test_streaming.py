@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, both, until
+from conftest import ONE_DEVICE, ROOT, both, until
 from prepared import make, source
 
 from lgjax import train
@@ -220,7 +220,7 @@ TINY = [
 
 def start(folder: pathlib.Path, workdir: pathlib.Path, *arguments, devices=2) -> subprocess.Popen:
     """Starts lgjax.train as a user would, in a process group of its own."""
-    xla = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"  # to compile quickly
+    xla = ONE_DEVICE.replace("count=1", f"count={devices}")
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}
     environment["XDG_CACHE_HOME"] = str(folder.parent / "cache")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
