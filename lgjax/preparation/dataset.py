@@ -58,7 +58,7 @@ class Index(NamedTuple):
 
 def is_prepared(folder: str | os.PathLike) -> bool:
     """Returns whether a folder is a complete prepared data set."""
-    return pathlib.Path(folder, "index.json").is_file()
+    return all(pathlib.Path(folder, name).is_file() for name in ("index.json", RECIPE))  # other programs have an index
 
 
 def write_index(folder: str | os.PathLike, index: Index) -> None:

@@ -73,13 +73,21 @@ def named(name: str) -> _Said | None:
     return next((said for end, said in _BY_NAME.items() if re.search(f"(?:{end})$", name, re.IGNORECASE)), None)
 
 
-def scan_named(path: pathlib.Path) -> _Said | None:
-    """Returns what a file in a folder of scans is that seems to be a scan in another format; None: no scan."""
+def scan_named(path: pathlib.Path, dicom: dict[pathlib.Path, bool] | None = None) -> _Said | None:
+    """Returns what a file in a folder of scans is that seems to be a scan in another format; None: no scan.
+
+    Args:
+      path: the file; whether it is DICOM is told from its content, where its name has no ending.
+      dicom: folders of which that is known from another file; gets the file's own.
+    """
+    known = {} if dicom is None else dicom
     said = named(path.name)
     if re.search(r"\.img(\.gz)?$", path.name, re.IGNORECASE):
         return ("holds the voxels of a pair whose .hdr is missing", "Copy the .hdr too")
-    if said is None and not re.search(r"\.[A-Za-z]\w*$", path.name) and is_dicom(path):
-        return _DICOM
+    if said is None and not re.search(r"\.[A-Za-z]\w*$", path.name):
+        if path.parent not in known:
+            known[path.parent] = is_dicom(path)
+        return _DICOM if known[path.parent] else None
     return None if said in (_PICTURE, _SURFACE, _ARRAY) else said
 
 

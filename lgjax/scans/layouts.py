@@ -21,7 +21,7 @@ _LAYOUTS = {  # in the order in which auto tries them
     "ixi": _Layout(plain.ixi, "IXI's scans (IXI*-SITE-*-T2.nii.gz directly inside)"),
     "nnunet": _Layout(datasets.nnu, "a data set of nnU-Net (imagesTs/*_0000.nii.gz with labelsTs)"),
     "folder": _Layout(plain.flat, "NIfTI files directly inside"),
-    "nested": _Layout(plain.deep, "a folder for each patient (PATIENT/T2.nii.gz, 3 levels down at most)"),
+    "nested": _Layout(plain.deep, "a folder for each patient (PATIENT/T2.nii.gz, 4 levels down at most)"),
 }
 NAMES = ("auto", *_LAYOUTS, "phantom")
 

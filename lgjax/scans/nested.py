@@ -6,7 +6,7 @@ _GENERIC = re.compile(  # of a folder: it says what is inside, not whose it is
     "anat|nii|nifti1?|mri?|images?|imgs?|scans?|data|raw|rawdata|converted|output|series|struct(ural)?", re.IGNORECASE
 )
 _TECHNICAL = re.compile(  # a word of a file's name for the sequence and the place
-    "t2w?|[tf]?se|ax|axial|tra|trans|sag|sagittal|cor|coronal|space|cube|vista|blade|propeller|spc|fs|[23]d|iso|hr|"
+    "t[12]w?|[tf]?se|ax|axial|tra|trans|sag|sagittal|cor|coronal|space|cube|vista|blade|propeller|spc|fs|[23]d|iso|hr|"
     "brain|head|acq|run|echo|image|scan|series|mri?|nii|reg|n4|orig|native"
 )
 _VISIT = re.compile(

@@ -17,7 +17,8 @@ _NOT_A_SCAN = re.compile(
     r"(mask\d*|msk|d?seg|segm|segmentation|labels?|lesions?|roi|gt|ground_?truth|gold_?standard|consensus)(?=[_.-])",
     re.IGNORECASE,
 )
-_DEEP = ("*/*", "*/*/*", "*/*/*/*")  # folders of patients
+_DEEP = ("*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")  # folders of patients
+_ECHO = re.compile(r"_e\d+(?=_|$)", re.IGNORECASE)  # as dcm2niix names the echoes of one series
 
 
 def flat(root: pathlib.Path, other: Other) -> Listing[Files]:
@@ -25,6 +26,7 @@ def flat(root: pathlib.Path, other: Other) -> Listing[Files]:
     paths = list(folders.images(root, ("*",)))
     index = folders.index(paths)
     reasons = {image: _no_scan(index, image) or other(image, [stem(image)]) for image in paths}
+    reasons |= _echoes(reasons)
     found = _found([Files(stem(image), image) for image in paths if not reasons[image]], index, paths)
     deeper = [path for path in folders.images(root, _DEEP[:2]) if path not in reasons and not _says_label(path)]
     tops = [top for top in dict.fromkeys(root / path.relative_to(root).parts[0] for path in deeper) if not is_ours(top)]
@@ -50,6 +52,7 @@ def deep(root: pathlib.Path, other: Other) -> Listing[Files]:
     paths = [path for path, above in parts.items() if above[0] not in ours and not any(map(nested.is_skipped, above))]
     index = folders.index(paths)
     reasons = {path: _no_scan(index, path) or other(path, [stem(path), *reversed(parts[path])]) for path in paths}
+    reasons |= _echoes(reasons)
     images = [image for image in paths if not reasons[image]]
     scans = Counter(map(home, images))
     named = [Files(nested.name(parts[image], stem(image), scans[home(image)] == 1), image) for image in images]
@@ -111,6 +114,15 @@ def _no_scan(index: folders.Index, image: pathlib.Path) -> str:
     return written_here(image) or ("made of a scan beside it" if folders.is_derived(index, image) else "")
 
 
+def _echoes(reasons: dict[pathlib.Path, str]) -> dict[pathlib.Path, str]:
+    """Returns why images are no scans of their own that are echoes of one series, where more than one is left."""
+    series: dict[tuple[pathlib.Path, str], list[pathlib.Path]] = {}
+    for image, reason in reasons.items():
+        if not reason and _ECHO.search(stem(image)):
+            series.setdefault((home(image), _ECHO.sub("", stem(image))), []).append(image)
+    return {image: "one of several echoes" for echoes in series.values() if len(echoes) > 1 for image in echoes}
+
+
 def _unused(
     root: pathlib.Path, found: list[Files], paths: list[pathlib.Path], reasons: dict[pathlib.Path, str]
 ) -> list[LeftOut]:
@@ -124,11 +136,12 @@ def _foreign(root: pathlib.Path, patterns: Iterable[str]) -> list[LeftOut]:
     found: list[LeftOut] = []
     paths = [path for pattern in patterns for path in sorted(root.glob(pattern)) if not path.name.startswith(".")]
     headers = {(path.parent, stem(path)) for path in paths if folders.is_nifti(path)}
+    dicom: dict[pathlib.Path, bool] = {}  # by folder: one file is looked into, since there may be very many
     for path in paths:
         if path.is_dir():
             if folders.is_nifti(path) and not folders.inside(path):
                 found += below(root, [path], "a folder that is named like a scan")
-        elif (path.parent, stem(path)) not in headers and (said := foreign.scan_named(path)):
+        elif (path.parent, stem(path)) not in headers and (said := foreign.scan_named(path, dicom)):
             problem, remedy = said[0].removeprefix("is "), said[1]
             found += below(root, [path], f"{problem} ({remedy[0].lower()}{remedy[1:]})")
     return found

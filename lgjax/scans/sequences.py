@@ -21,14 +21,14 @@ _ALWAYS = {  # what a name says even where it says T2 too
     "a real or imaginary part": r"part-(?:real|imag)|_(?:real|imaginary)$",
     "FLAIR": r"flair|dark.?fluid|tirm|" + _word("t2f"),
     "ADC": _word(r"e?adc(?:map)?"),
-    "DWI": _word(r"dwis?|dti|ep2d\w*|trace[wf]?|diff|diffusion|noddi|hardi|fa_?map|ivim"),
+    "DWI": _word(r"dwis?|dti|ep2d\w*|ep_b\d+\w*|trace[wf]?|diff|diffusion|noddi|hardi|fa_?map|ivim"),
     "SWI or T2*": r"t2[ _-]?star|t2\*|" + _word(r"swi|swan|qsm|hemo|gre|ffe|medic|venobold|m(?:in|n)?ip"),
     "a T2 map": r"t2[ _-]?map",
     "STIR": _word("stir"),
     "a localizer": r"locali[sz]er|" + _word(r"(?:aa)?h?(?:ead)?[_ -]?scout|topogram"),
     "BOLD": _word(r"bold|fmri|rs-?fmri|func"),
 }
-_T1 = _AT + r"t1(?!\d)|mp2?rage|" + _word(r"f?spgr|bravo|tfl3d|tfl|vibe|mdeft")
+_T1 = _AT + r"t1(?!\d)|mp2?rage|" + _word(r"f?spgr|bravo|tfl(?:3d\d*)?|vibe|mdeft")
 _T2 = _AT + r"t2(?!\d)"
 _ALONE = {  # what a name says where it says neither T1 nor T2: abbreviations that may also be a person's or a group's
     "PD": _word(r"pdw?|proton|(?:pd[ _-]?)density"),
@@ -53,7 +53,9 @@ _IMAGE_TYPES = {  # elements of DICOM's Image Type
     "DWI": {"DIFFUSION", "TRACEW", "TRACE", "FA", "TENSOR", "DWI"},
     "SWI or T2*": {"SWI", "MNIP", "MINIP", "MIN IP"},
     "a T2 map": {"T2 MAP", "T2_MAP", "T2MAP", "R2 MAP"},
-    "T1": {"T1 MAP", "T1_MAP"},
+    "T1": {"T1", "T1 MAP", "T1_MAP"},
+    "PD": {"PROTON_DENSITY"},
+    "FLAIR": {"FLUID_ATTENUATED"},
     "a localizer": {"LOCALIZER"},
     "a projection": {"PROJECTION IMAGE", "MIP"},
     "perfusion": {"PERFUSION", "CBF", "CBV", "ASL"},
@@ -89,20 +91,8 @@ def other(image: pathlib.Path, texts: list[str]) -> str:
     said = said or next((found for text in texts[1:] if (found := named(text, of_file=False))), "")
     if said and said != T2:
         return f"{said} by its name"
-    record = _sidecar(image)
-    for sequence, values in _IMAGE_TYPES.items():
-        if values & set(_texts(record.get("ImageType"))):
-            return f"{sequence} by ImageType in its sidecar"
-    modality = record.get("Modality", "MR")
-    if modality != "MR":
-        return f"{modality} by Modality in its sidecar"
-    for key in ("SeriesDescription", "ProtocolName", "SequenceName"):
-        found = named(str(record.get(key, "")).lstrip("*"))
-        if found and found != T2:
-            return f"{found} by {key} in its sidecar"
-        if found:
-            return ""
-    return "" if said else _by_times(record)
+    found, key = _by_record(_sidecar(image))
+    return f"{found} by {key} in its sidecar" if found else ""
 
 
 def _is_counted(image: pathlib.Path, name: str) -> bool:
@@ -125,14 +115,28 @@ def _first_of(table: dict[str, str], text: str) -> str:
     return next((sequence for sequence, pattern in table.items() if re.search(pattern, text)), "")
 
 
-def _by_times(record: dict[str, Any]) -> str:
-    """Tells what a scan without a telling name is by its echo and inversion times, in s as dcm2niix writes them."""
-    echo, inversion = (_number(record.get(key)) for key in ("EchoTime", "InversionTime"))
-    if inversion is not None and inversion > 1.5 and echo is not None and echo > 0.06:
-        return f"FLAIR by InversionTime {inversion:g} s in its sidecar"
+def _by_record(record: dict[str, Any]) -> tuple[str, str]:
+    """Returns which other sequence than T2 a sidecar says, and the key that says so; "" twice where none does."""
+    for sequence, values in _IMAGE_TYPES.items():
+        if values & set(_texts(record.get("ImageType"))):
+            return sequence, "ImageType"
+    modality = str(record.get("Modality") or "MR")
+    if modality != "MR":
+        return modality, "Modality"
+    kinds = set(re.split(r"[^A-Z]", str(record.get("ScanningSequence") or "").upper()))
+    if "SE" not in kinds and kinds & {"GR", "EP"}:  # T2 is of spin echoes; the others are T1, T2*, DWI, BOLD
+        return "a gradient echo" if "GR" in kinds else "an echo-planar image", "ScanningSequence"
+    for key in ("SeriesDescription", "ProtocolName", "SequenceName"):
+        if said := named(str(record.get(key) or "").lstrip("*")):
+            if said != T2:
+                return said, key
+            break
+    echo, inversion = (_number(record.get(key)) for key in ("EchoTime", "InversionTime"))  # s, as dcm2niix writes
     if echo is not None and 0 < echo < 0.03:
-        return f"T1 or PD by EchoTime {echo:g} s in its sidecar"
-    return ""
+        return "T1 or PD", f"EchoTime {echo:g} s"
+    if echo is not None and inversion is not None and echo > 0.06 and inversion > 1.5:
+        return "FLAIR", f"InversionTime {inversion:g} s"
+    return "", ""
 
 
 def _number(value: Any) -> float | None:

@@ -116,6 +116,26 @@ def test_the_part_of_the_path_that_tells_scans_apart_names_them(tmp_path, paths,
     assert len({subject.participant for subject in found.found}) == len({name.split("_")[0] for name in expected})
 
 
+def test_echoes_of_one_series_are_not_several_patients(tmp_path):
+    make(
+        tmp_path,
+        "P1/T2_e1.nii",
+        "P1/T2_e2.nii",
+        "P1/T2_e3.nii",
+        "P2/PD_T2_5_e1.nii",
+        "P2/PD_T2_5_e2.nii",
+        "P3/T2_e2.nii",
+    )
+    (tmp_path / "P2/PD_T2_5_e1.json").write_text('{"EchoTime": 0.011}')
+    (tmp_path / "P2/PD_T2_5_e2.json").write_text('{"EchoTime": 0.1}')
+    found = survey(tmp_path)
+    assert names(found) == ["sub-P2", "sub-P3"]
+    assert list(found.found[0].paths) == [tmp_path / "P2/PD_T2_5_e2.nii"]
+    assert [name for name, reason in reasons(found).items() if "echoes" in reason] == [
+        f"P1/T2_e{number}.nii" for number in (1, 2, 3)
+    ]
+
+
 def test_patients_whose_names_have_no_latin_letter_stay_apart(tmp_path):
     make(tmp_path, "患者一/T2.nii", "患者二/T2.nii")
     found = survey(tmp_path)
@@ -163,6 +183,17 @@ def test_files_in_other_formats_are_named_with_the_remedy(tmp_path):
     assert "mri_convert" in found["d.mgz"]
     assert "dcm2niix" in found["IM0001"]
     assert ".hdr" in found["lonely.img.gz"]
+
+
+def test_a_dicom_export_beside_each_scan_is_counted(tmp_path):
+    make(tmp_path, "P1/T2.nii")
+    (tmp_path / "P1/dicom").mkdir()
+    for number in range(30):
+        (tmp_path / "P1/dicom" / f"IM{number:04d}").write_bytes(bytes(128) + b"DICM")
+    (line,) = listing.lines(survey(tmp_path))
+    assert "a DICOM file" in line
+    assert ": 30 (P1/dicom/IM0000, " in line
+    assert "25 more" in line
 
 
 def test_a_folder_of_dicom_files_says_how_to_convert_it(tmp_path):
