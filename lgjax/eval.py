@@ -22,12 +22,13 @@ if __name__ == "__main__":
 import numpy as np
 from absl import flags
 
-from lgjax.cli import app, opening
+from lgjax.cli import app
 from lgjax.cli.commands import expand
 from lgjax.derivatives import read, runs
 from lgjax.evaluation import settings
 from lgjax.report import write
 from lgjax.runtime import places
+from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
 from lgjax.scans.sources import is_phantom
@@ -121,7 +122,7 @@ def told(folders: Sequence[pathlib.Path], labels: str) -> str:
     place = ", ".join(map(str, folders)) if len(folders) <= 3 else f"{folders[0]} and {len(folders) - 1} more"
     chosen = "" if values.predictions else ", the newest in runs/ (--predictions names others)"
     noted = "" if values.labels else " (restore's input; --labels names others)"
-    return f"predictions: {place} ({opening.counted(count, 'scan')}){chosen}; references: {labels}{noted}"
+    return f"predictions: {place} ({counted(count, 'scan')}){chosen}; references: {labels}{noted}"
 
 
 def tell(found: write.Written) -> int:

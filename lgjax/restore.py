@@ -20,7 +20,6 @@ if __name__ == "__main__":
 
 import jax
 from absl import flags
-from tqdm import tqdm
 
 from lgjax.calibration import procedure
 from lgjax.cli import app, opening
@@ -30,7 +29,8 @@ from lgjax.detector import Detector, from_config
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
-from lgjax.runtime import parallel
+from lgjax.runtime import parallel, progress
+from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import listing, sources
 from lgjax.scans.sources import Subject
@@ -48,8 +48,8 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
     if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
         print(f"{len(others)} maps in {folder} are of other weights or settings, and are made anew: {others[0]}, ...")
     description.describe(folder, "restorations")
-    prepared = prepare_all(detector, subjects, folder, workers)
-    for subject, result in tqdm(zip(subjects, prepared, strict=True), detector.method.name, len(subjects), unit="scan"):
+    pairs = zip(subjects, prepare_all(detector, subjects, folder, workers), strict=True)
+    for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
         try:
             if isinstance(result, InputError):
                 raise result
@@ -59,7 +59,6 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
                 detector.detect(subject, *result).save(folder)
         except InputError as error:
             failures.append((subject.identifier, error))
-            tqdm.write(f"failed: {error}")
     report(len(subjects), skipped, failures, folder)
     return 3 if failures else 0
 
@@ -97,7 +96,7 @@ def report(total: int, skipped: int, failures: list[tuple[str, InputError]], fol
     """Says what was done; failures come last."""
     done = total - skipped - len(failures)
     print(
-        f"{done} restored, {skipped} finished before, {len(failures)} failed of {total} scans -> {folder}",
+        f"{done} restored, {skipped} finished before, {len(failures)} failed of {counted(total, 'scan')} -> {folder}",
         flush=True,
     )
     for name, error in failures:

@@ -31,14 +31,14 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from lgjax import models
 from lgjax.cli import app, opening
 from lgjax.preparation import audit, cohort, dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
-from lgjax.runtime import devices, files, hosts, signals
+from lgjax.runtime import devices, files, hosts, progress, signals
+from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import pictures
 from lgjax.training import feeding, settings
@@ -101,7 +101,7 @@ def run(
     validate, rate = feeding.make_validation(model, values, mesh), training.schedule(values)
     log, pending, done, stop = Log(workdir, start), [], start, feeding.next_stop(values, start)
     draw = make_samples(config)
-    bar = tqdm(None, "training", values.steps, initial=start, unit="step")
+    bar = progress.track(None, "training", values.steps, "step", start)
     stream = feeding.steps(model, values, source, mesh, start)
     with signals.uninterrupted() as asked, bar, contextlib.closing(log), contextlib.closing(stream):
         for taken, program, arguments in stream:
@@ -231,7 +231,7 @@ def trained_on(config, prepared: Recipe, subjects: list[str], held_out: list[str
     source = cohort.describe(experiment.source(config))
     size = f"{config.data.height}x{config.data.width}"
     return {
-        "TrainedOn": f"{len(subjects)} healthy subjects, {n} slices, {size}: {source}",
+        "TrainedOn": f"{counted(len(subjects), 'healthy subject')}, {counted(n, 'slice')}, {size}: {source}",
         "Subjects": subjects,
         "ValidationSubjects": held_out,
         "RecipeSHA256": prepared.digest,

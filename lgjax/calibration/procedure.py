@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from lgjax import models
 from lgjax.calibration.scores import anomaly, thresholds
@@ -20,7 +19,7 @@ from lgjax.models.base import Model
 from lgjax.preparation import cohort
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
-from lgjax.runtime import devices
+from lgjax.runtime import devices, progress
 from lgjax.runtime.errors import UsageError
 from lgjax.workdir import calibrations, experiment, weights
 from lgjax.workdir.calibrations import Calibration
@@ -140,7 +139,7 @@ def search_strength(method: Method, runner: Runner, prepared: Sequence[Prepared]
     chosen = np.unique(np.linspace(0, len(everything.number) - 1, goal.slices).round().astype(int))
     slices = Slices(*(part[chosen] for part in everything))
     span = data_range(everything.y[everything.mask > 0])
-    bar = tqdm(desc=f"lambda of {method.name}", unit="slice", total=0)
+    bar = progress.track(None, f"lambda of {method.name}", 0, "slice")
 
     def evaluate(strengths: np.ndarray) -> np.ndarray:
         tiled = Slices(*(np.concatenate([part] * len(strengths)) for part in slices))
@@ -170,7 +169,7 @@ def healthy_changes(method: Method, runner: Runner, prepared: Sequence[Prepared]
     """Returns Y - X at all brain voxels of healthy subjects, [voxels], at their own resolution."""
     changes = [
         restore_scan(runner, subject, strength).change[subject.placement.brain]
-        for subject in tqdm(prepared, f"thresholds of {method.name}", unit="subject")
+        for subject in progress.track(prepared, f"thresholds of {method.name}", len(prepared), "subject")
     ]
     return np.concatenate(changes)
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import flags
 from absl import logging as absl_logging
-from tqdm import tqdm
 
 from lgjax import __version__
-from lgjax.runtime import devices, hosts, signals
+from lgjax.runtime import devices, hosts, progress, signals
 from lgjax.runtime.errors import EnvironmentFault, LgjaxError
 
 _LOST = "Another host was lost. Run the same command on all of them again to go on."
@@ -34,12 +33,13 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
     # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
     # written aside first, so nothing is half done.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signals.interrupt)
     sys.unraisablehook = signals.raise_again
     try:
         code = main(words) or 0
     except (KeyboardInterrupt, signals.Terminated) as end:
-        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        if not end.args or isinstance(end, signals.Terminated):  # nothing is said yet
+            os.write(2, signals.INTERRUPTED)
         code = 130 if isinstance(end, KeyboardInterrupt) else 143
     except Exception as error:
         known = _exit_code(error)
@@ -55,7 +55,9 @@ def start(threads: int | None = devices.THREADS) -> jax.sharding.Mesh:
     """Chooses the device that --device names, says so, and returns a 1-D mesh over all devices; see `devices.start`."""
     mesh = devices.start(flags.FLAGS.device, threads)
     used = list(mesh.devices.flat)
-    note = " (no accelerator in use)" if flags.FLAGS.device == "auto" and used[0].platform == "cpu" else ""
+    told = os.environ.get("JAX_PLATFORMS")
+    why = f": JAX_PLATFORMS={told}" if told else ""
+    note = f" (no accelerator in use{why})" if flags.FLAGS.device == "auto" and used[0].platform == "cpu" else ""
     if hosts.is_first_host():
         print(f"lgjax {__version__} on {devices.describe(used)}{note}", flush=True)
     return mesh
@@ -65,8 +67,7 @@ class _Lines(logging.Handler):
     """Prints what the rooms log as plain lines, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
-        sys.stdout.flush()
+        progress.write(self.format(record))
 
 
 def _show_log() -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from lgjax.runtime import streams
+from lgjax.runtime import files, signals, streams
 from lgjax.runtime.errors import LgjaxError
 
 
@@ -17,9 +17,11 @@ def begin(command: str) -> list[str]:
     Returns:
       The words of the command line that are no flags.
     """
-    signal.signal(signal.SIGINT, lambda *_: _end(130, b"\ninterrupted\n"))
+    signal.signal(signal.SIGINT, lambda *_: _end(130, signals.INTERRUPTED))
     signal.signal(signal.SIGTERM, lambda *_: _end(143))  # whatever is being written is written aside first
     streams.forgive()
+    if os.path.expanduser("~") == "~":  # no home folder: matplotlib would complain in the first line
+        os.environ.setdefault("MPLCONFIGDIR", str(files.cache_folder("matplotlib")))
     from lgjax.cli import parse  # after the signals
 
     try:

@@ -4,6 +4,8 @@ import pathlib
 import time
 from collections.abc import Sequence
 
+from lgjax.runtime.counting import counted
+
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
 
@@ -31,8 +33,3 @@ def ago(seconds: float) -> str:
         if seconds >= length:
             return f"{counted(int(seconds // length), name)} ago"
     return "just now"
-
-
-def counted(count: int, noun: str) -> str:
-    """Returns `1 scan` or `2 scans`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from lgjax.derivatives.read import Prediction, is_renamed, read_predictions
 from lgjax.derivatives.sidecar import Sidecar
@@ -20,6 +19,7 @@ from lgjax.evaluation.records import Group, Metrics, Row
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
 from lgjax.runtime import places
+from lgjax.runtime import progress as bars
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import names, orientation, sources
 from lgjax.scans.volume import Volume
@@ -224,7 +224,8 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
     rows: list[Row] = []
     histograms: dict[str, tally.Tally] = {}
     pools: dict[str, tally.Tally] = {}  # by kind
-    for name, prediction in tqdm(matched.items(), desc=folder.name, unit="subject", disable=not progress or None):
+    items = bars.track(matched.items(), folder.name, len(matched), "subject") if progress else matched.items()
+    for name, prediction in items:
         try:
             row, scores = measure(prediction, known.subjects[name], known, settings)
         except LgjaxError as error:

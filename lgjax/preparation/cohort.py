@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from lgjax.preparation import audit, dataset, pipeline
 from lgjax.preparation.dataset import Entry, is_prepared, read_index
@@ -13,7 +12,7 @@ from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Slices
 from lgjax.preparation.splits import split_of
-from lgjax.runtime import parallel, places
+from lgjax.runtime import parallel, places, progress
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import names, participants, phantom, sources
 from lgjax.scans.sources import Subject
@@ -143,7 +142,7 @@ def load(
 
     kept: list[T] = []
     faults: list[InputError] = []
-    for result in tqdm(parallel.attempts(prepared, subjects, workers), label, len(subjects), unit="subject"):
+    for result in progress.track(parallel.attempts(prepared, subjects, workers), label, len(subjects), "subject"):
         if isinstance(result, InputError):
             faults.append(result)
             LOG.warning("left out: %s", result)

@@ -4,25 +4,21 @@ The first finds each brain and removes its bias field; then the training subject
 histogram; the second matches every scan to it and cuts the slices.
 """
 
-import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from lgjax import __version__
 from lgjax.preparation import bias, dataset, histogram, mosaic, pipeline
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import pixel_affine
-from lgjax.runtime import files, parallel, places
+from lgjax.runtime import files, parallel, places, progress
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import orientation, sources
 from lgjax.scans.sources import Subject
-
-LOG = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -83,11 +79,10 @@ def _run(step: Callable[[Job], Any], jobs: Sequence[Job], workers: int, pool, la
         return outcome
     records, failures, before = outcome
     results = parallel.attempts(step, jobs, workers, pool)
-    for job, result in tqdm(zip(jobs, results, strict=True), label, len(jobs), unit="scan"):
+    for job, result in progress.track(zip(jobs, results, strict=True), label, len(jobs), "scan"):
         name = job.subject.identifier
         if isinstance(result, InputError):
             failures[name] = result
-            LOG.warning("failed: %s", result)
         else:
             records[name], finished = result
             before += finished

@@ -8,6 +8,7 @@ from lgjax.evaluation.intervals import Summary
 from lgjax.evaluation.measure import Result
 from lgjax.evaluation.records import Comparison, Difference, Group, Metrics, percent
 from lgjax.report.text import NOTICE, describe
+from lgjax.runtime.counting import counted
 
 
 class Cell(NamedTuple):
@@ -168,7 +169,8 @@ def title(results: Sequence[Result]) -> str:
     groups = ", ".join(f"{found.n_subjects} {kind}" for kind, found in count.metrics.groups.items())
     labels = sorted({result.metrics.provenance.labels for result in results})
     trained = by_text({result.name: describe(result.metrics.provenance.trained_on) for result in results})
-    measured = f"{count.metrics.n_subjects} subjects of {', '.join(labels)}" + (f" ({groups})" if groups else "")
+    number = counted(count.metrics.n_subjects, "subject")
+    measured = f"{number} of {', '.join(labels)}" + (f" ({groups})" if groups else "")
     scores = ", ".join(sorted({result.metrics.score for result in results}))
     return f"Measured on {measured}. Trained on {trained}. Score: {scores}."
 

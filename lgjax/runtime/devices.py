@@ -91,6 +91,10 @@ def fix_threads(threads: int | None) -> None:
 def _absent(wanted: str, error: Exception) -> EnvironmentFault:
     """Makes the error for a device that cannot be used."""
     reason = f" ({error})" if str(error) else ""
+    told = os.environ.get("JAX_PLATFORMS")
+    if told and told == getattr(jax.config, "jax_platforms", told):  # nothing has overruled it
+        remedy = f"The variable JAX_PLATFORMS={told} says what JAX may look for: unset it, or set it right"
+        return EnvironmentFault(f"--device={wanted}: no such device can be used{reason}. {remedy}.")
     return EnvironmentFault(
         f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
         "lgjax[tpu] on a machine that has one, or use --device=cpu."

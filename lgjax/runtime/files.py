@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import secrets
+import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -68,8 +69,19 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """Returns the folder of this user for what can be made again: XDG_CACHE_HOME/lgjax/`name`."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "lgjax" / name
+    """Returns the folder of this user for what can be made again: XDG_CACHE_HOME/lgjax/`name`.
+
+    A user without a home folder gets one among the temporary files.
+    """
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or _home_cache()) / "lgjax" / name
+
+
+def _home_cache() -> pathlib.Path:
+    try:
+        return pathlib.Path.home() / ".cache"
+    except RuntimeError:  # a container may run as a user that it does not know
+        number = os.getuid() if hasattr(os, "getuid") else 0
+        return pathlib.Path(tempfile.gettempdir()) / f"cache-{number}"
 
 
 def check_contained(folder: pathlib.Path, place: pathlib.Path) -> None:

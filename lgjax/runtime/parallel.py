@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 from lgjax.runtime.errors import EnvironmentFault, InputError
@@ -62,14 +63,44 @@ def _attempt(function: Callable[[Any], T], item: Any) -> T | InputError:
         return error
 
 
-def processes(workers: int) -> ProcessPoolExecutor:
-    """Makes a pool of processes that start afresh, since forking beside JAX's threads is unsafe."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=stay_with_parent)
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Makes a pool of processes that start afresh, since forking beside JAX's threads is unsafe.
+
+    Ctrl-C ends them at once: what they write is written aside first.
+    """
+    with ProcessPoolExecutor(workers, _Context(), initializer=stay_with_parent) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+class _Process(SpawnProcess):
+    """A process that is born deaf to Ctrl-C, which `stay_with_parent` ignores only once it runs."""
+
+    def start(self) -> None:
+        """Starts the process."""
+        if not hasattr(signal, "pthread_sigmask"):  # as on Windows
+            return super().start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what comes meanwhile is kept
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(SpawnContext):
+    Process = _Process  # type: ignore[assignment]
 
 
 def stay_with_parent(*_) -> None:
     """Leaves Ctrl-C to the parent of this worker process, and ends the worker with the parent, even a killed parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

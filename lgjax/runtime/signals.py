@@ -7,6 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+INTERRUPTED = b"\ninterrupted; run the same command again to go on\n"
+GRACE = 2.0  # seconds that an interrupted command has to remove what it was writing
+_ending = False
+
 
 class Terminated(SystemExit):
     """SIGTERM came during a block that had to be whole."""
@@ -42,6 +46,23 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
     if asked:
         _end(asked)
+
+
+def interrupt(number: int, _) -> None:
+    """Handles Ctrl-C: says so at once and raises KeyboardInterrupt; ends the process where that takes long.
+
+    Raises:
+      KeyboardInterrupt: with an argument, since the line is told.
+    """
+    global _ending
+    if _ending:  # the first one met a callback, or the user does not want to wait
+        os._exit(130)
+    _ending = True
+    os.write(2, INTERRUPTED)
+    timer = threading.Timer(GRACE, os._exit, (130,))  # a scan that is being prepared is not waited for
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt("told")
 
 
 def _end(number: int) -> None:

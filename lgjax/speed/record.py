@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from lgjax import models
 from lgjax.evaluation import published
@@ -16,7 +15,7 @@ from lgjax.methods import runner
 from lgjax.models.base import Model
 from lgjax.preparation.slices import Grid
 from lgjax.report import tables
-from lgjax.runtime import devices, places
+from lgjax.runtime import devices, places, progress
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.contestants import Restoration, Training, random_state
@@ -136,10 +135,10 @@ def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -
       The record, as written to --output.
     """
     count = len(names) + len(trained(settings, names))
-    items = list(tqdm(contestants(settings, names, mesh), "compiling", count, unit="program"))
+    items = list(progress.track(contestants(settings, names, mesh), "compiling", count, "program"))
     held, peaks = speed_peaks.peak_memory(mesh), []
     sizes = (settings.peak_dtype, settings.peak_sizes, settings.peak_length)
-    with tqdm(None, "measuring", settings.repeats * (count + 1), unit="run") as bar:
+    with progress.track(None, "measuring", settings.repeats * (count + 1), "run") as bar:
         for _ in range(settings.repeats):
             for item in items:
                 item.sample()

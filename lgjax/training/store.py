@@ -12,12 +12,11 @@ from collections.abc import Callable, Generator, Sequence
 from types import ModuleType
 
 import numpy as np
-from tqdm import tqdm
 
 from lgjax.preparation import dataset as preparation_dataset
 from lgjax.preparation.dataset import Entry
 from lgjax.preparation.slices import Grid
-from lgjax.runtime import files, parallel
+from lgjax.runtime import files, parallel, progress
 from lgjax.runtime.errors import EnvironmentFault, InputError
 
 IMAGES, MASKS = f"{preparation_dataset.SLICES}.npy", f"{preparation_dataset.SLICES_MASK}.npy"
@@ -94,7 +93,7 @@ class OnDisk:
     def verify(self, workers: int) -> None:
         """Compares the bytes of every file with the index, in threads, with a progress bar."""
         checks = parallel.ahead(self._verify, range(len(self.subjects)), workers)
-        for _ in tqdm(checks, "verifying slices", len(self.subjects), unit="subject"):
+        for _ in progress.track(checks, "verifying slices", len(self.subjects), "subject"):
             pass
 
     def _verify(self, subject: int) -> None:

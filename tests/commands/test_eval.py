@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import math
+import pathlib
+import re
 import sys
 import weakref
 
@@ -18,6 +20,7 @@ from configs import common
 from lgjax import eval as door
 from lgjax import models, restore
 from lgjax.cli import parse
+from lgjax.derivatives import runs
 from lgjax.evaluation import measure, metrics, published, records, references, tally
 from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
@@ -687,6 +690,45 @@ def test_main_finds_the_newest_predictions_and_its_config_from_anywhere(folders,
     }
     assert found["dice"]["0.01"]["ci95"]
     assert found["groups"]["glioma"]["reasons"]["dice/0.01/ci95"] == "fewer than 3 subjects"
+
+
+def test_without_labels_the_input_of_restore_is_taken_or_nothing(folders, tmp_path, monkeypatch, capsys):
+    predictions, labels, _ = folders
+    place = f"--predictions={predictions}"
+    with pytest.raises(UsageError, match=r"does not say which scans were restored.*--labels=FOLDER"):
+        typed(monkeypatch, place)
+    runs.write(predictions, [str(labels)])
+    assert typed(monkeypatch, place, f"--output={tmp_path / 'E'}") == 0
+    said = capsys.readouterr().out
+    assert re.match(rf"predictions: .*; references: {labels} \(restore's input; --labels names others\)\n", said)
+    assert said.index("Measured on") > 0
+    runs.write(predictions, ["phantom:test:1"])
+    with pytest.raises(UsageError, match="notes several inputs"):
+        typed(monkeypatch, place)
+    (predictions / "run.json").unlink()
+    runs.write(predictions, [str(tmp_path / "gone")])
+    with pytest.raises(UsageError, match="which is no folder"):
+        typed(monkeypatch, place)
+
+
+def test_results_do_not_go_among_the_references(folders, monkeypatch):
+    predictions, labels, _ = folders
+    before = sorted(labels.rglob("*"))
+    for output in (labels, labels / "x" / ".."):
+        with pytest.raises(UsageError, match="is the folder of the references"):
+            typed(monkeypatch, f"--predictions={predictions}", f"--labels={labels}", f"--output={output}")
+    assert sorted(labels.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["a,b", "a b", "a, b", "x,y,z", "a"])
+def test_folders_of_predictions_may_have_commas_and_spaces(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / "other").mkdir()
+    found = [pathlib.Path(name), pathlib.Path("other"), pathlib.Path("gone")]
+    assert door.split(f"{name},other,gone") == found
+    assert door.split(name) == found[:1]
+    assert door.split(f"other, {name}") == [found[1], found[0]]
 
 
 def test_a_training_subject_among_the_tested_is_an_error(folders):

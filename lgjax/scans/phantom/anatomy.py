@@ -18,8 +18,8 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
+from lgjax.runtime import progress
 from lgjax.runtime.errors import InputError
 from lgjax.scans.phantom import heads
 
@@ -80,7 +80,8 @@ def load_anatomies(labels: str | None, split: str = "train") -> list[Anatomy]:
 @functools.lru_cache(maxsize=2)
 def _load(files: tuple[Path, ...]) -> tuple[Anatomy, ...]:
     with ThreadPoolExecutor(2) as pool:
-        return tuple(tqdm(pool.map(_from_labels, files), desc="label maps", total=len(files), disable=len(files) < 4))
+        made = pool.map(_from_labels, files)
+        return tuple(made if len(files) < 4 else progress.track(made, "label maps", len(files), "map"))
 
 
 def _from_labels(file: Path) -> Anatomy:
