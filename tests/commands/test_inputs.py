@@ -31,6 +31,13 @@ from lgjax.workdir import checkpoints, experiment
 HEAD, AFFINE = images.head(), images.affine()
 BRAIN = HEAD > 0
 N_BRAIN = int(BRAIN.sum())
+
+
+def shifted(by: int) -> np.ndarray:
+    """The good scan with so much more in its brain: the same z-scores, and another scan to preprocess."""
+    return HEAD + by * BRAIN
+
+
 PLAIN = nib.Nifti1Image(HEAD.astype(np.int16), AFFINE).to_bytes()
 PACKED = gzip.compress(PLAIN, mtime=0)
 
@@ -139,12 +146,12 @@ def content(data: bytes) -> Maker:
     return lambda path: path.write_bytes(data)
 
 
-def patched(**fields) -> Maker:
-    """The good scan with a header that says something else."""
+def patched(shift: int = 0, **fields) -> Maker:
+    """The good scan, `shifted`, with a header that says something else."""
 
     def make(path: pathlib.Path) -> None:
         source = path.parent.parent / "plain.nii"
-        source.write_bytes(PLAIN)
+        source.write_bytes(nib.Nifti1Image(shifted(shift).astype(np.int16), AFFINE).to_bytes())
         images.patch(source, path, **fields)
 
     return make
@@ -155,10 +162,10 @@ def saved(data: np.ndarray, matrix: np.ndarray = AFFINE, cls=nib.Nifti1Image) ->
 
 
 def masked(mask: np.ndarray, matrix: np.ndarray = AFFINE, number: int = 0) -> Maker:
-    """The good scan with a mask beside it, and a number in its header: the same bytes twice would be one scan."""
+    """The good scan, `shifted` by a number, with a mask beside it: the same scan twice would be one."""
 
     def make(path: pathlib.Path) -> None:
-        patched(descrip=f"masked {number}".encode())(path)
+        patched(30 + number)(path)
         images.save(path.with_name(path.name.replace(".nii.gz", "_mask.nii.gz")), mask.astype(np.float32), matrix)
 
     return make
@@ -346,14 +353,14 @@ def stored(data: np.ndarray, affine: np.ndarray, orientation=PERMUTED) -> tuple[
     return moved, affine @ nib.orientations.inv_ornt_aff(orientation, data.shape)
 
 
-def flavour(dtype: type, version: int, big: bool, paired: bool) -> Maker:
+def flavour(dtype: type, version: int, big: bool, paired: bool, shift: int) -> Maker:
     kinds = {1: (nib.Nifti1Image, nib.Nifti1Pair), 2: (nib.Nifti2Image, nib.Nifti2Pair)}
 
     def make(path: pathlib.Path) -> None:
         cls = kinds[version][paired]
         header = cls.header_class(endianness=">" if big else "<")
         header.set_data_dtype(dtype)
-        image = cls(HEAD.astype(dtype), AFFINE, header)
+        image = cls(shifted(shift).astype(dtype), AFFINE, header)
         image.header.set_xyzt_units("mm", "sec")
         image.set_sform(AFFINE, 2)
         image.set_qform(AFFINE, 1)
@@ -419,8 +426,8 @@ def skipped(data: np.ndarray) -> np.ndarray:
 
 
 def named(number: int) -> Maker:
-    """The good scan with a number in its header: the same bytes twice would be one scan under two names."""
-    return patched(descrip=str(number).encode())
+    """The good scan, `shifted` by a number: the same scan twice would be one under two names."""
+    return patched(10 + number)
 
 
 def linked(path: pathlib.Path) -> None:
@@ -437,14 +444,14 @@ GOOD: dict[str, Good] = {
     "good1.nii.gz": Good(saved(HEAD), SCORES),
     "good2.nii.gz": Good(saved(SECOND), zscores(SECOND, SECOND > 0)),
     # 12, 13
-    "unscaled.nii": Good(patched(scl_slope=0, scl_inter=5), SCORES),
+    "unscaled.nii": Good(patched(21, scl_slope=0, scl_inter=5), SCORES),
     "scaled.nii.gz": Good(patched(scl_slope=2, scl_inter=-3), SCORES),
-    "int16big.nii.gz": Good(flavour(np.int16, 1, True, False), SCORES),
-    "uint8pair.hdr": Good(flavour(np.uint8, 1, False, True), SCORES),
-    "int64pairbig.hdr": Good(flavour(np.int64, 2, True, True), SCORES, itk=False),
-    "float64two.nii": Good(flavour(np.float64, 2, False, False), SCORES, itk=False),
-    "int64twobig.nii.gz": Good(flavour(np.int64, 2, True, False), SCORES, itk=False),
-    "float64.nii": Good(flavour(np.float64, 1, True, False), SCORES),
+    "int16big.nii.gz": Good(flavour(np.int16, 1, True, False, 22), SCORES),
+    "uint8pair.hdr": Good(flavour(np.uint8, 1, False, True, 23), SCORES),
+    "int64pairbig.hdr": Good(flavour(np.int64, 2, True, True, 24), SCORES, itk=False),
+    "float64two.nii": Good(flavour(np.float64, 2, False, False, 25), SCORES, itk=False),
+    "int64twobig.nii.gz": Good(flavour(np.int64, 2, True, False, 26), SCORES, itk=False),
+    "float64.nii": Good(flavour(np.float64, 1, True, False, 27), SCORES),
     # 15, 17, 21
     "twoforms.nii.gz": Good(two_orientations, stored(SCORES, AFFINE)[0], warning="qform and sform disagree", itk=False),
     "sheared.nii.gz": Good(sheared, SCORES, itk=False),
@@ -704,7 +711,7 @@ ADMITTED: dict[str, tuple[Maker, np.ndarray | None, str]] = {  # file: how, scor
     "noforms.nii.gz": (without_orientation, None, "RAS is assumed"),
     "plane.nii.gz": (saved(PLANES[..., 1], images.affine((1, 1, 5))), None, ""),
     "volumes.nii.gz": (saved(VOLUMES), SCORES, ""),
-    "good.nii.gz": (saved(HEAD), SCORES, ""),
+    "good.nii.gz": (saved(shifted(1)), SCORES, ""),
     "thick.nii.gz": (saved(THICK, THICK_AFFINE), None, ""),
     # Seen by the pictures too, which are drawn here.
     **{name: (GOOD[name].make, GOOD[name].scores, "") for name in ("large.nii.gz", "small.nii.gz", "gap.nii.gz")},
