@@ -1,5 +1,6 @@
 """What a reference segmentation holds: which values are lesion, and which image is one where no name says so."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def read_one(paths: Sequence[Path], read: Callable[[Path], Volume]) -> Volume:
       InputError: there are several, and nothing tells which of them; or the file cannot be read.
     """
     if len(paths) > 1 and not _are_equal([read(path) for path in paths]):
-        problem = f"is one of {len(paths)} that may be the reference of the scan: {', '.join(map(str, paths))}"
+        folder = os.path.commonpath([path.parent for path in paths])
+        names = ", ".join(path.relative_to(folder).as_posix() for path in paths)
+        problem = f"is one of {len(paths)} that may be the reference of the scan: {names}"
         raise InputError(paths[0], problem, f"Keep one of them, or {_TABLE}")
     return read(paths[0])
 
