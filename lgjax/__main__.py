@@ -1,6 +1,7 @@
 """The command `lgjax`: `lgjax restore ...` is `python -m lgjax.restore ...`; alone, it lists the commands."""
 
 import ast
+import difflib
 import json
 import os
 import pathlib
@@ -29,7 +30,9 @@ def main() -> None:
     elif name == "--version":
         print(f"lgjax {lgjax.__version__}")
     else:
-        print(f"error: there is no command {name!r}.\n\n{overview()}", file=sys.stderr)
+        meant = difflib.get_close_matches(name, (*COMMANDS, "info"), 1)
+        hint = f" Did you mean {meant[0]}?" if meant else ""
+        print(f"error: there is no command {name!r}.{hint}\n\n{overview()}", file=sys.stderr)
         sys.exit(2)
 
 

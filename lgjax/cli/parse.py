@@ -44,6 +44,8 @@ def parse(command: str, argv: Sequence[str], values: flags.FlagValues = flags.FL
         left = _parsed(configs.define(config, argv, values), values)
         words.check(command, argv, left, known)
         bounds.check(config)
+        if "source" in config.get("data", ()):
+            config.data.source = _expanded(config.data.source)
     except LgjaxError:
         if "--debug" in argv:
             traceback.print_exc()
@@ -69,6 +71,12 @@ def _parsed(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
         raise UsageError(_said(str(error))) from error
     except (KeyError, AttributeError, TypeError, OSError, ValueError) as error:
         raise UsageError(f"{str(error).strip()} Try --help.") from error
+
+
+def _expanded(source: str) -> str:
+    """Returns where healthy scans come from, with the home folder in place of ~; heads of phantoms too."""
+    name, mark, path = source.partition(":~")
+    return f"{name}:{commands.expand(f'~{path}')}" if mark else commands.expand(source)
 
 
 def _said(problem: str) -> str:

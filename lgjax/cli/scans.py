@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from lgjax.cli.commands import expand
 from lgjax.preparation import dataset
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import nifti, sources, subject_table
@@ -17,7 +18,7 @@ from lgjax.scans.sources import Reading, Subject
 def inputs_of_flags(words: Sequence[str] = ()) -> list[str]:
     """Lists what --input and the words name; a pattern that the shell has left alone is resolved."""
     found = []
-    for name in [*([flags.FLAGS.input] if flags.FLAGS.input else []), *words]:
+    for name in [*([flags.FLAGS.input] if flags.FLAGS.input else []), *map(expand, words)]:
         there = pathlib.Path(name).exists() or sources.is_phantom(name)
         found += [name] if there else sorted(glob.glob(name)) or [name]
     return list(dict.fromkeys(found))

@@ -36,7 +36,7 @@ def check_flags(argv: Sequence[str], values: flags.FlagValues, known: Iterable[s
       known: names of the flags that the command has.
       paths: dotted names of the values of its config.
     """
-    known, paths = list(known), list(paths)
+    known, paths = [*known, "config"], list(paths)
     for name in named(argv):
         switched_off = name.startswith("no") and name[2:] in values and values[name[2:]].boolean
         is_config = name == "config" or name.startswith(("config.", "noconfig."))

@@ -47,7 +47,9 @@ def _flag(word: str, known: Sequence[str]) -> str:
 
 def _meant(command: str, word: str) -> str:
     """Returns the flag with the word as its value that was probably meant."""
-    name = COMMANDS[command].words
+    name, config = COMMANDS[command].words, COMMANDS[command].config
+    if config and word in ("paper", "smoke"):
+        return f"--config={config}:{word}"
     if command == "train" and word.partition(":")[0].removesuffix(".py").rpartition("/")[2] not in configs.names():
         name = "config.data.source" if pathlib.Path(word).exists() else "workdir"
     elif command == "calibrate" and not pathlib.Path(word).exists() and "/" not in word:

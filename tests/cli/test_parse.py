@@ -65,6 +65,8 @@ def test_words_are_scans_for_restore(elsewhere, words, left):
         ("calibrate", "intensity", "--method=intensity"),
         ("eval", "runs/mine/restored", "--predictions=runs/mine/restored"),
         ("bench", "bench:smoke", "--config=bench:smoke"),
+        ("train", "smoke", "--config=vae:smoke"),
+        ("preprocess", "smoke", "--config=data:smoke"),
     ],
 )
 def test_any_other_word_is_refused_before_anything_runs(elsewhere, command, word, meant):
@@ -121,6 +123,7 @@ def test_what_would_silently_mean_something_else_is_refused(elsewhere, command, 
         ("train", "--batch_size=9", "--config.train.batch_size"),
         ("train", "--lr=1", "--config.train.learning_rate"),
         ("calibrate", "--worrkdir=a", "--workdir"),
+        ("train", "--cofig=vae", "--config"),
         ("preprocess", "--recipes=a", "--recipe"),
         ("bench", "--outputs=a", "--output"),
     ],
@@ -228,6 +231,10 @@ def test_other_paths_know_the_home_folder_too(monkeypatch, tmp_path, command, na
     assert parsed(command, f"--{name}=~/x")[1][name].value == str(tmp_path / "x")
     (tmp_path / "own.py").write_text((ROOT / "configs" / "vae.py").read_text())
     assert parsed("train", "--config=~/own.py:smoke")[1].config.name == "vae_smoke"
+    for source in ("{}/healthy", "phantom:{}/maps", "phantom@5+1:{}/maps"):
+        given = f"--config.data.source={source.format('~')}"
+        assert parsed("train", given)[1].config.data.source == source.format(tmp_path)
+    assert parsed("train", "--config.data.source=a~b")[1].config.data.source == "a~b"
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS)
