@@ -11,7 +11,7 @@ from lgjax.preparation.dataset import Entry, is_prepared, read_index
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Slices
-from lgjax.preparation.splits import split_of
+from lgjax.preparation.splits import splits_of
 from lgjax.runtime import parallel, places, progress
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import names, participants, phantom, sources
@@ -48,7 +48,9 @@ def healthy(source: Source, split: str) -> list[Subject]:
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
         chosen = [subject for subject in found if splits.get(subject.identifier) == split]
     else:
-        chosen = [subject for subject in _raw(source.spec) if split_of(subject) == split]
+        found = _raw(source.spec)
+        splits = splits_of(found)
+        chosen = [subject for subject in found if splits[subject.identifier] == split]
     if not chosen:
         raise UsageError(too_small(source.spec, split))
     return chosen[: source.calibration_subjects] if split == "calibration" else chosen

@@ -21,9 +21,11 @@ def by_person(person: str) -> str:
     return "test"
 
 
-def split_of(subject: Subject) -> str:
-    """Returns the split of a subject: that of the person, but test where the subject is not healthy."""
-    return by_person(subject.participant) if is_healthy(subject.kind) else "test"
+def splits_of(subjects: Sequence[Subject]) -> dict[str, str]:
+    """Returns the split of every subject, by identifier: that of the person, but test where any scan of it is ill."""
+    ill = {subject.participant for subject in subjects if not is_healthy(subject.kind)}
+    people = {subject.identifier: subject.participant for subject in subjects}
+    return {name: "test" if person in ill else by_person(person) for name, person in people.items()}
 
 
 def assign(subjects: Sequence[Subject], calibration: Iterable[str] = ()) -> dict[str, str]:
@@ -37,7 +39,7 @@ def assign(subjects: Sequence[Subject], calibration: Iterable[str] = ()) -> dict
     Raises:
       UsageError: there is nobody of that name, or it is the name of somebody ill.
     """
-    splits = {subject.identifier: split_of(subject) for subject in subjects}
+    splits = splits_of(subjects)
     named = {person for name in calibration for person in _persons(name, subjects)}
     if not named:
         return splits

@@ -16,7 +16,7 @@ import pytest
 from conftest import ONE_DEVICE, ROOT
 
 from lgjax.preparation import cohort, dataset, histogram, passes, pipeline, recipe
-from lgjax.preparation.splits import split_of
+from lgjax.preparation.splits import splits_of
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
@@ -153,7 +153,7 @@ def test_the_reference_is_learnt_from_training_subjects_alone(raw, first):
     subjects = {subject.identifier: subject for subject in sources.find(str(folder))}
     marks = []
     for name, split in splits.items():
-        assert split == split_of(subjects[name])
+        assert split == splits_of([*subjects.values()])[name]
         if split == "train":
             data = nib.load(dataset.file(folder, name, "desc-preproc_T2w.nii.gz")).get_fdata()
             brain = nib.load(dataset.file(folder, name, "desc-brain_mask.nii.gz")).get_fdata() > 0

@@ -14,7 +14,7 @@ from lgjax.preparation.bias import BiasField
 from lgjax.preparation.histogram import Histogram
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Grid
-from lgjax.preparation.splits import split_of
+from lgjax.preparation.splits import splits_of
 from lgjax.runtime.errors import InputError
 from lgjax.scans import orientation, sources
 
@@ -230,7 +230,7 @@ def test_sessions_of_one_participant_are_in_one_split(tmp_path):
         images.save(folder / f"sub-7_ses-{session}_T2w.nii.gz", images.head())
     found = sources.find(str(tmp_path))
     assert len({subject.identifier for subject in found}) == 8
-    assert len({split_of(subject) for subject in found}) == 1
+    assert len(set(splits_of(found).values())) == 1
 
 
 @pytest.mark.parametrize("values", [(1, 2), (1, 2, 4), tuple(range(1, 9)), (0.5, 1)])

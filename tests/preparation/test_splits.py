@@ -32,6 +32,14 @@ def test_the_ill_are_in_no_split_but_test(kind):
     assert set(splits.assign(subjects).values()) == {"test"}
 
 
+@pytest.mark.parametrize("kind", ["", "healthy"])
+def test_a_person_of_whom_one_scan_is_ill_trains_with_none(kind):
+    """A table may say of each scan what it shows: a healthy visit before the tumour."""
+    person = BY_SPLIT["train"][0]
+    subjects = [one("sub-v1", person, kind), one("sub-v2", person, "glioma"), one(BY_SPLIT["train"][1], kind=kind)]
+    assert list(splits.assign(subjects).values()) == ["test", "test", "train"]
+
+
 @pytest.mark.parametrize("kind", ["", "n/a", "healthy", "control"])
 def test_the_healthy_go_where_the_hash_takes_them(kind):
     subjects = [one(name, kind=kind) for names in BY_SPLIT.values() for name in names]
