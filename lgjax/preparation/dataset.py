@@ -57,8 +57,13 @@ class Index(NamedTuple):
 
 
 def is_prepared(folder: str | os.PathLike) -> bool:
-    """Returns whether a folder is a complete prepared data set."""
-    return all(pathlib.Path(folder, name).is_file() for name in ("index.json", RECIPE))  # other programs have an index
+    """Returns whether a folder is a complete prepared data set; an index.json of another program makes none."""
+    path = pathlib.Path(folder, "index.json")
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError):  # said when it is read
+        return True
+    return isinstance(content, dict) and bool(content.keys() & {"recipe", "subjects"})
 
 
 def write_index(folder: str | os.PathLike, index: Index) -> None:

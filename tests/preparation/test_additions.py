@@ -225,3 +225,13 @@ def test_a_person_that_is_told_anew_is_noted_without_work(tmp_path, first):
     noted = [json.loads(path.read_text())["Participant"] for path in first.rglob("*_desc-preproc_T2w.json")]
     assert noted == ["sub-A"] * 4
     assert len({entry.split for entry in index(first).values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"),
+    [("{}", False), ('["a.nii"]', False), ('{"files": []}', False), ('{"recipe', True), ('{"subjects": 1}', True)],
+)
+def test_an_index_of_another_program_makes_no_prepared_data_set(tmp_path, content, ours):
+    assert not dataset.is_prepared(tmp_path)
+    (tmp_path / "index.json").write_text(content)
+    assert dataset.is_prepared(tmp_path) == ours
