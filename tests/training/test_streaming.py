@@ -74,7 +74,7 @@ def test_resident_and_streamed_training_are_equal_bit_for_bit(ours, folder, mesh
         assert metrics(tmp_path / name) == metrics(tmp_path / "a")
     assert weights(tmp_path / "a")[0] == len(metrics(tmp_path / "a")) == 6
     record = json.loads((tmp_path / "a" / "training.json").read_text())
-    assert record["TrainedOn"] == f"4 healthy subjects, 30 slices, 16x16: {folder}"
+    assert record["TrainedOn"] == f"4 healthy subjects, 30 slices, 16x16: {folder.name}"
     assert record["Subjects"] == ["raw sub-1", "raw sub-2", "raw sub-3", "raw sub-4"]
     assert record["ValidationSubjects"] == ["raw sub-0"]
     prepared = recipe.read(tmp_path / "a" / "preprocessing.json")
