@@ -11,6 +11,7 @@ import sys
 from importlib import metadata
 
 import lgjax
+from lgjax.runtime import streams
 
 COMMANDS = ("preprocess", "train", "calibrate", "restore", "eval", "bench")
 PARTS = ("jax", "jaxlib", "flax", "optax", "numpy", "nibabel", "orbax-checkpoint")
@@ -18,6 +19,7 @@ PARTS = ("jax", "jaxlib", "flax", "optax", "numpy", "nibabel", "orbax-checkpoint
 
 def main() -> None:
     """Runs the command that the first word names; exit code 2 where there is none of that name."""
+    streams.forgive()
     words = sys.argv[1:]
     name = words[0] if words else "--help"
     if name in COMMANDS:

@@ -23,7 +23,7 @@ def check(command: str, argv: Sequence[str], words: Sequence[str], known: Sequen
     """
     for name in ONCE:
         if list(named(argv)).count(name) > 1:
-            remedy = "List the scans without --input=, or give their folder" if name == "input" else "Give it once"
+            remedy = "List the scans without --input=, or give their folder" if command == "restore" else "Give it once"
             raise UsageError(f"--{name} is given twice. {remedy}.")
     for word in words:
         if meant := _flag(word, known):
@@ -31,9 +31,8 @@ def check(command: str, argv: Sequence[str], words: Sequence[str], known: Sequen
         if not word.strip():
             raise UsageError("a word of the command line is empty. Leave it out, or check the variable behind it.")
         if COMMANDS[command].words:
-            raise UsageError(
-                f"unexpected word {word!r}: {command} takes flags alone. Did you mean {_meant(command, word)}?"
-            )
+            meant = _meant(command, word, [given for given in argv[1:] if given.startswith("-")])
+            raise UsageError(f"unexpected word {word!r}: {command} takes flags alone. Did you mean {meant}?")
 
 
 def _flag(word: str, known: Sequence[str]) -> str:
@@ -45,8 +44,8 @@ def _flag(word: str, known: Sequence[str]) -> str:
     return f"--{name}{equals}{value}"
 
 
-def _meant(command: str, word: str) -> str:
-    """Returns the flag with the word as its value that was probably meant."""
+def _meant(command: str, word: str, given: Sequence[str]) -> str:
+    """Returns the flag with the word as its value that was probably meant; of flags that are given, a part of them."""
     name, config = COMMANDS[command].words, COMMANDS[command].config
     if config and word in ("paper", "smoke"):
         return f"--config={config}:{word}"
@@ -54,4 +53,9 @@ def _meant(command: str, word: str) -> str:
         name = "config.data.source" if pathlib.Path(word).exists() else "workdir"
     elif command == "calibrate" and not pathlib.Path(word).exists() and "/" not in word:
         name = "method"
+    before = next((flag.partition("=")[2] for flag in given if flag.partition("=")[0] == f"--{name}"), None)
+    if before is not None and name == "input":  # as a shell's pattern gives them
+        return f"their folder, --input={pathlib.Path(word).parent}"
+    if before and name in ("method", "predictions"):
+        return f"--{name}={before},{word}"
     return f"--{name}={word}"

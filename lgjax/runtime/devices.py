@@ -93,7 +93,9 @@ def _absent(wanted: str, error: Exception) -> EnvironmentFault:
     reason = f" ({error})" if str(error) else ""
     told = os.environ.get("JAX_PLATFORMS")
     if told and told == getattr(jax.config, "jax_platforms", told):  # nothing has overruled it
-        remedy = f"The variable JAX_PLATFORMS={told} says what JAX may look for: unset it, or set it right"
+        remedy = (
+            f"The variable JAX_PLATFORMS={told} says what JAX may look for: unset it, set it right, or use --device=cpu"
+        )
         return EnvironmentFault(f"--device={wanted}: no such device can be used{reason}. {remedy}.")
     return EnvironmentFault(
         f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "

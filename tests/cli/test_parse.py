@@ -74,6 +74,20 @@ def test_any_other_word_is_refused_before_anything_runs(elsewhere, command, word
 
 
 @pytest.mark.parametrize(
+    ("command", "words", "meant"),
+    [
+        ("preprocess", ["--input=d/a.nii", "d/b.nii"], "their folder, --input=d"),
+        ("preprocess", ["--input", "d e/a.nii", "d e/b.nii", "d e/c.nii"], "their folder, --input=d e"),
+        ("eval", ["--predictions=D1", "D2"], "--predictions=D1,D2"),
+        ("calibrate", ["--method=gmm", "intensity"], "--method=gmm,intensity"),
+        ("train", ["--config=vae", "smoke"], "--config=vae:smoke"),
+    ],
+)
+def test_words_that_belong_to_a_flag_before_them(elsewhere, command, words, meant):
+    assert refusal(command, *words).endswith(f"Did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
     ("word", "meant"),
     [
         ("input=scan.nii.gz", "--input=scan.nii.gz"),

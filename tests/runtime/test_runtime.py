@@ -256,6 +256,20 @@ def test_only_the_first_host_speaks(monkeypatch, capsys, host, said):
     assert capsys.readouterr() == said
 
 
+@pytest.mark.parametrize(("told", "said"), [("cpu", "The variable JAX_PLATFORMS=cpu says"), ("", "Install lgjax")])
+def test_a_device_that_is_not_there_is_told_with_the_cause(monkeypatch, told, said):
+    monkeypatch.setenv("JAX_PLATFORMS", told)
+    with pytest.raises(EnvironmentFault, match=f"--device=tpu: no such device.*{said}"):
+        runtime_devices.chosen("tpu")
+
+
+@pytest.mark.parametrize("told", ["tpu", "cuda", "bogus"])
+def test_a_variable_that_a_flag_has_overruled_is_no_cause(monkeypatch, told):
+    monkeypatch.setenv("JAX_PLATFORMS", told)  # while JAX looks for cpu
+    with pytest.raises(EnvironmentFault, match="Install lgjax"):
+        runtime_devices.chosen("tpu")
+
+
 HOST = """
 import sys, time
 import jax, numpy as np
