@@ -99,7 +99,7 @@ def remembered(folders: Sequence[pathlib.Path]) -> str:
 
 def main(words: Sequence[str] = ()) -> int:
     """Runs the command line."""
-    values = flags.FLAGS
+    values, lesion = flags.FLAGS, lesion_labels(flags.FLAGS.lesion_labels)
     chosen = split(values.predictions) if values.predictions else [newest()]
     folders = list(dict.fromkeys(folder for place in chosen for folder in predictions(place)))
     if not any(folder.is_dir() for folder in folders):
@@ -110,7 +110,7 @@ def main(words: Sequence[str] = ()) -> int:
         raise UsageError(f"--output={output} is the folder of the references. Name another.")
     print(told(folders, labels), flush=True)
     command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
-    lesion = lesion_labels(values.lesion_labels)
+    lesion = lesion
     options = (values.assume_ras, values.against, values.paper, command, lesion, values.any_sequence)
     return tell(write.run_evaluation(folders, labels, output, settings.from_config(values.config), *options))
 
