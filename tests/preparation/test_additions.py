@@ -80,15 +80,8 @@ def test_an_added_cohort_joins_the_first_which_stays_as_it_is(first, tmp_path, c
     assert list(found) == ["sub-A1", "sub-A2", "sub-A3", "sub-A4", "sub-B1", "sub-B2"]
     assert {name: found[name] for name in old} == old
     after = contents(first)
-    assert {path for path in before if before[path] != after[path]} <= {
-        pathlib.Path(name)
-        for name in (
-            "index.json",
-            "participants.tsv",
-            "run.json",
-            "dataset_description.json",
-        )  # which inputs there were
-    }
+    told = ("index.json", "participants.tsv", "run.json", "dataset_description.json")  # who is there, and from where
+    assert {path for path in before if before[path] != after[path]} <= set(map(pathlib.Path, told))
     assert (first / "participants.tsv").read_text().count("\nsub-") == 6
     for entry in found.values():  # the histogram of the first cohort, for all
         about = dataset.record(first, entry.identifier, dataset.SLICES)
