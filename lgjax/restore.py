@@ -44,7 +44,6 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
       The exit code: 0, or 3 if some subjects failed.
     """
     failures, skipped = [], 0
-    read.check_names(folder, [subject.identifier for subject in subjects])
     if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
         print(f"{len(others)} maps in {folder} are of other weights or settings, and are made anew: {others[0]}, ...")
     description.describe(folder, "restorations")
@@ -120,6 +119,12 @@ def named(words: Sequence[str], config) -> list[str]:
     return ["phantom:test"]
 
 
+def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject]) -> None:
+    """Raises UsageError where a folder holds other results than those that are about to be written there."""
+    occupied.check_folder(folder, method)
+    read.check_names(folder, [subject.identifier for subject in subjects])
+
+
 def main(words: Sequence[str] = ()) -> int:
     """Runs the command line."""
     arguments = flags.FLAGS
@@ -140,7 +145,7 @@ def main(words: Sequence[str] = ()) -> int:
         methods.check_model(methods.parse(name), config.model.name)
         experiment.check_step(config, methods.parse(name))
     for name, place in zip(names, folders, strict=True):
-        occupied.check_folder(place, name)
+        check_place(place, name, scans.found)
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:
