@@ -110,7 +110,6 @@ def main(words: Sequence[str] = ()) -> int:
         raise UsageError(f"--output={output} is the folder of the references. Name another.")
     print(told(folders, labels), flush=True)
     command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
-    lesion = lesion
     options = (values.assume_ras, values.against, values.paper, command, lesion, values.any_sequence)
     return tell(write.run_evaluation(folders, labels, output, settings.from_config(values.config), *options))
 
