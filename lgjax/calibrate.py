@@ -29,15 +29,15 @@ def main(words: Sequence[str] = ()) -> None:
     config = flags.FLAGS.config
     workdir = pathlib.Path(flags.FLAGS.workdir)
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
-    source = experiment.source(config)
-    scans = opening.scans([cohort.describe(source)], cohort.count(source))
-    model = opening.model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
-    print(f"{scans}; {model}", flush=True)
-    mesh = app.start()
     chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
     for method in chosen:  # one that another model is needed for is found before the others are done
         methods.check_model(method, config.model.name)
         experiment.check_step(config, method)
+    source = experiment.source(config)
+    scans = opening.cohort(source.spec, cohort.count(source))
+    model = opening.model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
+    print(f"{scans}; {model}", flush=True)
+    mesh = app.start()
     calibrate = procedure.from_config(config, workdir, mesh)
     for method in chosen:
         calibrate(method)

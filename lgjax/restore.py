@@ -131,6 +131,11 @@ def main(words: Sequence[str] = ()) -> int:
     config = arguments.config
     workdir = pathlib.Path(arguments.workdir)
     experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
+    whole = arguments.method == ["table1"]
+    names = rows(config) if whole else arguments.method or [config.restore.method]
+    for name in names:  # a mistyped one is found before anything is read
+        methods.check_model(methods.parse(name), config.model.name)
+        experiment.check_step(config, methods.parse(name))
     inputs = named(words, config)
     folder = pathlib.Path(arguments.output or workdir / "restored")
     check_output(folder, inputs)
@@ -138,20 +143,15 @@ def main(words: Sequence[str] = ()) -> int:
     model = opening.model(workdir, given=not arguments["workdir"].using_default_value)
     print(f"{opening.scans(inputs, len(scans.found))}; {model}", flush=True)
     mesh = app.start()
-    whole = arguments.method == ["table1"]
-    names = rows(config) if whole else arguments.method or [config.restore.method]
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
-    for name in names:  # a mistyped one is found before the others are done
-        methods.check_model(methods.parse(name), config.model.name)
-        experiment.check_step(config, methods.parse(name))
     for name, place in zip(names, folders, strict=True):
         check_place(place, name, scans.found)
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:
             detector = calibrated(name, config, workdir, mesh)
-            runs.write(place, inputs)
             code = max(code, restore(detector, scans.found, place, config.data.workers))
+            runs.write(place, inputs)
             listing.record(place, scans)
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)

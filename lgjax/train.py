@@ -275,7 +275,7 @@ def main(words: Sequence[str] = ()) -> None:
     experiment.check_workdir(config, workdir)
     if not values.host:  # the first one of several speaks
         source = experiment.source(config)
-        scans = opening.scans([cohort.describe(source)], cohort.count(source))
+        scans = opening.cohort(source.spec, cohort.count(source))
         print(f"{scans}; {opening.model(workdir, given=True)}", flush=True)
     hosts.join(values.coordinator, values.hosts, values.host)
     mesh = app.start(threads=None)  # no promise of equal bits slows training down

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from lgjax.runtime.counting import counted
+from lgjax.scans.sources import is_phantom
 
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
@@ -13,6 +14,11 @@ def scans(names: Sequence[str], count: int) -> str:
     """Says where scans come from, and how many there are."""
     named = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
     return f"input: {named} ({counted(count, 'scan')})"
+
+
+def cohort(spec: str, count: int) -> str:
+    """Says where healthy scans come from, and how many there are."""
+    return scans([f"synthetic brains, {spec}" if is_phantom(spec) else spec], count)
 
 
 def model(workdir: pathlib.Path, given: bool) -> str:

@@ -3,6 +3,7 @@
 vae_lg_neural_tv = the VAE local Gaussian with the variance network, and TV as the data term
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,7 +77,9 @@ def parse(name: str) -> Method:
     for prior, need in (("elbo", "evidence lower bound"), ("lg_est", "posterior to draw from")):
         if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].SUPPORTS:
             why = f": {model} has no {need}"
-    raise UsageError(f"there is no method {name!r}{why}. Choose among {', '.join(methods)}.")
+    close = difflib.get_close_matches(name, methods, 1)
+    meant = f" Did you mean {close[0]}?" if close and not why else ""
+    raise UsageError(f"there is no method {name!r}{why}.{meant} Choose among {', '.join(methods)}.")
 
 
 def rate_names(rates: Sequence[float]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from absl import flags
 from lgjax import restore
 from lgjax.cli import commands, configs, opening, scans
 from lgjax.derivatives import runs
+from lgjax.methods import names as methods
 from lgjax.runtime.errors import InputError, UsageError
 
 HEAD = images.head()
@@ -127,6 +128,8 @@ def test_the_first_line_tells_how_many_scans_of_what(tmp_path):
     assert opening.scans(["a", "b", "c"], 3) == "input: a, b, c (3 scans)"
     assert opening.scans([f"{n}.nii" for n in range(9)], 9) == "input: 0.nii and 8 more (9 scans)"
     assert opening.age(tmp_path) == "not trained yet"
+    assert opening.cohort("phantom", 3) == "input: synthetic brains, phantom (3 scans)"
+    assert opening.cohort("phantom_study", 3) == "input: phantom_study (3 scans)"
 
 
 @pytest.mark.parametrize("name", ["scans", "my scans, all", "phantom:test:2", "../elsewhere", "deep/er/scans"])
@@ -155,3 +158,19 @@ def test_a_damaged_record_of_a_run_is_told(tmp_path, text):
     with pytest.raises(InputError, match=r"run\.json.*--labels"):
         runs.read(tmp_path)
     assert json.dumps(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("intensty", "intensity"),
+        ("vae_lg_neural", "vae_lg_neural_tv"),
+        ("vae_lg_neural_l2", "vae_lg_neural_l1"),
+        ("VAE_elbo_tv", "vae_elbo_tv"),
+        ("gmmm", "gmm"),
+        ("dae_reconstructions", "dae_reconstruction"),
+    ],
+)
+def test_a_mistyped_method_is_told_with_the_one_that_was_meant(name, meant):
+    with pytest.raises(UsageError, match=rf"there is no method '{name}'. Did you mean {meant}\? Choose among"):
+        methods.parse(name)
