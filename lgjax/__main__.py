@@ -26,6 +26,9 @@ def main() -> None:
         sys.argv[:] = [f"lgjax {name}", *words[1:]]
         runpy.run_module(f"lgjax.{name}", run_name="__main__")
     elif name == "info":
+        if unknown := [word for word in words[1:] if word != "--json"]:
+            print(f"error: unexpected {unknown[0]!r}: info takes --json alone.", file=sys.stderr)
+            sys.exit(2)
         print(information(as_json="--json" in words))
     elif name in ("-h", "--help", "help"):
         print(overview())

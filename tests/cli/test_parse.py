@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 from conftest import ROOT
 
+from lgjax import __main__
 from lgjax.cli import commands, configs, helping, parse
 from lgjax.runtime.errors import LgjaxError, UsageError
 from lgjax.workdir import bounds, experiment
@@ -316,3 +317,12 @@ def test_a_damaged_record_is_told_with_its_path(elsewhere):
 def test_a_work_directory_that_does_not_exist_is_told_with_those_that_do(elsewhere):
     assert refusal("restore", "--workdir=runs/mien", "scan.nii").endswith("does not exist. Give one of runs/mine.")
     assert "holds no config.json" in refusal("restore", "--workdir=runs", "scan.nii")
+
+
+@pytest.mark.parametrize("words", [["info", "--jsn"], ["info", "scan.nii.gz"], ["restor"], ["--verison"]])
+def test_the_list_of_commands_takes_no_word_that_it_does_not_know(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lgjax", *words])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    assert end.value.code == 2
+    assert words[-1] in capsys.readouterr().err
