@@ -31,8 +31,8 @@ from lgjax.runtime import places
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
+from lgjax.scans.finding.subject_table import is_table
 from lgjax.scans.sources import is_phantom
-from lgjax.scans.subject_table import is_table
 from lgjax.workdir.experiment import RUNS
 
 

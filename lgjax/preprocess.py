@@ -37,7 +37,8 @@ from lgjax.preparation.splits import assign
 from lgjax.report import quality
 from lgjax.runtime import files, parallel
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import listing, participants, sources
+from lgjax.scans import participants, sources
+from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 
 

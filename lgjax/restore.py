@@ -32,7 +32,8 @@ from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import parallel, progress
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import listing, sources
+from lgjax.scans import sources
+from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 from lgjax.workdir import calibrations, experiment
 

@@ -24,7 +24,8 @@ from lgjax.preparation import recipe
 from lgjax.report import page, write
 from lgjax.runtime import devices, places
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import listing, nifti, sources
+from lgjax.scans import nifti, sources
+from lgjax.scans.finding import listing
 from lgjax.training.log import Log
 from lgjax.training.scalars import Scalars
 from lgjax.workdir import calibrations, checkpoints, experiment

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from lgjax.scans import layouts
+from lgjax.scans.finding import layouts
 
 SCANS = "NIfTI file; BIDS, Cam-CAN, IXI, BraTS or plain folder; prepared data set; or phantom:SPLIT[:COUNT]."
 

@@ -10,8 +10,9 @@ from absl import flags
 from lgjax.cli.commands import expand
 from lgjax.preparation import dataset
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import nifti, sources, subject_table
-from lgjax.scans.listing import Listing
+from lgjax.scans import nifti, sources
+from lgjax.scans.finding import subject_table
+from lgjax.scans.finding.listing import Listing
 from lgjax.scans.sources import Reading, Subject
 
 

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti, sources, subject_table
+from lgjax.scans import nifti, sources
+from lgjax.scans.finding import subject_table
 from lgjax.scans.names import identifier
 from lgjax.scans.sources import Subject
 from lgjax.scans.volume import Volume

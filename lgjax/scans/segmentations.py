@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from lgjax.runtime.errors import InputError
-from lgjax.scans import labels, nifti
-from lgjax.scans.labels import Found
+from lgjax.scans import nifti
+from lgjax.scans.finding import labels
+from lgjax.scans.finding.labels import Found
 from lgjax.scans.volume import Volume
 
 _LABELS = (0, 1, 2, 3, 4)  # BraTS 2018 uses 0, 1, 2 and 4, from 2023 on 0 to 3; others 0 and 1

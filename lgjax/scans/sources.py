@@ -12,8 +12,9 @@ from typing import NamedTuple
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import folders, layouts, nifti, segmentations, sequences, subject_table, synthetic, twins
-from lgjax.scans.listing import Files, Listing, below, lines
+from lgjax.scans import nifti, segmentations, synthetic
+from lgjax.scans.finding import folders, layouts, sequences, subject_table, twins
+from lgjax.scans.finding.listing import Files, Listing, below, lines
 from lgjax.scans.names import identifier, uri
 from lgjax.scans.prepared import noted, read_image
 from lgjax.scans.subject import Subject as Subject

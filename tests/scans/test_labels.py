@@ -9,7 +9,8 @@ import pytest
 
 from lgjax.evaluation import references
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import labels, sources
+from lgjax.scans import sources
+from lgjax.scans.finding import labels
 
 SCAN = images.head((8, 9, 7))
 LESION = np.zeros(SCAN.shape, np.uint8)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import listing, sources, tables
+from lgjax.scans import sources, tables
+from lgjax.scans.finding import listing
 from lgjax.scans.sources import Reading
 
 SCAN = images.head((8, 9, 7))

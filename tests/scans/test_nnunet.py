@@ -8,7 +8,8 @@ import pytest
 
 from lgjax.evaluation import references
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nnunet, sources
+from lgjax.scans import sources
+from lgjax.scans.finding import nnunet
 
 SCAN = images.head((8, 9, 7))
 

@@ -8,7 +8,8 @@ import pytest
 
 from lgjax.evaluation import references
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import memory, sequences, sources
+from lgjax.scans import memory, sources
+from lgjax.scans.finding import sequences
 from lgjax.scans.sources import Reading
 
 SCAN = images.head((8, 9, 7))

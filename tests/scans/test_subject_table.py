@@ -9,7 +9,8 @@ from lgjax.preparation import pipeline
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Grid
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import memory, sources, subject_table
+from lgjax.scans import memory, sources
+from lgjax.scans.finding import subject_table
 
 HEAD = ("participant_id", "image", "mask", "reference", "lesion_kind", "person")
 LINE = ("01", "a/T2.nii", "a/brain.nii", "../seg.nii", "glioma", "Jane 1")

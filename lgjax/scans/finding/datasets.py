@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lgjax.scans import folders, labels, names, nnunet, tables
-from lgjax.scans.folders import NIFTI, home, stem
-from lgjax.scans.listing import NO_T2, Files, LeftOut, Listing, Other, below
+from lgjax.scans import names, tables
+from lgjax.scans.finding import folders, labels, nnunet
+from lgjax.scans.finding.folders import NIFTI, home, stem
+from lgjax.scans.finding.listing import NO_T2, Files, LeftOut, Listing, Other, below
 
 # BraTS 2012 to 2021: Brats18_2013_11_1_t2.nii.gz; from 2023: BraTS-GLI-00000-000-t2w.nii.gz
 _BRATS = re.compile(r"(?P<case>brats.*)(?P<mark>[_-])t2w?" + NIFTI, re.IGNORECASE)

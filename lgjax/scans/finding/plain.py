@@ -5,10 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from lgjax.scans import folders, foreign, nested, sequences
-from lgjax.scans.datasets import cases_without, is_ours, starts, with_references, written_here
-from lgjax.scans.folders import NIFTI, home, stem
-from lgjax.scans.listing import BELOW, Files, LeftOut, Listing, Other, below
+from lgjax.scans import foreign
+from lgjax.scans.finding import folders, nested, sequences
+from lgjax.scans.finding.datasets import cases_without, is_ours, starts, with_references, written_here
+from lgjax.scans.finding.folders import NIFTI, home, stem
+from lgjax.scans.finding.listing import BELOW, Files, LeftOut, Listing, Other, below
 
 _IXI = re.compile(r"(?P<subject>IXI\d+)-[A-Za-z]+-\d+-T2(_bet|_brain)*" + NIFTI, re.IGNORECASE)
 _IXI_CASE = re.compile(r"(?P<case>IXI\d+)-", re.IGNORECASE)

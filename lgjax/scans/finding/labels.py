@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lgjax.scans import label_folders
-from lgjax.scans.folders import home, stem
+from lgjax.scans.finding import label_folders
+from lgjax.scans.finding.folders import home, stem
 
 Shelf = Mapping[pathlib.Path, Sequence[pathlib.Path]]  # the NIfTI files of each folder
 

@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from lgjax.runtime import files, places
 from lgjax.runtime.errors import printable
-from lgjax.scans import labels
+from lgjax.scans.finding import labels
 
 T = TypeVar("T")
 Other = Callable[[pathlib.Path, list[str]], str]  # as `sequences.other`

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import datasets, folders, labels, plain, sequences, subject_table
-from lgjax.scans.listing import BELOW, Files, LeftOut, Listing, Other, lines
+from lgjax.scans.finding import datasets, folders, labels, plain, sequences, subject_table
+from lgjax.scans.finding.listing import BELOW, Files, LeftOut, Listing, Other, lines
 
 
 class _Layout(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError
-from lgjax.scans import folders, nifti
+from lgjax.scans import nifti
+from lgjax.scans.finding import folders
 
 _CHUNK = 1 << 20  # bytes
 

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from lgjax.scans.folders import home, is_nifti
+from lgjax.scans.finding.folders import home, is_nifti
 
 _LABELS = re.compile(
     r"labels?|segs?|segmentations?|lesions?|lesion_?masks?|annotations?|ground_?truths?|gt", re.IGNORECASE

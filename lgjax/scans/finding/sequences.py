@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import Any
 
-from lgjax.scans import folders
+from lgjax.scans.finding import folders
 
 T2 = "T2"
 
