@@ -25,7 +25,8 @@ COMPILER_OPTIONS = {
 
 
 # On CPU, XLA splits sums over the threads of its pool, so the number of threads decides the last bits of a restoration.
-# It has as many on every machine. On two cores, 2, 4 and 8 threads take .8, 1.1 and 1.5 ms a slice and iteration.
+# The pool has as many on every machine. On two cores of an AMD EPYC, 2, 4 and 8 threads take .44, .51 and .57 ms a
+# slice and iteration, and one core gives the bits of two (benchmarks/threads_cpu.json).
 THREADS = 4
 
 
