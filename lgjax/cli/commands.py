@@ -8,7 +8,7 @@ from absl import flags
 
 from lgjax.scans.finding import layouts
 
-SCANS = "NIfTI file; BIDS, Cam-CAN, IXI, BraTS or plain folder; prepared data set; or phantom:SPLIT[:COUNT]."
+SCANS = "NIfTI file; folder (BIDS, BraTS, nnU-Net ... or plain); table (.tsv, .csv); or phantom:SPLIT[:COUNT]."
 
 
 class Command(NamedTuple):
@@ -106,7 +106,7 @@ def _eval(values: flags.FlagValues) -> None:
     define_path("predictions", text, values)
     text = "Scans with references: BIDS or BraTS folder, table (.tsv, .csv), phantom:test; default: restore's input."
     define_path("labels", text, values)
-    text = "Values of references that are lesion, separated by commas; default: all but 0."
+    text = "Values that are lesion, separated by commas; default: all but 0 of two values or of 0 to 4."
     flags.DEFINE_list("lesion_labels", None, text, flag_values=values)
     define_path("output", "Folder for the results; default: evaluation, beside the predictions.", values)
     text = "Method that is compared with every other one; default: vae_lg_neural_tv where it is there."
