@@ -117,7 +117,7 @@ def main(words: Sequence[str] = ()) -> int:
 def told(folders: Sequence[pathlib.Path], labels: str) -> str:
     """Says what is compared with what; loudly where nobody named the one or the other."""
     values = flags.FLAGS
-    count = len({path.relative_to(folder) for folder in folders for path in names.places(folder)})
+    count = len({name for folder in folders for name in read.identifiers(folder)})
     place = ", ".join(map(str, folders)) if len(folders) <= 3 else f"{folders[0]} and {len(folders) - 1} more"
     chosen = "" if values.predictions else ", the newest in runs/ (--predictions names others)"
     noted = "" if values.labels else " (restore's input; --labels names others)"

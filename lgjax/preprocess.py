@@ -60,7 +60,7 @@ def preprocess(
     folder: pathlib.Path,
     *,
     given: bool,
-    source: str,
+    inputs: Sequence[str],
     people: People = NOBODY,
 ) -> int:
     """Prepares subjects into `folder`.
@@ -69,7 +69,7 @@ def preprocess(
       recipe: how; its histogram is learnt from the training subjects unless the recipe is `given`.
       config: of configs/data.py.
       given: whether the recipe is another cohort's: then nobody here is for training.
-      source: where the subjects come from, for people.
+      inputs: files and folders that the subjects come from.
       people: what the user says of people and of those who are in the folder already.
 
     Returns:
@@ -92,7 +92,7 @@ def preprocess(
     splits = {one.identifier: "test" for one in everybody} if given else assign(everybody, people.calibration)
     announce(everybody, splits, {one.subject.identifier for one in kept}, given)
     additions.write_settings(folder, asked)
-    runs.write(folder, [source])
+    runs.write(folder, inputs)
     describe(folder, splits, everybody)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
@@ -109,7 +109,7 @@ def preprocess(
     for name in failures:  # what an earlier run left of them counts no more
         dataset.retract(folder, name)
     rows = [passes.row(name, splits[name], *found) for name, found in sorted(records.items())]
-    about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
+    about = {"Source": ", ".join(inputs), "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
     report(folder, rows, failures, about)
     before = f"before: {scans.before} corrected, {slices.before} sliced"
     print(f"{len(slices.records)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
@@ -200,9 +200,8 @@ def main(words: Sequence[str] = ()) -> int:
             raise UsageError(f"--output={folder} is the data set that --recipe names. Name another folder.")
         recipe = recipes.read(path / dataset.RECIPE if path.is_dir() else path)
     people = people_of_flags(folder)
-    subjects = participants.annotate(scans.found, inputs[0], people.person)
-    source = ", ".join(inputs)
-    code = preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), source=source, people=people)
+    subjects = participants.annotate(scans.found, inputs, people.person)
+    code = preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), inputs=inputs, people=people)
     listing.record(folder, scans)
     for line in listing.lines(scans):
         print(line, flush=True)

@@ -3,10 +3,10 @@
     python -m lgjax.restore --workdir=runs/vae --input=scan.nii.gz --output=out
     python -m lgjax.restore --workdir=runs/vae --output=out scan1.nii.gz scan2.nii.gz
 
-Input is one NIfTI file or several, a BIDS or BraTS folder, a plain folder of NIfTI files, or phantom:test. Outputs lie
-on the scan's own grid. Alone after a
-training on synthetic brains, restores the embedded synthetic test patients. Finished subjects are skipped when the
-command is run again. Research use only.
+Input is NIfTI files, a table of scans (.tsv, .csv), a folder (BIDS, Cam-CAN, IXI, BraTS, nnU-Net, plain, or a folder
+for each patient), a prepared data set, or phantom:test. Without an input, after a training on synthetic brains, the
+command restores the embedded synthetic test patients. Outputs lie on the scan's own grid. Finished subjects are skipped
+when the command is run again. Research use only.
 """
 
 import pathlib
@@ -46,7 +46,8 @@ def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, w
     """
     failures, skipped = [], 0
     if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
-        print(f"{len(others)} maps in {folder} are of other weights or settings, and are made anew: {others[0]}, ...")
+        maps = f"{counted(len(others), 'map')} in {folder} of other weights or settings"
+        print(f"made anew: {maps}: {listing.shown(others)}")
     description.describe(folder, "restorations")
     pairs = zip(subjects, prepare_all(detector, subjects, folder, workers), strict=True)
     for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
@@ -151,8 +152,8 @@ def main(words: Sequence[str] = ()) -> int:
     for name, place in zip(names, folders, strict=True):
         try:
             detector = calibrated(name, config, workdir, mesh)
+            runs.write(place, inputs)  # first: it resolves the BIDS URIs, and eval asks it after an interruption too
             code = max(code, restore(detector, scans.found, place, config.data.workers))
-            runs.write(place, inputs)
             listing.record(place, scans)
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)

@@ -273,7 +273,7 @@ def main(words: Sequence[str] = ()) -> None:
     config = values.config
     workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
     experiment.check_workdir(config, workdir)
-    if not values.host:  # the first one of several speaks
+    if not values.host and values.hosts != "auto":  # the first one of several speaks; auto finds out later which is
         source = experiment.source(config)
         scans = opening.cohort(source.spec, cohort.count(source))
         print(f"{scans}; {opening.model(workdir, given=True)}", flush=True)

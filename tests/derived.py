@@ -67,4 +67,4 @@ def prepare(scans: pathlib.Path, output: pathlib.Path, monkeypatch) -> int:
     config.height, config.width, config.spacing, config.workers = 32, 32, 8.0, 1
     monkeypatch.setattr(parallel, "processes", ThreadPoolExecutor)
     subjects, prepared = sources.find(str(scans)), recipe.from_config(config)
-    return preprocess.preprocess(subjects, prepared, config, output, given=False, source=str(scans))
+    return preprocess.preprocess(subjects, prepared, config, output, given=False, inputs=[str(scans)])

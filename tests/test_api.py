@@ -88,6 +88,8 @@ def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
     python("-c", LINES, cwd=place)
     python("-m", "lgjax.restore", "--workdir=runs/vae", "--input=scan.nii.gz", "--output=typed", cwd=place)
     same_files(place / "out", place / "typed")
+    description = json.loads((place / "typed" / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"raw": ".."}  # from the first restoration on
 
 
 @pytest.mark.skipif(not images.REAL.is_dir(), reason=images.NEEDS_REAL)

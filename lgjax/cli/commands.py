@@ -88,7 +88,9 @@ def _train(values: flags.FlagValues) -> None:
 
 
 def _calibrate(values: flags.FlagValues) -> None:
-    define_path("workdir", "Folder of a trained model; default: the newest in runs/.", values)
+    define_path(
+        "workdir", "Folder of a trained model; default: that of runs/ calibrated, or else trained, last.", values
+    )
     text = "Methods, separated by commas; default: the config's restore.method."
     flags.DEFINE_list("method", None, text, flag_values=values)
 
@@ -96,7 +98,9 @@ def _calibrate(values: flags.FlagValues) -> None:
 def _restore(values: flags.FlagValues) -> None:
     _define_scans(values)
     define_path("output", "Folder for the results; default: <workdir>/restored.", values)
-    define_path("workdir", "Folder of a trained model; default: the newest in runs/.", values)
+    define_path(
+        "workdir", "Folder of a trained model; default: that of runs/ calibrated, or else trained, last.", values
+    )
     text = "Methods, separated by commas; several get a folder each; table1: all that the paper compares."
     flags.DEFINE_list("method", None, text, flag_values=values)
 

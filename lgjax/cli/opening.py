@@ -23,7 +23,7 @@ def cohort(spec: str, count: int) -> str:
 
 def model(workdir: pathlib.Path, given: bool) -> str:
     """Says which model is taken, and its age; loudly where nobody named it."""
-    taken = "" if given else ", the one used last in runs/ (--workdir names another)"
+    taken = "" if given else ", of those in runs/ calibrated, or else trained, last (--workdir names another)"
     return f"model: {workdir}{taken}, {age(workdir)}"
 
 

@@ -36,5 +36,5 @@ def _noted(folder: pathlib.Path) -> list[str]:
         if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
             raise ValueError("Inputs is no list of texts")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f"cannot be read ({error})", "Remove it, and name the input by --labels") from error
+        raise InputError(path, f"cannot be read ({error})", "Remove it; eval needs --labels then") from error
     return content

@@ -140,7 +140,7 @@ class Provenance:
 
     predictions: str
     labels: str
-    lesion_labels: tuple[float, ...]  # values that are lesion; (): all but 0
+    lesion_labels: tuple[float, ...]  # values that are lesion; (): see `segmentations.lesion_of`
     trained_on: Any  # as its sidecars state it
     lambda_: float | None
     seed: int | None

@@ -131,7 +131,7 @@ def check_values(known: References, empty: Iterable[str]) -> None:
         subject = known.subjects[name]
         if subject.lesion is not None or not is_called_healthy(subject.kind):
             held |= set(segmentations.values_of(_label(subject, subject.image())[0].data).tolist())
-    if held:
+    if held - {0.0}:
         asked = ",".join(f"{value:g}" for value in known.values)
         there = segmentations.listed(sorted(held))
         raise UsageError(f"--lesion_labels={asked}: no reference holds them. They hold {there}.")

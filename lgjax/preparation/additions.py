@@ -82,7 +82,10 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
     """Reads what was asked for when the folder was begun; {} where nothing is there yet."""
     path = folder / SETTINGS
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found
     except (OSError, ValueError) as error:
         raise InputError(path, f"cannot be read ({error})", "Use another --output") from error
 

@@ -58,7 +58,9 @@ def healthy(source: Source, split: str) -> list[Subject]:
 
 def _raw(spec: str) -> list[Subject]:
     """Finds the subjects of a folder of raw scans, with what a table says of them."""
-    found = participants.annotate(sources.find(spec), spec)
+    found = participants.annotate(
+        sources.survey(spec, sources.Reading()).found, [spec]
+    )  # `count` tells what is left out
     if any(subject.bias_field is not None for subject in found):
         raise UsageError(f"{spec} is an unfinished prepared data set. Run lgjax.preprocess again.")
     return found

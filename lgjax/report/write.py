@@ -84,7 +84,7 @@ def run_evaluation(
       against: the method that is compared with every other; None: `AGAINST` where it is there.
       with_paper: appends the paper's own numbers, and names the outputs table1.
       command: how this was started, for the record.
-      lesion_labels: values of references that are lesion; (): all but 0.
+      lesion_labels: values of references that are lesion; (): see `segmentations.lesion_of`.
       any_sequence: takes scans whose names or sidecars say another sequence than T2.
 
     Returns:

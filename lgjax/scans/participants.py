@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from lgjax.runtime import files
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import tables
+from lgjax.scans.finding.subject_table import is_table
 from lgjax.scans.names import identifier, subject
 from lgjax.scans.sources import Subject
 
 LOG = logging.getLogger(__name__)
 _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
-_HEALTHY = ("healthy", "control", "healthy control", "normal", "hc", "cn", "nc", "ctrl", "no", "0")
+_HEALTHY = {"healthy", "control", "normal", "hc", "cn", "nc", "hv", "ctl", "ctrl", "no", "0"}
+_PEOPLE = {"volunteer", "subject", "participant", "person", "people", "adult", "individual"}
+_WITHOUT = {"lesion", "lesions", "finding", "findings", "pathology", "abnormality"}  # after "no"
 _GROUPS = ("lesion_kind", "diagnosis", "dx", "group", "participant_group", "pathology")  # the first that tells is taken
 _ILL = re.compile(
     r"patient|case|glioma|gbm|tumou?r|lesion|stroke|ms$|sclerosis|disease|dementia|alzheimer|^ad$|mci|epilep|"
@@ -30,26 +33,30 @@ def is_healthy(kind: str) -> bool:
 
 def is_called_healthy(kind: str) -> bool:
     """Returns whether a subject's kind is a healthy one, and not just unknown."""
-    return re.sub(r"[\s_-]+", " ", kind.strip().lower()).removesuffix("s") in _HEALTHY
+    words = [word.removesuffix("s") for word in re.split(r"[\s_-]+", kind.strip().lower())]
+    if words[0] == "no" and len(words) == 2:
+        return words[1] in _WITHOUT
+    return bool(_HEALTHY.intersection(words)) and _HEALTHY.union(_PEOPLE).issuperset(words)
 
 
-def annotate(subjects: Sequence[Subject], spec: str, person: str = "") -> list[Subject]:
-    """Adds what participants.tsv in the folder `spec` says of people, and whom `person` names.
+def annotate(subjects: Sequence[Subject], specs: Sequence[str], person: str = "") -> list[Subject]:
+    """Adds what participants.tsv in folders says of people, and whom `person` names.
 
     Args:
-      subjects: found in `spec`.
-      spec: of the subjects, see `sources.find`.
+      subjects: found in `specs`.
+      specs: files, folders or tables, see `sources.find`.
       person: a column of the table; or a regular expression, whose group is searched for in the name of each scan.
         "": the column `person`, if there is one.
 
     Raises:
-      UsageError: there is no such column, or a name that the expression does not fit.
+      UsageError: there is no such column, a name that the expression does not fit, or two tables say different
+        things of one participant.
     """
-    rows = _rows(pathlib.Path(spec))
+    rows = _merged(specs)
     pattern, column = (person, "") if "(" in person else ("", person.lower())
     columns = {name: None for row in rows.values() for name in row}
     if column and column not in columns:
-        held = f"the table holds {', '.join(columns)}" if columns else f"{spec} holds no participants.tsv"
+        held = f"the table holds {', '.join(columns)}" if columns else f"{', '.join(specs)} holds no participants.tsv"
         raise UsageError(f"--person={person} is no column, for {held}; nor a regular expression with a (group).")
     if rows and not any(_row(one, rows) for one in subjects):
         LOG.warning("participants.tsv tells of none of these scans: its participant_id is none of their names")
@@ -63,6 +70,18 @@ def annotate(subjects: Sequence[Subject], spec: str, person: str = "") -> list[S
 def kinds(folder: str) -> dict[str, str]:
     """Returns the column lesion_kind of a folder's participants.tsv, by identifier; {} where there is no table."""
     return {name: row.get("lesion_kind", "") for name, row in _rows(pathlib.Path(folder)).items()}
+
+
+def _merged(specs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Returns the rows of all tables by identifier."""
+    found: dict[str, dict[str, str]] = {}
+    for spec in specs:
+        for name, row in _rows(pathlib.Path(spec)).items():
+            if found.setdefault(name, row) != row:
+                raise UsageError(
+                    f"the tables of {', '.join(specs)} differ about {name}. Prepare one folder after another."
+                )
+    return found
 
 
 def _row(one: Subject, rows: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -102,7 +121,7 @@ def _by_pattern(pattern: str, name: str) -> str:
 def _rows(spec: pathlib.Path) -> dict[str, dict[str, str]]:
     """Returns the rows of participants.tsv, or of the table that the input is, by identifier; none without a table."""
     path = spec / "participants.tsv" if spec.is_dir() else spec
-    if path.suffix not in (".tsv", ".csv", ".txt") or not path.is_file():
+    if not is_table(path.name) or not path.is_file():
         return {}
     with files.faults(path):
         content = path.read_bytes()

@@ -91,8 +91,10 @@ def survey_files(names: Sequence[str], reading: Reading) -> Listing[Subject]:
     if reading.layout != "auto":
         raise UsageError(f"--layout={reading.layout} goes with a folder, and {names[0]} is a file.")
     paths = [pathlib.Path(name) for name in names]
-    root = pathlib.Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    root = root if paths[0].is_absolute() else pathlib.Path(os.path.relpath(root))
+    if any(path.is_absolute() for path in paths):
+        paths = [pathlib.Path(os.path.abspath(path)) for path in paths]
+    above = os.path.commonpath([os.path.abspath(folders.home(path)) for path in paths])
+    root = pathlib.Path(above if paths[0].is_absolute() else os.path.relpath(above))
     return _subjects(layouts.chosen(paths, root, reading.any_sequence), root, reading)
 
 

@@ -206,14 +206,13 @@ def _clashes(values: Mapping[str, Any]) -> Iterable[str]:
     if "model.channels" in values and "data.height" in values:
         halvings = len(values["model.channels"]) - (values.get("model.name") == "dae")
         for side in ("data.height", "data.width"):
-            if values[side] % 2**halvings:
+            if values.get(side, 0) % 2**halvings:
                 why = f"since model.channels halve it {halvings} times"
                 yield f"{side}={values[side]}: expected a multiple of {2**halvings}, {why}"
-    if "calibrate.smallest_lambda" in values:
-        low, high = values["calibrate.smallest_lambda"], values["calibrate.largest_lambda"]
-        if low >= high:
-            yield f"calibrate.smallest_lambda={low}: expected a number below calibrate.largest_lambda, {high}"
-    if values.get("gmm.atlas") == "mni152" and values["gmm.classes"] != 3:
+    low, high = (values.get(f"calibrate.{name}_lambda") for name in ("smallest", "largest"))
+    if low is not None and high is not None and low >= high:
+        yield f"calibrate.smallest_lambda={low}: expected a number below calibrate.largest_lambda, {high}"
+    if values.get("gmm.atlas") == "mni152" and values.get("gmm.classes", 3) != 3:
         yield f"gmm.classes={values['gmm.classes']}: mni152 has 3. Add --config.gmm.atlas=none"
     rates, shown = values.get("restore.false_positive_rates"), values.get("restore.mask_rate")
     if rates and shown not in rates:

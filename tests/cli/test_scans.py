@@ -120,7 +120,9 @@ def test_the_first_line_tells_the_age_of_the_model(tmp_path, seconds, said):
     then = time.time() - seconds
     os.utime(tmp_path / "checkpoints" / "300", (then, then))
     assert opening.model(tmp_path, given=True) == f"model: {tmp_path}, trained {said}"
-    assert "the one used last in runs/ (--workdir names another)" in opening.model(tmp_path, given=False)
+    assert "of those in runs/ calibrated, or else trained, last (--workdir names another)" in opening.model(
+        tmp_path, given=False
+    )
 
 
 def test_the_first_line_tells_how_many_scans_of_what(tmp_path):

@@ -43,9 +43,9 @@ def prepare(source, folder, people=preprocess.NOBODY, match=True, subjects=None)
     config = data.smoke()
     config.height = config.width = 8
     config.bias_field.correct, config.histogram.match, config.workers = False, match, 1
-    subjects = participants.annotate(subjects or sources.find(str(source)), str(source), people.person)
+    subjects = participants.annotate(subjects or sources.find(str(source)), [str(source)], people.person)
     made = recipe.from_config(config)
-    return preprocess.preprocess(subjects, made, config, folder, given=False, source=str(source), people=people)
+    return preprocess.preprocess(subjects, made, config, folder, given=False, inputs=[str(source)], people=people)
 
 
 def index(folder):

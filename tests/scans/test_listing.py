@@ -429,3 +429,28 @@ def test_named_files_without_a_scan(tmp_path):
     make(tmp_path, "c.nii", "d.nii")
     with pytest.raises(UsageError, match="goes with a folder"):
         chosen(tmp_path, "?.nii", layout="bids")
+
+
+def test_files_of_two_places_one_given_from_the_root(tmp_path, monkeypatch):
+    make(tmp_path, "here/a.nii.gz", "there/b.nii.gz")
+    monkeypatch.chdir(tmp_path / "here")
+    for paths in (["a.nii.gz", str(tmp_path / "there" / "b.nii.gz")], [str(tmp_path / "there/b.nii.gz"), "a.nii.gz"]):
+        assert names(sources.survey_files(paths, Reading())) == ["sub-a", "sub-b"]
+
+
+def test_of_a_folder_named_like_a_scan_the_sidecar_is_no_scan(tmp_path):
+    make(tmp_path, "X_T2.nii/X_T2.nii")
+    (tmp_path / "X_T2.nii" / "X_T2.json").write_text("{}")
+    paths = [str(tmp_path / "X_T2.nii" / name) for name in ("X_T2.nii", "X_T2.json")]
+    assert names(sources.survey_files(paths, Reading())) == ["sub-XT2"]
+
+
+def test_a_folder_with_another_sequence_alone_in_a_folder_named_like_it(tmp_path):
+    make(tmp_path, "X_FLAIR.nii/X_FLAIR.nii")
+    with pytest.raises(UsageError, match="holds no scan"):
+        survey(tmp_path)
+
+
+def test_folders_of_labels_hold_no_patients(tmp_path):
+    make(tmp_path, "images/p1/T2.nii.gz", "gt/p2/T2.nii.gz", "lesions/p3/T2.nii.gz", "manual/p4/T2.nii.gz")
+    assert names(survey(tmp_path)) == ["sub-p1"]

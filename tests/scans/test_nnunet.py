@@ -1,6 +1,7 @@
 """Data sets of nnU-Net and the Decathlon: which channel is T2, and which label belongs to it."""
 
 import json
+import pathlib
 
 import images
 import numpy as np
@@ -44,7 +45,9 @@ def test_the_folder_of_images_or_of_labels_may_be_given(tmp_path, start, monkeyp
     make(tmp_path, ["imagesTs/a_0000", "labelsTs/a"])
     assert told(tmp_path / start) == {"a": ("a_0000.nii.gz", "labelsTs/a.nii.gz")}
     monkeypatch.chdir(tmp_path / start)
-    assert told(tmp_path / start) == {"a": ("a_0000.nii.gz", "labelsTs/a.nii.gz")}
+    (case,) = nnunet.find(pathlib.Path("."))
+    assert case.reference
+    assert case.reference.resolve() == tmp_path / "labelsTs" / "a.nii.gz"
 
 
 def test_the_decathlon_has_no_numbers_of_channels(tmp_path):

@@ -71,16 +71,16 @@ def table(folder, *rows, encoding="utf-8"):
 def test_a_column_of_the_table_tells_who_was_scanned(tmp_path):
     found = people(tmp_path)
     table(tmp_path, "participant_id,person,Patient", "A1,Zoë,x", "sub-A2,Zoë,y", "B1,n/a,y", encoding="latin-1")
-    by_default = participants.annotate(found, str(tmp_path))
+    by_default = participants.annotate(found, [str(tmp_path)])
     assert [one.participant for one in by_default] == ["sub-Zoe", "sub-Zoe", "sub-B1"]
-    asked = participants.annotate(found, str(tmp_path), "Patient")
+    asked = participants.annotate(found, [str(tmp_path)], "Patient")
     assert [one.participant for one in asked] == ["sub-x", "sub-y", "sub-y"]
     noted = [dataclasses.replace(one, person="sub-noted") for one in found]  # when the scan was prepared
-    assert {one.participant for one in participants.annotate(noted, str(tmp_path))} == {"sub-noted"}
+    assert {one.participant for one in participants.annotate(noted, [str(tmp_path)])} == {"sub-noted"}
 
 
 def test_a_pattern_tells_who_was_scanned(tmp_path):
-    found = participants.annotate(people(tmp_path), str(tmp_path), "^([A-Z])")
+    found = participants.annotate(people(tmp_path), [str(tmp_path)], "^([A-Z])")
     assert [one.participant for one in found] == ["sub-A", "sub-A", "sub-B"]
 
 
@@ -97,15 +97,15 @@ def test_what_tells_nobody_is_refused(tmp_path, person, message):
     found = people(tmp_path)
     table(tmp_path, "participant_id,age", "A1,30")
     with pytest.raises(UsageError) as raised:
-        participants.annotate(found, str(tmp_path), person)
+        participants.annotate(found, [str(tmp_path)], person)
     assert message in str(raised.value)
 
 
 def test_without_a_table_a_column_is_refused_and_nothing_is_changed(tmp_path):
     found = people(tmp_path)
-    assert participants.annotate(found, str(tmp_path)) == found
+    assert participants.annotate(found, [str(tmp_path)]) == found
     with pytest.raises(UsageError, match="holds no participants"):
-        participants.annotate(found, str(tmp_path), "person")
+        participants.annotate(found, [str(tmp_path)], "person")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_without_a_table_a_column_is_refused_and_nothing_is_changed(tmp_path):
 def test_a_column_tells_the_ill_from_the_healthy(tmp_path, column, values, kinds):
     found = people(tmp_path)
     table(tmp_path, f"participant_id,{column}", *(f"{n},{v}" for n, v in zip(("A1", "A2", "B1"), values, strict=True)))
-    assert tuple(one.kind for one in participants.annotate(found, str(tmp_path))) == kinds
+    assert tuple(one.kind for one in participants.annotate(found, [str(tmp_path)])) == kinds
 
 
 @pytest.mark.parametrize("kind", ["", "n/a", "healthy", "Healthy", "control", "Healthy_Controls", "HC", "none"])
@@ -141,7 +141,7 @@ def test_words_for_the_ill(kind):
 def test_a_pattern_leaves_the_ill_ill(tmp_path):
     found = people(tmp_path)
     table(tmp_path, "participant_id,group", "A1,patient", "A2,control", "B1,control")
-    annotated = participants.annotate(found, str(tmp_path), "^([A-Z])")
+    annotated = participants.annotate(found, [str(tmp_path)], "^([A-Z])")
     assert [(one.participant, one.kind) for one in annotated] == [
         ("sub-A", "patient"),
         ("sub-A", "healthy"),
@@ -152,16 +152,41 @@ def test_a_pattern_leaves_the_ill_ill(tmp_path):
 def test_a_table_of_other_names_is_told(tmp_path, caplog):
     found = people(tmp_path)
     table(tmp_path, "participant_id,lesion_kind", "P1,glioma", "P2,glioma")
-    assert participants.annotate(found, str(tmp_path)) == found
+    assert participants.annotate(found, [str(tmp_path)]) == found
     assert "participants.tsv tells of none of these scans" in caplog.text
     caplog.clear()
     table(tmp_path, "participant_id,lesion_kind", "A1,glioma", "P2,glioma")
-    participants.annotate(found, str(tmp_path))
+    participants.annotate(found, [str(tmp_path)])
     assert not caplog.text
 
 
 def test_a_column_of_the_table_that_is_the_input(tmp_path):
     found = people(tmp_path)
     table(tmp_path, "participant_id,image,who", "A1,A1.nii,x", "A2,A2.nii,x", "B1,B1.nii,")
-    annotated = participants.annotate(found, str(tmp_path / "participants.tsv"), "who")
+    annotated = participants.annotate(found, [str(tmp_path / "participants.tsv")], "who")
     assert [one.participant for one in annotated] == ["sub-x", "sub-x", "sub-B1"]
+
+
+def test_every_folder_s_table_tells_of_its_own_people(tmp_path):
+    kinds = {"first": ("A1", "healthy"), "second": ("B1", "glioma")}
+    for folder, (name, kind) in kinds.items():
+        images.save(tmp_path / folder / f"{name}.nii.gz", images.head((4, 5, 6)))
+        (tmp_path / folder / "participants.tsv").write_text(f"participant_id\tdiagnosis\nsub-{name}\t{kind}\n")
+    specs = [str(tmp_path / folder) for folder in kinds]
+    found = [subject for spec in specs for subject in sources.find(spec)]
+    assert [one.kind for one in participants.annotate(found, specs)] == ["healthy", "glioma"]
+    (tmp_path / "first" / "participants.tsv").write_text("participant_id\tdiagnosis\nsub-B1\thealthy\n")
+    with pytest.raises(UsageError, match="differ about sub-B1"):
+        participants.annotate(found, specs)
+
+
+@pytest.mark.parametrize(
+    "kind", ["healthy volunteer", "Normal control", "control subjects", "no lesion", "CTL", "HV", "healthy-controls"]
+)
+def test_usual_words_for_healthy(kind):
+    assert participants.is_healthy(kind)
+
+
+@pytest.mark.parametrize("kind", ["no surgery", "unhealthy", "control lesion", "patient", "volunteer", "not healthy"])
+def test_words_that_do_not_say_healthy(kind):
+    assert not participants.is_healthy(kind)

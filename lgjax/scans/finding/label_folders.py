@@ -22,9 +22,14 @@ def places(image: pathlib.Path) -> list[pathlib.Path]:
 
 def files(place: pathlib.Path) -> list[tuple[pathlib.Path, bool]]:
     """Lists the files of a place's folders of labels, and whether a scan's own name is enough for each."""
-    folders = [path for path in sorted(place.glob("*")) if _is_labels(path) or _MASKS.fullmatch(path.name)]
+    folders = [path for path in sorted(place.glob("*")) if may_hold_labels(path.name)]
     inside = [(path, _is_labels(folder)) for folder in folders if folder.is_dir() for path in sorted(folder.glob("*"))]
     return [(path, enough) for path, enough in inside if is_nifti(path)]
+
+
+def may_hold_labels(folder: str) -> bool:
+    """Tells whether a folder holds labels or masks, by its name."""
+    return bool(_LABELS.fullmatch(folder) or _MASKS.fullmatch(folder))
 
 
 def _is_labels(folder: pathlib.Path) -> bool:

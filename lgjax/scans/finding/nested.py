@@ -2,6 +2,8 @@
 
 import re
 
+from lgjax.scans.finding import label_folders
+
 _GENERIC = re.compile(  # of a folder: it says what is inside, not whose it is
     "anat|nii|nifti1?|mri?|images?|imgs?|scans?|data|raw|rawdata|converted|output|series|struct(ural)?", re.IGNORECASE
 )
@@ -15,12 +17,12 @@ _VISIT = re.compile(
     r"|(19|20)\d\d[-_.]?\d\d[-_.]?\d\d\D?.*",
     re.IGNORECASE,
 )
-_SKIPPED = re.compile(r"(derivatives|code|labels?\w*|masks?|seg\w*|annotations?|ground_?truth|figures)", re.IGNORECASE)
+_SKIPPED = re.compile(r"(derivatives|code|labels?\w*|seg\w*|figures)", re.IGNORECASE)
 
 
 def is_skipped(folder: str) -> bool:
     """Tells whether a folder holds no scans by its name: labels, masks, derivatives."""
-    return folder.startswith(".") or bool(_SKIPPED.fullmatch(folder))
+    return folder.startswith(".") or bool(_SKIPPED.fullmatch(folder)) or label_folders.may_hold_labels(folder)
 
 
 def name(folders: list[str], stem: str, alone: bool) -> str:

@@ -54,7 +54,8 @@ def _cases(folder: pathlib.Path) -> list[Case]:
             f"{folder} has no file of the channel {wanted}, which dataset.json calls T2, but of {', '.join(channels)}"
         )
         raise UsageError(f"{told}. Add the T2 scans, or {_TABLE}.")
-    labels = folder.with_name(folder.name.replace("images", "labels"))
+    parent = folder.parent if folder.name else pathlib.Path("..")  # of "."
+    labels = parent / folder.absolute().name.replace("images", "labels")
     found = []
     for path, match in matches:
         if match["channel"] == wanted if channels else not _MASK.search(match["case"]):

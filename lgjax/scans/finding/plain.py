@@ -1,5 +1,6 @@
 """Subjects of folders without rules: images directly inside, or in a folder for each patient; IXI's too."""
 
+import os
 import pathlib
 import re
 from collections import Counter
@@ -50,7 +51,11 @@ def deep(root: pathlib.Path, other: Other) -> Listing[Files]:
     """Lists scans in folders, a patient each; the folders name them, since the files may all have one name."""
     parts = {path: list(home(path).relative_to(root).parts) for path in folders.images(root, _DEEP)}
     ours = {top.name for top in root.glob("*") if is_ours(top)}
-    paths = [path for path, above in parts.items() if above[0] not in ours and not any(map(nested.is_skipped, above))]
+    paths = [
+        path
+        for path, above in parts.items()
+        if not (ours.intersection(above[:1]) or any(map(nested.is_skipped, above)))
+    ]
     index = folders.index(paths)
     reasons = {path: _no_scan(index, path) or other(path, [stem(path), *reversed(parts[path])]) for path in paths}
     reasons |= _echoes(reasons)
@@ -85,7 +90,7 @@ def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) ->
         places.setdefault(stem(path).lower(), set()).add(home(path))
     named = []
     for path in images:
-        above = list(home(path).relative_to(root).parts)
+        above = list(pathlib.Path(os.path.relpath(home(path), root)).parts)
         name = nested.name(above, stem(path), True) if len(places[stem(path).lower()]) > 1 else stem(path)
         refusal = ("", "") if any_sequence else sequences.refusal(path)
         named.append(Files(name, path, refused=refusal[0], remedy=refusal[1]))
