@@ -82,6 +82,8 @@ def preprocess(
     tool = find_tool(recipe.stripper)  # before anything is written
     asked = settings({"given": given, "match": config.histogram.match, "percentiles": percentiles}, recipe, people)
     additions.check_settings(folder, asked)
+    done = ((one.identifier, dataset.record(folder, one.identifier, dataset.SCAN)) for one in subjects)
+    changed = runs.changed(folder, inputs, subjects, {name: found["InputSHA256"] for name, found in done if found})
     others = additions.held(folder, {subject.identifier for subject in subjects})
     if not people.add:
         additions.refuse(folder, others)
@@ -91,6 +93,8 @@ def preprocess(
     everybody = [*subjects, *(one.subject for one in kept)]
     splits = {one.identifier: "test" for one in everybody} if given else assign(everybody, people.calibration)
     announce(everybody, splits, {one.subject.identifier for one in kept}, given)
+    if changed:
+        print(f"prepared anew, since their scans changed: {listing.shown(changed)}", flush=True)
     additions.write_settings(folder, asked)
     runs.write(folder, inputs)
     describe(folder, splits, everybody)

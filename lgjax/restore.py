@@ -121,10 +121,13 @@ def named(words: Sequence[str], config) -> list[str]:
     return ["phantom:test"]
 
 
-def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject]) -> None:
+def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> None:
     """Raises UsageError where a folder holds other results than those that are about to be written there."""
+    identifiers = [subject.identifier for subject in subjects]
     occupied.check_folder(folder, method)
-    read.check_names(folder, [subject.identifier for subject in subjects])
+    read.check_names(folder, identifiers)
+    if changed := runs.changed(folder, inputs, subjects, occupied.scans(folder, identifiers)):
+        print(f"restored anew, since their scans changed: {listing.shown(changed)}", flush=True)
 
 
 def main(words: Sequence[str] = ()) -> int:
@@ -147,7 +150,7 @@ def main(words: Sequence[str] = ()) -> int:
     mesh = app.start()
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
     for name, place in zip(names, folders, strict=True):
-        check_place(place, name, scans.found)
+        check_place(place, name, scans.found, inputs)
     code = 0
     for name, place in zip(names, folders, strict=True):
         try:

@@ -22,6 +22,12 @@ def check_scan(folder: pathlib.Path, identifier: str, method: str) -> None:
     _check(folder, file(folder, identifier, ANOMALY, "json"), method)
 
 
+def scans(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of the scans whose maps lie in a folder, by identifier."""
+    found = {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
+    return {name: str(seen.get("InputSHA256", "")) for name, seen in found.items()}
+
+
 def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> list[str]:
     """Lists the scans whose maps, of the same method, other weights or settings gave: they are about to be replaced."""
     found = {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}

@@ -1,12 +1,15 @@
 """The record of a folder of outputs, run.json: of which inputs they were, for `eval` and to resolve BIDS URIs."""
 
 import json
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lgjax.runtime import files, places
-from lgjax.runtime.errors import InputError
-from lgjax.scans import sources
+from lgjax.runtime.errors import InputError, LgjaxError, UsageError
+from lgjax.scans import nifti, sources
+from lgjax.scans.finding import listing
+from lgjax.scans.sources import Subject
 
 NAME = "run.json"
 
@@ -25,6 +28,41 @@ def read(folder: pathlib.Path) -> list[str]:
       InputError: the record is damaged.
     """
     return [name if sources.is_phantom(name) else places.resolved(name, folder) for name in _noted(folder)]
+
+
+def changed(
+    folder: pathlib.Path, inputs: Sequence[str], subjects: Sequence[Subject], recorded: Mapping[str, str]
+) -> list[str]:
+    """Lists the scans, by identifier, that are other files than those whose results a folder holds.
+
+    Args:
+      folder: of the results.
+      inputs: files and folders that the scans come from.
+      subjects: the scans.
+      recorded: SHA-256 of the scan of each result, by identifier.
+
+    Raises:
+      UsageError: the folder knows nothing of the inputs, so that the results are of other people with the same names.
+    """
+    given = {one.identifier: _content(one) for one in subjects if recorded.get(one.identifier)}
+    found = [name for name, content in given.items() if content and content != recorded[name]]
+    known = {os.path.abspath(name) for name in read(folder) if not sources.is_phantom(name)}
+    if found and not all(os.path.abspath(os.path.expanduser(name)) in known for name in inputs):
+        raise UsageError(
+            f"{folder} holds results of other scans with the same names: {listing.shown(found)}. Name another "
+            "--output; or rename the scans, if both belong into one folder."
+        )
+    return found
+
+
+def _content(subject: Subject) -> str:
+    """Returns the SHA-256 of a raw scan; "" of what was made or prepared here, and of what cannot be read."""
+    if not subject.paths or subject.bias_field is not None:
+        return ""
+    try:
+        return files.sha256(*nifti.parts(subject.paths[0]))
+    except (OSError, LgjaxError):  # told when the scan's turn comes
+        return ""
 
 
 def _noted(folder: pathlib.Path) -> list[str]:

@@ -183,6 +183,17 @@ def corrected(comparison: Comparison) -> str:
     )
 
 
+def strange(results: Sequence[Result]) -> list[str]:
+    """Tells of which methods other scans were restored than those that lie beside the references."""
+    counts = [(each.name, each.metrics.other_scans, each.metrics.n_subjects) for each in results]
+    return [
+        f"{name}: for {other} of {total} subjects, the scan beside the reference is not the file that was restored. "
+        "Check that --labels names the data of --predictions"
+        for name, other, total in counts
+        if other
+    ]
+
+
 def missed(results: Sequence[Result]) -> list[str]:
     """Returns one line where a lesion lies wholly outside the brain mask, with who has it."""
     found = {item.name: ", ".join(item.metrics.missed_by_brain_mask) for item in results}

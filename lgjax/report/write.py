@@ -114,7 +114,7 @@ def run_evaluation(
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
     table, page = _save_comparison(found, known, against, output, settings, with_paper, command)
     results = list(found.values())
-    warnings = [*tables.noted(results), *tables.missed(results)]
+    warnings = [*tables.noted(results), *tables.missed(results), *tables.strange(results)]
     return Written(table, page, [str(fault) for fault in faults] + failures(results), warnings)
 
 

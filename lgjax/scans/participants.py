@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from lgjax.runtime import files
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import tables
+from lgjax.scans.finding.listing import shown
 from lgjax.scans.finding.subject_table import is_table
 from lgjax.scans.names import identifier, subject
 from lgjax.scans.sources import Subject
@@ -18,7 +19,9 @@ _UNKNOWN = ("", "n/a", "na", "nan", "none", "unknown")
 _HEALTHY = {"healthy", "control", "normal", "hc", "cn", "nc", "hv", "ctl", "ctrl", "no", "0"}
 _PEOPLE = {"volunteer", "subject", "participant", "person", "people", "adult", "individual"}
 _WITHOUT = {"lesion", "lesions", "finding", "findings", "pathology", "abnormality"}  # after "no"
-_GROUPS = ("lesion_kind", "diagnosis", "dx", "group", "participant_group", "pathology")  # the first that tells is taken
+_GROUPS = (  # columns that may tell who is ill
+    *("lesion_kind", "diagnosis", "dx", "group", "participant_group", "pathology", "disease", "condition", "status"),
+)
 _ILL = re.compile(
     r"patient|case|glioma|gbm|tumou?r|lesion|stroke|ms$|sclerosis|disease|dementia|alzheimer|^ad$|mci|epilep|"
     r"schizo|depress|autis|park|injur|^tbi$",
@@ -58,10 +61,10 @@ def annotate(subjects: Sequence[Subject], specs: Sequence[str], person: str = ""
     if column and column not in columns:
         held = f"the table holds {', '.join(columns)}" if columns else f"{', '.join(specs)} holds no participants.tsv"
         raise UsageError(f"--person={person} is no column, for {held}; nor a regular expression with a (group).")
-    if rows and not any(_row(one, rows) for one in subjects):
-        LOG.warning("participants.tsv tells of none of these scans: its participant_id is none of their names")
-    group = _group_column(rows)
-    found = [_annotated(one, _row(one, rows), column, group) for one in subjects]
+    for line in _doubts(subjects, rows):
+        LOG.warning("%s", line)
+    groups = _telling(rows)
+    found = [_annotated(one, _row(one, rows), column, groups) for one in subjects]
     if pattern:
         found = [dataclasses.replace(one, person=_by_pattern(pattern, one.original)) for one in found]
     return found
@@ -75,7 +78,7 @@ def kinds(folder: str) -> dict[str, str]:
 def _merged(specs: Sequence[str]) -> dict[str, dict[str, str]]:
     """Returns the rows of all tables by identifier."""
     found: dict[str, dict[str, str]] = {}
-    for spec in specs:
+    for spec in dict.fromkeys(map(_place, specs)):
         for name, row in _rows(pathlib.Path(spec)).items():
             if found.setdefault(name, row) != row:
                 raise UsageError(
@@ -84,28 +87,64 @@ def _merged(specs: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def _place(spec: str) -> str:
+    """Returns the folder of a scan; a folder and a table as they are."""
+    return spec if pathlib.Path(spec).is_dir() or is_table(spec) else str(pathlib.Path(spec).parent)
+
+
 def _row(one: Subject, rows: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Returns what the table says of a subject."""
-    return rows.get(one.identifier) or rows.get(subject(one.identifier)) or {}
+    """Returns what the table says of a subject: of the scan, of the person, of the name without its T2."""
+    plain = identifier(re.sub(r"[_ -]t2w?$", "", one.original, flags=re.IGNORECASE))
+    names = (one.identifier, subject(one.identifier), one.participant, plain)
+    return next((rows[name] for name in names if name in rows), {})
 
 
-def _annotated(one: Subject, row: dict[str, str], column: str, group: str) -> Subject:
-    who, kind = row.get(column or "person", ""), row.get(group, "")
+def _doubts(subjects: Sequence[Subject], rows: dict[str, dict[str, str]]) -> list[str]:
+    """Says which ill people of a table are none of the scans, where the table does not tell of some scans."""
+    told = [_row(one, rows) for one in subjects]
+    missing = [one.identifier for one, row in zip(subjects, told, strict=True) if not row]
+    if not rows or not missing:
+        return []
+    if len(missing) == len(subjects):
+        return ["participants.tsv tells of none of these scans: its participant_id is none of their names"]
+    used, groups = set(map(id, told)), _telling(rows)
+    ill = {
+        row["participant_id"]: None
+        for row in rows.values()
+        if id(row) not in used and not is_healthy(_kind(row, groups))
+    }
+    if not ill:
+        return []
+    return [
+        f"participants.tsv tells of ill people who are none of these scans ({shown(ill)}), and does not tell of "
+        f"{shown(missing)}. Check its participant_id."
+    ]
+
+
+def _annotated(one: Subject, row: dict[str, str], column: str, groups: Sequence[str]) -> Subject:
+    who, kind = row.get(column or "person", ""), _kind(row, groups)
     if who.lower() not in _UNKNOWN and (column or not one.person):
         one = dataclasses.replace(one, person=identifier(who))
-    if one.kind or kind.lower() in _UNKNOWN:
+    if kind.lower() in _UNKNOWN or (one.kind and (is_healthy(kind) or not is_healthy(one.kind))):
         return one
     return dataclasses.replace(one, kind="healthy" if is_healthy(kind) else kind)
 
 
-def _group_column(rows: dict[str, dict[str, str]]) -> str:
-    """Returns the column that tells the healthy from the ill: one that says `young` and `old` does not."""
+def _kind(row: dict[str, str], groups: Sequence[str]) -> str:
+    """Returns what a row says of health: an illness, if any of the columns says one."""
+    said = [row[column] for column in groups if row.get(column, "").lower() not in _UNKNOWN]
+    return next((value for value in said if not is_healthy(value)), said[0] if said else "")
+
+
+def _telling(rows: dict[str, dict[str, str]]) -> list[str]:
+    """Lists the columns that tell the healthy from the ill: one that says `young` and `old` does not."""
+    found = []
     for column in _GROUPS:
-        values = {row.get(column, "") for row in rows.values()} - {""}
-        told = (value for value in values if value.lower() not in _UNKNOWN)
-        if any(column == _GROUPS[0] or is_healthy(value) or _ILL.search(value) for value in told):
-            return column
-    return _GROUPS[0]
+        told = {row.get(column, "") for row in rows.values()}
+        told = {value for value in told if value.lower() not in _UNKNOWN}
+        if told and (column == _GROUPS[0] or any(is_healthy(value) or _ILL.search(value) for value in told)):
+            found.append(column)
+    return found
 
 
 def _by_pattern(pattern: str, name: str) -> str:
@@ -119,15 +158,27 @@ def _by_pattern(pattern: str, name: str) -> str:
 
 
 def _rows(spec: pathlib.Path) -> dict[str, dict[str, str]]:
-    """Returns the rows of participants.tsv, or of the table that the input is, by identifier; none without a table."""
+    """Returns the rows of a table by identifier; none without a table.
+
+    Args:
+      spec: the table itself; else a folder or a scan, beside which participants.tsv may lie.
+    """
     path = spec / "participants.tsv" if spec.is_dir() else spec
-    if not is_table(path.name) or not path.is_file():
+    path = path if is_table(path.name) else path.with_name("participants.tsv")
+    if not path.is_file():
         return {}
     with files.faults(path):
         content = path.read_bytes()
     found: dict[str, dict[str, str]] = {}
     for row in tables.parse(path.name, content).rows:  # what is doubtful in it is told by `sources.survey`
         name = row["participant_id"]
-        found[identifier(name if name.startswith("sub-") else f"sub-{name}")] = row
-        found.setdefault(identifier(name), row)
+        keys = dict.fromkeys([identifier(name if name.startswith("sub-") else f"sub-{name}"), identifier(name)])
+        row = _joined(next((found[key] for key in keys if key in found), {}), row)
+        found |= dict.fromkeys(keys, row)
     return found
+
+
+def _joined(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
+    """Joins two rows of one participant, as of two sessions: who is ill in one of them is ill."""
+    ill = {column: first[column] for column in _GROUPS if not is_healthy(first.get(column, ""))}
+    return {**first, **second, **ill}

@@ -257,6 +257,13 @@ def test_a_lesion_outside_the_brain_mask_and_displaced_tissue_are_said(results):
     assert not any("displace" in line for line in tables.conditions(results))
 
 
+def test_other_scans_beside_the_references_are_warned_of(results):
+    assert tables.strange(results) == []
+    found = dataclasses.replace(results[0].metrics, other_scans=2)
+    (line,) = tables.strange([results[0]._replace(metrics=found), *results[1:]])
+    assert line.startswith(f"{results[0].name}: for 2 of {found.n_subjects} subjects, the scan beside the reference")
+
+
 def test_models_trained_on_different_data_are_told_apart():
     text = tables.title([result("a", 2.0), result("b", 1.0, trained_on={"set": "IXI"})])
     assert 'Trained on phantom:train (a); {"set": "IXI"} (b).' in text

@@ -454,3 +454,11 @@ def test_a_folder_with_another_sequence_alone_in_a_folder_named_like_it(tmp_path
 def test_folders_of_labels_hold_no_patients(tmp_path):
     make(tmp_path, "images/p1/T2.nii.gz", "gt/p2/T2.nii.gz", "lesions/p3/T2.nii.gz", "manual/p4/T2.nii.gz")
     assert names(survey(tmp_path)) == ["sub-p1"]
+
+
+def test_a_bids_folder_without_t2w_is_no_folder_of_patients(tmp_path):
+    make(
+        tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/fmap/sub-01_phasediff.nii.gz", "sub-01/anat/sub-01_UNIT1.nii"
+    )
+    with pytest.raises(UsageError, match="BIDS folder without a T2w scan"):
+        survey(tmp_path)

@@ -155,9 +155,12 @@ def test_a_table_of_other_names_is_told(tmp_path, caplog):
     assert participants.annotate(found, [str(tmp_path)]) == found
     assert "participants.tsv tells of none of these scans" in caplog.text
     caplog.clear()
-    table(tmp_path, "participant_id,lesion_kind", "A1,glioma", "P2,glioma")
+    table(tmp_path, "participant_id,lesion_kind", "A1,glioma", "P2,healthy")
     participants.annotate(found, [str(tmp_path)])
     assert not caplog.text
+    table(tmp_path, "participant_id,lesion_kind", "A1,glioma", "P2,glioma")
+    participants.annotate(found, [str(tmp_path)])
+    assert "ill people who are none of these scans (P2), and does not tell of sub-A2, sub-B1" in caplog.text
 
 
 def test_a_column_of_the_table_that_is_the_input(tmp_path):
@@ -190,3 +193,28 @@ def test_usual_words_for_healthy(kind):
 @pytest.mark.parametrize("kind", ["no surgery", "unhealthy", "control lesion", "patient", "volunteer", "not healthy"])
 def test_words_that_do_not_say_healthy(kind):
     assert not participants.is_healthy(kind)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (("participant_id,diagnosis", "A1,glioma", "A1,healthy"), "glioma"),  # a row a session
+        (("participant_id,diagnosis", "A1,healthy", "A1,glioma"), "glioma"),
+        (("participant_id,lesion_kind,group", "A1,n/a,patient", "A2,n/a,control"), "patient"),
+        (("participant_id,group,disease", "A1,control,none", "A2,patient,glioma"), "healthy"),
+        (("participant_id,status", "A1,patient", "A2,control"), "patient"),
+        (("participant_id,lesion_kind,dx", "A1,healthy,stroke", "A2,healthy,control"), "stroke"),
+    ],
+)
+def test_who_is_ill_in_one_row_or_one_column_is_ill(tmp_path, rows, kind):
+    found = people(tmp_path)
+    table(tmp_path, *rows)
+    by_name = {one.original: one.kind for one in participants.annotate(found, [str(tmp_path)])}
+    assert by_name["A1"] == kind
+
+
+def test_the_table_beside_a_scan_and_names_without_their_t2(tmp_path):
+    images.save(tmp_path / "pat1_T2.nii.gz", images.head((4, 5, 6)))
+    table(tmp_path, "participant_id,lesion_kind", "pat1,glioma")
+    scan = str(tmp_path / "pat1_T2.nii.gz")
+    assert [one.kind for one in participants.annotate(sources.find(scan), [scan])] == ["glioma"]

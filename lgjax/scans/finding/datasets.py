@@ -84,13 +84,20 @@ def brats(root: pathlib.Path, other: Other) -> Listing[Files]:
     return Listing(with_references(found, begins, paths), cases_without(found, paths, _BRATS_CASE))
 
 
+def is_bids(root: pathlib.Path) -> bool:
+    """Returns whether a folder holds images in the folders and with the names of BIDS."""
+    found = folders.images(root, ("sub-*/anat/*", "sub-*/ses-*/anat/*"))
+    return any(re.fullmatch(r"sub-[^_]+(_[a-zA-Z0-9]+-[^_]+)*_[a-zA-Z0-9]+", stem(path)) for path in found)
+
+
 def nnu(root: pathlib.Path, other: Other) -> Listing[Files]:
     """Lists the cases of a data set as nnU-Net keeps it."""
-    found = []
-    for case in nnunet.find(root):
+    found, cases = [], nnunet.find(root)
+    index = folders.index(folders.beside(case.image for case in cases))
+    for case in cases:
         names = (f"{case.looked_for.parent.name}/{case.looked_for.name}",)
         reference = labels.given(case.reference)._replace(looked_for=names)
-        found.append(Files(case.name, case.image, folders.mask_beside(case.image), reference))
+        found.append(Files(case.name, case.image, folders.mask_of(index, case.image), reference))
     return Listing(found)
 
 

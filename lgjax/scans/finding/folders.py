@@ -63,6 +63,11 @@ def mask_of(known: Index, image: pathlib.Path) -> pathlib.Path | None:
     return first(known, [home(image)], [stem(image) + suffix for suffix in _MASKS])
 
 
+def beside(files: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Lists the images in the folders of some files, each folder once."""
+    return [path for place in dict.fromkeys(map(home, files)) for path in images(place, ("*",))]
+
+
 def mask_beside(image: pathlib.Path) -> pathlib.Path | None:
     """Finds the brain mask in the folder of a scan, by its name."""
     return mask_of(index(images(home(image), ("*",))), image)

@@ -1,5 +1,6 @@
 """Which file is the reference segmentation of a scan, by the names that public data sets use."""
 
+import bisect
 import pathlib
 import re
 from collections import Counter, defaultdict
@@ -20,6 +21,7 @@ _GENERIC = re.compile(
 _NEUTRAL = re.compile(r"\d+|manual|final|corrected|desc|ground|standard|(rater|reader|expert)\d*|by|preprocessed")
 _OTHERS = {"brain", "bet", "skull", "head", "tissue", "gm", "wm", "csf", "filled", "probseg", "prob", "probability"}
 _SEQUENCE = re.compile(r"t[12]w?|t1(ce|c|gd|n)|t2f|t2starw?|flair|pdw?|dwi|adc|swi|psir|stir|mp2?rage|unit1|mag|phase")
+_TOLD = 12  # files of a scan in a folder of many scans, for messages
 _T2 = {"t2", "t2w"}
 _STRICT = ("sub", "ses", "run")  # another value of one of these is another scan
 _OURS = re.compile(r"_desc-(fpr[0-9p]+|anomaly|restored)_")  # what lgjax.restore writes
@@ -80,15 +82,30 @@ def beside(scans: Sequence[tuple[pathlib.Path, Sequence[str]]], shelf: Shelf) ->
             if owner and _is_of(rest):
                 ranked[owner].append(((_agreed(rest), 0, _foreign(rest)), path))
     found, apart = [], _apart(scans)
+    listed = {folder: sorted((_stem(path), path) for path in shelf.get(folder, ())) for folder in in_folder}
     for image, starts in scans:
-        alone, others = in_folder[home(image)] == 1, [path for path in shelf.get(home(image), ()) if path != image]
-        unnamed = [((_agreed(name), 1, 0), path) for path in others if alone and says_lesion(name := _stem(path))]
+        alone = in_folder[home(image)] == 1
         start = min(starts, key=len).rstrip("_-. ")
+        others = [path for path in _near(listed[home(image)], start.lower(), alone) if path != image]
+        unnamed = [((_agreed(name), 1, 0), path) for path in others if alone and says_lesion(name := _stem(path))]
         looked_for = [f"{start}_{name}" for name in _NAMES] + (["lesion_mask"] if alone else [])
-        others.sort(key=lambda path: not _stem(path).startswith(start.lower()))
         named = _best(ranked[image] + unnamed) or _best(apart[image])
         found.append(Found(named, (*looked_for, f"labels/{start}"), tuple(others), alone))
     return found
+
+
+def _near(listed: Sequence[tuple[str, pathlib.Path]], start: str, alone: bool) -> list[pathlib.Path]:
+    """Returns files of a folder, those first whose names begin so; where there are many scans, a few of those alone.
+
+    Args:
+      listed: the files behind their names, sorted.
+      start: of names, in lower case.
+      alone: whether the folder is that of one scan.
+    """
+    at = bisect.bisect_left(listed, start, key=lambda each: each[0])
+    if not alone and len(listed) > 4 * _TOLD:
+        return [path for name, path in listed[at : at + _TOLD] if name.startswith(start)]
+    return [path for _, path in sorted(listed, key=lambda each: (not each[0].startswith(start), each[1]))]
 
 
 def _apart(scans: Sequence[tuple[pathlib.Path, Sequence[str]]]) -> dict[pathlib.Path, list]:

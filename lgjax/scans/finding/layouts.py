@@ -44,6 +44,8 @@ def find(root: pathlib.Path, layout: str, any_sequence: bool = False) -> Listing
         if listing.found:
             return listing
         left_out |= dict.fromkeys(each for each in listing.left_out if each.reason != BELOW)
+        if layout == "auto" and name == "bids" and datasets.is_bids(root):
+            raise UsageError(f"{root} is a BIDS folder without a T2w scan.{_told(left_out)}")
     told = _told(left_out)
     if layout == "auto":
         *most, last = (each.looked_for for each in _LAYOUTS.values())
@@ -76,17 +78,17 @@ def listed(path: pathlib.Path, any_sequence: bool = False) -> Listing[Files]:
       UsageError: see `subject_table.read`.
     """
     table, found = subject_table.read(path), []
+    around = folders.beside(row.image for row in table.rows if row.image)
+    index = folders.index(around)
     for row in table.rows:
         image, problem, remedy = row.image or path, row.refused, "Correct that, or leave the scan out"
         if not problem and not any_sequence:
             problem, remedy = sequences.refusal(image)
-        mask = row.mask if "mask" in table.columns or problem else folders.mask_beside(image)
+        mask = row.mask if "mask" in table.columns or problem else folders.mask_of(index, image)
         reference, given = labels.given(row.reference), row.mask is not None
         found.append(Files(row.name, image, mask, reference, row.kind, given, row.person, problem, remedy))
     if "reference" not in table.columns:
-        places = dict.fromkeys(folders.home(files.image) for files in found)
-        paths = [path for place in places for path in folders.images(place, ("*",))]
-        found = datasets.with_references(found, datasets.starts(found), paths)
+        found = datasets.with_references(found, datasets.starts(found), around)
     return Listing(found, (), table.notes)
 
 

@@ -94,7 +94,7 @@ def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) ->
         name = nested.name(above, stem(path), True) if len(places[stem(path).lower()]) > 1 else stem(path)
         refusal = ("", "") if any_sequence else sequences.refusal(path)
         named.append(Files(name, path, refused=refusal[0], remedy=refusal[1]))
-    around = [path for place in dict.fromkeys(map(home, images)) for path in folders.images(place, ("*",))]
+    around = folders.beside(images)
     found = _found(named, folders.index(around), around)
     beside = (path.with_name(re.sub(r"\.json$", "", stem(path))) for path in paths)  # sidecars and voxels of pairs
     others = [path for path, start in zip(paths, beside, strict=True) if path not in scans and start not in headers]

@@ -19,12 +19,17 @@ def _word(pattern: str) -> str:
 _ALWAYS = {  # what a name says even where it says T2 too
     "a phase image": _word(r"part-phase|phase(?![ _-]?\d)") + r"|_pha?$",
     "a real or imaginary part": r"part-(?:real|imag)|_(?:real|imaginary)$",
-    "FLAIR": r"flair|dark.?fluid|tirm|" + _word("t2f"),
+    "FLAIR": r"flair|dark[ _.-]?fl|da-fl|tirm|" + _word("t2f"),
     "ADC": _word(r"e?adc(?:map)?"),
-    "DWI": _word(r"dwis?|dti|ep2d\w*|ep_b\d+\w*|trace[wf]?|diff|diffusion|noddi|hardi|fa_?map|ivim"),
-    "SWI or T2*": r"t2[ _-]?star|t2\*|" + _word(r"swi|swan|qsm|hemo|gre|ffe|medic|venobold|m(?:in|n)?ip"),
+    "DWI": _word(
+        r"dwis?|dti|ep2d\w*|ep_b\d+\w*|trace[wf]?|diff|diffusion|noddi|hardi|fa_?map|ivim|b[_-]?(?:[5-9]\d\d|[1-4]\d{3})"
+    ),
+    "SWI or T2*": r"t2[ _-]?star|t2\*|"
+    + _word(r"swi|swan|qsm|hemo|gre|ffe|medic|venobold|megre|fl[23]d\w*|m(?:in|n)?ip"),
     "a T2 map": r"t2[ _-]?map",
     "STIR": _word("stir"),
+    "PSIR": _word("psir"),
+    "PD": _word("pdt2"),
     "a localizer": r"locali[sz]er|" + _word(r"(?:aa)?h?(?:ead)?[_ -]?scout|topogram"),
     "BOLD": _word(r"bold|fmri|rs-?fmri|func"),
 }
@@ -35,10 +40,11 @@ _ALONE = {  # what a name says where it says neither T1 nor T2: abbreviations th
     "a localizer": _word(r"loc|survey|3-?pl(?:ane)?"),
     "perfusion": _word(r"p?c?asl|cb[fv]|perf|perfusion|dsc|dce"),
     "an angiogram": _word(r"tof|mr[av]|angio\w*"),
-    "a field map": _word(r"fieldmap|fmap|b0(?:map)?|magnitude\d?"),
+    "a field map": _word(r"fieldmap|fmap|b0(?:map)?|magnitude\d?|phasediff|t?b1(?:map|\w*srge)"),
     "MT": _word(r"mtr|mtsat"),
     "balanced SSFP": _word(r"ciss|fiesta|b-?tfe|trufi\w*|bssfp"),
-    "T1": _word("mpr"),
+    "T1": _word(r"mpr|unit1|flash|inplane_?t1"),
+    "an echo-planar image": _word("epi|sbref|m0scan"),
     "CT": _word("ct|cta"),
     "PET": _word("pet"),
 }
