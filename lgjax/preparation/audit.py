@@ -79,7 +79,10 @@ def warnings(rows: Sequence[Row], originals: Sequence[str] = ()) -> list[str]:
     if alike := likely(originals):
         groups = [f"{start} ({listed(names)})" for start, names in alike.items()]
         said.append(f"taken for different persons: {listed(groups)}")
-        remedies.append("If they are scans of one person each, say so: --person='^(.*)[_-]', or a column of a table")
+        remedies.append(
+            "If they are scans of one person each, say so: a column `person` of participants.tsv, or "
+            "--person=REGEX whose (group) is the person"
+        )
     return [f"warning: {problem}. {remedy}." for problem, remedy in zip(said, remedies, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """The tables of an evaluation: the paper's columns, ours, intervals, kinds, differences; as cells and as Markdown."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from lgjax.evaluation.measure import Result
 from lgjax.evaluation.records import Comparison, Difference, Group, Metrics, percent
 from lgjax.report.text import NOTICE, describe
 from lgjax.runtime.counting import counted
+from lgjax.scans.finding.listing import shown
+from lgjax.scans.names import subject
 
 
 class Cell(NamedTuple):
@@ -227,9 +230,18 @@ def conditions(results: Sequence[Result]) -> list[str]:
     left_out = f"Left out, as neither lesion nor healthy: {displaced} voxels of tissue that synthetic lesions displace."
     values = ", ".join(f"{value:g}" for value in results[0].metrics.provenance.lesion_labels)
     lesion = [f"Lesion: the values {values} of the references."] if values else []
-    return (
-        lines + lesion + ([left_out] if displaced else []) + [f"{note}." for note in noted(results)] + missed(results)
-    )
+    lines += lesion + repeated(results) + ([left_out] if displaced else [])
+    return lines + [f"{note}." for note in noted(results)] + missed(results)
+
+
+def repeated(results: Sequence[Result]) -> list[str]:
+    """Tells of people of whom several scans were measured; each scan counts as a subject."""
+    scans = Counter(subject(row.participant_id) for row in max(results, key=lambda result: len(result.rows)).rows)
+    several = [f"{person} ({count})" for person, count in sorted(scans.items()) if count > 1]
+    if not several:
+        return []
+    who = f"{sum(scans.values())} scans are of {counted(len(scans), 'person')}: {shown(several)}"
+    return [f"{who}. Each scan counts as a subject, so intervals and tests are too narrow."]
 
 
 def noted(results: Sequence[Result]) -> list[str]:

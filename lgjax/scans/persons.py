@@ -61,18 +61,29 @@ def person_of(name: str) -> str:
 
 
 def likely(names: Iterable[str]) -> dict[str, list[str]]:
-    """Lists scans that may be of one person though `person_of` does not say so: HC007_1 and HC007_2, HC007a and HC007b.
+    """Lists scans that may be of one person though `person_of` does not say so: HC007_1, HC007_2; Smith at two dates.
 
     Returns:
       The names by their common start; {} unless all groups are small, for a study's number starts all of its names.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
+        if (start := _undated(name)) and not name.startswith("sub-"):
+            groups.setdefault(start, []).append(name)
         match = _LAST.fullmatch(person_of(name))
         if match and not name.startswith("sub-") and _is_numbered(match[1]):
             groups.setdefault(match[1], []).append(name)
     found = {start: sorted(scans) for start, scans in groups.items() if len(scans) > 1}
     return found if all(len(scans) <= _VISITED for scans in found.values()) else {}
+
+
+def _undated(name: str) -> str:
+    """Returns what stands before or behind a date in a name without a person's number, as Smith of Smith_20210101."""
+    match = _ANYWHERE.search(name)
+    if match is None or person_of(name) != name:
+        return ""
+    words = re.split(r"[_\s-]+", name[: match.start()] + "_" + name[match.end() :])
+    return "_".join(word for word in words if word and not (_NO_PERSON.fullmatch(word) or _SEQUENCE.fullmatch(word)))
 
 
 def _without(pattern: re.Pattern, name: str, start: int) -> str:

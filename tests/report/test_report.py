@@ -257,6 +257,15 @@ def test_a_lesion_outside_the_brain_mask_and_displaced_tissue_are_said(results):
     assert not any("displace" in line for line in tables.conditions(results))
 
 
+def test_several_scans_of_a_person_are_told():
+    cases = [dataclasses.replace(measured.row(f"sub-A_ses-0{k}")) for k in range(3)] + [measured.row("sub-B")]
+    found = result("a", 1.0)._replace(rows=cases)
+    assert tables.repeated([found]) == [
+        "4 scans are of 2 persons: sub-A (3). Each scan counts as a subject, so intervals and tests are too narrow."
+    ]
+    assert tables.repeated([found._replace(rows=cases[2:])]) == []
+
+
 def test_other_scans_beside_the_references_are_warned_of(results):
     assert tables.strange(results) == []
     found = dataclasses.replace(results[0].metrics, other_scans=2)

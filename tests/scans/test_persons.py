@@ -52,6 +52,8 @@ def test_a_name_without_a_persons_number_is_a_person_of_its_own(name):
         ("sub-01_1 sub-01_2", []),
         ("Brats18_2013_10_1 Brats18_2013_11_1 Brats18_2013_27_1", []),
         ("IXI002 IXI012", []),
+        ("Smith_20210101_T2 Smith_20220608_T2 Jones_20210101_T2 20210101_T2 20210102_T2", ["Smith"]),
+        ("T2_20210101 T2_20210102 3T_20210101 3T_20210102 site2_20210101 site2_20210102", []),
     ],
 )
 def test_names_that_may_be_of_one_person(names, starts):
