@@ -239,7 +239,7 @@ def test_slices_without_a_skull_stripped_scan_ask_for_a_mask(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("binary", "arguments", "code", "words"),
     [
-        ("restore", ["--workdir=/nonexistent"], 2, "Train first"),
+        ("restore", ["--workdir=/nonexistent"], 2, "/nonexistent does not exist"),
         ("calibrate", ["--config=configs/vae.py:smoke", "--nonsense=1"], 2, "nonsense"),
         ("train", ["--config=configs/vae.py:nonsense"], 2, "nonsense"),
         ("train", ["--config=configs/vae.py:smoke", "--config.train.nonsense=1"], 2, "nonsense"),

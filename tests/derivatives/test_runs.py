@@ -37,6 +37,13 @@ def test_an_edited_scan_of_the_same_input_is_told(cohorts):
     assert changed(root, "first", recorded) == ["sub-P1"]
 
 
+def test_a_data_set_that_was_moved_is_known_by_a_scan_that_stays(cohorts):
+    root, recorded = cohorts
+    images.save(root / "second" / "P2.nii.gz", images.head((4, 5, 6)) * 3)
+    recorded["sub-P2"] = files.sha256(root / "second" / "P2.nii.gz")
+    assert changed(root, "second", recorded) == ["sub-P1"]
+
+
 def test_another_person_of_the_same_name_is_refused(cohorts):
     root, recorded = cohorts
     with pytest.raises(UsageError, match="holds results of other scans with the same names: sub-P1"):
