@@ -87,10 +87,13 @@ def _train(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("host", None, "Which of the hosts this is, from 0.", flag_values=values)
 
 
+def _define_trained(values: flags.FlagValues) -> None:
+    text = "Folder of a trained model; default: that of runs/ calibrated, or else trained, last."
+    define_path("workdir", text, values)
+
+
 def _calibrate(values: flags.FlagValues) -> None:
-    define_path(
-        "workdir", "Folder of a trained model; default: that of runs/ calibrated, or else trained, last.", values
-    )
+    _define_trained(values)
     text = "Methods, separated by commas; default: the config's restore.method."
     flags.DEFINE_list("method", None, text, flag_values=values)
 
@@ -98,9 +101,7 @@ def _calibrate(values: flags.FlagValues) -> None:
 def _restore(values: flags.FlagValues) -> None:
     _define_scans(values)
     define_path("output", "Folder for the results; default: <workdir>/restored.", values)
-    define_path(
-        "workdir", "Folder of a trained model; default: that of runs/ calibrated, or else trained, last.", values
-    )
+    _define_trained(values)
     text = "Methods, separated by commas; several get a folder each; table1: all that the paper compares."
     flags.DEFINE_list("method", None, text, flag_values=values)
 

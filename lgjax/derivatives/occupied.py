@@ -24,15 +24,20 @@ def check_scan(folder: pathlib.Path, identifier: str, method: str) -> None:
 
 def scans(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, str]:
     """Returns the SHA-256 of the scans whose maps lie in a folder, by identifier."""
-    found = {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
+    found = _sidecars(folder, identifiers)
     return {name: str(seen.get("InputSHA256", "")) for name, seen in found.items()}
 
 
 def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> list[str]:
     """Lists the scans whose maps, of the same method, other weights or settings gave: they are about to be replaced."""
-    found = {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
+    found = _sidecars(folder, identifiers)
     settings = [name for name in DONE if name in about]
     return [name for name, seen in found.items() if seen and any(seen.get(key) != about[key] for key in settings)]
+
+
+def _sidecars(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Reads the sidecars of the maps in a folder, by identifier."""
+    return {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -72,14 +72,14 @@ def annotate(subjects: Sequence[Subject], specs: Sequence[str], person: str = ""
 
 def kinds(folder: str) -> dict[str, str]:
     """Returns the column lesion_kind of a folder's participants.tsv, by identifier; {} where there is no table."""
-    return {name: row.get("lesion_kind", "") for name, row in _rows(pathlib.Path(folder)).items()}
+    return {name: row.get("lesion_kind", "") for name, row in _rows(_table(folder)).items()}
 
 
 def _merged(specs: Sequence[str]) -> dict[str, dict[str, str]]:
     """Returns the rows of all tables by identifier."""
     found: dict[str, dict[str, str]] = {}
-    for spec in dict.fromkeys(map(_place, specs)):
-        for name, row in _rows(pathlib.Path(spec)).items():
+    for path in dict.fromkeys(map(_table, specs)):
+        for name, row in _rows(path).items():
             if found.setdefault(name, row) != row:
                 raise UsageError(
                     f"the tables of {', '.join(specs)} differ about {name}. Prepare one folder after another."
@@ -87,9 +87,12 @@ def _merged(specs: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _place(spec: str) -> str:
-    """Returns the folder of a scan; a folder and a table as they are."""
-    return spec if pathlib.Path(spec).is_dir() or is_table(spec) else str(pathlib.Path(spec).parent)
+def _table(spec: str) -> pathlib.Path:
+    """Returns where a table lies: the input itself; else participants.tsv in the folder, or beside the scan."""
+    path = pathlib.Path(spec)
+    if path.is_dir():
+        return path / "participants.tsv"
+    return path if is_table(path.name) else path.with_name("participants.tsv")
 
 
 def _row(one: Subject, rows: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -157,14 +160,8 @@ def _by_pattern(pattern: str, name: str) -> str:
     return identifier(next(filter(None, match.groups())))
 
 
-def _rows(spec: pathlib.Path) -> dict[str, dict[str, str]]:
-    """Returns the rows of a table by identifier; none without a table.
-
-    Args:
-      spec: the table itself; else a folder or a scan, beside which participants.tsv may lie.
-    """
-    path = spec / "participants.tsv" if spec.is_dir() else spec
-    path = path if is_table(path.name) else path.with_name("participants.tsv")
+def _rows(path: pathlib.Path) -> dict[str, dict[str, str]]:
+    """Returns the rows of a table by identifier; none where there is no such file."""
     if not path.is_file():
         return {}
     with files.faults(path):

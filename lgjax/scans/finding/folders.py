@@ -70,7 +70,7 @@ def beside(files: Iterable[pathlib.Path]) -> list[pathlib.Path]:
 
 def mask_beside(image: pathlib.Path) -> pathlib.Path | None:
     """Finds the brain mask in the folder of a scan, by its name."""
-    return mask_of(index(images(home(image), ("*",))), image)
+    return mask_of(index(beside([image])), image)
 
 
 def is_derived(known: Index, image: pathlib.Path) -> bool:
