@@ -26,6 +26,28 @@ def is_phantom(spec: str) -> bool:
 
 def subjects(spec: str) -> list[Subject]:
     """Lists subjects of the embedded data set; a split is a seed and, of three heads or more, its own heads."""
+    return sorted((_subject(number, request) for number, request in _requests(spec)), key=lambda one: one.identifier)
+
+
+def twins(spec: str) -> list[tuple[Subject, Subject]]:
+    """Pairs each patient of a source with the healthy brain that the patient was made from.
+
+    Twins share head, grid, contrast, bias field and noise. They are equal to the bit outside the lesion and its soft
+    border; a glioma also displaces the brain, and outside its masks twins differ by at most .1 standard deviations.
+
+    Args:
+      spec: phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]], as `subjects` takes; healthy subjects have no pair.
+
+    Returns:
+      (patient, healthy twin), sorted by the patient's identifier; empty for the splits train and calibration.
+    """
+    patients = [(number, request) for number, request in _requests(spec) if request.kind != "healthy"]
+    pairs = [(_subject(number, each), _subject(number, each._replace(twin=True))) for number, each in patients]
+    return sorted(pairs, key=lambda pair: pair[0].identifier)
+
+
+def _requests(spec: str) -> list[tuple[int, phantom.Request]]:
+    """Lists what a source asks for, with the number of each subject within its split and kind."""
     name, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
     named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
@@ -34,25 +56,26 @@ def subjects(spec: str) -> list[Subject]:
         raise UsageError(f"{spec}: expected {expected}.")
     slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
     seed, kinds, default = _SPLITS[split]
-    found = [
-        _subject(number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
+    return [
+        (number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
         for number in range(int(count or default))
         for k, kind in enumerate(kinds)
     ]
-    return sorted(found, key=lambda subject: subject.identifier)
 
 
 def _subject(number: int, request: phantom.Request) -> Subject:
     part = functools.partial(_part, request)
+    kind = f"{request.kind}:twin" if request.twin else request.kind
+    source = f"phantom:{request.split}:{kind}:{number}"
     return Subject(
-        identifier=f"sub-{request.split}{request.kind}{number:03d}",
-        original=f"phantom:{request.split}:{request.kind}:{number}",
-        source=f"phantom:{request.split}:{request.kind}:{number}",
+        identifier=f"sub-{request.split}{kind.replace(':', '')}{number:03d}",
+        original=source,
+        source=source,
         image=functools.partial(part, "image"),
         mask=functools.partial(part, "brain"),
         lesion=functools.partial(part, "lesion"),
         displaced=functools.partial(part, "displaced"),
-        kind=request.kind,
+        kind="healthy" if request.twin else request.kind,
         reading=phantom.digest(request),
     )
 

@@ -36,6 +36,7 @@ class Request(NamedTuple):
     number: int
     kind: str  # as in make_subject
     slab: tuple[float, float] | None = None  # mm, thickness of slices and gap between them; None: 24 slices of 4 mm
+    twin: bool = False  # the healthy brain that a patient was made from
 
 
 def digest(request: Request) -> str:
@@ -69,13 +70,14 @@ def get_subject(request: Request) -> Scan:
     if content is None:
         content = _encode(_make(request))
         _write(path, content)
-    return _decode(content, f"phantom:{request.kind}/{request.number}")
+    return _decode(content, f"phantom:{'healthy' if request.twin else request.kind}/{request.number}")
 
 
 def _make(request: Request) -> Scan:
     thickness, gap = request.slab or (4.0, None)
     anatomies = load_anatomies(request.labels, request.split)
-    return make_subject(anatomies, request.seed, request.number, request.kind, thickness=thickness, gap=gap)
+    who = anatomies, request.seed, request.number, request.kind
+    return make_subject(*who, twin=request.twin, thickness=thickness, gap=gap)
 
 
 def _read(path: pathlib.Path) -> bytes | None:

@@ -24,6 +24,7 @@ def make_subject(
     index: int,
     kind: str,
     *,
+    twin: bool = False,
     slices: int = 24,
     spacing: float = 1.5,
     thickness: float = 4.0,
@@ -35,6 +36,7 @@ def make_subject(
       anatomies: what load_anatomies returned; the subject draws one of them.
       seed, index: name the subject; the same pair is the same brain whatever its kind.
       kind: one of KINDS.
+      twin: makes the healthy brain of a patient in place of the patient: same head, contrast, scanner and noise.
       slices, spacing, thickness: axial slices evenly from the lower cerebellum to just below the vertex, pixel size
         in mm, slice thickness in mm.
       gap: mm between two slices, in place of a number of slices: as many are made as reach above the vertex. With a
@@ -53,6 +55,7 @@ def make_subject(
     shape, disease = (stream(seed, index, part) for part in range(2))
     anatomy = anatomies[int(shape.integers(len(anatomies)))]
     healthy = draw(shape, anatomy, grid.lattice)
+    kind = "healthy" if twin else kind
     lesion, subject = None, healthy
     if kind != "healthy":
         looked = survey(healthy, anatomy, grid)
