@@ -45,6 +45,7 @@ def data() -> ml_collections.ConfigDict:
     config.height = 128  # pixels
     config.width = 128  # pixels
     config.spacing = 1.5  # mm
+    config.saturation = ()  # z-scores are clipped to these two, as (-2.0, 1.5); (): not at all, as in the paper
     config.workers = 2  # threads that prepare scans and read slices
     config.resident = "auto"  # keep all training slices on the device: if they fit, always or never (stream them)
     config.read_processes = 0  # that read streamed slices of a prepared data set; 0: the threads of this one

@@ -18,6 +18,7 @@ def paper() -> ml_collections.ConfigDict:
     config.height = 128  # pixels
     config.width = 128  # pixels
     config.spacing = 1.5  # mm
+    config.saturation = ()  # z-scores are clipped to these two, as (-2.0, 1.5); (): not at all, as in the paper
     config.workers = 2  # processes that prepare subjects
 
     config.brain = ml_collections.ConfigDict()

@@ -136,14 +136,12 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
     """
     experiment.check_workdir(config, workdir)
     experiment.check_method(config)
-    prepared, index, folder = recipe.bare(experiment.grid(config)), None, config.data.source
+    wanted = prepared = recipe.bare(experiment.grid(config), experiment.saturation(config))
+    index, folder = None, config.data.source
     if dataset.is_prepared(folder):
-        grid = prepared.grid
         index = dataset.read_index(folder)
         prepared = index.recipe
-        if prepared.grid != grid:
-            values = " ".join(f"--config.data.{name}={value}" for name, value in prepared.grid._asdict().items())
-            raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
+        check_slices(folder, prepared, wanted)
     path = workdir / dataset.RECIPE
     if path.exists() and recipe.read(path).digest != prepared.digest:
         raise UsageError(
@@ -154,6 +152,17 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
     line = audit.training(rows, cohort.left_out(experiment.source(config)))
     print(f"{line}: {cohort.describe(experiment.source(config))}", flush=True)
     return prepared, index
+
+
+def check_slices(folder: str, prepared: Recipe, wanted: Recipe) -> None:
+    """Raises UsageError where a data set was prepared for slices of another size or saturation than a config wants."""
+    if prepared.grid != wanted.grid:
+        values = " ".join(f"--config.data.{name}={value}" for name, value in prepared.grid._asdict().items())
+        raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
+    if prepared.saturation != wanted.saturation:
+        value = ",".join(map(str, prepared.saturation or ()))
+        remedy = f"Give --config.data.saturation=({value}), or prepare it again"
+        raise UsageError(f"{folder} was prepared with another saturation of its slices. {remedy}.")
 
 
 def check_subjects(workdir: pathlib.Path, about: dict) -> None:

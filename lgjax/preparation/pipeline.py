@@ -11,7 +11,7 @@ from lgjax.preparation import bias, histogram
 from lgjax.preparation.brain import Brain, find_brain, misfit, small
 from lgjax.preparation.histogram import Histogram, Transfer
 from lgjax.preparation.recipe import Recipe, bias_json
-from lgjax.preparation.slices import Placement, Slices, clean, to_slices
+from lgjax.preparation.slices import Placement, Slices, clean, saturate, to_slices
 from lgjax.runtime.errors import InputError
 from lgjax.scans import orientation
 from lgjax.scans.sources import Subject
@@ -43,6 +43,7 @@ class Prepared(NamedTuple):
     brain_from: str = "given"  # or background, or the name of a tool
     field: np.ndarray | None = None  # the bias field that was removed, as in Corrected
     transfer: Transfer | None = None  # the change of intensities by histogram matching, after the field was removed
+    saturation: tuple[float, float] | None = None  # as in Recipe
 
 
 def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Corrected:
@@ -98,7 +99,7 @@ def _mask(subject: Subject, image: Volume) -> tuple[Volume | None, str]:
 
 
 def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Prepared:
-    """Brings one subject all the way to z-scored slices; arguments and errors as in `correct`."""
+    """Brings one subject all the way to z-scored, saturated slices; arguments and errors as in `correct`."""
     corrected = correct(subject, recipe, scratch)
     image, brain = corrected.image, corrected.brain
     data, change = corrected.intensities(), None
@@ -108,7 +109,10 @@ def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
     slices, placement = to_slices(data, brain.mask, image.affine, recipe.grid)
     if not len(slices.number):
         raise InputError(image.source, "has no axial slice with enough brain in it", "Check the scan and its mask")
-    return Prepared(image, corrected.filled, slices, placement, brain.origin, corrected.field, change)
+    slices = slices._replace(y=saturate(slices.y, recipe.saturation))
+    return Prepared(
+        image, corrected.filled, slices, placement, brain.origin, corrected.field, change, recipe.saturation
+    )
 
 
 def match(source: str, data: np.ndarray, brain: np.ndarray, reference: Histogram) -> Transfer:
@@ -126,9 +130,13 @@ def match(source: str, data: np.ndarray, brain: np.ndarray, reference: Histogram
 def restored(prepared: Prepared, change: np.ndarray) -> np.ndarray:
     """Returns the restored scan in the scan's own intensities, to the bit those of the scan where nothing changed.
 
+    Saturation moved a voxel of intensity z to c(z), beyond which nothing is known of it. The voxel's change is scaled
+    as saturation scaled its intensity, D z / c(z): what is restored to the mean of the brain lies at that mean, and
+    what is half restored lies half way.
+
     Args:
       prepared: the scan.
-      change: Y - X, in standard deviations of the brain, [X, Y, Z] float32, 0 outside the brain.
+      change: D = c(Y) - X, in standard deviations of the brain, [X, Y, Z] float32, 0 outside the brain.
 
     Returns:
       [X, Y, Z] float32.
@@ -138,10 +146,30 @@ def restored(prepared: Prepared, change: np.ndarray) -> np.ndarray:
         inside = change[..., k] != 0
         data = result[..., k][inside]
         factor = 1 if prepared.field is None else prepared.field[..., k][inside]
-        difference = change[..., k][inside] * np.float32(prepared.placement.std)
-        if prepared.transfer is not None:
-            matched = histogram.apply(prepared.transfer, data / factor)
-            before, after = (histogram.invert(prepared.transfer, values) for values in (matched, matched - difference))
-            difference = before - after
-        result[..., k][inside] = data - difference * factor
+        result[..., k][inside] = data - _difference(prepared, data / factor, change[..., k][inside]) * factor
     return result
+
+
+def _difference(prepared: Prepared, values: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Returns by how much intensities fall, [n] float32.
+
+    Args:
+      prepared: the scan.
+      values: intensities without the bias field, [n].
+      change: as in `restored`, [n].
+    """
+    transfer, std = prepared.transfer, np.float32(prepared.placement.std)
+    matched = values if transfer is None else histogram.apply(transfer, values)
+    if prepared.saturation is not None:
+        change = change * _excess((matched - prepared.placement.mean) / std, prepared.saturation)
+    difference = change * std
+    if transfer is None:
+        return difference
+    before, after = (histogram.invert(transfer, values) for values in (matched, matched - difference))
+    return before - after
+
+
+def _excess(z: np.ndarray, saturation: tuple[float, float]) -> np.ndarray:
+    """Returns z / c(z), [n] float32, for z-scores z, [n]; 1 where nothing is saturated."""
+    kept = saturate(z, saturation)
+    return np.where(kept == z, 1, z / np.where(kept == z, 1, kept)).astype(np.float32)

@@ -20,6 +20,7 @@ class Recipe(NamedTuple):
     bias_field: BiasField | None  # None: not corrected
     histogram: Histogram | None  # None: not matched
     stripper: str  # what finds the brain in a head: auto, hd-bet, mri_synthstrip or none
+    saturation: tuple[float, float] | None = None  # z-scores are clipped to these; None: not at all, as in the paper
 
     @property
     def digest(self) -> str:
@@ -34,7 +35,10 @@ class Recipe(NamedTuple):
             parts.append(f"N4 at {self.bias_field.spacing:g} mm")
         if self.histogram:
             parts.append(f"histograms matched at {len(self.histogram.percentiles)} landmarks")
-        return ", ".join([*parts, "z-scored in the brain"])
+        parts.append("z-scored in the brain")
+        if self.saturation:
+            parts.append("saturated at {:g} and {:g} standard deviations".format(*self.saturation))
+        return ", ".join(parts)
 
 
 def from_config(config) -> Recipe:
@@ -43,12 +47,13 @@ def from_config(config) -> Recipe:
     bias_field = None
     if settings.correct:
         bias_field = BiasField(settings.spacing, settings.levels, settings.iterations, settings.threshold)
-    return Recipe(Grid(config.height, config.width, config.spacing), bias_field, None, config.brain.stripper)
+    grid = Grid(config.height, config.width, config.spacing)
+    return Recipe(grid, bias_field, None, config.brain.stripper, tuple(config.saturation) or None)
 
 
-def bare(grid: Grid) -> Recipe:
-    """Returns the recipe of scans that are only z-scored and cut into slices."""
-    return Recipe(grid, None, None, "auto")
+def bare(grid: Grid, saturation: tuple[float, float] | None = None) -> Recipe:
+    """Returns the recipe of scans that are only z-scored, cut into slices and, if asked for, saturated."""
+    return Recipe(grid, None, None, "auto", saturation)
 
 
 def bias_json(recipe: Recipe) -> str:
@@ -57,14 +62,16 @@ def bias_json(recipe: Recipe) -> str:
 
 
 def as_json(recipe: Recipe) -> dict[str, Any]:
-    """Returns the recipe as plain JSON types."""
-    parts = {
+    """Returns the recipe as plain JSON types; one without saturation as before there was any, to keep its digest."""
+    parts: dict[str, Any] = {
         "grid": recipe.grid._asdict(),
         "bias_field": recipe.bias_field and recipe.bias_field._asdict(),
         "histogram": recipe.histogram and recipe.histogram._asdict(),
         "stripper": recipe.stripper,
         "format": FORMAT,
     }
+    if recipe.saturation:
+        parts["saturation"] = recipe.saturation
     return json.loads(json.dumps(parts))
 
 
@@ -76,12 +83,13 @@ def from_json(parts: dict[str, Any]) -> Recipe:
     """
     if parts["format"] != FORMAT:
         raise ValueError(f"format {parts['format']}, this version knows {FORMAT}")
-    bias_field, marks = parts["bias_field"], parts["histogram"]
+    bias_field, marks, ends = parts["bias_field"], parts["histogram"], parts.get("saturation")
     return Recipe(
         Grid(**parts["grid"]),
         BiasField(**bias_field) if bias_field else None,
         Histogram(*(tuple(map(float, marks[name])) for name in Histogram._fields)) if marks else None,
         str(parts["stripper"]),
+        (float(ends[0]), float(ends[1])) if ends else None,
     )
 
 

@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 class Slices(NamedTuple):
     """Axial slices in radiological view: row 0 is anterior, column 0 the patient's right."""
 
-    y: np.ndarray  # [N, H, W, 1] float32, z-scored inside the mask, BACKGROUND outside
+    y: np.ndarray  # [N, H, W, 1] float32, z-scored inside the mask, BACKGROUND outside, then saturated
     mask: np.ndarray  # [N, H, W, 1] float32, 1 inside the brain, 0 outside
     number: np.ndarray  # [N] int32, slice number from inferior to superior, its identity
 
@@ -149,6 +149,14 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
         number=np.array(kept, np.int32),
     )
     return slices, Placement(brain, order, rows, columns, slices.mask, slices.number, mean, std)
+
+
+def saturate(values: np.ndarray, saturation: tuple[float, float] | None) -> np.ndarray:
+    """Returns c(Y) = clip(Y, low, high), any shape, in standard deviations of the brain; None: Y as it is.
+
+    Above `high`, which lies above grey matter, brightness tells fluid from fluid and no lesion from healthy tissue.
+    """
+    return values if saturation is None else np.clip(values, *saturation)
 
 
 def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:

@@ -63,6 +63,10 @@ NAME = Bound(
 SIZES, COUNT, POSITIVE, NOT_NEGATIVE = several(whole(1, 65536)), whole(1), number(0, above=True), number(0)
 PIXELS, SHARE = whole(1, 8192), number(0, 1, above=True)
 MM = number(0, 1000, above=True)
+SATURATION = Bound(
+    "() for none, or two numbers in brackets, the first below 0 and the second above",
+    lambda ends: ends == () or (several(number(), least=2).holds(ends) and len(ends) == 2 and ends[0] < 0 < ends[1]),
+)
 RATE = Bound(
     "a number from 0.0001 to below 1, of at most six digits",
     lambda value: isinstance(value, float) and 1e-4 <= value < 1 and float(f"{value:g}") == value,
@@ -81,6 +85,7 @@ BOUNDS: dict[str, Bound] = {
     "data.height": PIXELS,
     "data.width": PIXELS,
     "data.spacing": MM,
+    "data.saturation": SATURATION,
     "data.workers": whole(1, 1024),
     "data.resident": choice("auto", "always", "never"),
     "data.read_processes": whole(0, 1024),
@@ -145,6 +150,7 @@ BOUNDS: dict[str, Bound] = {
     "height": PIXELS,
     "width": PIXELS,
     "spacing": MM,
+    "saturation": SATURATION,
     "workers": whole(1, 1024),
     "brain.stripper": choice("auto", "hd-bet", "mri_synthstrip", "none"),
     "bias_field.correct": SWITCH,

@@ -11,7 +11,8 @@ from lgjax.workdir import experiment
 
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
-    "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes"),
+    # The recipe's digest knows the saturation.
+    "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes", "saturation"),
     "restore": ("batch_size", "score", "method", "slice_step", "false_positive_rates", "mask_rate", "checkpoint"),
     "model": (),
     "gmm": (),

@@ -119,6 +119,11 @@ def grid(config: ml_collections.ConfigDict) -> Grid:
     return Grid(config.data.height, config.data.width, config.data.spacing)
 
 
+def saturation(config: ml_collections.ConfigDict) -> tuple[float, float] | None:
+    """Returns the z-scores that slices are clipped to; None: not at all."""
+    return tuple(config.data.saturation) or None
+
+
 def source(config: ml_collections.ConfigDict) -> cohort.Source:
     """Returns where the healthy subjects of an experiment come from."""
     return cohort.Source(config.data.source, config.data.train_subjects, config.data.calibration_subjects)

@@ -12,6 +12,7 @@ from lgjax.runtime.errors import InputError
 RUNS = pathlib.Path("runs")
 FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
+    "data": {"saturation": ()},
     "train": {"precision": "tensorfloat32", "steps_per_dispatch": 1, "flip": 0.0, "intensity": 0.0},
     "restore": {
         "precision": "tensorfloat32",
@@ -39,7 +40,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
             kept = {name: value for name, value in earlier if name not in GONE_FROM_CALIBRATE}
             complete["calibrate"] = {**ADDED_TO_CALIBRATE, **kept}
         if "source" in recorded.get("data", {}):
-            complete["data"] = {**recorded["data"], "source": _found_again(recorded["data"]["source"], path)}
+            complete["data"]["source"] = _found_again(recorded["data"]["source"], path)
         return ml_collections.ConfigDict(_with_tuples({**recorded, **complete}))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(

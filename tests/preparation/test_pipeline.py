@@ -15,6 +15,7 @@ from lgjax.preparation.histogram import Histogram
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import Grid
 from lgjax.preparation.splits import splits_of
+from lgjax.runtime import files
 from lgjax.runtime.errors import InputError
 from lgjax.scans import orientation, sources
 
@@ -22,6 +23,7 @@ MARKS = Histogram((1.0, 25.0, 50.0, 75.0, 99.0), (0.0, 30.0, 55.0, 80.0, 100.0))
 FULL = Recipe(Grid(16, 16, 2.0), BiasField(4.0, 3, 10, 1e-3), MARKS, "none")
 BARE = Recipe(Grid(16, 16, 2.0), None, None, "none")
 PARTS = [BARE, FULL, FULL._replace(histogram=None), FULL._replace(bias_field=None)]
+SATURATED = [part._replace(saturation=(-1.0, 1.5)) for part in (BARE, FULL)]
 
 
 def bent() -> np.ndarray:
@@ -128,7 +130,7 @@ def test_all_48_orientations_give_the_same_slices_and_the_same_map(tmp_path):
         )
 
 
-@pytest.mark.parametrize("settings", PARTS)
+@pytest.mark.parametrize("settings", [*PARTS, *SATURATED])
 def test_no_change_restores_the_scan_to_the_bit(tmp_path, settings):
     prepared = pipeline.prepare(one(tmp_path, bent()), settings)
     assert (prepared.field is not None) == (settings.bias_field is not None)
@@ -159,6 +161,35 @@ def test_a_restored_scan_prepared_again_is_the_restoration(tmp_path, settings):
     np.testing.assert_allclose(result[brain], expected[brain], atol=2e-3)
     outside = ~brain
     np.testing.assert_array_equal(pipeline.restored(prepared, change)[outside], bent()[outside])
+
+
+@pytest.mark.parametrize("settings", SATURATED)
+def test_saturated_slices_are_clipped_whole_and_everything_else_is_as_without(tmp_path, settings):
+    subject = one(tmp_path, bent())
+    plain = pipeline.prepare(subject, settings._replace(saturation=None))
+    found = pipeline.prepare(subject, settings)
+    low, high = settings.saturation
+    assert plain.slices.y.max() > high
+    expected = np.minimum(np.maximum(plain.slices.y, np.float32(low)), np.float32(high))
+    np.testing.assert_array_equal(found.slices.y, expected)
+    assert (found.slices.y[found.slices.mask == 0] == low).all()  # the background too
+    assert found.slices.y.dtype == np.float32
+    assert (found.placement.mean, found.placement.std) == (plain.placement.mean, plain.placement.std)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_saturation_clipped_is_restored_in_proportion(tmp_path, share):
+    """X = (1 - share) c(Y) at every voxel is (1 - share) Y in the scan: a half restored lesion lies half way."""
+    prepared = pipeline.prepare(one(tmp_path, bent()), SATURATED[0])
+    brain, placement = prepared.placement.brain, prepared.placement
+    z = (prepared.image.data.astype(np.float64) - placement.mean) / placement.std
+    assert ((z > 1.5) & brain).any()
+    assert ((z < -1) & brain).any()
+    change = np.where(brain, share * np.clip(z, -1, 1.5), 0).astype(np.float32)
+    restored = pipeline.restored(prepared, change)
+    expected = placement.mean + (1 - share) * z * placement.std
+    np.testing.assert_allclose(restored[brain], expected[brain], rtol=1e-4)
+    np.testing.assert_array_equal(restored[~brain], bent()[~brain])
 
 
 def test_the_prepared_brain_has_the_histogram_of_the_reference(tmp_path):
@@ -192,18 +223,34 @@ def test_a_corrected_scan_is_not_corrected_twice(tmp_path):
 
 
 def test_recipes_round_trip_and_tell_settings_apart(tmp_path):
-    for settings in PARTS:
+    everything = [*PARTS, *SATURATED]
+    for settings in everything:
         recipe.write(tmp_path / "r.json", settings)
         again = recipe.read(tmp_path / "r.json")
         assert again == settings
         assert again.digest == settings.digest
-    assert len({settings.digest for settings in PARTS}) == len(PARTS)
+    assert len({settings.digest for settings in everything}) == len(everything)
+    assert "saturated at -1 and 1.5 standard deviations" in SATURATED[0].describe()
+    assert "saturated" not in BARE.describe()
     for damage in ("", "[]", "{}", (tmp_path / "r.json").read_text().replace('"format": 1', '"format": 2')):
         (tmp_path / "r.json").write_text(damage)
         with pytest.raises(InputError, match=r"r\.json: cannot be read"):
             recipe.read(tmp_path / "r.json")
     with pytest.raises(InputError, match="is not there"):
         recipe.read(tmp_path / "absent.json")
+
+
+def test_a_recipe_of_before_saturation_keeps_its_digest():
+    """By hand: a calibration that was made for the recipe stays valid."""
+    written = {
+        "grid": {"height": 16, "width": 16, "spacing": 2.0},
+        "bias_field": None,
+        "histogram": None,
+        "stripper": "none",
+        "format": 1,
+    }
+    assert recipe.from_json(written) == BARE
+    assert BARE.digest == files.digest(written)
 
 
 @pytest.mark.parametrize("seed", range(8))

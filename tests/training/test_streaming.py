@@ -122,6 +122,19 @@ def test_another_grid_is_refused(ours, mesh1, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_another_saturation_is_refused(ours, folder, mesh1, tmp_path):
+    ours.data.saturation = (-2.0, 1.5)
+    with pytest.raises(UsageError, match=r"another saturation.*Give --config\.data\.saturation=\(\), or prepare"):
+        train.train(ours, tmp_path / "w", mesh1)
+    index = dataset.read_index(folder)
+    dataset.write_index(folder, index._replace(recipe=index.recipe._replace(saturation=(-2.0, 1.5))))
+    prepared, _ = train.check(ours, tmp_path / "w")
+    assert prepared.saturation == (-2, 1.5)
+    ours.data.saturation = ()
+    with pytest.raises(UsageError, match=r"Give --config\.data\.saturation=\(-2\.0,1\.5\), or prepare"):
+        train.check(ours, tmp_path / "w")
+
+
 def test_a_set_prepared_anew_in_another_way_or_of_others_is_refused(ours, folder, mesh1, tmp_path):
     train.train(ours, tmp_path / "w", mesh1)
     before = untouched(tmp_path / "w")

@@ -47,6 +47,10 @@ WRONG = [
     ("vae", "data.height", "0"),
     ("vae", "data.spacing", "0"),
     ("vae", "data.spacing", "nan"),
+    ("vae", "data.saturation", "(1.5,)"),
+    ("vae", "data.saturation", "(1.5,-2.0)"),
+    ("vae", "data.saturation", "(0.0,1.5)"),
+    ("vae", "data.saturation", "(-2.0,0.5,1.5)"),
     ("vae", "data.workers", "0"),
     ("vae", "data.workers", "100000"),
     ("vae", "data.train_subjects", "0"),
@@ -148,7 +152,8 @@ def test_a_value_of_another_type_in_a_file_is_refused(path, value):
 
 def test_what_is_unusual_and_right_is_taken():
     config = config_of("vae", "smoke")
-    for path, value in (("seed", 2**31 - 1), ("data.spacing", 1), ("train.steps", 1), ("restore.tolerance", 0)):
+    unusual = {"seed": 2**31 - 1, "data.spacing": 1, "train.steps": 1, "restore.tolerance": 0}
+    for path, value in (*unusual.items(), ("data.saturation", (-2.0, 1.5)), ("data.saturation", ())):
         part, _, field = path.rpartition(".")
         values = config[part] if part else config
         with values.ignore_type():
