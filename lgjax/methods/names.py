@@ -1,32 +1,52 @@
-"""Methods by name: `<model>_<prior>_<term>`, or a baseline.
+"""Methods by name: `<model>_<prior>_<term>`, or a method without a network.
 
-vae_lg_neural_tv = the VAE local Gaussian with the variance network, and TV as the data term
+vae_lg_neural_tv = the VAE's local Gaussian with the variance network, and total variation as the data term
+vae_lg_neural_mirror_tv3d = that Gaussian times the mirror image's, and total variation of the volume
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lgjax.models import MODELS
 from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.runtime.errors import UsageError
 
-BASELINES = ("intensity", "gmm")  # nothing is trained for them
+VOLUME_TERM = "tv3d"  # the term that joins the slices of a volume
+MIRROR = "mirror"
+CLOSED = ("intensity", MIRROR, "reconstruction")  # Gaussians that do not depend on X: one step finds their mode
 SCORES = ("absolute", "positive", "signed")  # what a method's change Y - X can be scored by
+NEEDS = {"elbo": "evidence lower bound", "lg_est": "posterior to draw from", "lg_neural": "variance network"}
 
 
 class Method(NamedTuple):
-    """A method taken apart: model and prior, and the data term where there is a restoration loop."""
+    """A method taken apart: model and prior, and the data term where there is a lambda."""
 
     name: str
-    model: str  # "" for baselines
-    prior: str  # "" for baselines
+    model: str  # "" where no network is asked
+    prior: str  # "" for plain intensity and gmm
     term: str  # "" where no prior is climbed
+    mirror: bool = False  # whether the mirror image is an expert
 
     @property
     def restores(self) -> bool:
         """Whether it climbs a prior, and so has a lambda to calibrate."""
         return bool(self.term)
+
+    @property
+    def volume(self) -> bool:
+        """Whether it restores whole volumes, whose slices the data term joins."""
+        return self.term == VOLUME_TERM
+
+    @property
+    def closed(self) -> bool:
+        """Whether its Gaussian does not depend on X, so that one proximal step ends at the mode."""
+        return self.restores and self.prior in CLOSED
+
+    @property
+    def iterates(self) -> bool:
+        """Whether it has a loop that asks networks again and again."""
+        return self.prior not in ("", "reconstruction") and not self.closed
 
     @property
     def signed(self) -> bool:
@@ -49,37 +69,77 @@ class Method(NamedTuple):
         return self.name != "gmm"
 
 
+BASELINES = (  # nothing is trained for them
+    Method("intensity", "", "", ""),
+    Method("gmm", "", "", ""),
+    Method("intensity_tv3d", "", "intensity", VOLUME_TERM),
+    Method("mirror_tv3d", "", MIRROR, VOLUME_TERM, mirror=True),
+)
+
+
 def available() -> dict[str, Method]:
     """Lists all methods by name; a model that is searched (anogan) gives its own name to the method."""
-    found = [Method(name, "", "", "") for name in BASELINES]
+    found = [*BASELINES]
     for model, module in MODELS.items():
         for prior in module.SUPPORTS:
-            if prior == "search":
-                found.append(Method(model, model, prior, ""))
-            elif prior == "reconstruction":
-                found.append(Method(f"{model}_{prior}", model, prior, ""))
-            else:
-                found += [Method(f"{model}_{prior}_{term}", model, prior, term) for term in DATA_TERMS]
+            found += _of_prior(model, prior)
     return {method.name: method for method in found}
+
+
+def _of_prior(model: str, prior: str) -> Iterator[Method]:
+    """Lists the methods that one prior of a model has."""
+    if prior == "search":
+        yield Method(model, model, prior, "")
+        return
+    if prior == "reconstruction":
+        yield Method(f"{model}_{prior}", model, prior, "")
+    for term in [VOLUME_TERM] if prior == "reconstruction" else DATA_TERMS:
+        yield Method(f"{model}_{prior}_{term}", model, prior, term)
+    if prior != "elbo":  # which is no Gaussian that another one could be multiplied with
+        yield Method(f"{model}_{prior}_{MIRROR}_{VOLUME_TERM}", model, prior, VOLUME_TERM, mirror=True)
 
 
 def parse(name: str) -> Method:
     """Takes a method's name apart.
 
     Raises:
-      UsageError: there is no such method; the message lists those that exist.
+      UsageError: there is no such method; the message says why, and lists those of the same model.
     """
     methods = available()
     if name in methods:
         return methods[name]
-    why = ""
     model, _, rest = name.partition("_")
-    for prior, need in (("elbo", "evidence lower bound"), ("lg_est", "posterior to draw from")):
-        if model in MODELS and rest.startswith(prior) and prior not in MODELS[model].SUPPORTS:
-            why = f": {model} has no {need}"
+    why = _reason(model, rest)
     close = difflib.get_close_matches(name, methods, 1)
     meant = f" Did you mean {close[0]}?" if close and not why else ""
-    raise UsageError(f"there is no method {name!r}{why}.{meant} Choose among {', '.join(methods)}.")
+    raise UsageError(f"there is no method {name!r}{why}.{meant} {_choice(model, methods)}")
+
+
+def _reason(model: str, rest: str) -> str:
+    """Says why a model has no method of that name; "" where nothing is known."""
+    if model in MODELS:
+        for prior, need in NEEDS.items():
+            if rest.startswith(prior) and prior not in MODELS[model].SUPPORTS:
+                return f": {model} has no {need}"
+    *parts, term = rest.split("_")
+    if MIRROR in parts and "elbo" in parts:
+        return ": the bound is no Gaussian, which the mirror's could be multiplied with"
+    if (MIRROR in parts or model == MIRROR) and term != VOLUME_TERM:
+        return f": the mirror image is one of a whole volume, and goes with {VOLUME_TERM} alone"
+    if parts == ["reconstruction"] and term in DATA_TERMS:
+        return f": a reconstruction goes with {VOLUME_TERM} alone"
+    if model == "gmm" and rest:
+        return ": gmm's score is a distance from tissues, and no Gaussian to restore by"
+    return ""
+
+
+def _choice(model: str, methods: dict[str, Method]) -> str:
+    """Lists the methods of a model, or those without a network and the models."""
+    own = [name for name, method in methods.items() if method.model == model != ""]
+    if own:
+        return f"Choose among {', '.join(own)}."
+    listed = ", ".join(method.name for method in BASELINES)
+    return f"Choose among {listed}, or one of a model ({', '.join(MODELS)}), such as vae_lg_neural_tv."
 
 
 def rate_names(rates: Sequence[float]) -> tuple[str, ...]:

@@ -95,12 +95,12 @@ def choose(names: Sequence[str] | None) -> list[str]:
     """Returns the methods that are timed: those given, or those of the paper's Table 1 that have a loop.
 
     Raises:
-      UsageError: a method is unknown or iterates nothing.
+      UsageError: a method is unknown, or iterates no slices.
     """
-    looped = [name for name, method in methods.available().items() if method.prior not in ("", "reconstruction")]
+    looped = [name for name, method in methods.available().items() if method.iterates and not method.volume]
     for name in names or ():
         if methods.parse(name).name not in looped:
-            raise UsageError(f"{name} iterates nothing that could be timed. Choose among {', '.join(looped)}.")
+            raise UsageError(f"{name} iterates no slices that could be timed. Choose among {', '.join(looped)}.")
     return list(dict.fromkeys(names or [entry.method for entry in published.TABLE1 if entry.method in looped]))
 
 

@@ -48,12 +48,20 @@ def pick(slices, chosen):
     ("name", "model", "prior", "term"),
     [
         ("intensity", "", "", ""),
+        ("intensity_tv3d", "", "intensity", "tv3d"),
+        ("mirror_tv3d", "", "mirror", "tv3d"),
         ("gmm", "", "", ""),
         ("anogan", "anogan", "search", ""),
         ("aae_reconstruction", "aae", "reconstruction", ""),
         ("dae_reconstruction", "dae", "reconstruction", ""),
         ("vae_elbo_tv", "vae", "elbo", "tv"),
         ("vae_reconstruction", "vae", "reconstruction", ""),
+        ("vae_reconstruction_tv3d", "vae", "reconstruction", "tv3d"),
+        ("vae_reconstruction_mirror_tv3d", "vae", "reconstruction", "tv3d"),
+        ("vae_elbo_tv3d", "vae", "elbo", "tv3d"),
+        ("vae_lg_neural_tv3d", "vae", "lg_neural", "tv3d"),
+        ("aae_lg_neural_mirror_tv3d", "aae", "lg_neural", "tv3d"),
+        ("gmvae_lg_est_mirror_tv3d", "gmvae", "lg_est", "tv3d"),
         ("vae_lg_est_tv", "vae", "lg_est", "tv"),
         ("vae_lg_est_l1", "vae", "lg_est", "l1"),
         ("vae_lg_neural_tv", "vae", "lg_neural", "tv"),
@@ -62,27 +70,55 @@ def pick(slices, chosen):
 )
 def test_parse(name, model, prior, term):
     method = names.parse(name)
-    assert method == (name, model, prior, term)
+    assert method == (name, model, prior, term, "mirror" in name)
     assert method.restores == bool(term)
+    assert method.volume == name.endswith("_tv3d")
+    assert method.closed == (method.volume and prior in ("intensity", "mirror", "reconstruction"))
+    assert method.iterates == (bool(prior) and prior != "reconstruction" and not method.closed)
     assert method.signed == (name == "intensity")
 
 
-@pytest.mark.parametrize("name", ["", "vae", "vae_lg", "vae_lg_neural", "vae_reconstruction_tv", "VAE_lg_est_tv", "x"])
-def test_unknown_names_list_the_known(name):
+def listed(error):
+    """The methods that a refusal offers."""
+    return re.split(r", or one of a model|\.$", str(error.value).split("Choose among ")[1])[0].split(", ")
+
+
+@pytest.mark.parametrize("name", ["vae", "vae_lg", "vae_lg_neural", "vae_reconstruction_tv", "vae_mirror_tv3d"])
+def test_unknown_names_of_a_model_list_its_methods(name):
     with pytest.raises(UsageError, match=re.escape(repr(name))) as caught:
         names.parse(name)
-    listed = str(caught.value).split("Choose among ")[1].rstrip(".").split(", ")
-    assert set(listed) >= set(ALL)
-    assert all(names.parse(other).name == other for other in listed)
+    assert listed(caught) == [other for other, method in names.available().items() if method.model == "vae"]
+
+
+@pytest.mark.parametrize("name", ["", "VAE_lg_est_tv", "x", "tv3d", "mirror", "mirror_tv"])
+def test_unknown_names_list_what_needs_no_network_and_the_models(name):
+    with pytest.raises(UsageError, match=re.escape(repr(name))) as caught:
+        names.parse(name)
+    assert listed(caught) == ["intensity", "gmm", "intensity_tv3d", "mirror_tv3d"]
+    assert "(vae, aae, gmvae, anogan, dae" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("aae_lg_est_tv", "aae has no posterior to draw from"), ("aae_elbo_tv", "aae has no evidence lower bound")],
+    [
+        ("aae_lg_est_tv", "aae has no posterior to draw from"),
+        ("aae_elbo_tv", "aae has no evidence lower bound"),
+        ("dae_lg_neural_tv3d", "dae has no variance network"),
+        ("vae_elbo_mirror_tv3d", "the bound is no Gaussian"),
+        ("vae_lg_neural_mirror_tv", "one of a whole volume, and goes with tv3d alone"),
+        ("mirror_l1", "one of a whole volume, and goes with tv3d alone"),
+        ("vae_reconstruction_l1", "a reconstruction goes with tv3d alone"),
+        ("gmm_tv3d", "no Gaussian to restore by"),
+    ],
 )
-def test_what_a_model_cannot_do_is_said(name, why):
+def test_what_makes_no_sense_is_refused_with_a_reason(name, why):
     with pytest.raises(UsageError, match=why):
         names.parse(name)
+
+
+def test_a_near_name_is_offered():
+    with pytest.raises(UsageError, match=r"Did you mean mirror_tv3d\?"):
+        names.parse("miror_tv3d")
 
 
 def test_a_method_needs_its_own_model(config):

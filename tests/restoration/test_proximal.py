@@ -126,6 +126,6 @@ def test_a_call_goes_on_where_the_last_one_ended():
 
 def test_transposed_differences():
     """<G u, p> = <u, G^T p>."""
-    u, dual = normal(6, 5, 1), operators.Dual(normal(5, 5, 1, seed=1), normal(6, 4, 1, seed=2))
+    u, dual = normal(6, 5, 1), (normal(5, 5, 1, seed=1), normal(6, 4, 1, seed=2))
     forward = sum(float((a * b).sum()) for a, b in zip(operators.differences(u), dual, strict=True))
     assert forward == pytest.approx(float((u * operators.transposed_differences(dual)).sum()), rel=1e-5)
