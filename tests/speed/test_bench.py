@@ -226,9 +226,9 @@ def test_training_is_timed_for_the_models_of_the_methods():
     assert bench.trained(smoke, names) == ["vae"]
 
 
-@pytest.mark.parametrize("name", ["gmm", "intensity", "vae_reconstruction", "dae_reconstruction"])
+@pytest.mark.parametrize("name", ["gmm", "mirror_tv3d", "vae_reconstruction", "vae_lg_neural_tv3d"])
 def test_methods_without_iterations_are_refused(name):
-    with pytest.raises(UsageError, match=f"{name} iterates nothing.*vae_lg_neural_tv"):
+    with pytest.raises(UsageError, match=f"{name} iterates no slices.*vae_lg_neural_tv"):
         bench.choose(["vae_lg_neural_tv", name])
 
 
