@@ -17,20 +17,30 @@ def check_variant(variant: str, known: Iterable[str]) -> None:
 
 
 def experiment(name: str, model: str, method: str) -> ml_collections.ConfigDict:
-    """Makes what every experiment has: data, training, the restoration's batches, the baseline gmm.
+    """Makes what every experiment with a model has: data, training, the restoration's batches, the baseline gmm.
 
     Args:
       name: of the experiment, and of its work directory.
       model: its name in `lgjax.models.MODELS`.
       method: that restores where none is named.
     """
+    config = untrained(name, method)
+    config.model.name = model
+    config.data.train_subjects = 652  # of the phantom; the paper has 652 Cam-CAN subjects
+    config.data.resident = "auto"  # keep all training slices on the device: if they fit, always or never (stream them)
+    config.data.read_processes = 0  # that read streamed slices of a prepared data set; 0: the threads of this one
+    config.train = train()
+    return config
+
+
+def untrained(name: str, method: str) -> ml_collections.ConfigDict:
+    """Makes what every experiment has, with a model or without; arguments as in `experiment`."""
     config = ml_collections.ConfigDict()
     config.name = name  # of the work directory
     config.seed = 0  # of the first weights, the order of slices and all draws
     config.data = data()
     config.model = ml_collections.ConfigDict()
-    config.model.name = model  # which networks
-    config.train = train()
+    config.model.name = "none"  # which networks
     config.restore = restore(method)
     config.gmm = gmm()
     return config
@@ -40,15 +50,12 @@ def data() -> ml_collections.ConfigDict:
     """Makes the part about scans and slices."""
     config = ml_collections.ConfigDict()
     config.source = "phantom"  # healthy scans: phantom[@MM[+MM]][:LABEL_MAPS], or a folder, split by subject
-    config.train_subjects = 652  # of the phantom; the paper has 652 Cam-CAN subjects
     config.calibration_subjects = 24  # at most, since whole scans of them are kept in memory
     config.height = 128  # pixels
     config.width = 128  # pixels
     config.spacing = 1.5  # mm
     config.saturation = ()  # z-scores are clipped to these two, as (-2.0, 1.5); (): not at all, as in the paper
     config.workers = 2  # threads that prepare scans and read slices
-    config.resident = "auto"  # keep all training slices on the device: if they fit, always or never (stream them)
-    config.read_processes = 0  # that read streamed slices of a prepared data set; 0: the threads of this one
     return config
 
 

@@ -2,6 +2,7 @@
 
     python -m lgjax.calibrate --workdir=runs/vae                  # the config's method
     python -m lgjax.calibrate --method=intensity,vae_reconstruction,vae_lg_neural_tv
+    python -m lgjax.calibrate --config=detection --workdir=runs/mine --config.data.source=FOLDER    # needs no training
 
 Writes <workdir>/calibration/<method>.json. Thresholds are taken at the scans' own resolution, through the same path
 that lgjax.restore takes.
@@ -21,22 +22,24 @@ from lgjax.calibration import procedure
 from lgjax.cli import app, opening
 from lgjax.methods import names as methods
 from lgjax.preparation import cohort
-from lgjax.workdir import experiment
+from lgjax.workdir import experiment, preparation
 
 
 def main(words: Sequence[str] = ()) -> None:
     """Runs the command line."""
     config = flags.FLAGS.config
     workdir = pathlib.Path(flags.FLAGS.workdir)
-    experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
+    experiment.check_used(config, workdir)
     chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
     for method in chosen:  # one that another model is needed for is found before the others are done
         methods.check_model(method, config.model.name)
         experiment.check_step(config, method)
     source = experiment.source(config)
     scans = opening.cohort(source.spec, cohort.count(source))
-    model = opening.model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
+    given = not flags.FLAGS["workdir"].using_default_value
+    model = opening.model(workdir, given) if experiment.has_model(config) else opening.untrained(workdir, None)
     print(f"{scans}; {model}", flush=True)
+    preparation.begin(config, workdir)
     mesh = app.start()
     calibrate = procedure.from_config(config, workdir, mesh)
     for method in chosen:

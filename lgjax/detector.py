@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgjax import __version__, models
+from lgjax import __version__
 from lgjax.calibration import scores
 from lgjax.derivatives import description, lesions, occupied, sidecar, write
 from lgjax.derivatives.lesions import Lesion
@@ -26,6 +26,7 @@ from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
 from lgjax.scans.sources import find as find
 from lgjax.workdir import calibrations, experiment, weights
+from lgjax.workdir.recorded import SHIPPED
 from lgjax.workdir.weights import Trained
 
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
@@ -159,11 +160,11 @@ class Detector:
         )
 
 
-def load(workdir: str | os.PathLike, *, method: str | None = None, device: str = "auto") -> Detector:
+def load(workdir: str | os.PathLike | None = None, *, method: str | None = None, device: str = "auto") -> Detector:
     """Loads a trained and calibrated method.
 
     Args:
-      workdir: folder that `lgjax train` wrote.
+      workdir: folder that `lgjax train` wrote; None: what travels with lgjax and needs no training.
       method: by name; None: the one that the recorded config names.
       device: auto (the fastest), cpu, gpu or tpu.
 
@@ -172,7 +173,7 @@ def load(workdir: str | os.PathLike, *, method: str | None = None, device: str =
       UsageError: there is no such method, or the calibration belongs to other weights or settings.
       EnvironmentFault: there is no such device.
     """
-    folder = pathlib.Path(workdir).expanduser()
+    folder = SHIPPED if workdir is None else pathlib.Path(workdir).expanduser()
     config = experiment.get_config(str(folder / "config.json"))
     return from_config(config, folder, method or config.restore.method, devices.chosen(device))
 
@@ -180,6 +181,7 @@ def load(workdir: str | os.PathLike, *, method: str | None = None, device: str =
 def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
     """Puts a detector together from a config and its work directory; errors as in `load`."""
     method = methods.parse(name)
+    methods.check_model(method, config.model.name)
     trained = weights.load(config, workdir)
     calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
     rates = methods.rate_names(config.restore.false_positive_rates)
@@ -206,8 +208,7 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
         "JaxVersion": jax.__version__,
         "Notice": NOTICE,
     }
-    settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
-    runner = Runner(method, settings, model, trained.params, mesh)
+    runner = Runner(method, runners.from_config(config), weights.model(config), trained.params, mesh)
     return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about)
 
 

@@ -2,6 +2,7 @@
 
     python -m lgjax.restore --workdir=runs/vae --input=scan.nii.gz --output=out
     python -m lgjax.restore --workdir=runs/vae --output=out scan1.nii.gz scan2.nii.gz
+    python -m lgjax.restore --method=mirror_tv3d --input=scan.nii.gz --output=out    # needs no training
 
 Input is NIfTI files, a table of scans (.tsv, .csv), a folder (BIDS, Cam-CAN, IXI, BraTS, nnU-Net, plain, or a folder
 for each patient), a prepared data set, or phantom:test. Without an input, after a training on synthetic brains, the
@@ -35,7 +36,19 @@ from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
-from lgjax.workdir import calibrations, experiment
+from lgjax.workdir import calibrations, experiment, preparation
+from lgjax.workdir.recorded import SHIPPED
+
+ADDED_ROWS = {  # by model: what the paper's table lacks, where it is more than one method
+    "none": ("intensity", "intensity_tv3d", "mirror_tv3d"),
+    "restorer": (
+        "restorer_reconstruction",
+        "restorer_reconstruction_tv3d",
+        "restorer_lg_neural_tv3d",
+        "restorer_reconstruction_mirror_tv3d",
+        "restorer_lg_neural_mirror_tv3d",
+    ),
+}
 
 
 def restore(detector: Detector, subjects: list[Subject], folder: pathlib.Path, workers: int) -> int:
@@ -90,7 +103,8 @@ def calibrated(name: str, config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
 def rows(config) -> list[str]:
     """Lists a model's methods in the table of all methods: the paper's, plain intensity, or else the config's own."""
     paper = published.methods(config.model.name)
-    return [*(["intensity"] if "gmm" in paper else []), *paper] or [config.restore.method]
+    added = ADDED_ROWS.get(config.model.name, [config.restore.method])
+    return [*(["intensity"] if "gmm" in paper else []), *paper] or list(added)
 
 
 def report(total: int, skipped: int, failures: list[tuple[str, InputError]], folder: pathlib.Path) -> None:
@@ -130,23 +144,32 @@ def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], 
         print(f"restored anew, since their scans changed: {listing.shown(changed)}", flush=True)
 
 
+def opened(config, workdir: pathlib.Path, names: Sequence[str]) -> str:
+    """Says which model is taken, or that none is, and whose brains the thresholds are from."""
+    if experiment.has_model(config):
+        return opening.model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
+    subjects = len(calibrations.read(workdir, names[0]).subjects) if workdir == SHIPPED else None
+    return opening.untrained(workdir, subjects)
+
+
 def main(words: Sequence[str] = ()) -> int:
     """Runs the command line."""
     arguments = flags.FLAGS
     config = arguments.config
     workdir = pathlib.Path(arguments.workdir)
-    experiment.check_same_networks(config, experiment.get_config(str(workdir / "config.json")), workdir)
+    experiment.check_used(config, workdir)
     whole = arguments.method == ["table1"]
     names = rows(config) if whole else arguments.method or [config.restore.method]
     for name in names:  # a mistyped one is found before anything is read
         methods.check_model(methods.parse(name), config.model.name)
         experiment.check_step(config, methods.parse(name))
     inputs = named(words, config)
-    folder = pathlib.Path(arguments.output or workdir / "restored")
+    place = experiment.default_workdir(config) if workdir == SHIPPED else workdir
+    folder = pathlib.Path(arguments.output or place / "restored")
     check_output(folder, inputs)
     scans = scans_of_flags(inputs)
-    model = opening.model(workdir, given=not arguments["workdir"].using_default_value)
-    print(f"{opening.scans(inputs, len(scans.found))}; {model}", flush=True)
+    print(f"{opening.scans(inputs, len(scans.found))}; {opened(config, workdir, names)}", flush=True)
+    preparation.begin(config, workdir)
     mesh = app.start()
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
     for name, place in zip(names, folders, strict=True):

@@ -46,7 +46,7 @@ from lgjax.training import step as training
 from lgjax.training.log import Log
 from lgjax.training.step import TrainState, initial_state, state_shapes
 from lgjax.training.store import Batch
-from lgjax.workdir import checkpoints, experiment
+from lgjax.workdir import checkpoints, experiment, preparation
 
 ROWS = "input", "reconstruction", "predicted sd", "generated"  # of the pictures in samples/, from the top
 Samples = Callable[[Any, np.ndarray], dict[str, jax.Array]]  # see `make_samples`
@@ -136,33 +136,17 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
     """
     experiment.check_workdir(config, workdir)
     experiment.check_method(config)
-    wanted = prepared = recipe.bare(experiment.grid(config), experiment.saturation(config))
-    index, folder = None, config.data.source
-    if dataset.is_prepared(folder):
-        index = dataset.read_index(folder)
-        prepared = index.recipe
-        check_slices(folder, prepared, wanted)
+    prepared, index = preparation.find(config)
     path = workdir / dataset.RECIPE
     if path.exists() and recipe.read(path).digest != prepared.digest:
         raise UsageError(
-            f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of {folder} any more. "
-            "Use another --workdir, or prepare the scans as before."
+            f"{workdir} was trained on scans prepared in another way: {path} is not the recipe of "
+            f"{config.data.source} any more. Use another --workdir, or prepare the scans as before."
         )
     rows = feeding.check_splits(experiment.source(config), index)
     line = audit.training(rows, cohort.left_out(experiment.source(config)))
     print(f"{line}: {cohort.describe(experiment.source(config))}", flush=True)
     return prepared, index
-
-
-def check_slices(folder: str, prepared: Recipe, wanted: Recipe) -> None:
-    """Raises UsageError where a data set was prepared for slices of another size or saturation than a config wants."""
-    if prepared.grid != wanted.grid:
-        values = " ".join(f"--config.data.{name}={value}" for name, value in prepared.grid._asdict().items())
-        raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
-    if prepared.saturation != wanted.saturation:
-        value = ",".join(map(str, prepared.saturation or ()))
-        remedy = f"Give --config.data.saturation=({value}), or prepare it again"
-        raise UsageError(f"{folder} was prepared with another saturation of its slices. {remedy}.")
 
 
 def check_subjects(workdir: pathlib.Path, about: dict) -> None:

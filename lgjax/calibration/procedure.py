@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lgjax import models
 from lgjax.calibration.scores import anomaly, thresholds
 from lgjax.calibration.strength import WINDOW, Search, data_range, masked_ssim, smallest_strength
 from lgjax.methods import runner as runners
@@ -55,7 +54,7 @@ def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Calla
     return functools.partial(
         calibrate,
         settings=runners.from_config(config),
-        model=models.from_config(config, config.restore.precision),
+        model=weights.model(config),
         trained=trained,
         prepared=prepare(trained, experiment.source(config), config.data.workers),
         goal=Goal(**config.calibrate) if "calibrate" in config else None,  # whose model has no lambda to find
@@ -83,7 +82,7 @@ def calibrate(
     method: Method,
     *,
     settings: Settings,
-    model: Model,
+    model: Model | None,
     trained: Trained,
     prepared: Sequence[Prepared],
     goal: Goal | None,
@@ -97,7 +96,7 @@ def calibrate(
     Args:
       method: from `methods.names.parse`.
       settings: of the restoration.
-      model: that `trained` belongs to.
+      model: that `trained` belongs to; None where there is none.
       trained: the weights.
       prepared: held-out healthy subjects, from `prepare`.
       goal: of the search for lambda; None will do for methods that have none.

@@ -88,7 +88,7 @@ def _train(values: flags.FlagValues) -> None:
 
 
 def _define_trained(values: flags.FlagValues) -> None:
-    text = "Folder of a trained model; default: that of runs/ calibrated, or else trained, last."
+    text = "Folder of a trained model, or of --config=detection; default: that of runs/ calibrated, or trained, last."
     define_path("workdir", text, values)
 
 
@@ -129,7 +129,7 @@ def _bench(values: flags.FlagValues) -> None:
 
 COMMANDS = {
     "preprocess": Command(_preprocess, "data", "bias_field", "preparation", "input"),
-    "train": Command(_train, "vae", "model", "training", "config"),
+    "train": Command(_train, "vae", "train", "training", "config"),
     "calibrate": Command(_calibrate, None, "restore", "restoration", "workdir"),
     "restore": Command(_restore, None, "restore", "restoration", ""),
     "eval": Command(_eval, "eval", "connectivity", "evaluation", "predictions"),

@@ -27,6 +27,18 @@ def model(workdir: pathlib.Path, given: bool) -> str:
     return f"model: {workdir}{taken}, {age(workdir)}"
 
 
+def untrained(workdir: pathlib.Path, subjects: int | None) -> str:
+    """Says that no model is taken.
+
+    Args:
+      workdir: that thresholds are kept in.
+      subjects: of whose brains the thresholds are, where they travel with lgjax; else None.
+    """
+    if subjects is None:
+        return f"no model: {workdir}"
+    return f"no model; thresholds from {counted(subjects, 'synthetic healthy brain')}, shipped"
+
+
 def age(workdir: pathlib.Path) -> str:
     """Says when a model was trained."""
     times = [path.stat().st_mtime for path in (workdir / "checkpoints").glob("[0-9]*")]

@@ -40,7 +40,7 @@ def parse(command: str, argv: Sequence[str], values: flags.FlagValues = flags.FL
         paths = [path for path, _ in bounds.leaves(configs.load(about.config or "vae"))]
         own_part_first = sorted(paths, key=lambda path: not path.startswith(f"{command}."))
         typos.check_flags(argv, values, known, own_part_first)
-        config = _config(about, argv, values)
+        config = _config(command, argv, values)
         left = _parsed(configs.define(config, argv, values), values)
         words.check(command, argv, left, known)
         bounds.check(config)
@@ -53,10 +53,14 @@ def parse(command: str, argv: Sequence[str], values: flags.FlagValues = flags.FL
     return left
 
 
-def _config(about: commands.Command, argv: Sequence[str], values: flags.FlagValues) -> ml_collections.ConfigDict:
+def _config(command: str, argv: Sequence[str], values: flags.FlagValues) -> ml_collections.ConfigDict:
     """Returns the config of a command; raises UsageError where it is one of another command."""
-    name = configs.given(argv, "config")
-    config = configs.load(name or about.config) if about.config else recorded_config(argv, values)
+    about, name = commands.COMMANDS[command], configs.given(argv, "config")
+    config = (
+        configs.load(name or about.config)
+        if about.config
+        else recorded_config(argv, values, shipped=command == "restore")
+    )
     if about.has not in config:
         remedy = f"Take one such as --config={about.config or 'vae'}"
         raise UsageError(f"--config={name} is no config for {about.takes}. {remedy}.")

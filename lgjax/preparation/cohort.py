@@ -25,7 +25,7 @@ class Source(NamedTuple):
     """Where healthy subjects come from."""
 
     spec: str  # phantom[@THICKNESS[+GAP]][:LABEL_MAPS_FOLDER], or a folder, split by subject
-    train_subjects: int  # of the phantom
+    train_subjects: int  # of the phantom; 0: nobody is trained on, so those of the training split calibrate too
     calibration_subjects: int  # at most
 
 
@@ -43,14 +43,15 @@ def healthy(source: Source, split: str) -> list[Subject]:
         count = {"train": source.train_subjects, "calibration": source.calibration_subjects}[split]
         name, _, labels = source.spec.partition(":")
         return sources.find(f"{name}:{split}:{count}" + (f":{labels}" if labels else ""))
+    wanted = {"train", "calibration"} if split == "calibration" and not source.train_subjects else {split}
     if is_prepared(source.spec):
         found = sources.prepared(source.spec)
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
-        chosen = [subject for subject in found if splits.get(subject.identifier) == split]
+        chosen = [subject for subject in found if splits.get(subject.identifier) in wanted]
     else:
         found = _raw(source.spec)
         splits = splits_of(found)
-        chosen = [subject for subject in found if splits[subject.identifier] == split]
+        chosen = [subject for subject in found if splits[subject.identifier] in wanted]
     if not chosen:
         raise UsageError(too_small(source.spec, split))
     return chosen[: source.calibration_subjects] if split == "calibration" else chosen

@@ -8,6 +8,7 @@ from lgjax.methods.names import rate_names
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.workdir import experiment
+from lgjax.workdir.recorded import RUNS, SHIPPED
 
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
@@ -111,4 +112,5 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe
 
 
 def _command(workdir: pathlib.Path, method: str) -> str:
-    return f"python -m lgjax.calibrate --workdir={workdir} --method={method}"
+    named = f"--config=detection --workdir={RUNS / 'detection'}" if workdir == SHIPPED else f"--workdir={workdir}"
+    return f"python -m lgjax.calibrate {named} --method={method}"

@@ -14,7 +14,7 @@ from lgjax.runtime.errors import UsageError
 from lgjax.runtime.files import atomic_write
 from lgjax.scans import sources
 from lgjax.workdir import bounds
-from lgjax.workdir.recorded import FROM_HERE, RUNS, get_config
+from lgjax.workdir.recorded import FROM_HERE, RUNS, get_config, has_model
 
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
@@ -37,7 +37,7 @@ def check_step(config: ml_collections.ConfigDict, method: names.Method) -> None:
     The prior alone takes a pixel's distance from mu times 1 - eta / sigma2 in a step, which shrinks the distance where
     sigma2 > eta / 2. sigma2 is at least the variance floor; the decoder's, which the ELBO has, is 1 / (2 w).
     """
-    if not method.restores or config.restore.optimizer != "gradient":
+    if not (method.model and method.restores) or config.restore.optimizer != "gradient":
         return
     least, named = config.model.variance_floor, f"--config.model.variance_floor={config.model.variance_floor}"
     if method.prior == "elbo":
@@ -75,6 +75,18 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
         check_same_networks(config, get_config(str(path)), workdir)
 
 
+def check_used(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks that a config belongs to a work directory that is used; one without a model may still have to be made.
+
+    Raises:
+      InputError: the work directory records no config.
+      UsageError: as `check_same_networks`.
+    """
+    path = workdir / "config.json"
+    recorded = get_config(str(path)) if has_model(config) or path.exists() else config
+    check_same_networks(config, recorded, workdir)
+
+
 def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
     """Raises UsageError where `config` asks for data or networks other than those recorded, or for unknown values."""
     check(config)
@@ -84,7 +96,8 @@ def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
         differing = sorted(key for key in keys if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(f"{part}.{key} ({theirs.get(key)}, now {ours.get(key)})" for key in differing)
-            raise UsageError(f"{workdir} was trained with other values of {names}. Use another --workdir.")
+            made = "trained" if has_model(recorded) else "made"
+            raise UsageError(f"{workdir} was {made} with other values of {names}. Use another --workdir.")
 
 
 def _to_find_again(source: str, workdir: pathlib.Path) -> str:
@@ -126,7 +139,8 @@ def saturation(config: ml_collections.ConfigDict) -> tuple[float, float] | None:
 
 def source(config: ml_collections.ConfigDict) -> cohort.Source:
     """Returns where the healthy subjects of an experiment come from."""
-    return cohort.Source(config.data.source, config.data.train_subjects, config.data.calibration_subjects)
+    trained = config.data.train_subjects if has_model(config) else 0
+    return cohort.Source(config.data.source, trained, config.data.calibration_subjects)
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict:

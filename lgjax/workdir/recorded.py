@@ -10,6 +10,8 @@ from lgjax.runtime import places
 from lgjax.runtime.errors import InputError
 
 RUNS = pathlib.Path("runs")
+# Work directory of configs/detection.py: no weights, and thresholds from synthetic healthy brains.
+SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "detection"
 FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
     "data": {"saturation": ()},
@@ -33,8 +35,8 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         recorded = json.loads(pathlib.Path(path).read_text())
         if not isinstance(recorded, dict) or "gmm" not in recorded:
             raise ValueError("expected the config of an experiment of this version")
-        complete = {part: {**values, **recorded.get(part, {})} for part, values in ADDED.items()}
-        if "optimizer" in complete["restore"]:
+        complete = {part: {**values, **recorded[part]} for part, values in ADDED.items() if part in recorded}
+        if "optimizer" in complete.get("restore", ()):
             complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}
             earlier = recorded.get("calibrate", {}).items()
             kept = {name: value for name, value in earlier if name not in GONE_FROM_CALIBRATE}
@@ -46,6 +48,11 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         raise InputError(
             path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
         ) from error
+
+
+def has_model(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether an experiment has networks to train."""
+    return config.model.name != "none"
 
 
 def _with_tuples(value: Any) -> Any:

@@ -5,20 +5,22 @@ import pathlib
 from typing import Any, NamedTuple
 
 from lgjax import models
+from lgjax.models.base import Model
 from lgjax.preparation import recipe as recipes
 from lgjax.preparation.dataset import RECIPE
 from lgjax.preparation.recipe import Recipe
-from lgjax.runtime import places
+from lgjax.runtime import files, places
 from lgjax.runtime.errors import InputError
 from lgjax.training import settings
 from lgjax.training.step import state_shapes
 from lgjax.workdir import checkpoints
+from lgjax.workdir.recorded import has_model
 
 
 class Trained(NamedTuple):
     """Frozen parameters and where they come from."""
 
-    params: Any  # for `Model.bind`
+    params: Any  # for `Model.bind`; None where there is no model
     digest: str  # SHA-256
     trained_on: str  # in words
     subjects: frozenset[str]  # SHA-256 of the scans it was trained on
@@ -29,12 +31,21 @@ class Trained(NamedTuple):
         return self.trained_on if model else "nothing"
 
 
+def model(config) -> Model | None:
+    """Makes the networks that restore; None for an experiment without any."""
+    return models.from_config(config, config.restore.precision) if has_model(config) else None
+
+
 def load(config, workdir: pathlib.Path) -> Trained:
     """Loads a checkpoint, normalisation folded away: the best or the last, see `config.restore.checkpoint`.
+
+    An experiment without a model has nothing to load but how scans are prepared.
 
     Raises:
       InputError: the work directory holds no trained weights, or does not say how scans are prepared.
     """
+    if not has_model(config):
+        return Trained(None, files.digest("no weights"), "nothing", frozenset(), recipes.read(workdir / RECIPE))
     folder = workdir / "checkpoints"
     shapes = state_shapes(models.from_config(config, config.train.precision), settings.from_config(config))
     choice = {"best": checkpoints.restore_best, "last": checkpoints.restore_newest}

@@ -37,7 +37,7 @@ def source() -> str:
 
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
-EXPERIMENTS = [name for name in CONFIGS if name not in ("data", "bench", "eval")]  # of models
+EXPERIMENTS = [name for name in CONFIGS if name not in ("data", "bench", "eval", "detection")]  # of models
 
 
 def variants(name):

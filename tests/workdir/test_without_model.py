@@ -1,0 +1,123 @@
+"""Experiments without a model: a work directory that no training makes, and what is calibrated there."""
+
+import images
+import numpy as np
+import pytest
+from absl import flags
+
+from configs import detection
+from lgjax.cli import commands, configs, recorded
+from lgjax.methods import names
+from lgjax.preparation import cohort, dataset, recipe
+from lgjax.preparation.splits import splits_of
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import sources
+from lgjax.workdir import experiment, preparation, weights
+
+
+@pytest.fixture
+def config():
+    return detection.get_config("smoke")
+
+
+def test_the_preset_fits_its_method(config):
+    for variant in detection.VARIANTS:
+        found = detection.get_config(variant)
+        experiment.check(found)
+        assert names.parse(found.restore.method).model == ""
+        assert found.data.saturation == (-2.0, 1.5)
+        assert found.restore.score == "positive"
+
+
+def test_a_work_directory_is_begun_once_and_records_how_scans_are_prepared(config, tmp_path):
+    experiment.check_used(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()  # a check writes nothing
+    preparation.begin(config, tmp_path / "w")
+    assert recipe.read(tmp_path / "w" / dataset.RECIPE) == recipe.bare(recipe.Grid(64, 64, 3.0), (-2.0, 1.5))
+    again = experiment.get_config(str(tmp_path / "w" / "config.json"))
+    assert experiment.as_json(again) == experiment.as_json(config)
+    experiment.check_used(again, tmp_path / "w")
+    again.data.saturation = ()
+    with pytest.raises(UsageError, match=r"w was made with other values of data\.saturation"):
+        experiment.check_used(again, tmp_path / "w")
+    before = (tmp_path / "w" / "config.json").stat().st_mtime_ns
+    preparation.begin(config, tmp_path / "w")
+    assert (tmp_path / "w" / "config.json").stat().st_mtime_ns == before
+
+
+def test_a_model_needs_a_work_directory_that_a_training_made(experiments, tmp_path):
+    with pytest.raises(InputError, match=r"config\.json"):
+        experiment.check_used(experiments.smoke(), tmp_path)
+    preparation.begin(experiments.smoke(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_model_has_no_weights_and_one_digest(config, tmp_path):
+    with pytest.raises(InputError, match=dataset.RECIPE):
+        weights.load(config, tmp_path)
+    preparation.begin(config, tmp_path)
+    found, other = (weights.load(config, tmp_path) for _ in range(2))
+    assert weights.model(config) is None
+    assert (found.params, found.trained_on, found.subjects) == (None, "nothing", frozenset())
+    assert found.digest == other.digest
+    assert found.recipe.saturation == (-2.0, 1.5)
+
+
+def test_methods_of_a_model_are_refused_before_anything_is_done(config):
+    with pytest.raises(UsageError, match=r"needs the model vae.*lgjax\.train --config=configs/vae\.py"):
+        names.check_model(names.parse("vae_lg_neural_tv"), config.model.name)
+
+
+def test_where_nobody_trains_all_but_the_test_scans_calibrate(config, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        images.save(tmp_path / f"s{number}.nii", images.head() + rng.integers(1, 9), images.affine())
+    config.data.source = str(tmp_path)
+    config.data.calibration_subjects = 20
+    splits = splits_of(sources.find(str(tmp_path)))
+    assert set(splits.values()) == {"train", "calibration", "test"}
+    found = cohort.healthy(experiment.source(config), "calibration")
+    assert {one.identifier for one in found} == {name for name, split in splits.items() if split != "test"}
+    trained = experiment.source(config)._replace(train_subjects=5)
+    assert {splits[one.identifier] for one in cohort.healthy(trained, "calibration")} == {"calibration"}
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, config):
+    """A folder in the place of the one that travels with lgjax, with two calibrated methods; nothing is in runs/."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "shipped"
+    preparation.begin(config, folder)
+    (folder / "calibration").mkdir()
+    for name in ("mirror_tv3d", "intensity_tv3d"):
+        (folder / "calibration" / f"{name}.json").write_text("{}")
+    monkeypatch.setattr(recorded, "SHIPPED", folder)
+    return folder
+
+
+def workdir_of(command, *argv):
+    """The work directory that a command line means."""
+    values = flags.FlagValues()
+    commands.COMMANDS[command].define(values)
+    argv = ["lgjax", *argv]
+    values(configs.define(recorded.recorded_config(argv, values, shipped=command == "restore"), argv, values))
+    return values.workdir
+
+
+def test_what_travels_with_lgjax_restores_by_its_own_methods_alone(shipped, tmp_path):
+    for names_of_it in ("mirror_tv3d", "intensity_tv3d,mirror_tv3d"):
+        assert workdir_of("restore", f"--method={names_of_it}") == str(shipped)
+    for others in (["--method=intensity"], ["--method=mirror_tv3d,vae_lg_neural_tv"], [], ["--method=../x"]):
+        with pytest.raises(UsageError, match=r"nothing is trained in runs/.*--method=mirror_tv3d needs no training"):
+            workdir_of("restore", *others)
+    with pytest.raises(UsageError, match="nothing is trained"):  # which would be written into
+        workdir_of("calibrate", "--method=mirror_tv3d")
+
+
+def test_a_work_directory_that_is_named_is_taken(shipped, tmp_path, config):
+    preparation.begin(config, tmp_path / "mine")
+    assert workdir_of("restore", "--method=mirror_tv3d", "--workdir=mine") == "mine"
+    with pytest.raises(UsageError, match="does not exist"):
+        workdir_of("restore", "--method=mirror_tv3d", "--workdir=other")
+    assert workdir_of("calibrate", "--config=detection", "--workdir=other") == "other"  # made when all is checked
+    assert workdir_of("restore", "--config=detection") == "runs/detection"
