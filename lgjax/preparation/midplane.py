@@ -20,13 +20,14 @@ _COARSE, _FINE = 8.0, 4.0  # mm: block sizes of the search and of the fit
 _TURNS = (-14.0, -7.0, 0.0, 7.0, 14.0)  # mm at _RADIUS, about -16, -8, 0, 8 and 16 degrees
 _SHIFTS = (-6.0, 0.0, 6.0)  # mm
 _STARTS = 6  # best places of the search that are refined
+_ALONE = 2.0  # differences of unrelated pixels: the cost of a pixel whose mirror image lies outside the brain
 _MIN_SEEN = 0.3  # of the brain, whose mirror image lies within the volume; a plane that sees less is no fit
 _MIN_LAYERS = 3  # blocks in z that a tilt can be seen in
-_USUAL = 8.0  # mm, standard deviation of shifts and turns (at _RADIUS; 9 degrees) of heads
-_WEIGHT = 0.005  # of that prior, in differences of unrelated pixels
+_USUAL = 10.0  # mm: no shift or turn (11 degrees) of a head up to here is held against a plane
+_RARE = 0.001  # 1 / mm^2, of what goes beyond, squared, in differences of unrelated pixels
 _STEP = 1.5  # mm, of the differences that give the curvature
 _CELL = 25.0  # mm: within such a cube, residuals are taken for dependent
-_KNEE, _POWER = 0.25, 6  # of a plane's score; see `doubt`
+_KNEE, _POWER = 0.12, 8  # of a plane's score; see `doubt`
 
 
 class Plane(NamedTuple):
@@ -104,8 +105,8 @@ def mirror(slices: Slices, placement: Placement, zooms: tuple[float, float, floa
 
 
 def doubt(score: float) -> float:
-    """Returns the factor >= 1 on the mirror's variance for a plane that fits badly: 1 + (.25 / score)^6, bounded."""
-    return 1 + (_KNEE / max(score, 0.01)) ** _POWER
+    """Returns the factor >= 1 on the mirror's variance for a plane that fits badly: 1 + (.12 / score)^8, bounded."""
+    return 1 + (_KNEE / max(score, 0.02)) ** _POWER
 
 
 def _plane(place: np.ndarray) -> tuple[np.ndarray, float]:
@@ -148,7 +149,7 @@ class _Fit:
     def terms(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the cost of each pixel and whether the pixel counts, [K]."""
         value, weight, seen = self.blocks.sample(_reflect(self.points, *_plane(place)))
-        return np.where(seen, weight * np.abs(self.values - value) + (1 - weight) * self.unrelated, 0), seen
+        return np.where(seen, weight * np.abs(self.values - value) + (1 - weight) * _ALONE * self.unrelated, 0), seen
 
     def cost(self, place: np.ndarray) -> float:
         """Returns the mean cost of the pixels that count; of unrelated pixels where they are few."""
@@ -156,8 +157,9 @@ class _Fit:
         return float(terms.sum() / seen.sum()) if seen.mean() >= _MIN_SEEN else self.unrelated
 
     def objective(self, place: np.ndarray) -> float:
-        """Returns what is minimised: the cost, and a weak prior of usual heads."""
-        return self.cost(place) + self.unrelated * _WEIGHT * float((place**2).sum()) / (2 * _USUAL**2)
+        """Returns what is minimised: the cost, and more where a head would be turned or shifted as few are."""
+        beyond = np.maximum(np.abs(place) - _USUAL, 0)
+        return self.cost(place) + self.unrelated * _RARE * float((beyond**2).sum())
 
     def uncertainty(self, place: np.ndarray) -> float:
         """Returns one standard deviation of the plane's place at the brain's edge, in mm."""
