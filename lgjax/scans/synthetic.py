@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,12 +12,30 @@ from lgjax.scans import phantom
 from lgjax.scans.subject import Subject
 from lgjax.scans.volume import Scan, Volume
 
-_SPLITS = {  # seed, kinds, subjects of each kind
-    "train": (1, ("healthy",), 652),
-    "calibration": (2, ("healthy",), 24),
-    "test": (3, phantom.KINDS, 6),
-    "dev": (4, phantom.KINDS, 6),
+
+class _Split(NamedTuple):
+    seed: int
+    kinds: tuple[str, ...]
+    default: int  # subjects of each kind, where a source names no number
+    heads: str  # the split whose heads are drawn, see phantom.heads
+
+
+_SPLITS = {
+    "train": _Split(1, ("healthy",), 652, "train"),
+    "calibration": _Split(2, ("healthy",), 24, "calibration"),
+    "test": _Split(3, phantom.KINDS, 6, "test"),
+    "dev": _Split(4, phantom.KINDS, 6, "dev"),
+    "hard": _Split(5, phantom.HARD, 6, "test"),
+    "hard-dev": _Split(6, phantom.HARD, 6, "dev"),
 }
+
+
+class _Asked(NamedTuple):
+    """One subject of a source."""
+
+    split: str
+    number: int  # within split and kind
+    request: phantom.Request
 
 
 def is_phantom(spec: str) -> bool:
@@ -26,7 +45,7 @@ def is_phantom(spec: str) -> bool:
 
 def subjects(spec: str) -> list[Subject]:
     """Lists subjects of the embedded data set; a split is a seed and, of three heads or more, its own heads."""
-    return sorted((_subject(number, request) for number, request in _requests(spec)), key=lambda one: one.identifier)
+    return sorted((_subject(*asked) for asked in _asked(spec)), key=lambda subject: subject.identifier)
 
 
 def twins(spec: str) -> list[tuple[Subject, Subject]]:
@@ -41,13 +60,14 @@ def twins(spec: str) -> list[tuple[Subject, Subject]]:
     Returns:
       (patient, healthy twin), sorted by the patient's identifier; empty for the splits train and calibration.
     """
-    patients = [(number, request) for number, request in _requests(spec) if request.kind != "healthy"]
-    pairs = [(_subject(number, each), _subject(number, each._replace(twin=True))) for number, each in patients]
+    patients = [asked for asked in _asked(spec) if asked.request.kind != "healthy"]
+    healthy = [asked._replace(request=asked.request._replace(twin=True)) for asked in patients]
+    pairs = [(_subject(*ill), _subject(*well)) for ill, well in zip(patients, healthy, strict=True)]
     return sorted(pairs, key=lambda pair: pair[0].identifier)
 
 
-def _requests(spec: str) -> list[tuple[int, phantom.Request]]:
-    """Lists what a source asks for, with the number of each subject within its split and kind."""
+def _asked(spec: str) -> list[_Asked]:
+    """Lists what a source asks for."""
     name, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
     named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
@@ -55,20 +75,20 @@ def _requests(spec: str) -> list[tuple[int, phantom.Request]]:
         expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_SPLITS)}"
         raise UsageError(f"{spec}: expected {expected}.")
     slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
-    seed, kinds, default = _SPLITS[split]
+    seed, kinds, default, drawn = _SPLITS[split]
     return [
-        (number, phantom.Request(labels or None, split, seed, number * len(kinds) + k, kind, slab))
+        _Asked(split, number, phantom.Request(labels or None, drawn, seed, number * len(kinds) + k, kind, slab))
         for number in range(int(count or default))
         for k, kind in enumerate(kinds)
     ]
 
 
-def _subject(number: int, request: phantom.Request) -> Subject:
+def _subject(split: str, number: int, request: phantom.Request) -> Subject:
     part = functools.partial(_part, request)
     kind = f"{request.kind}:twin" if request.twin else request.kind
-    source = f"phantom:{request.split}:{kind}:{number}"
+    source = f"phantom:{split}:{kind}:{number}"
     return Subject(
-        identifier=f"sub-{request.split}{kind.replace(':', '')}{number:03d}",
+        identifier=f"sub-{re.sub('[^a-z]', '', split + kind)}{number:03d}",
         original=source,
         source=source,
         image=functools.partial(part, "image"),

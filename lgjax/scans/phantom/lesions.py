@@ -21,19 +21,21 @@ class Survey(NamedTuple):
     white: np.ndarray  # [N] fraction of white matter
     grey: np.ndarray  # [N] fraction of cortex
     from_ventricles: np.ndarray  # [N] mm to the nearest ventricle seen
+    native: np.ndarray  # [3, N] mm, the same points in the frame of MNI, whose middle is x = 0
 
 
 class Lesion(NamedTuple):
-    """One patient's disease: K ellipsoids with a wobbly border and one rule for their brightness."""
+    """One patient's disease: K ellipsoids, or a cone, with a wobbly border and one rule for their brightness."""
 
     kind: str
-    centres: np.ndarray  # [K, 3] mm
-    radii: np.ndarray  # [K, 3] mm
+    centres: np.ndarray  # [K, 3] mm; of a cone, its tip
+    radii: np.ndarray  # [K, 3] mm; of a cone, three times its length
     wobble: float  # how far the noise moves the border, as a part of the radius
     noise: np.ndarray  # [3, GX, GY, GZ] lattice coefficients: border, texture, core
-    levels: np.ndarray  # [3] brightness, CSF = 1: outer part, rim, core (all equal but for glioma)
+    levels: np.ndarray  # [3] brightness, CSF = 1: outer part, rim, core (differ in gliomas and haemorrhages)
     core: float  # radius of the core, as a part of the whole
     displacement: np.ndarray | None  # [3, GX, GY, GZ] mm, subtracted from the sampling positions
+    cone: np.ndarray | None = None  # [3, 3] rows: the axis, and two across it, over the half-width per mm of length
 
 
 def plan(kind: str, rng: np.random.Generator, survey: Survey, lattice: Lattice, means: np.ndarray) -> Lesion:
@@ -74,7 +76,7 @@ def plan(kind: str, rng: np.random.Generator, survey: Survey, lattice: Lattice, 
         noise=lattice.noise(rng, 3, 8.0),
         levels=levels,
         core=rng.uniform(0.4, 0.62),
-        displacement=_mass_effect(rng, centres[0], radii[0], survey, lattice) if kind == "glioma" else None,
+        displacement=mass_effect(rng, centres[0], radii[0], survey, lattice) if kind == "glioma" else None,
     )
 
 
@@ -92,7 +94,7 @@ def _scattered(rng: np.random.Generator, survey: Survey) -> tuple[np.ndarray, np
     return centres, radii
 
 
-def _mass_effect(rng, centre, radii, survey: Survey, lattice: Lattice) -> np.ndarray:
+def mass_effect(rng, centre, radii, survey: Survey, lattice: Lattice) -> np.ndarray:
     """Draws the outward push in mm around a tumour, [3, GX, GY, GZ]; zero from 2.6 radii on and at the skull."""
     offset = lattice.nodes - centre[:, None, None, None]
     distance = np.sqrt((offset**2).sum(axis=0)) + 1e-6
@@ -114,10 +116,7 @@ def paint(lesion: Lesion, points: np.ndarray, noise: np.ndarray, tissue: np.ndar
     Returns:
       The covered fraction and that fraction times the lesion's brightness, [N] float32 each.
     """
-    distance = np.full(points.shape[1], 9.0, np.float32)  # 1 on the border
-    for centre, radii in zip(lesion.centres, lesion.radii, strict=True):
-        scaled = (points - centre[:, None].astype(np.float32)) / radii[:, None].astype(np.float32)
-        distance = np.minimum(distance, np.sqrt((scaled * scaled).sum(axis=0)))
+    distance = _to_ellipsoids(lesion, points) if lesion.cone is None else _to_cone(lesion, points)
     distance = distance + np.float32(lesion.wobble) * noise[0]
     if lesion.kind == "glioma":  # oedema follows white matter, the core does not care
         spread = np.clip((distance - lesion.core) / (1 - lesion.core), 0, 1)
@@ -135,6 +134,24 @@ def paint(lesion: Lesion, points: np.ndarray, noise: np.ndarray, tissue: np.ndar
     value = value + (rim - value) * on_rim
     value = value * (1 + np.float32(0.1) * noise[1] * (1 + to_core))
     return fraction, fraction * np.maximum(value, 0)
+
+
+def _to_ellipsoids(lesion: Lesion, points: np.ndarray) -> np.ndarray:
+    """Returns the distance of points, [3, N] mm, from the nearest centre, in radii: [N], 1 on the border."""
+    distance = np.full(points.shape[1], 9.0, np.float32)
+    for centre, radii in zip(lesion.centres, lesion.radii, strict=True):
+        scaled = (points - centre[:, None].astype(np.float32)) / radii[:, None].astype(np.float32)
+        distance = np.minimum(distance, np.sqrt((scaled * scaled).sum(axis=0)))
+    return distance
+
+
+def _to_cone(lesion: Lesion, points: np.ndarray) -> np.ndarray:
+    """Returns the distance of points, [3, N] mm, from a cone's axis, in half-widths: [N], 1 on the border."""
+    assert lesion.cone is not None
+    offset = points - lesion.centres[0][:, None].astype(np.float32)
+    along, *across = ((row[:, None] * offset).sum(axis=0) for row in lesion.cone.astype(np.float32))
+    beside = np.sqrt(across[0] * across[0] + across[1] * across[1]) / np.maximum(along, np.float32(0.1))
+    return np.minimum(np.maximum(beside, along / np.float32(lesion.radii[0, 0])), 9)
 
 
 def reach(lesion: Lesion, points: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -127,6 +128,9 @@ def survey(subject: Drawn, anatomy: Anatomy, grid: Grid) -> lesions.Survey:
         1,
     )
     tissue = np.concatenate([p.tissue for p in planes], axis=1)
+    voxels = [
+        lattice.plane(subject.position, z).reshape(3, -1)[:, p.inside] for p, z in zip(planes, heights, strict=True)
+    ]
     tree = cKDTree(points[:, tissue[VENTRICLE] > 0.5].T)
     return lesions.Survey(
         points=points,
@@ -134,6 +138,7 @@ def survey(subject: Drawn, anatomy: Anatomy, grid: Grid) -> lesions.Survey:
         white=tissue[WHITE] + tissue[DEEP_WHITE],
         grey=tissue[CORTEX],
         from_ventricles=np.minimum(tree.query(points.T)[0], 99.0),
+        native=nib.affines.apply_affine(anatomy.affine, np.concatenate(voxels, axis=1).T).T,
     )
 
 

@@ -7,13 +7,14 @@ import numpy as np
 from scipy import ndimage
 
 from lgjax.runtime.errors import UsageError
-from lgjax.scans.phantom import lesions
+from lgjax.scans.phantom import hard, lesions
 from lgjax.scans.phantom.anatomy import Anatomy
-from lgjax.scans.phantom.draw import Drawn, draw
+from lgjax.scans.phantom.draw import UPRIGHT, Drawn, draw, foreign, tilt
 from lgjax.scans.phantom.render import Grid, make_grid, render, scan_of, survey
 from lgjax.scans.volume import Scan, Volume
 
 KINDS = ("healthy", "glioma", "ms", "dark", "isointense")
+HARD = (*hard.KINDS, "tilted", "contrast")  # the last two: gliomas in unusual heads
 COVERED = 0.5  # of a voxel's volume, from which on the voxel is lesion
 DISPLACED = 0.1  # standard deviations of the healthy brain; a voxel that a mass effect changed by more is displaced
 
@@ -35,7 +36,7 @@ def make_subject(
     Args:
       anatomies: what load_anatomies returned; the subject draws one of them.
       seed, index: name the subject; the same pair is the same brain whatever its kind.
-      kind: one of KINDS.
+      kind: one of KINDS or HARD.
       twin: makes the healthy brain of a patient in place of the patient: same head, contrast, scanner and noise.
       slices, spacing, thickness: axial slices evenly from the lower cerebellum to just below the vertex, pixel size
         in mm, slice thickness in mm.
@@ -47,32 +48,53 @@ def make_subject(
       inside. Some heads end above the lowest slices, which are then all 0. The masks of the lesion and of what it
       displaces are all false for a healthy subject.
     """
-    if kind not in KINDS:
-        raise UsageError(f"phantom: expected a kind among {', '.join(KINDS)}, got {kind!r}")
+    if kind not in KINDS + HARD:
+        raise UsageError(f"phantom: expected a kind among {', '.join(KINDS + HARD)}, got {kind!r}")
     if not anatomies:
         raise UsageError("phantom: expected at least one anatomy, got none")
     grid = make_grid(slices, spacing, thickness, gap)
     shape, disease = (stream(seed, index, part) for part in range(2))
     anatomy = anatomies[int(shape.integers(len(anatomies)))]
-    healthy = draw(shape, anatomy, grid.lattice)
-    kind = "healthy" if twin else kind
-    lesion, subject = None, healthy
-    if kind != "healthy":
-        looked = survey(healthy, anatomy, grid)
-        lesion = lesions.plan(kind, disease, looked, grid.lattice, healthy.means)
-        if lesion.displacement is not None:
-            pushed = np.tensordot(healthy.turn, lesion.displacement, 1)
-            subject = healthy._replace(position=healthy.position - pushed)
+    unusual = stream(seed, index, 3)
+    healthy = draw(shape, anatomy, grid.lattice, tilt(unusual) if kind == "tilted" else UPRIGHT)
+    lesion = None if twin or kind == "healthy" else _plan(kind, disease, healthy, anatomy, grid)
+    if kind == "contrast":
+        healthy, lesion = _recontrasted(healthy, lesion, foreign(unusual))
+    subject = healthy
+    if lesion is not None and lesion.displacement is not None:
+        pushed = np.tensordot(healthy.turn, lesion.displacement, 1)
+        subject = healthy._replace(position=healthy.position - pushed)
     image, covered = _scanned(subject, anatomy, grid, lesion, thickness, stream(seed, index, 2))
     brain = image > 0
     inside = (covered >= COVERED) & brain
     displaced = np.zeros_like(brain)
     if subject is not healthy:
-        twin, _ = _scanned(healthy, anatomy, grid, None, thickness, stream(seed, index, 2))
-        displaced = brain & ~inside & (np.abs(image - twin) > DISPLACED * twin[twin > 0].std(dtype=np.float64))
+        before, _ = _scanned(healthy, anatomy, grid, None, thickness, stream(seed, index, 2))
+        displaced = brain & ~inside & (np.abs(image - before) > DISPLACED * before[before > 0].std(dtype=np.float64))
     sha256 = hashlib.sha256(image.tobytes()).hexdigest()
-    volume = Volume(data=image, affine=grid.affine, header=None, sha256=sha256, source=f"phantom:{kind}/{index}")
+    volume = Volume(
+        data=image,
+        affine=grid.affine,
+        header=None,
+        sha256=sha256,
+        source=f"phantom:{'healthy' if twin else kind}/{index}",
+    )
     return Scan(volume, brain, inside, displaced)
+
+
+def _plan(kind: str, rng: np.random.Generator, healthy: Drawn, anatomy: Anatomy, grid: Grid) -> lesions.Lesion:
+    """Draws the lesions of a kind in a healthy head."""
+    planner = hard.plan if kind in hard.KINDS else lesions.plan
+    disease = kind if kind in KINDS + hard.KINDS else "glioma"
+    return planner(disease, rng, survey(healthy, anatomy, grid), grid.lattice, healthy.means)
+
+
+def _recontrasted(
+    healthy: Drawn, lesion: lesions.Lesion | None, exponent: float
+) -> tuple[Drawn, lesions.Lesion | None]:
+    """Raises the brightness of all tissues and of the lesion to a power: the order stays, the ratios do not."""
+    healthy = healthy._replace(means=healthy.means**exponent, rim=healthy.rim**exponent)
+    return healthy, lesion and lesion._replace(levels=lesion.levels**exponent)
 
 
 def _scanned(
@@ -86,5 +108,5 @@ def _scanned(
 
 
 def stream(seed: int, index: int, part: int) -> np.random.Generator:
-    """Returns the random generator of one subject: part 0 shape and contrast, 1 disease, 2 noise."""
+    """Returns the random generator of one subject: part 0 shape and contrast, 1 disease, 2 noise, 3 tilt, contrast."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index, part])))
