@@ -140,10 +140,10 @@ def compare(method: str, arguments, subjects, mesh) -> dict[str, Any]:
             "thresholds": record.thresholds[config.restore.score],
             **{key: measured[key] for key in KEPT},
         }
-    against = evaluation_compare.compare(list(results.values()), "proximal", judging()).rows[0]
+    against = evaluation_compare.compare(list(results.values()), "adam", judging()).rows[0]
     return {
         **sides,
-        "proximal_minus_adam": {key: value for key, value in records.to_json(against).items() if key != "against"},
+        "proximal_minus_adam": {key: value for key, value in records.to_json(against).items() if key != "method"},
         "correlation_of_maps": correlations(method, arguments),
         "time": times(method, arguments, mesh) if arguments.repeats else None,
     }

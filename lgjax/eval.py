@@ -4,8 +4,8 @@
 
 Several folders, separated by commas, are compared in one report. Subjects are matched by identifier. Lesion
 is where the reference is not 0 (or has one of --lesion_labels), inside the brain mask that restoration used;
-negatives are all its other voxels. One of the methods is held against every other one (--against): differences
-with paired intervals.
+negatives are all its other voxels. Every method is held against the references of the config, or against one of
+the methods (--against): differences with paired intervals, by kind of lesion too.
 --config says what finds a lesion, and from how many subjects on an interval is stated (configs/eval.py).
 --paper appends the numbers that the paper's authors published, in a table of their own.
 """

@@ -25,7 +25,8 @@ def row(name: str, **changes: Any) -> Row:
     counts = {"reference_voxels": 0, "reference_lesions": 0, "predicted_components": 0}
     scan = {"participant_id": name, "kind": "glioma", "input_sha256": name, "same_scan": True}
     scan |= {"reference": "", "reference_note": ""}
-    return Row(**scan | volumes | counts | unknown | {"dice": {}, "fpr": {}} | changes)
+    found = scan | volumes | counts | unknown | {"dice": {}, "fpr": {}} | changes
+    return Row(**{"fp_ml": dict.fromkeys(found["fpr"], 0.0)} | found)
 
 
 def provenance(**changes: Any) -> Provenance:

@@ -114,7 +114,7 @@ def _eval(values: flags.FlagValues) -> None:
     text = "Values that are lesion, separated by commas; default: all but 0 of two values or of 0 to 4."
     flags.DEFINE_list("lesion_labels", None, text, flag_values=values)
     define_path("output", "Folder for the results; default: evaluation, beside the predictions.", values)
-    text = "Method that is compared with every other one; default: vae_lg_neural_tv where it is there."
+    text = "Method that every other one is compared with; default: the config's references."
     flags.DEFINE_string("against", None, text, values)
     flags.DEFINE_bool("paper", False, "Append the paper's Table 1, and name the outputs table1.*.", values)
     flags.DEFINE_bool("assume_ras", False, "Take references that state no orientation as RAS.", values)

@@ -87,6 +87,7 @@ def measure(prediction: Prediction, subject: sources.Subject, known: References,
         reference_voxels=int(whole.sum()),
         dice={rate: metrics.dice(mask, voxels.truth) if voxels.truth.any() else None for rate, mask in masks.items()},
         fpr={rate: metrics.fpr(mask[voxels.brain], lesion) for rate, mask in masks.items()},
+        fp_ml={rate: float((mask & ~whole).sum() * anomaly.voxel_ml) for rate, mask in masks.items()},
         **counted,
         seconds_per_iteration=sidecar.seconds_per_iteration,
         input_sha256=sidecar.input_sha256,
@@ -187,6 +188,12 @@ def aggregate(
         lesion_ml=intervals.summarise([row.lesion_ml for row in patients], least),
         detected_ml=intervals.summarise([row.detected_ml for row in patients], least),
         healthy_fp_ml=intervals.summarise([row.false_positive_ml for row in healthy], least),
+        fp_ml=records.FalsePositives(
+            *(
+                {rate: intervals.summarise([row.fp_ml[rate] for row in some], least) for rate in rates}
+                for some in (healthy, patients)
+            )
+        ),
         displaced_voxels=displaced,
         lesion_outside_brain_voxels=sum(row.lesion_outside_brain_voxels for row in rows),
         missed_by_brain_mask=[row.participant_id for row in patients if not row.lesion_voxels],

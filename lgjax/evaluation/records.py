@@ -33,6 +33,7 @@ class Row:
     reference_voxels: int  # of the whole reference
     dice: dict[str, float | None]  # by rate
     fpr: dict[str, float | None]  # by rate: achieved, a share of the healthy brain voxels
+    fp_ml: dict[str, float]  # mL by rate: detected in the healthy brain
     sensitivity: float | None  # found reference lesions / reference lesions (see `metrics.lesion_wise`)
     ppv: float | None  # true predicted components / predicted components
     f1: float | None
@@ -93,6 +94,14 @@ class LesionMeans:
     f1: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class FalsePositives:
+    """The volume that was detected where nothing is ill, mL by rate."""
+
+    healthy: dict[str, Summary]  # over subjects whose reference is empty
+    patients: dict[str, Summary]  # in the lesion-free brain, over subjects with a lesion
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
     """The metrics of a set of subjects; AUC, AUPRC and oracle Dice over all their brain voxels pooled."""
@@ -116,6 +125,7 @@ class Group:
     lesion_ml: Summary  # mL of reference inside the brain, over subjects with a lesion
     detected_ml: Summary  # mL, over the same
     healthy_fp_ml: Summary  # mL, over subjects whose reference is empty
+    fp_ml: FalsePositives
     displaced_voxels: int
     lesion_outside_brain_voxels: int
     missed_by_brain_mask: list[str]  # subjects with a lesion of which no voxel lies inside the brain mask
@@ -193,27 +203,29 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-    """The differences from one other method."""
+    """One method minus the reference."""
 
-    against: str
+    method: str
     n_subjects: int
     dice: dict[str, Difference]  # by rate, of the means
     auc: Difference
     auprc: Difference
+    auprc_by_kind: dict[str, Difference]  # of the subjects of one kind of lesion; empty where all are of one kind
 
     @property
     def entries(self) -> list[Difference]:
-        """All of them."""
+        """Those of all subjects."""
         return [*self.dice.values(), self.auc, self.auprc]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One method held against each other one."""
+    """Each method held against one of them, the reference."""
 
-    method: str
+    reference: str
     family_error: float  # chance that any difference is called certain by accident
-    tests: int  # p-values that are corrected together
+    tests: int  # p-values that are corrected together: those of all subjects
+    kind_tests: int  # p-values that are corrected together: those of the kinds
     rows: list[Differences]
 
 
@@ -261,7 +273,11 @@ def group_reasons(group: Group, unranked: str | None, few: str) -> dict[str, str
     found |= _summary_reasons("lesion_ml", group.lesion_ml, "no subject with a lesion", few)
     found |= _summary_reasons("detected_ml", group.detected_ml, no_mask or "no subject with a lesion", few)
     why = no_mask or "no subject without a lesion"
-    return found | _summary_reasons("healthy_fp_ml", group.healthy_fp_ml, why, few)
+    found |= _summary_reasons("healthy_fp_ml", group.healthy_fp_ml, why, few)
+    for name, who in (("healthy", "without"), ("patients", "with")):
+        for rate, volume in getattr(group.fp_ml, name).items():
+            found |= _summary_reasons(f"fp_ml/{name}/{rate}", volume, f"no subject {who} a lesion", few)
+    return found
 
 
 def restoration_reasons(timing: Timing, search: Search | None, convergence: Convergence | None) -> dict[str, str]:
@@ -284,13 +300,13 @@ def _summary_reasons(path: str, summary: Summary, why: str, few: str) -> dict[st
 
 
 def _columns(row: Row) -> dict[str, Any]:
-    """Returns a line of subjects.tsv by column: Dice and FPR stand side by side, rate by rate."""
+    """Returns a line of subjects.tsv by column: Dice, FPR and its volume stand side by side, rate by rate."""
     found: dict[str, Any] = {}
     for name, value in vars(row).items():
         if name == "dice":
             for rate in row.dice:
-                found |= {f"dice_{rate}": row.dice[rate], f"fpr_{rate}": row.fpr[rate]}
-        elif name != "fpr":
+                found |= {f"{part}_{rate}": getattr(row, part)[rate] for part in ("dice", "fpr", "fp_ml")}
+        elif name not in ("fpr", "fp_ml"):
             found[name] = value
     return found
 

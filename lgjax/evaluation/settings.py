@@ -16,6 +16,7 @@ class Settings:
     detection_share: float  # least share of a detection that lies in the reference, for it to be true
     least_subjects: int  # that an interval or a test is stated for
     family_error: float  # chance that any difference of a table is called certain by accident
+    references: tuple[str, ...] = ()  # methods that are held against all others, where they are among them
 
     @property
     def few(self) -> str:

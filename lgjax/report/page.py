@@ -4,7 +4,7 @@ import base64
 import datetime
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Picture(NamedTuple):
 def render(
     results: Sequence[Result],
     pictures: Sequence[Picture],
-    comparison: records.Comparison | None = None,
+    comparisons: Sequence[records.Comparison] = (),
     with_paper: bool = False,
 ) -> str:
     """Returns the report: one HTML page with everything in it, for reading offline and for print.
@@ -33,12 +33,12 @@ def render(
     Args:
       results: the methods, in the order of the tables.
       pictures: of subjects.
-      comparison: see `compare.compare`; None: there is nothing to compare.
+      comparisons: of all methods with each reference, see `compare.compare`.
       with_paper: whether the paper's own Table 1 is appended.
     """
     asked = tables.rates(results)
     columns, ours = tables.paper_columns(asked), tables.our_columns(tables.mask_rate(results))
-    printed = tables.paper_rates(results)
+    printed, false = tables.paper_rates(results), tables.false_positive_columns(results)
     return text.template("report.html").render(
         title=tables.title(results),
         conditions=tables.conditions(results),
@@ -52,10 +52,12 @@ def render(
         lesion_headings=[column.heading for column in tables.lesion_columns(asked, tables.mask_rate(results))],
         groups=_groups(results, asked),
         achieved=achieved(results),
+        false_told=tables.false_positives(results),
+        false_headings=[column.heading for column in false],
+        false_table=tables.table(results, false) if false else [],
         rates=[(rate, tables.percent(rate)) for rate in asked],
-        comparison=comparison,
-        corrected=tables.corrected(comparison) if comparison else "",
-        differences=tables.differences(comparison, asked) if comparison else [],
+        comparisons=[_compared(comparison, asked) for comparison in comparisons],
+        difference_headings=tables.difference_headings(asked),
         paper=published if with_paper else None,
         paper_headings=[column.heading for column in tables.paper_columns(printed)],
         paper_table=tables.paper_table(printed),
@@ -90,6 +92,8 @@ def notes(results: Sequence[Result]) -> list[str]:
         "voxels, in mm, over subjects with both a lesion and a detection.",
         f"Detected of lesion, mL: mean volume detected at {rate} FPR, and mean volume of the reference, over subjects "
         f"with a lesion. Healthy FP: volume detected at {rate} FPR in subjects whose reference is empty.",
+        "False positives in mL: mean volume of the detections outside all lesions, over subjects whose reference is "
+        "empty (healthy) and over subjects with a lesion (patients); [95 % interval of the mean, Student's t].",
         "Differences of AUC and AUPRC are taken from those histograms too: their last digit may differ from that of "
         "two numbers of the tables.",
     ]
@@ -184,6 +188,19 @@ def _groups(results: Sequence[Result], asked: Sequence[str]) -> list[tuple[str, 
     if len(results) > 1 or not found:
         return found
     return [("", [rows[0]._replace(name=kind) for kind, rows in found])]
+
+
+def _compared(comparison: records.Comparison, asked: Sequence[str]) -> dict[str, Any]:
+    """Returns one comparison as the page shows it."""
+    headings, rows = tables.kind_differences(comparison)
+    return {
+        "reference": comparison.reference,
+        "corrected": tables.corrected(comparison, comparison.tests),
+        "rows": tables.differences(comparison, asked),
+        "kind_corrected": tables.corrected(comparison, comparison.kind_tests),
+        "kinds": headings,
+        "kind_rows": rows,
+    }
 
 
 def _has_lesion(results: Sequence[Result], kind: str) -> bool:

@@ -80,6 +80,30 @@ def our_columns(mask_rate: str) -> list[Column]:
     ]
 
 
+def false_positive_columns(results: Sequence[Result]) -> list[Column]:
+    """Returns the volume detected where nothing is ill: in healthy brains and in those of patients, at every rate."""
+    some = {
+        "healthy": any(result.metrics.n_subjects > result.metrics.n_with_lesion for result in results),
+        "patients": any(result.metrics.n_with_lesion for result in results),
+    }
+    return [
+        Column(f"{who} {percent(rate)}", _volume_reader(who, rate), None)
+        for who in ("healthy", "patients")
+        if some[who]
+        for rate in rates(results)
+    ]
+
+
+def false_positives(results: Sequence[Result]) -> str:
+    """Returns what the columns of `false_positive_columns` show."""
+    patients = max(result.metrics.n_with_lesion for result in results)
+    healthy = max(result.metrics.n_subjects - result.metrics.n_with_lesion for result in results)
+    return (
+        f"False positives, mL at each rate: mean over {counted(healthy, 'healthy brain')}, and over the lesion-free "
+        f"brain of {counted(patients, 'patient')}, with 95 % intervals"
+    )
+
+
 def interval_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:
     """Returns the 95 % intervals that fit a terminal: of Dice, AUC and AUPRC."""
     shown = [column for column in [*paper_columns(asked), our_columns(mask_rate)[0]] if column.heading != "s/iteration"]
@@ -87,10 +111,14 @@ def interval_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:
 
 
 def kind_columns(asked: Sequence[str]) -> list[Column]:
-    """Returns short columns for groups of subjects: mean Dice, AUC and the achieved false positive rates."""
+    """Returns short columns for groups of subjects: mean Dice, AUC, AUPRC and the achieved false positive rates."""
     dice = [Column(f"Dice {percent(rate)}", _mean_reader(rate), max) for rate in asked]
     achieved = [Column(f"FPR {percent(rate)}", _achieved_reader(rate), None) for rate in asked]
-    return [*dice, Column("AUC", lambda found: cell(found.auc), max), *achieved]
+    areas = [
+        Column("AUC", lambda found: cell(found.auc), max),
+        Column("AUPRC", lambda found: cell(found.auprc), max),
+    ]
+    return [*dice, *areas, *achieved]
 
 
 def lesion_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:
@@ -154,16 +182,31 @@ def paper_table(asked: Sequence[str]) -> list[Row]:
     ]
 
 
+def difference_headings(asked: Sequence[str]) -> list[str]:
+    """Returns the headings of `differences`."""
+    return [*(f"Dice {percent(rate)}" for rate in asked), "AUC", "AUPRC"]
+
+
 def differences(comparison: Comparison, asked: Sequence[str]) -> list[Row]:
     """Returns a row for each other method: Dice at every rate, AUC, AUPRC; marked: the difference is certain."""
     return [
         Row(
-            row.against,
+            row.method,
             row.n_subjects,
             [_difference(entry) for entry in [*(row.dice.get(rate) for rate in asked), row.auc, row.auprc]],
         )
         for row in comparison.rows
     ]
+
+
+def kind_differences(comparison: Comparison) -> tuple[list[str], list[Row]]:
+    """Returns the kinds of lesion, and a row for each other method: AUPRC of every kind; marked as `differences`."""
+    kinds = sorted({kind for row in comparison.rows for kind in row.auprc_by_kind})
+    rows = [
+        Row(row.method, row.n_subjects, [_difference(row.auprc_by_kind.get(kind)) for kind in kinds])
+        for row in comparison.rows
+    ]
+    return kinds, rows if kinds else []
 
 
 def title(results: Sequence[Result]) -> str:
@@ -178,10 +221,10 @@ def title(results: Sequence[Result]) -> str:
     return f"Measured on {measured}. Trained on {trained}. Score: {scores}."
 
 
-def corrected(comparison: Comparison) -> str:
-    """Returns what makes a difference of a comparison certain."""
+def corrected(comparison: Comparison, tests: int) -> str:
+    """Returns what makes a difference of a comparison certain, in a table with so many tests."""
     return (
-        f"p < {comparison.family_error:g} after Holm's correction over the {comparison.tests} differences of this "
+        f"p < {comparison.family_error:g} after Holm's correction over the {tests} differences of this "
         "table (paired t; Student's t on the paired jackknife for AUC and AUPRC)"
     )
 
@@ -259,7 +302,7 @@ def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:
     return "; ".join(f"{text} ({', '.join(members)})" for text, members in names.items())
 
 
-def markdown(results: Sequence[Result], comparison: Comparison | None = None, with_paper: bool = False) -> str:
+def markdown(results: Sequence[Result], comparisons: Sequence[Comparison] = (), with_paper: bool = False) -> str:
     """Returns all tables, aligned for a terminal and valid as Markdown, the paper's columns first."""
     asked, shown_rate = rates(results), mask_rate(results)
     ours, short = our_columns(shown_rate), interval_columns(asked, shown_rate)
@@ -278,17 +321,16 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         f"Sensitivity, PPV and F1 count lesions; these, HD95 and mL in the mask at {shown_rate} FPR.",
         *_intervals(table(results, short), short, results[0].metrics.settings.few),
     ]
-    if comparison:
-        headings = ["n", *(f"Dice {percent(rate)}" for rate in asked), "AUC", "AUPRC"]
-        rows = differences(comparison, asked)
-        texts = [[item.text + ("*" if item.best else "") for item in row.cells] for row in rows]
-        lines = [[row.name, str(row.n), *cells] for row, cells in zip(rows, texts, strict=True)]
+    false = false_positive_columns(results)
+    if false:
         parts += [
-            f"{comparison.method} minus each other method, same subjects; * certain: {corrected(comparison)}.",
-            aligned(["minus", *headings], lines),
+            f"{false_positives(results)}.",
+            _with_intervals(["method", "n", *(column.heading for column in false)], table(results, false)),
         ]
+    for comparison in comparisons:
+        parts += _compared(comparison, asked)
     parts += [
-        "By kind of subject: mean Dice, AUC, and the false positive rates achieved where those were asked.",
+        "By kind of subject: mean Dice, AUC, AUPRC, and the false positive rates achieved where those were asked.",
         _markdown(kind_rows, kind_columns(asked)),
     ]
     if with_paper:
@@ -297,6 +339,32 @@ def markdown(results: Sequence[Result], comparison: Comparison | None = None, wi
         lines = [[row.name, *(item.text for item in row.cells)] for row in paper_table(printed)]
         parts += [f"## {published.HEADING}", published.CONDITIONS, aligned(head, lines)]
     return "\n\n".join([*parts, NOTICE]) + "\n"
+
+
+def _compared(comparison: Comparison, asked: Sequence[str]) -> list[str]:
+    """Returns the differences of one comparison as Markdown, of all subjects and by kind of lesion."""
+    minus = f"minus {comparison.reference}"
+    told = f"Each method {minus}, same subjects"
+    parts = [
+        f"{told}; * certain: {corrected(comparison, comparison.tests)}.",
+        _with_intervals([minus, "n", *difference_headings(asked)], differences(comparison, asked)),
+    ]
+    kinds, rows = kind_differences(comparison)
+    if rows:
+        parts += [
+            f"{told}: AUPRC by kind of lesion; * certain: {corrected(comparison, comparison.kind_tests)}.",
+            _with_intervals([minus, "n", *kinds], rows),
+        ]
+    return parts
+
+
+def _with_intervals(head: Sequence[str], rows: Sequence[Row]) -> str:
+    """Returns a table as Markdown whose cells show their intervals; a star marks those that are marked."""
+    lines = [
+        [row.name, str(row.n), *(f"{cell.text} {cell.interval}".strip() + "*" * cell.best for cell in row.cells)]
+        for row in rows
+    ]
+    return aligned(head, lines)
 
 
 def _intervals(rows: Sequence[Row], columns: Sequence[Column], few: str) -> list[str]:
@@ -340,6 +408,14 @@ def _mean_reader(rate: str) -> Callable[[Group], Cell]:
 
 def _achieved_reader(rate: str) -> Callable[[Group], Cell]:
     return lambda found: achieved(found, rate)
+
+
+def _volume_reader(who: str, rate: str) -> Callable[[Group], Cell]:
+    def read(found: Group) -> Cell:
+        volume = getattr(found.fp_ml, who).get(rate)
+        return cell(volume.mean, None, volume.ci95, 2) if volume else cell(None)
+
+    return read
 
 
 def _interval_reader(read: Callable[[Group], Cell]) -> Callable[[Group], Cell]:

@@ -21,7 +21,6 @@ from lgjax.scans import names, nifti, sources
 from lgjax.scans.pictures import Panels, pixel_aspect, radiological, shown_slice, subject_figure
 
 LOG = logging.getLogger(__name__)
-AGAINST = "vae_lg_neural_tv"  # the paper's best method, held against the others where it is among them
 
 
 NAMES = {False: ("table.md", "table.json", "report.html"), True: ("table1.md", "table1.json", "table1.html")}
@@ -81,7 +80,7 @@ def run_evaluation(
       output: where metrics.json, tables and report go.
       settings: of the evaluation.
       assume_ras: takes references that state no orientation as RAS.
-      against: the method that is compared with every other; None: `AGAINST` where it is there.
+      against: the method that every other one is compared with; None: the references of `settings` that are there.
       with_paper: appends the paper's own numbers, and names the outputs table1.
       command: how this was started, for the record.
       lesion_labels: values of references that are lesion; (): see `segmentations.lesion_of`.
@@ -96,7 +95,7 @@ def run_evaluation(
     """
     present = [folder for folder in folders if any(names.places(folder))] or folders[:1]
     named = _names(present)
-    against = _compared(against, list(named.values()))
+    chosen = _compared(against, settings.references, list(named.values()))
     known = references.find(labels, assume_ras, lesion_labels, any_sequence)
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
@@ -112,7 +111,7 @@ def run_evaluation(
     if not found:
         raise faults[0]
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
-    table, page = _save_comparison(found, known, against, output, settings, with_paper, command)
+    table, page = _save_comparison(found, known, chosen, output, settings, with_paper, command)
     results = list(found.values())
     warnings = [*tables.noted(results), *tables.missed(results), *tables.strange(results)]
     return Written(table, page, [str(fault) for fault in faults] + failures(results), warnings)
@@ -121,7 +120,7 @@ def run_evaluation(
 def _save_comparison(
     found: Mapping[pathlib.Path, Result],
     known: References,
-    against: str | None,
+    chosen: Sequence[str],
     output: pathlib.Path,
     settings: Settings,
     with_paper: bool,
@@ -129,20 +128,20 @@ def _save_comparison(
 ) -> tuple[str, pathlib.Path]:
     """Writes the tables and the page of all methods; returns the table as Markdown and the path of the page."""
     results = list(found.values())
-    evaluated = any(result.name == against for result in results)
-    differences = compare.compare(results, against, settings) if against and evaluated else None
+    evaluated = [name for name in chosen if any(result.name == name for result in results)]
+    differences = [compare.compare(results, name, settings) for name in evaluated]
     table_name, json_name, page_name = NAMES[with_paper]
     table = tables.markdown(results, differences, with_paper)
     atomic_write(output / table_name, table)
     record = as_json(results, differences, with_paper, command)
     atomic_write(output / json_name, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    page = render(results, _pictures(found, known, against), differences, with_paper)
+    page = render(results, _pictures(found, known, evaluated), differences, with_paper)
     atomic_write(output / page_name, page)
     return table, output / page_name
 
 
 def as_json(
-    results: Sequence[Result], differences: records.Comparison | None, with_paper: bool, command: str
+    results: Sequence[Result], differences: Sequence[records.Comparison], with_paper: bool, command: str
 ) -> dict[str, Any]:
     """Returns the table for programs: a row is metrics.json of a method with its name."""
     record = {
@@ -151,7 +150,7 @@ def as_json(
         "notice": text.NOTICE,
         "device": sorted({result.metrics.provenance.device for result in results}),
         "rows": [{"name": result.name, **records.to_json(result.metrics)} for result in results],
-        "comparison": differences and records.to_json(differences),
+        "comparisons": [records.to_json(comparison) for comparison in differences],
         "provenance": {
             "command": command,
             "version": lgjax.__version__,
@@ -186,12 +185,12 @@ def _names(folders: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
     return found
 
 
-def _compared(against: str | None, names: Sequence[str]) -> str | None:
-    """Returns the method to hold against the others; None: there is none."""
+def _compared(against: str | None, references: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Returns the methods to hold against the others; [] where there are no others."""
     if against and against not in names:
         raise UsageError(f"--against={against} is not among the methods. Give one of {', '.join(names)}.")
-    chosen = against or AGAINST
-    return chosen if chosen in names and len(names) > 1 else None
+    chosen = [against] if against else references
+    return [name for name in chosen if name in names and len(names) > 1]
 
 
 def _probe(output: pathlib.Path) -> None:
@@ -201,14 +200,14 @@ def _probe(output: pathlib.Path) -> None:
     probe.unlink()
 
 
-def _pictures(results: Mapping[pathlib.Path, Result], known: References, against: str | None) -> list[Picture]:
+def _pictures(results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str]) -> list[Picture]:
     """Returns the pictures of a few subjects of every kind; a subject that cannot be pictured is left out.
 
-    Which ones is decided by the method that is compared, or else the first.
+    Which ones is decided by the first reference, or else the first method.
     """
     predictions = {folder: read_predictions(folder)[0] for folder in results}
     pictures = []
-    for name, caption in pictured_subjects(sorted(results.values(), key=lambda item: item.name != against)):
+    for name, caption in pictured_subjects(sorted(results.values(), key=lambda item: item.name not in compared[:1])):
         panels = {}
         for folder, result in results.items():
             try:

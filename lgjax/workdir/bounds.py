@@ -166,6 +166,7 @@ BOUNDS: dict[str, Bound] = {
     "detection_share": SHARE,
     "least_subjects": whole(2),
     "family_error": number(0, 1, above=True, below=True),
+    "references": several(NAME, least=0),
     # of configs/bench.py
     "as_paper": SWITCH,
     "volume_slices": COUNT,

@@ -14,6 +14,7 @@ import measured
 import numpy as np
 import pytest
 from absl import flags
+from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from configs import common
@@ -157,6 +158,14 @@ def test_one_method_end_to_end(folders, capsys):
     assert (found["hd95"]["n"], found["healthy_fp_ml"]["n"]) == (3, 1)
     assert found["healthy_fp_ml"]["mean"] == pytest.approx(masks[3][1].sum() * 3 / 1000)  # voxels of 3 mm3
     assert found["reasons"]["healthy_fp_ml/std"] == "fewer than two subjects"
+    for rate, threshold in THRESHOLDS.items():
+        wrong = [((score > threshold) & brain & (label == 0)).sum() * 3 / 1000 for brain, label, score in cases]
+        assert found["fp_ml"]["healthy"][rate]["mean"] == pytest.approx(wrong[3])
+        patients = found["fp_ml"]["patients"][rate]
+        assert (patients["n"], patients["mean"]) == (3, pytest.approx(np.mean(wrong[:3])))
+        assert patients["std"] == pytest.approx(np.std(wrong[:3], ddof=1))
+        reach = stats.t.ppf(0.975, 2) * stats.sem(wrong[:3])
+        assert patients["ci95"] == pytest.approx([max(patients["mean"] - reach, 0), patients["mean"] + reach])
     assert found["reasons"]["seconds_per_iteration/median"].startswith("nothing is iterated")
     assert found["seconds_per_iteration"]["median"] is None
     printed = capsys.readouterr().out
@@ -573,20 +582,32 @@ def test_methods_stand_in_the_papers_order_and_are_compared(folders, tmp_path):
     assert record["provenance"]["command"] == "as typed"
     assert record["device"] == ["cpu"]
     assert "paper" not in record
-    comparison = record["comparison"]
-    assert comparison["method"] == "vae_lg_neural_tv"
-    assert [row["against"] for row in comparison["rows"]] == ["gmm", "intensity", "dae_reconstruction"]
+    (comparison,) = record["comparisons"]
+    assert comparison["reference"] == "vae_lg_neural_tv"
+    assert [row["method"] for row in comparison["rows"]] == ["gmm", "intensity", "dae_reconstruction"]
     same = {"difference": 0.0, "ci95": [0.0, 0.0], "excludes_zero": False, "p": 1.0, "p_holm": 1.0, "certain": False}
     for row in comparison["rows"]:  # the same images under other names
         assert row["auc"] == row["auprc"] == row["dice"]["0.01"] == same
-    assert "vae_lg_neural_tv minus each other method" in (output / "table.md").read_text()
+    assert "Each method minus vae_lg_neural_tv" in (output / "table.md").read_text()
+
+
+def test_every_reference_of_the_config_is_held_against_all_others(folders, tmp_path):
+    _, labels, output = folders
+    names = ("gmm", "mirror_tv3d", "vae_lg_neural_tv")
+    assert run_evaluation(write_methods(tmp_path, labels, *names), str(labels), output) == 0
+    comparisons = json.loads((output / "table.json").read_text())["comparisons"]
+    found = {each["reference"]: [row["method"] for row in each["rows"]] for each in comparisons}
+    assert found == {"mirror_tv3d": ["gmm", "vae_lg_neural_tv"], "vae_lg_neural_tv": ["gmm", "mirror_tv3d"]}
+    page = (output / "report.html").read_text()
+    assert page.count("What is better than") == 2
+    assert all(set(row["auprc_by_kind"]) == {"glioma", "ms"} for each in comparisons for row in each["rows"])
 
 
 def test_another_method_can_be_compared(folders, tmp_path):
     _, labels, output = folders
     pair = write_methods(tmp_path, labels, "gmm", "vae_lg_neural_tv")
     run_evaluation(pair, str(labels), output, against="gmm")
-    assert json.loads((output / "table.json").read_text())["comparison"]["method"] == "gmm"
+    assert [each["reference"] for each in json.loads((output / "table.json").read_text())["comparisons"]] == ["gmm"]
     with pytest.raises(UsageError, match=r"--against=anogan .* gmm, vae_lg_neural_tv"):
         run_evaluation(pair, str(labels), output, against="anogan")
 
@@ -615,7 +636,7 @@ def test_the_papers_table_is_appended_under_names_of_its_own(folders):
     assert published.HEADING in (output / "table1.md").read_text()
     record = json.loads((output / "table1.json").read_text())
     assert len(record["rows"]) == 1
-    assert record["comparison"] is None
+    assert record["comparisons"] == []
     assert len(record["paper"]["rows"]) == 11
     assert record["paper"]["rows"][9]["dice"]["0.01"] == [0.448, 0.209]
     assert 'class="foreign"' in (output / "table1.html").read_text()
@@ -686,6 +707,7 @@ def test_main_finds_the_newest_predictions_and_its_config_from_anywhere(folders,
         "lesion_share": 0.1,
         "detection_share": 0.3,
         "least_subjects": 3,
+        "references": ["mirror_tv3d", "vae_lg_neural_tv"],
         "family_error": 0.05,
     }
     assert found["dice"]["0.01"]["ci95"]

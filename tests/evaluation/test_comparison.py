@@ -41,8 +41,8 @@ def test_identical_methods_do_not_differ():
 
 def test_a_constant_shift_is_found_exactly():
     shifted = {name: value + 0.125 for name, value in values(0).items()}
-    for name, sign in (("b", 1), ("a", -1)):
-        (row,) = compared([method("a", values(0)), method("b", shifted)], name).rows
+    for reference, sign in (("a", 1), ("b", -1)):
+        (row,) = compared([method("a", values(0)), method("b", shifted)], reference).rows
         entry = row.dice["0.01"]
         assert entry.difference == pytest.approx(sign * 0.125, abs=1e-12)
         assert entry.ci95 == pytest.approx([sign * 0.125] * 2, abs=1e-12)
@@ -52,7 +52,7 @@ def test_a_constant_shift_is_found_exactly():
 
 def test_the_difference_of_mean_dice_is_the_paired_t_test_of_scipy():
     first, second = values(1, 30), values(2, 30)
-    (row,) = compared([method("a", first), method("b", second)], "a").rows
+    (row,) = compared([method("a", first), method("b", second)], "b").rows
     theirs = stats.ttest_rel(list(first.values()), list(second.values()))
     assert row.dice["0.01"].p == pytest.approx(theirs.pvalue)
     assert row.dice["0.01"].ci95 == pytest.approx(tuple(theirs.confidence_interval(0.95)))
@@ -66,7 +66,7 @@ def test_differences_of_areas_are_the_paired_jackknife_by_scikit_learn():
         for name, lift in (("a", 2.0), ("b", 1.0)):
             scores = rng.normal(size=900) + (lift + 0.1 * index) * lesion
             made[name][f"sub-{index}"] = ((np.round(4 * scores) / 4).astype(np.float32), lesion)  # one bin a score
-    (row,) = compared([method(name, dict.fromkeys(made[name], 0.5), made[name]) for name in made], "a").rows
+    (row,) = compared([method(name, dict.fromkeys(made[name], 0.5), made[name]) for name in made], "b").rows
     for entry, area in ((row.auc, roc_auc_score), (row.auprc, average_precision_score)):
         differences = []
         for left_out in (None, *made["a"]):
@@ -92,7 +92,7 @@ def test_many_comparisons_are_corrected_together():
     results = [method("a", values(0)), *others]
     found = compared(results, "a")
     assert found.tests == 30
-    assert (found.family_error, found.method) == (0.05, "a")
+    assert (found.family_error, found.reference) == (0.05, "a")
     tests = sorted((entry.p, entry.certain) for row in found.rows for entry in row.entries)
     passed = [p <= 0.05 / (30 - place) for place, (p, _) in enumerate(tests)]
     assert [certain for _, certain in tests] == [all(passed[: place + 1]) for place in range(30)]
@@ -106,7 +106,7 @@ def test_only_subjects_that_both_have_are_compared():
     first, second = values(0), values(1)
     del first["sub-0"], second["sub-1"]
     second["sub-2"] = None  # healthy for one: no Dice
-    (row,) = compared([method("a", first), method("b", second)], "a").rows
+    (row,) = compared([method("a", first), method("b", second)], "b").rows
     common = [name for name in first if second.get(name) is not None]
     assert row.n_subjects == 10
     expected = np.mean([first[name] - second[name] for name in common])
@@ -138,3 +138,41 @@ def test_what_cannot_be_compared_is_null_with_a_reason():
     (row,) = compared([method("a", nothing, healthy), method("b", nothing, healthy)], "a").rows
     assert row.auprc.difference is None
     assert row.auprc.reason
+
+
+def of_kinds(name: str, lifts: dict[str, float]) -> tuple[Result, list]:
+    """Returns a method with eight subjects of every kind, whose lesions it lifts by so much, and their scores."""
+    rng, cases = np.random.default_rng(5), []
+    for kind, lift in lifts.items():
+        for index in range(8):
+            lesion = (rng.random(600) < 0.1) & (kind != "healthy")
+            scores = (np.round(4 * (rng.normal(size=600) + lift * lesion)) / 4).astype(np.float32)
+            volumes = {"brain_voxels": 600, "lesion_voxels": int(lesion.sum()), "input_sha256": f"{kind}{index}"}
+            row = measured.row(f"sub-{kind}{index}", kind=kind, dice={"0.01": 0.5}, fpr={"0.01": 0.0}, **volumes)
+            cases.append((Case(row, tally.count(scores, lesion)), scores, lesion))
+    return measured.result(name, [case for case, *_ in cases], {"0.01": 2.0}), cases
+
+
+def test_each_kind_of_lesion_is_compared_by_itself_and_corrected_with_the_other_kinds():
+    """The second method is better on one kind alone; scikit-learn's areas of the subjects of that kind."""
+    (first, ours), (second, theirs) = (
+        of_kinds("a", {"glioma": 2.0, "healthy": 0.0, "midline": 0.3}),
+        of_kinds("b", {"glioma": 2.0, "healthy": 0.0, "midline": 2.0}),
+    )
+    found = compared([first, second], "a")
+    (row,) = found.rows
+    assert (row.method, found.tests, found.kind_tests) == ("b", 3, 2)  # healthy brains have no area
+    assert list(row.auprc_by_kind) == ["glioma", "midline"]
+    for kind, entry in row.auprc_by_kind.items():
+        areas = []
+        for cases in (theirs, ours):
+            parts = [(lesion, scores) for case, scores, lesion in cases if case.row.kind == kind]
+            areas.append(average_precision_score(*(np.concatenate(part) for part in zip(*parts, strict=True))))
+        assert entry.difference == pytest.approx(areas[0] - areas[1])
+    assert row.auprc_by_kind["midline"].certain
+    assert not row.auprc_by_kind["glioma"].certain
+    assert row.auprc_by_kind["glioma"].difference == 0
+    p_values = [entry.p for entry in row.auprc_by_kind.values()]
+    assert [entry.p_holm for entry in row.auprc_by_kind.values()] == pytest.approx(intervals.holm(p_values))
+    alike = compared([method("a", values(0)), method("b", values(1))], "a")
+    assert (alike.rows[0].auprc_by_kind, alike.kind_tests) == ({}, 0)

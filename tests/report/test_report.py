@@ -87,7 +87,7 @@ def panels(shape=(30, 24)) -> Panels:
 def page(results):
     png = subject_figure({item.name: panels() for item in results})
     pictures = [Picture(f"sub-0{EVIL}", f"glioma {EVIL}", png)]
-    return render(results, pictures, compare.compare(results, results[0].name, measured.settings()), with_paper=True)
+    return render(results, pictures, [compare.compare(results, results[0].name, measured.settings())], with_paper=True)
 
 
 def test_names_are_escaped(page):
@@ -174,12 +174,12 @@ def test_the_markdown_tables(results):
     told = row.dice | {"0.01": dataclasses.replace(row.dice["0.01"], excludes_zero=False, certain=True)}
     auc, auprc = (dataclasses.replace(entry, excludes_zero=True, certain=False) for entry in (row.auc, row.auprc))
     row = dataclasses.replace(row, dice=told, auc=auc, auprc=auprc)
-    text = tables.markdown(results, dataclasses.replace(compared, rows=[row]))
+    text = tables.markdown(results, [dataclasses.replace(compared, rows=[row])])
     assert text.startswith("Measured on 4 subjects of data")
     first = text.splitlines()[0]
     for part in ("1 healthy", "Trained on phantom:train", "batches of 24 slices of 64x48 on cpu"):
         assert part in first
-    theirs, ours, intervals, differences, kinds = grids(text)
+    theirs, ours, intervals, false, differences, by_kind, kinds = grids(text)
     assert theirs[0] == ["method", "n", "Dice 1 %", "Dice 5 %", "AUC", "s/iteration"]
     assert ours[0][2:] == [
         *("AUPRC", "oracle Dice", "FPR at 1 %", "sensitivity", "PPV", "F1", "HD95, mm", "detected of lesion, mL"),
@@ -194,7 +194,9 @@ def test_the_markdown_tables(results):
     assert [row[0] for row in kinds[1:5]] == ["vae_lg_neural_tv", "- glioma", "- healthy", "- ms"]
     assert kinds[3][-1].endswith("%")
     assert kinds[3][2] == "–"
-    assert [row[0] for row in differences] == ["minus", "intensity"]
+    assert [row[0] for row in differences] == ["minus vae_lg_neural_tv", "intensity"]
+    assert false[0] == ["method", "n", "healthy 1 %", "healthy 5 %", "patients 1 %", "patients 5 %"]
+    assert by_kind[0] == ["minus vae_lg_neural_tv", "n", "glioma", "ms"]
     assert [cell.endswith("*") for cell in differences[1]] == [False, False, True, False, False, False]
     assert "Holm's correction over the 4 differences of this table" in text
     few = measured.result("few", [case(1, "ms", "sub-1", 1.0)], RATES)
@@ -222,7 +224,10 @@ def test_headings_and_notes_follow_the_rates_that_were_asked():
     """Nothing is assumed of them: 0.2 and 3 % are none of the paper's, and lesions are counted at 3 %."""
     item = result("vae_lg_neural_tv", 2.0)
     cases = [
-        Case(dataclasses.replace(row, dice=at(row.dice), fpr=at(row.fpr)), item.histograms[row.participant_id])
+        Case(
+            dataclasses.replace(row, dice=at(row.dice), fpr=at(row.fpr), fp_ml=at(row.fp_ml)),
+            item.histograms[row.participant_id],
+        )
         for row in item.rows
     ]
     found = [measured.result("vae_lg_neural_tv", cases, {"0.002": 3.0, "0.03": 1.0}, "0.03")]

@@ -12,7 +12,11 @@ from lgjax.models import MODELS, precision
 from lgjax.runtime.errors import UsageError
 from lgjax.workdir import bounds
 
-VARIANTS = {"vae": ("paper", "smoke", "authors", "smoke_authors"), "eval": ("standard",)}
+VARIANTS = {
+    "vae": ("paper", "smoke", "authors", "smoke_authors"),
+    "eval": ("standard",),
+    "detection": ("standard", "smoke"),
+}
 ALL = [(name, variant) for name in configs.names() for variant in VARIANTS.get(name, ("paper", "smoke"))]
 COMMANDS = {"data": "preprocess", "eval": "eval", "bench": "bench"}
 
