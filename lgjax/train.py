@@ -41,11 +41,10 @@ from lgjax.runtime import devices, files, hosts, progress, signals
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import pictures
-from lgjax.training import feeding, settings
+from lgjax.training import feeding, settings, twins
 from lgjax.training import step as training
 from lgjax.training.log import Log
 from lgjax.training.step import TrainState, initial_state, state_shapes
-from lgjax.training.store import Batch
 from lgjax.workdir import checkpoints, experiment, preparation
 
 ROWS = "input", "reconstruction", "predicted sd", "generated"  # of the pictures in samples/, from the top
@@ -89,13 +88,21 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     record(config, workdir, prepared, about)
     if state is None:
         state = initial_state(model, values)
-    run(config, workdir, mesh, source, feeding.validation_batch(held_out), devices.replicate(state, mesh), start)
+    judged = twins.load(experiment.source(config), prepared, config.data.workers) if model.judge else ()
+    batch = (*feeding.validation_batch(held_out), *judged)
+    run(config, workdir, mesh, source, batch, devices.replicate(state, mesh), start)
 
 
 def run(
-    config, workdir: pathlib.Path, mesh, source: feeding.Source, held_out: Batch, state: TrainState, start: int
+    config,
+    workdir: pathlib.Path,
+    mesh,
+    source: feeding.Source,
+    held_out: tuple[np.ndarray, ...],
+    state: TrainState,
+    start: int,
 ) -> None:
-    """Takes the steps that are left, from `start`; logs, validates on slices held out, and keeps checkpoints."""
+    """Takes the steps that are left, from `start`; logs, validates on what `feeding.make_validation` takes, keeps."""
     examples = source.read(np.linspace(0, len(source) - 1, 10).astype(int)[1:-1])[0]
     model, values = models.from_config(config, config.train.precision), settings.from_config(config)
     validate, rate = feeding.make_validation(model, values, mesh), training.schedule(values)
@@ -113,7 +120,7 @@ def run(
                 kept = done == values.steps or done % values.checkpoint_every == 0
                 found = validate(jax.device_get(state.variables), *held_out) if kept else {}
                 check_finite(log.write(done, pending, float(rate(done - 1)), found), workdir)
-                bar.set_postfix_str(f"loss {log.loss:.1f}")
+                bar.set_postfix_str(f"loss {log.loss:.3g}")
                 pending, stop = [], feeding.next_stop(values, done)
                 if kept:
                     keep(draw, workdir, done, jax.device_get(state), examples, found.get(model.criterion))

@@ -3,10 +3,17 @@
 from types import ModuleType
 from typing import Any
 
-from lgjax.models import aae, blocks, dae, gan, gmvae, vae, variance
+from lgjax.models import aae, blocks, dae, gan, gmvae, restorer, vae, variance
 from lgjax.models.base import Model
 
-MODELS: dict[str, ModuleType] = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": gan, "dae": dae}
+MODELS: dict[str, ModuleType] = {
+    "vae": vae,
+    "aae": aae,
+    "gmvae": gmvae,
+    "anogan": gan,
+    "dae": dae,
+    "restorer": restorer,
+}
 
 
 def from_config(config, precision: str) -> Model:
@@ -24,6 +31,8 @@ def from_config(config, precision: str) -> Model:
     values["channels"] = tuple(model.channels)
     if model.name == "dae":
         return make(**values, noise_cells=config.train.noise_cells, noise_std=config.train.noise_std)
+    if model.name == "restorer":
+        return make(**values, variance_floor=model.variance_floor, saturation=tuple(config.data.saturation))
     if model.name == "anogan":
         return make(**values, latent_size=model.latent_size)
     values["variances"] = variance.Settings(tuple(model.variance_channels), model.variance_target, model.variance_floor)

@@ -31,3 +31,5 @@ class Model(NamedTuple):
     bind: Callable[[dict[str, Any]], BoundModel]  # params, frozen by `models.freeze` -> functions of one slice
     supports: tuple[str, ...]  # the priors that methods can make of it, see `methods`
     criterion: str = "loss"  # term by which two states of a training compare on held-out slices; "": there is none
+    # How well known pairs are restored: (variables, observed, healthy, mask) -> terms by name; None: nobody asks.
+    judge: Callable[..., dict[str, jax.Array]] | None = None

@@ -36,6 +36,7 @@ class UNet(nn.Module):
 
     channels: Sequence[int]
     normalise: bool = True
+    features: bool = False  # gives what the last convolution sees, [N, H, W, channels[0]]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -47,7 +48,7 @@ class UNet(nn.Module):
         for skip in reversed(skips[:-1]):
             x = jnp.concatenate([blocks.upsample(x), skip], axis=-1)
             x = ConvPair(skip.shape[-1], 1, self.normalise)(x, train)
-        return convolutions.Conv(1, (1, 1))(x)
+        return x if self.features else convolutions.Conv(1, (1, 1))(x)
 
 
 def coarse_noise(key: jax.Array, mask: jax.Array, cells: int, std: float) -> jax.Array:

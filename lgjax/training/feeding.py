@@ -201,17 +201,17 @@ def make_steps(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
 
 
 def make_validation(model: Model, settings: Settings, mesh: jax.sharding.Mesh) -> Callable[..., dict[str, float]]:
-    """Makes the function (variables, x, mask) -> loss terms of held-out slices, see `step.make_validation`.
+    """Makes the function (variables, x, mask, *pairs) -> terms of held-out slices, see `step.make_validation`.
 
     The first host computes them, on one device; on the others the function returns no term.
     """
     options = devices.compiler_options(mesh, "restoration")
     program = jax.jit(training.make_validation(model, settings), compiler_options=options)
 
-    def validate(variables, x, mask):
+    def validate(variables, *held_out):
         if not hosts.is_first_host():
             return {}
-        return {name: float(value) for name, value in jax.device_get(program(variables, x, mask)).items()}
+        return {name: float(value) for name, value in jax.device_get(program(variables, *held_out)).items()}
 
     return validate
 

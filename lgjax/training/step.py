@@ -102,17 +102,19 @@ def augment(
     return jnp.where(mask > 0, (1 + a) * x + b, x), mask
 
 
-def make_validation(model: Model, settings: Settings) -> Callable[[Any, jax.Array, jax.Array], dict]:
-    """Returns validate(variables, x, mask) -> loss terms of held-out slices, pure, for {"params", "batch_stats"}.
+def make_validation(model: Model, settings: Settings) -> Callable[..., dict]:
+    """Returns validate(variables, x, mask, *pairs) -> loss terms of held-out slices, pure; with frozen statistics.
 
     The terms are those of a training step, with two differences: normalisation is by the running statistics, as it is
-    frozen for restoration, and the draws (of latents, of noise) are the same at every call.
+    frozen for restoration, and the draws (of latents, of noise) are the same at every call. A model with a `judge` has
+    its terms too, of pairs (observed, healthy, mask), see `twins`.
     """
 
-    def validate(variables, x, mask):
+    def validate(variables, x, mask, *pairs):
         key = jax.random.fold_in(jax.random.key(settings.seed), _VALIDATION)
         with matmul_precision(settings.precision):
-            return model.loss(variables, x, mask, key, train=False)[1][1]
+            terms = model.loss(variables, x, mask, key, train=False)[1][1]
+            return terms | model.judge(variables, *pairs) if model.judge else terms
 
     return validate
 

@@ -211,7 +211,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 def _clashes(values: Mapping[str, Any]) -> Iterable[str]:
     """Says which values do not go together; each by itself is within its bounds."""
     if "model.channels" in values and "data.height" in values:
-        halvings = len(values["model.channels"]) - (values.get("model.name") == "dae")
+        halvings = len(values["model.channels"]) - (values.get("model.name") in ("dae", "restorer"))
         for side in ("data.height", "data.width"):
             if values.get(side, 0) % 2**halvings:
                 why = f"since model.channels halve it {halvings} times"

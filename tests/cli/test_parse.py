@@ -190,7 +190,7 @@ def test_a_mistyped_value_of_a_recorded_config_is_told(elsewhere):
         ("dae:authors", "Choose among paper, smoke."),
         ("vea", "there is no config of that name. Did you mean vae?"),
         ("vae:", ""),
-        ("xyzzy:smoke", "Choose among aae, anogan, bench, dae, data, detection, eval, gmvae, vae"),
+        ("xyzzy:smoke", "Choose among aae, anogan, bench, dae, data, detection, eval, gmvae, restorer, vae"),
         ("configs/dea.py", "does not exist. Did you mean dae?"),
         ("data", "no config for training. Take one such as --config=vae."),
         ("own.py", "cannot be run as a config (SyntaxError"),

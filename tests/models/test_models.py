@@ -319,7 +319,7 @@ def test_residual_blocks_by_numpy(name):
         np.testing.assert_allclose(block.apply({"params": params}, x, False), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vae", "aae", "gmvae", "dae", "anogan"])
+@pytest.mark.parametrize("name", ["vae", "aae", "gmvae", "dae", "anogan", "restorer"])
 def test_running_statistics_keep_95_percent_of_themselves(name, slices):
     """Those of BatchNorm and the ranges of log variances: what they were weighs .95, what the batch says does not."""
     config = shrunk(name)

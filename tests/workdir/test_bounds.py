@@ -16,6 +16,7 @@ VARIANTS = {
     "vae": ("paper", "smoke", "authors", "smoke_authors"),
     "eval": ("standard",),
     "detection": ("standard", "smoke"),
+    "restorer": ("detection", "paper", "smoke"),
 }
 ALL = [(name, variant) for name in configs.names() for variant in VARIANTS.get(name, ("paper", "smoke"))]
 COMMANDS = {"data": "preprocess", "eval": "eval", "bench": "bench"}
@@ -41,7 +42,7 @@ def test_every_bound_is_of_a_value():
 
 def test_choices_are_those_of_the_code():
     assert bounds.PRECISIONS == precision.CHOICES
-    assert set(MODELS) - set(bounds.BOUNDS["train_models"].expected.replace(",", " ").split()) == {"dae"}
+    assert set(MODELS) - set(bounds.BOUNDS["train_models"].expected.replace(",", " ").split()) == {"dae", "restorer"}
 
 
 WRONG = [
