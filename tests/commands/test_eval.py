@@ -23,6 +23,7 @@ from lgjax import models, restore
 from lgjax.cli import parse
 from lgjax.derivatives import runs
 from lgjax.evaluation import measure, metrics, published, records, references, tally
+from lgjax.methods import names as methods
 from lgjax.report import write
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.scans import pictures, sources
@@ -623,7 +624,12 @@ def test_an_output_of_several_methods_is_those_of_each(folders, tmp_path):
 def test_every_system_of_the_papers_table_belongs_to_one_config():
     rows = {name: restore.rows(common.experiment(name, name, f"{name}_reconstruction")) for name in models.MODELS}
     papers = [entry.method for entry in published.TABLE1]
-    assert sorted(itertools.chain(*rows.values())) == sorted(["intensity", "dae_reconstruction", *papers])
+    added = [name for model in models.MODELS for name in restore.ADDED_ROWS.get(model, ())]
+    assert sorted(itertools.chain(*rows.values())) == sorted(["intensity", "dae_reconstruction", *papers, *added])
+    without = restore.rows(common.untrained("detection", "mirror_tv3d"))
+    assert without == ["intensity", "intensity_tv3d", "mirror_tv3d"]
+    for model, own in (*rows.items(), ("none", without)):
+        assert {methods.parse(name).model for name in own} <= {"", model}
     assert rows["vae"][:2] == ["intensity", "gmm"]
     assert rows["aae"] == ["aae_reconstruction", "aae_lg_neural_tv"]
 
