@@ -57,6 +57,16 @@ class Convergence:
     change: list[float]  # mean absolute change of a pixel in that iteration, sd of the brain
 
 
+@dataclasses.dataclass(frozen=True)
+class Midplane:
+    """Where the mid-sagittal plane was found, of a method that looks at the mirror image."""
+
+    normal: list[float]  # unit vector in the scanner's mm (RAS+), to the patient's left
+    offset_mm: float  # the points p of the plane have normal . p = offset_mm
+    uncertainty_mm: float  # one standard deviation of the plane's place at the brain's edge
+    score: float  # of the fit: 1 for equal sides; near 0, or below, the mirror had no say
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sidecar:
     """What the sidecar of an anomaly map says, as far as a reader asks; None where it does not say."""
@@ -74,6 +84,7 @@ class Sidecar:
     grid: list[int] | None  # height and width of a slice, pixels
     search: Search | None
     convergence: Convergence | None
+    midplane: Midplane | None
     trained_on: Any
     strength: float | None  # lambda
     seed: int | None
@@ -104,6 +115,7 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         grid=content.get("Grid"),
         search=_part(Search, content.get("Search")),
         convergence=_part(Convergence, content.get("Convergence")),
+        midplane=_part(Midplane, content.get("MidsagittalPlane")),
         trained_on=content.get("TrainedOn"),
         strength=content.get("Lambda"),
         seed=content.get("Seed"),
@@ -189,6 +201,12 @@ def _is_convergence(value) -> bool:
     return all(_are(_is_number, value.get(key), len(value["iteration"])) for key in ("iteration", "change"))
 
 
+def _is_midplane(value) -> bool:
+    if not isinstance(value, dict) or not _are(_is_number, value.get("normal"), 3):
+        return False
+    return all(_is_number(value.get(key)) for key in ("offset_mm", "uncertainty_mm", "score")) and any(value["normal"])
+
+
 # What a sidecar may say, null or left out where it does not apply: what is expected, and whether a value is that.
 OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "CalibrationSubjects": ("a list of hashes", lambda value: _are(lambda item: isinstance(item, str), value)),
@@ -198,5 +216,6 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "SliceStep": ("a whole number above 0", _is_count),
     "UsedInTraining": ("true or false", lambda value: isinstance(value, bool)),
     "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
+    "MidsagittalPlane": ("normal, of three numbers, offset_mm, uncertainty_mm and score", _is_midplane),
     "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),
 }

@@ -100,6 +100,11 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
     def seen(volume: np.ndarray) -> np.ndarray:
         return pictures.radiological(volume, affine)
 
+    def line(index: int) -> tuple[float, float, float] | None:
+        plane = provenance.get("MidsagittalPlane")
+        shape = found.anomaly.shape
+        return plane and pictures.midline(plane["normal"], plane["offset_mm"], affine, shape, index)
+
     rate = provenance["MaskRate"]
     image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks[rate])
     brain = seen(found.brain)
@@ -116,7 +121,7 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
     for k in sorted(chosen, reverse=True):
         drawn = None if restored is None else restored[..., k]
         rows[f"slice {k}"] = pictures.Panels(
-            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect, rate
+            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect, rate, line(k)
         )
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     return pictures.scan_figure(rows, title)

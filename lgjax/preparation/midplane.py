@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from lgjax.preparation.slices import Placement, Slices
+from lgjax.preparation.slices import Placement, Slices, pixel_affine
 from lgjax.preparation.stack import Stack, coarse, stacked
+from lgjax.scans import orientation
 
 WINDOW = (-2.0, 1.5)  # z-scores: what lies beyond has no more say, a bright lesion above all
 VARIANCE = 0.5  # sd^2, of the difference between healthy sides: turns an added variance into a factor
@@ -102,6 +103,29 @@ def mirror(slices: Slices, placement: Placement, zooms: tuple[float, float, floa
         mirrored[k][inside] = np.where(known, value, 0)
         spread[k][inside] = np.where(known, doubt(plane.score) * (1 + added / VARIANCE), np.inf)
     return Mirror(mirrored, spread)
+
+
+def in_scanner(
+    plane: Plane, slices: Slices, placement: Placement, affine: np.ndarray
+) -> tuple[tuple[float, float, float], float]:
+    """Returns normal and offset of a plane in the scanner's mm (RAS+): its points p have normal . p = offset.
+
+    The normal points to the patient's left.
+
+    Args:
+      plane: from `find`.
+      slices: that the plane was found in.
+      placement: of the slices.
+      affine: [4, 4], of the scan: voxel -> mm (RAS+).
+    """
+    to_mm = stacked(slices, placement, orientation.zooms(affine)).affine(slices.number)
+    to_scanner = orientation.slice_affine(affine, placement.brain.shape) @ pixel_affine(placement)
+    back = to_mm @ np.linalg.inv(to_scanner)
+    normal = np.array(plane.normal)
+    turned, offset = back[:3, :3].T @ normal, plane.offset - normal @ back[:3, 3]
+    length = np.linalg.norm(turned)
+    x, y, z = (turned / length).tolist()
+    return (x, y, z), float(offset / length)
 
 
 def doubt(score: float) -> float:

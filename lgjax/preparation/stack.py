@@ -28,6 +28,13 @@ class Stack(NamedTuple):
         parts = self.columns[None], self.rows[:, None], self.z[k]
         return np.stack([np.broadcast_to(part, shape).ravel() for part in parts])
 
+    def affine(self, number: np.ndarray) -> np.ndarray:
+        """Returns the affine, [4, 4]: (column, row, slice number) -> mm; `number`, [N], is that of the slices."""
+        height = (self.z[-1] - self.z[0]) / (number[-1] - number[0]) if len(number) > 1 else self.distance
+        result = np.diag([self.columns[1] - self.columns[0], self.rows[1] - self.rows[0], height, 1.0])
+        result[:3, 3] = self.columns[0], self.rows[0], self.z[0] - number[0] * height
+        return result
+
     def sample(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Interpolates at places, [3, K] mm: the brain's value (0 without brain), its share, and what is seen, [K].
 

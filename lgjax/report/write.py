@@ -18,7 +18,7 @@ from lgjax.report.page import Picture, failures, pictured_subjects, render
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.runtime.files import atomic_write
 from lgjax.scans import names, nifti, sources
-from lgjax.scans.pictures import Panels, pixel_aspect, radiological, shown_slice, subject_figure
+from lgjax.scans.pictures import Panels, midline, pixel_aspect, radiological, shown_slice, subject_figure
 
 LOG = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ def picture(prediction: Prediction, subject: sources.Subject, values: Sequence[f
     restored = prediction.read("desc-restored_T2w").data if has_restored else None
     parts = (image.data, restored, anomaly.data, detected, reference, brain)
     cut: list = [None if part is None else radiological(part, anomaly.affine)[..., index] for part in parts]
-    return Panels(*[*cut, pixel_aspect(anomaly.affine), prediction.sidecar.mask_rate])
+    plane, shape = prediction.sidecar.midplane, anomaly.data.shape
+    line = plane and midline(plane.normal, plane.offset_mm, anomaly.affine, shape, index)
+    return Panels(*[*cut, pixel_aspect(anomaly.affine), prediction.sidecar.mask_rate, line])
 
 
 def save(result: Result, folder: pathlib.Path) -> None:

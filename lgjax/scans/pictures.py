@@ -21,6 +21,7 @@ from lgjax.scans import orientation
 INK = "#1d2329"
 COLUMNS = 7  # side by side, before anything gets tiny
 REFERENCE, DETECTED = "#18c5c0", "#ff7a1a"  # on grey images: cyan outline, orange fill
+MIDLINE = "#ffd21e"  # yellow, thin and dashed
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -46,6 +47,7 @@ class Panels(NamedTuple):
     brain: np.ndarray  # [H, W] bool
     aspect: float  # height of a pixel / its width
     rate: str = ""  # false positive rate of `detected` ("0.01")
+    midline: tuple[float, float, float] | None = None  # a, b, c of a column + b row = c; None: no mirror was used
 
 
 def radiological(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -64,6 +66,23 @@ def pixel_aspect(affine: np.ndarray) -> float:
     return rows / columns
 
 
+def midline(
+    normal: Sequence[float], offset: float, affine: np.ndarray, shape: tuple[int, ...], index: int
+) -> tuple[float, float, float]:
+    """Returns a, b and c of the line a column + b row = c in which a plane cuts an axial slice.
+
+    Args:
+      normal: unit vector in the scanner's mm (RAS+).
+      offset: mm; the points p of the plane have normal . p = offset.
+      affine: [4, 4], of the native volume: voxel -> mm (RAS+).
+      shape: of the native volume.
+      index: of the slice, in what `radiological` returns.
+    """
+    view = orientation.slice_affine(affine, shape)
+    column, row, height = (np.asarray(normal) @ view[:3, :3]).tolist()
+    return column, row, float(offset - height * index - np.asarray(normal) @ view[:3, 3])
+
+
 def subject_figure(panels: Mapping[str, Panels]) -> bytes:
     """Returns a PNG, a column for each method below each other: restored, anomaly map, detection.
 
@@ -72,6 +91,7 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
     """
     names: list[str | None] = [None, *panels]  # None: the first column
     window = next(iter(panels.values()))
+    window = window._replace(midline=next((panel.midline for panel in panels.values() if panel.midline), None))
     box = _box(window.brain if window.reference is None else window.brain | window.reference)
     blocks = np.array_split(np.array(names, dtype=object), -(-len(names) // COLUMNS))
     columns = max(map(len, blocks))
@@ -128,6 +148,7 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
                 if image is not None:
                     axes.imshow(image, **_grey(panel))
                     _sides(axes)
+            _draw_midline(source, panel)
             shown = _draw_anomaly(anomaly, panel, top)
             figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
             _draw_detected(detected, panel)
@@ -142,6 +163,7 @@ def _draw_source(column: Sequence[Axes], panel: Panels) -> None:
     column[0].imshow(panel.image, **_grey(panel))
     column[0].set_title("Input")
     _sides(column[0])
+    _draw_midline(column[0], panel)
     bar = column[1].inset_axes((0.46, 0.1, 0.1, 0.8))
     signed = bool(panel.anomaly.min() < 0)
     bar.imshow(np.linspace(1, 0, 128)[:, None], cmap="RdBu_r" if signed else "magma", aspect="auto")
@@ -194,6 +216,17 @@ def _draw_detected(axes: Axes, panel: Panels) -> None:
         axes.imshow(fill, cmap=mpl.colors.ListedColormap([DETECTED]), alpha=0.75, aspect=panel.aspect)
     _outline(axes, panel.reference)
     _sides(axes)
+
+
+def _draw_midline(axes: Axes, panel: Panels) -> None:
+    """Draws where the mirror's plane cuts the slice, and says below the slice what the line is."""
+    if panel.midline is None:
+        return
+    across, down, level = panel.midline
+    rows = np.array([-0.5, panel.image.shape[0] - 0.5])
+    axes.autoscale(False)
+    axes.plot((level - down * rows) / across, rows, color=MIDLINE, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xlabel("dashed: mirror plane", fontsize=7, labelpad=1)
 
 
 def _grey(panel: Panels) -> dict[str, Any]:
@@ -250,7 +283,10 @@ def _box(mask: np.ndarray) -> tuple[slice, slice]:
 def _crop(panel: Panels, rows: slice, columns: slice) -> Panels:
     """Returns the panels cut to a window."""
     parts: Any = [part[rows, columns] if isinstance(part, np.ndarray) else part for part in panel]
-    return Panels(*parts)
+    if panel.midline is None:
+        return Panels(*parts)
+    across, down, level = panel.midline
+    return Panels(*parts)._replace(midline=(across, down, level - across * columns.start - down * rows.start))
 
 
 def plain(text: str) -> str:

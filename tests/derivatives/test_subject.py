@@ -49,6 +49,32 @@ def test_the_picture_shows_the_mask_of_the_mask_rate(prepared, monkeypatch):
     assert pictures.detected_at([one, one._replace(rate="0.01")]) == "Detected"
 
 
+PLANE = {"normal": [-0.8, 0.0, 0.6], "offset_mm": 3.0, "uncertainty_mm": 0.5, "score": 0.4}
+
+
+def test_the_picture_shows_the_plane_of_the_sidecar(prepared, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "scan_figure", lambda *given: drawn.append(given))
+    found = write.detect(prepared, None, np.zeros((8, 8, 3), np.float32), {"0.01": 0.5})
+    about = {"Method": "m", "Score": "absolute", "MaskRate": "0.01"}
+    for plane in (PLANE, None):
+        write.figure(prepared, found, {**about, "MidsagittalPlane": plane})
+    (rows, _), (without, _) = drawn
+    assert all(panels.midline is None for panels in without.values())
+    for name, panels in rows.items():  # mm: x = -column, z = 2 slice
+        across, down, level = panels.midline
+        height = 2.0 * int(name.split()[1])
+        np.testing.assert_allclose((across, down, level), (0.8, 0.0, 3.0 - 0.6 * height), atol=1e-12)
+
+
+def test_the_plane_of_a_sidecar():
+    assert sidecar.parse(SIDECAR).midplane is None
+    assert sidecar.parse(SIDECAR | {"MidsagittalPlane": PLANE}).midplane == sidecar.Midplane(**PLANE)
+    for wrong in ([], {"normal": [1, 0, 0]}, PLANE | {"normal": [1, 0]}, PLANE | {"normal": [0, 0, 0]}):
+        assert "MidsagittalPlane" in sidecar.problem_of(SIDECAR | {"MidsagittalPlane": wrong})
+    assert sidecar.problem_of(SIDECAR | {"MidsagittalPlane": PLANE}) is None
+
+
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [
