@@ -30,6 +30,7 @@ def experiment(name: str, model: str, method: str) -> ml_collections.ConfigDict:
     config.data.resident = "auto"  # keep all training slices on the device: if they fit, always or never (stream them)
     config.data.read_processes = 0  # that read streamed slices of a prepared data set; 0: the threads of this one
     config.train = train()
+    config.restore.reconstruction_variance = 1.0  # of Y - D(Y) in <model>_reconstruction_tv3d, squared intensity units
     return config
 
 
@@ -90,6 +91,7 @@ def restore(method: str) -> ml_collections.ConfigDict:
     config.slice_step = 1  # restore and judge every k-th axial slice only
     config.precision = "float32"  # of networks, as in training
     config.checkpoint = "best"  # whose weights restore: best on held-out slices, or last
+    config.closed_steps = 200  # of the dual, in the one proximal step of mirror_tv3d and its like
     config.batch_size = 0  # slices restored at a time, which changes no result; 0: as suits the device
     return config
 
@@ -137,6 +139,7 @@ def add_draws(settings: ml_collections.ConfigDict) -> None:
 def calibrate() -> ml_collections.ConfigDict:
     """Makes the part about the search of lambda."""
     config = ml_collections.ConfigDict()
+    config.strength = 0.0  # lambda; 0: searched by what follows
     config.ssim = 0.95  # least mean SSIM of restored healthy slices
     config.slices = 64  # healthy slices that lambda is searched on
     config.smallest_lambda = 0.1  # that is tried first

@@ -12,6 +12,7 @@ def get_config(variant: str = "paper"):
     """Returns the config of a variant: paper (default; its size, the paper has no such method) or smoke."""
     common.check_variant(variant, ("paper", "smoke"))
     config = common.experiment("dae", "dae", "dae_reconstruction")  # nothing is iterated
+    config.calibrate = common.calibrate()  # of dae_reconstruction_tv3d
     config.model.channels = (32, 64, 128, 256)  # of the U-Net, from full resolution down
     config.train.learning_rate = 1e-4
     config.train.noise_cells = 16  # of coarse noise across a slice

@@ -22,7 +22,6 @@ def standard() -> ml_collections.ConfigDict:
     config.data.spacing = 2.0
     config.data.saturation = (-2.0, 1.5)
     config.restore.score = "positive"  # absolute would show a lesion's negative on the healthy side of the head
-    config.restore.dual_steps = 200  # of the one proximal step
     config.calibrate = common.calibrate()
     return config
 

@@ -208,7 +208,10 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
         "JaxVersion": jax.__version__,
         "Notice": NOTICE,
     }
-    runner = Runner(method, runners.from_config(config), weights.model(config), trained.params, mesh)
+    settings = runners.from_config(config)
+    if calibration.mirror_variance is not None:
+        settings = settings._replace(mirror_variance=calibration.mirror_variance)
+    runner = Runner(method, settings, weights.model(config), trained.params, mesh)
     return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about)
 
 

@@ -4,20 +4,22 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from lgjax.calibration import trials
 from lgjax.calibration.scores import anomaly, thresholds
-from lgjax.calibration.strength import WINDOW, Search, data_range, masked_ssim, smallest_strength
+from lgjax.calibration.strength import WINDOW, Search
+from lgjax.calibration.trials import Goal as Goal
+from lgjax.methods import mirror
 from lgjax.methods import runner as runners
+from lgjax.methods.mirror import Seen
 from lgjax.methods.names import Method, rate_names
 from lgjax.methods.runner import Runner, Settings, restore_scan
 from lgjax.models.base import Model
 from lgjax.preparation import cohort
 from lgjax.preparation.pipeline import Prepared
-from lgjax.preparation.slices import Slices
 from lgjax.runtime import devices, progress
 from lgjax.runtime.errors import UsageError
 from lgjax.workdir import calibrations, experiment, weights
@@ -25,17 +27,6 @@ from lgjax.workdir.calibrations import Calibration
 from lgjax.workdir.weights import Trained
 
 LOG = logging.getLogger(__name__)
-
-
-class Goal(NamedTuple):
-    """What the search for lambda aims at, and how it goes there."""
-
-    ssim: float  # least mean SSIM of restored healthy slices
-    slices: int  # healthy slices that lambda is searched on
-    smallest_lambda: float
-    largest_lambda: float
-    lambdas: int  # tried first, spaced evenly in log lambda
-    tolerance: float  # share by which lambda may be larger than one that misses the SSIM
 
 
 def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Callable[[Method], Calibration]:
@@ -106,17 +97,21 @@ def calibrate(
       mesh: the devices.
 
     Raises:
-      UsageError: the restoration of healthy slices diverged.
+      UsageError: the restoration of healthy slices diverged, or the config says nothing of lambda.
     """
+    seen: list[Seen | None] = [mirror.of(subject) if method.mirror else None for subject in prepared]
+    mirror_variance = None
+    if method.mirror:
+        mirror_variance = mirror.variance(prepared, [one for one in seen if one])
+        settings = settings._replace(mirror_variance=mirror_variance)
     runner = Runner(method, settings, model, trained.params, mesh)
-    search, window = None, WINDOW * trained.recipe.grid.spacing
+    search, window, strength = None, WINDOW * trained.recipe.grid.spacing, None
     if method.restores:
-        assert goal
-        search = search_strength(method, runner, prepared, goal)
-    changes = healthy_changes(method, runner, prepared, search.strength if search else 0.0)
+        strength, search = _strength(method, runner, prepared, seen, goal)
+    changes = healthy_changes(method, runner, prepared, seen, strength or 0.0)
     calibration = Calibration(
         method=method.name,
-        strength=search.strength if search else None,
+        strength=strength,
         search={**search._asdict(), "target": goal.ssim, "window_mm": window} if search and goal else None,
         voxels=int(changes.size),
         thresholds={score: thresholds(anomaly(changes, score), rates) for score in method.scores},
@@ -126,49 +121,33 @@ def calibrate(
         recipe_digest=trained.recipe.digest,
         trained_on=trained.describe(method.model),
         versions=devices.versions(),
+        mirror_variance=mirror_variance,
     )
     path = calibrations.write(workdir, calibration)
     LOG.info(summary(calibration, path))
     return calibration
 
 
-def search_strength(method: Method, runner: Runner, prepared: Sequence[Prepared], goal: Goal) -> Search:
-    """Finds lambda on a fixed, evenly spaced choice of healthy slices; a vector of lambdas is one batched program."""
-    everything = cohort.pool([subject.slices for subject in prepared])
-    chosen = np.unique(np.linspace(0, len(everything.number) - 1, goal.slices).round().astype(int))
-    slices = Slices(*(part[chosen] for part in everything))
-    span = data_range(everything.y[everything.mask > 0])
-    bar = progress.track(None, f"lambda of {method.name}", 0, "slice")
-
-    def evaluate(strengths: np.ndarray) -> np.ndarray:
-        tiled = Slices(*(np.concatenate([part] * len(strengths)) for part in slices))
-        bar.total += len(tiled.number)  # how many lambdas will be tried is not known before
-        restored = []
-        for x, _ in runner(tiled, np.repeat(strengths, len(chosen)).astype(np.float32)):
-            restored.append(x)
-            bar.update(len(x))
-        found = np.concatenate(restored).reshape(len(strengths), *slices.y.shape)
-        if not np.isfinite(found).all():
-            problem = f"{method.name}: its restoration of healthy slices diverged"
-            raise UsageError(f"{problem}. Lower --config.restore.learning_rate.")
-        return np.array([mean_ssim(x, slices, span) for x in found])
-
-    with bar:
-        candidates = np.geomspace(goal.smallest_lambda, goal.largest_lambda, goal.lambdas)
-        return smallest_strength(evaluate, list(candidates), goal.ssim, goal.tolerance)
+def _strength(
+    method: Method, runner: Runner, prepared: Sequence[Prepared], seen: Sequence[Seen | None], goal: Goal | None
+) -> tuple[float, Search | None]:
+    """Returns the lambda that the goal states, or the one that a search finds, and the search."""
+    if goal is None:
+        raise UsageError(f"{method.name} has a lambda, and the config has no part `calibrate` for it: train again.")
+    if goal.strength:
+        return goal.strength, None
+    search = trials.search(method, runner, prepared, seen, goal)
+    return search.strength, search
 
 
-def mean_ssim(x: np.ndarray, slices: Slices, span: float) -> float:
-    """Returns the mean over slices of the SSIM of restored ones, [N, H, W, 1]."""
-    triples = zip(x[..., 0], slices.y[..., 0], slices.mask[..., 0], strict=True)
-    return float(np.mean([masked_ssim(restored, y, mask, span) for restored, y, mask in triples]))
-
-
-def healthy_changes(method: Method, runner: Runner, prepared: Sequence[Prepared], strength: float) -> np.ndarray:
+def healthy_changes(
+    method: Method, runner: Runner, prepared: Sequence[Prepared], seen: Sequence[Seen | None], strength: float
+) -> np.ndarray:
     """Returns Y - X at all brain voxels of healthy subjects, [voxels], at their own resolution."""
+    bar = progress.track(prepared, f"thresholds of {method.name}", len(prepared), "subject")
     changes = [
-        restore_scan(runner, subject, strength).change[subject.placement.brain]
-        for subject in progress.track(prepared, f"thresholds of {method.name}", len(prepared), "subject")
+        restore_scan(runner, subject, strength, seen=known).change[subject.placement.brain]
+        for subject, known in zip(bar, seen, strict=True)
     ]
     return np.concatenate(changes)
 
@@ -176,6 +155,8 @@ def healthy_changes(method: Method, runner: Runner, prepared: Sequence[Prepared]
 def summary(found: Calibration, path: pathlib.Path) -> str:
     """Says in a few lines what was found, for a person."""
     lines = [f"{found.method}: thresholds from {found.voxels} healthy voxels -> {path}"]
+    if found.strength is not None and not found.search:
+        lines.append(f"  lambda {found.strength:.3g}, as --config.calibrate.strength says")
     if search := found.search:
         window = f"{WINDOW} pixels, {search['window_mm']:g} mm"
         ssim = f"SSIM {search['ssim']:.3f} on healthy slices (uniform window of {window})"

@@ -1,7 +1,4 @@
-"""Methods by name, each a function from slices to restored slices: `<model>_<prior>_<term>`, or a baseline.
-
-vae_lg_neural_tv = the VAE's local Gaussian with the variance network, and TV as the data term
-"""
+"""Methods compiled for devices: slices in, restored slices out, slice by slice or volume by volume."""
 
 import functools
 import logging
@@ -13,16 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgjax.methods import anogan, atlas, gmm, intensity
+from lgjax.methods import anogan, atlas, gmm, intensity, local, mirror, volumes
+from lgjax.methods.local import Settings as Settings
+from lgjax.methods.local import length as length
+from lgjax.methods.mirror import Seen
 from lgjax.methods.names import Method
+from lgjax.methods.volumes import Volume
 from lgjax.models import precision
 from lgjax.models.base import BoundModel, Model
 from lgjax.preparation import slices as preparation_slices
+from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
-from lgjax.restoration import loop, priors, solvers
+from lgjax.restoration import loop
 from lgjax.restoration.data_terms import DATA_TERMS
-from lgjax.restoration.priors import Prior
 from lgjax.runtime import devices, parallel
 from lgjax.runtime.errors import InputError
 
@@ -38,29 +39,6 @@ Traces = loop.Trace | anogan.Trace | None  # None where nothing is iterated
 Restorer = Callable[..., tuple[jax.Array, Traces]]
 
 
-class Settings(NamedTuple):
-    """All that a restoration reads; what a model has no use for keeps its default."""
-
-    seed: int
-    precision: str  # of products of matrices, see models.precision
-    batch_size: int  # slices of a batch, see `Runner`; 0: as suits the device
-    mixture: gmm.Settings
-    learning_rate: float = 0.0
-    iterations: int = 0
-    optimizer: str = "adam"  # see restoration.solvers.solver
-    refreshes: int = 0
-    dual_steps: int = 0
-    tolerance: float = 0.0  # standard deviations of the brain, see restoration.restore
-    samples_est: int = 1  # an exact code (aae) has nothing to draw
-    samples_neural: int = 1
-    variance_at: str = "restored"  # or observed
-    deviation_limit: float = 0.0
-    variance_floor: float = 0.0  # squared standard deviations of the brain
-    reconstruction_weight: float = 1.0
-    latent_size: int = 0
-    feature_weight: float = 0.0  # of the search of anogan
-
-
 def from_config(config) -> Settings:
     """Takes what a restoration reads from an experiment's config."""
     given = {**config.model, **config.restore, "seed": config.seed, "mixture": gmm.Settings(**config.gmm)}
@@ -71,7 +49,7 @@ def restorer(method: Method, settings: Settings, model: Model | None) -> Restore
     """Returns the pure function that restores a batch of slices with one method; each slice depends on itself alone.
 
     Args:
-      method: from `parse`, not gmm, which needs whole volumes.
+      method: from `parse`, one of slices.
       settings: of the restoration.
       model: that the method needs; None for intensity.
     """
@@ -102,39 +80,18 @@ def _restore(method: Method, settings: Settings, networks: BoundModel, y, mask, 
             learning_rate=settings.learning_rate,
             feature_weight=settings.feature_weight,
         )
+    term = DATA_TERMS[method.term]
     return loop.restore(
         y,
         mask,
         key,
-        prior=_prior(method, settings, networks, y),
-        data_term=DATA_TERMS[method.term],
-        solver=solvers.solver(
-            settings.optimizer,
-            method.term,
-            learning_rate=settings.learning_rate,
-            iterations=settings.iterations,
-            refreshes=settings.refreshes,
-            dual_steps=settings.dual_steps,
-        ),
+        prior=local.prior(method, settings, networks, y),
+        data_term=term,
+        solver=local.solver(settings, term),
         strength=strength,
-        iterations=getattr(settings, length(method, settings)),
+        iterations=local.iterations(method, settings),
         tolerance=settings.tolerance,
     )
-
-
-def length(method: Method, settings: Settings) -> str:
-    """Names the field of `Settings` that says how many iterations a method makes at most."""
-    return "refreshes" if method.restores and settings.optimizer == "proximal" else "iterations"
-
-
-def _prior(method: Method, settings: Settings, networks: BoundModel, y: jax.Array) -> Prior:
-    """Returns the prior that a method's restoration of the slice y climbs."""
-    if method.prior == "elbo":
-        return priors.elbo(networks, settings.reconstruction_weight)
-    if method.prior == "lg_est":
-        return priors.local_gaussian_estimated(networks, settings.samples_est, settings.variance_floor)
-    observed = {"restored": None, "observed": y}[settings.variance_at]
-    return priors.local_gaussian_neural(networks, settings.samples_neural, observed, settings.deviation_limit)
 
 
 def micro_batch(mesh: jax.sharding.Mesh) -> int:
@@ -152,11 +109,15 @@ class Pace(NamedTuple):
 class Runner:
     """A method compiled for a mesh: any number of slices in, as many restored slices out.
 
+    Methods of volumes (tv3d) and gmm take all slices of one volume at once, and have no batches. The others:
+
     Every device runs the same program on the same number of slices, a micro-batch, whatever the number of slices, of
     devices and of slices in a batch; the last micro-batch is padded with empty slices. So the bits of a restored slice
     depend on the slice alone, on one kind of device. A batch is a number of micro-batches between which nobody waits.
     Out of device memory, the micro-batch is halved, which may change roundings, and is said.
-    gmm fits all slices of one volume at once, and has no batches.
+
+    Of a volume, devices share out the micro-batches that networks are asked about, and each solves the data term alone:
+    its bits, too, depend on the volume alone.
     """
 
     def __init__(self, method: Method, settings: Settings, model: Model | None, params: Any, mesh: jax.sharding.Mesh):
@@ -169,23 +130,30 @@ class Runner:
           params: frozen parameters of the model.
           mesh: the devices.
         """
-        self.mesh = mesh
-        self.whole = method.name == "gmm"  # it needs all slices of a volume; else each is restored by itself
+        self.method, self.settings, self.model, self.mesh = method, settings, model, mesh
+        self.whole = method.name == "gmm"  # it needs all slices of a volume, each that is there
         self.mixture = settings.mixture
         self.micro = micro_batch(mesh)
         self.wanted = settings.batch_size
-        self.iterates = method.prior not in ("", "reconstruction")
+        self.iterates = method.iterates
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
-        if self.whole:
-            kappa, iterations = settings.mixture.kappa, settings.mixture.iterations
-            self.function = jax.jit(functools.partial(gmm.score, kappa=kappa, iterations=iterations))
-        else:
-            options = devices.compiler_options(mesh, "restoration")
-            each = devices.on_each(restorer(method, settings, model), mesh)
-            self.function = jax.jit(each, compiler_options=options)
+        self.function = self._function()
         self.compiled: Callable | None = None  # for the present micro-batch
+        self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices
         self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
+
+    def _function(self) -> Any:
+        """Returns the method as a function to be compiled."""
+        if self.whole:
+            kappa, iterations = self.mixture.kappa, self.mixture.iterations
+            return jax.jit(functools.partial(gmm.score, kappa=kappa, iterations=iterations))
+        if self.method.volume:
+            model = self.model if self.method.model else None
+            each = devices.on_all(volumes.restorer(self.method, self.settings, model, self.micro), self.mesh)
+        else:
+            each = devices.on_each(restorer(self.method, self.settings, self.model), self.mesh)
+        return jax.jit(each, compiler_options=devices.compiler_options(self.mesh, "restoration"))
 
     @property
     def dispatched(self) -> int:
@@ -198,18 +166,47 @@ class Runner:
         return -(-(self.wanted or IN_FLIGHT * self.dispatched) // self.dispatched) * self.dispatched
 
     def __call__(
-        self, slices: Slices, strength: np.ndarray, priors: np.ndarray | None = None
+        self, slices: Slices, strength: np.ndarray, known: np.ndarray | Volume | None = None
     ) -> Iterator[tuple[np.ndarray, Traces]]:
         """Yields restored slices [n, H, W, 1] and their traces, batch by batch, in order.
 
         Args:
-          slices: N of them; for gmm all slices of one volume.
-          strength: lambda of every slice, [N].
-          priors: for gmm, of its K classes at the n pixels inside the mask, [K, n]; None: all are equally likely.
+          slices: N of them; for gmm and methods of volumes, those of one volume.
+          strength: lambda of every slice, [N]; of a volume all the same.
+          known: for methods of volumes, the slices with what joins them; for gmm, the priors of its K classes at the n
+            pixels inside the mask, [K, n], or None: all are equally likely.
         """
-        return self._volume(slices, priors) if self.whole else self._batches(slices, strength)
+        if self.whole:
+            assert not isinstance(known, Volume)
+            return self._mixture(slices, known)
+        if self.method.volume:
+            assert isinstance(known, Volume)
+            return self._volume(known, float(strength[0]))
+        return self._batches(slices, strength)
 
-    def _volume(self, slices: Slices, priors: np.ndarray | None) -> Iterator[tuple[np.ndarray, None]]:
+    def _volume(self, whole: Volume, strength: float) -> Iterator[tuple[np.ndarray, Traces]]:
+        """Yields the restored slices of one volume, once."""
+        filled = jax.device_put(volumes.padded(whole), devices.replicated(self.mesh))
+        while True:
+            try:
+                x, trace = self._at_once(filled, np.float32(strength))
+                break
+            except jax.errors.JaxRuntimeError as error:
+                self._halve(error)
+        yield x[: len(whole.number)], trace
+
+    def _at_once(self, filled: Volume, strength: np.float32) -> tuple[np.ndarray, Traces]:
+        """Restores one padded volume, and times the restoration."""
+        size = len(filled.number)
+        if size not in self.programs:
+            self.programs[size] = self.function.lower(self.params, filled, strength).compile()
+        began = time.perf_counter()
+        x, trace = jax.device_get(self.programs[size](self.params, filled, strength))
+        if self.iterates:
+            self.timed.append((size, (time.perf_counter() - began) / self.taken(trace).max()))
+        return x, trace
+
+    def _mixture(self, slices: Slices, priors: np.ndarray | None) -> Iterator[tuple[np.ndarray, None]]:
         """Yields the slices of one volume minus their distance to the nearest tissue, once."""
         inside = slices.mask > 0
         n = int(inside.sum())
@@ -260,7 +257,7 @@ class Runner:
 
     def pace(self) -> Pace:
         """Returns the median pace of the largest batches since the last call."""
-        size = max((size for size, _ in self.timed), default=None if self.whole else self.size)
+        size = max((size for size, _ in self.timed), default=None if self.whole or self.method.volume else self.size)
         rates = [seconds for batch, seconds in self.timed if batch == size]
         self.timed = []
         return Pace(size, float(np.median(rates)) if rates else None)
@@ -270,7 +267,9 @@ class Runner:
         if not devices.is_out_of_memory(error) or self.micro == 1:
             raise error
         self.micro = -(-self.micro // 2)
-        self.compiled, self.timed = None, []
+        self.compiled, self.programs, self.timed = None, {}, []
+        if self.method.volume:  # whose program has the micro-batches within
+            self.function = self._function()
         LOG.warning(
             "warning: out of device memory: going on with %d slices at a time on each device. Roundings may differ.",
             self.micro,
@@ -285,20 +284,30 @@ class Restored(NamedTuple):
     traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
     taken: np.ndarray | None  # iterations that each slice took, [N]; None for methods without a loop
     pace: Pace  # of its batches
+    plane: Plane | None = None  # at which the mirror image was made; None for methods without
 
 
-def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int = 1) -> Restored:
+def restore_scan(
+    runner: Runner, subject: Prepared, strength: float, step: int = 1, seen: Seen | None = None
+) -> Restored:
     """Restores every `step`-th slice of one subject with one lambda.
+
+    Args:
+      runner: of the method.
+      subject: prepared.
+      strength: lambda; 0 where the method has none.
+      step: 1 for all slices.
+      seen: the subject's mirror image, from `mirror.of`; None: made here where the method needs one.
 
     Raises:
       InputError: the restoration diverged.
     """
     kept, placement = preparation_slices.every(subject.slices, subject.placement, step)
     slices = subject.slices if runner.whole else kept
-    known: tuple[np.ndarray, ...] = ()
-    if runner.whole and runner.mixture.atlas != "none":
-        known = (atlas.tissue_priors(subject.placement, subject.image.affine),)
-    batches = list(runner(slices, np.full(len(slices.number), strength, np.float32), *known))
+    if runner.method.mirror and seen is None:
+        seen = mirror.of(subject)
+    known = _known(runner, slices, subject, seen)
+    batches = list(runner(slices, np.full(len(slices.number), strength, np.float32), known))
     difference = slices.y - np.concatenate([x for x, _ in batches])
     if not np.isfinite(difference).all():
         bad = slices.number[~np.isfinite(difference).all(axis=(1, 2, 3))]
@@ -311,4 +320,14 @@ def restore_scan(runner: Runner, subject: Prepared, strength: float, step: int =
     taken = None if traces is None else runner.taken(traces)
     change = preparation_slices.from_slices(difference[slices.number % step == 0], placement)
     looked_at = subject._replace(slices=kept, placement=placement)
-    return Restored(looked_at, change, traces, taken, runner.pace())
+    plane = seen.plane if seen and runner.method.mirror else None
+    return Restored(looked_at, change, traces, taken, runner.pace(), plane)
+
+
+def _known(runner: Runner, slices: Slices, subject: Prepared, seen: Seen | None) -> np.ndarray | Volume | None:
+    """Returns what a method wants to know of a volume beside its slices."""
+    if runner.method.volume:
+        return volumes.volume(slices, subject, seen.mirror if seen and runner.method.mirror else None)
+    if runner.whole and runner.mixture.atlas != "none":
+        return atlas.tissue_priors(subject.placement, subject.image.affine)
+    return None

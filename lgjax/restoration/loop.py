@@ -1,4 +1,4 @@
-"""Restoration of a slice by MAP ascent (Chen et al. 2019, Eq. 4): the heart of the program, as pure functions."""
+"""Restoration of a slice or a volume by MAP ascent (Chen et al. 2019, Eq. 4): the program's heart, pure functions."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from lgjax.restoration.solvers import Problem, Solver
 
 
 class Trace(NamedTuple):
-    """What happened at each iteration of a slice's restoration, each [iterations]; once it stopped, its last values."""
+    """What happened at each iteration of a slice or volume, each [iterations]; once it stopped, its last values."""
 
     prior_gradient: jax.Array  # root mean square of the log prior's gradient inside the mask
     data_term: jax.Array  # R(Y, X) before the step, without lambda
@@ -22,14 +22,14 @@ class Trace(NamedTuple):
 class State(NamedTuple):
     """The carry of the restoration loop."""
 
-    x: jax.Array  # [H, W, 1]
+    x: jax.Array  # [H, W, 1] or [N, H, W, 1]
     solver: Any
     trace: Trace
 
 
 def restore(
-    y: jax.Array,  # [H, W, 1], z-scored
-    mask: jax.Array,  # [H, W, 1], 1 where the slice may change
+    y: jax.Array,  # [H, W, 1] or [N, H, W, 1], z-scored
+    mask: jax.Array,  # as y, 1 where the slice or volume may change
     key: jax.Array,
     *,
     prior: Prior,
@@ -39,13 +39,13 @@ def restore(
     iterations: int,
     tolerance: float = 0.0,
 ) -> tuple[jax.Array, Trace]:
-    """Restores one slice by MAP ascent (Chen et al. 2019, Eq. 4); long, since step and loop are read as one.
+    """Restores one slice or volume by MAP ascent (Chen et al. 2019, Eq. 4); long, since step and loop are read as one.
 
     Args:
-      y: observed slice, [H, W, 1], z-scored.
-      mask: 1 where the slice may change, [H, W, 1]; elsewhere the result equals y.
-      key: the slice's own random key; iteration i draws from fold_in(key, i).
-      prior: (x, key) -> log P near x.
+      y: observed slice, [H, W, 1], or volume, [N, H, W, 1], z-scored.
+      mask: 1 where it may change, shaped as y; elsewhere the result equals y.
+      key: the slice's own random key, or those of a volume's slices, [N]; iteration i draws from fold_in(key, i).
+      prior: (x, key) -> log P near x; the same for all of a volume.
       data_term: (x, y) -> cost R(Y, X), scalar.
       solver: how X moves, for this data term: `adam` (the paper) or `proximal`.
       strength: lambda, scalar array.
@@ -54,13 +54,13 @@ def restore(
         does, and the loop has a known trip count.
 
     Returns:
-      The restored slice, [H, W, 1], and the trace of all iterations.
+      The restored slice or volume, shaped as y, and the trace of all iterations.
     """
     problem = Problem(y, mask, strength)
     pixels = jnp.maximum(mask.sum(), 1.0)
 
     def step(i, state: State) -> State:
-        near = prior(state.x, jax.random.fold_in(key, i))
+        near = prior(state.x, _of_iteration(key, i))
         near = near._replace(gradient=near.gradient * mask)
         x, solver_state = solver.step(i, state.x, near, problem, state.solver)
         trace = Trace(
@@ -83,6 +83,11 @@ def restore(
     # Under vmap, a slice that has stopped is carried on unchanged until all have.
     done, final = jax.lax.while_loop(goes_on, lambda c: (c[0] + 1, step(*c)), (jnp.zeros((), jnp.int32), initial))
     return final.x, _carried_on(final.trace, done)
+
+
+def _of_iteration(key: jax.Array, i: jax.Array) -> jax.Array:
+    """Folds the iteration into the key of a slice, or into each of the keys of a volume's slices."""
+    return jax.vmap(_of_iteration, (0, None))(key, i) if key.ndim else jax.random.fold_in(key, i)
 
 
 def _carried_on(trace: Trace, done: jax.Array) -> Trace:

@@ -1,9 +1,12 @@
 """The log prior log P(X) near x: its gradient and a local variance, each a function (x, key), for one slice [H, W, 1].
 
+Priors without a network are functions of a volume, [N, H, W, 1], as well.
+
 The local Gaussian approximation (Chen et al. 2019, Sec. 2.1) replaces P near X^i by N(mu, diag(sigma2)); mu and sigma2
 are constants of the step, so nothing is back-propagated through a network and a step costs forward passes only.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,8 +19,8 @@ from lgjax.models.base import BoundModel
 class LocalPrior(NamedTuple):
     """log P near x: the Gaussian with this gradient at x and this variance; its mean is x + variance * gradient."""
 
-    gradient: jax.Array  # of log P at x, [H, W, 1]
-    variance: jax.Array  # sigma2, [H, W, 1]
+    gradient: jax.Array  # of log P at x, shaped as x
+    variance: jax.Array  # sigma2, shaped as x
 
 
 Prior = Callable[[jax.Array, jax.Array], LocalPrior]
@@ -85,3 +88,45 @@ def elbo(networks: BoundModel, reconstruction_weight: float) -> Prior:
     """
     gradient = jax.grad(networks.elbo)
     return lambda x, key: LocalPrior(gradient(x, key), jnp.full_like(x, 1 / (2 * reconstruction_weight)))
+
+
+def gaussian(mu: jax.Array, variance: jax.Array) -> Prior:
+    """Makes the prior of a fixed Gaussian, N(mu, diag(variance)), whatever x is.
+
+    Args:
+      mu: shaped as x.
+      variance: above 0; infinite where the prior says nothing.
+    """
+    return lambda x, key: LocalPrior(gaussian_gradient(x, mu, variance), variance)
+
+
+def product(*experts: Prior) -> Prior:
+    """Makes the product of experts (Hinton 2002): log priors add, so gradients add, and so do inverse variances."""
+
+    def near(x, key):
+        found = [expert(x, key) for expert in experts]
+        precision = functools.reduce(jnp.add, [1 / one.variance for one in found])
+        return LocalPrior(functools.reduce(jnp.add, [one.gradient for one in found]), 1 / precision)
+
+    return near
+
+
+def beside(prior: Prior, mirrored: jax.Array, variance: jax.Array) -> Prior:
+    """Makes the product of a prior and the mirror image's Gaussian, N(mirrored, diag(variance)).
+
+    Where both sides of a head are ill, the mirror image is far from the prior's mean: there its variance grows by the
+    square of their distance.
+
+    Args:
+      prior: a local Gaussian.
+      mirrored: the observed image, reflected, shaped as x.
+      variance: of x - mirrored in healthy brain; infinite where nothing is mirrored.
+    """
+
+    def near(x, key):
+        own = prior(x, key)
+        mean = x + own.variance * own.gradient
+        mirror = gaussian(mirrored, variance + (mirrored - mean) ** 2)
+        return product(lambda x, key: own, mirror)(x, key)
+
+    return near

@@ -1,4 +1,4 @@
-"""Solvers of Eq. 4 of Chen et al. 2019: how one slice goes from X^i to X^{i+1}."""
+"""Solvers of Eq. 4 of Chen et al. 2019: how one slice, or one volume, goes from X^i to X^{i+1}."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lgjax.restoration.data_terms import DATA_TERMS, Cost, DataTerm
+from lgjax.restoration.data_terms import Cost, DataTerm
 from lgjax.restoration.priors import LocalPrior
 
 
 class Problem(NamedTuple):
-    """What stays the same during the restoration of a slice."""
+    """What stays the same during the restoration of a slice or a volume."""
 
-    y: jax.Array  # [H, W, 1], z-scored
-    mask: jax.Array  # [H, W, 1], 1 where the slice may change
+    y: jax.Array  # [H, W, 1] or [N, H, W, 1], z-scored
+    mask: jax.Array  # as y, 1 where it may change
     strength: jax.Array  # lambda, scalar
 
 
@@ -22,29 +22,31 @@ class Solver(NamedTuple):
     """A way to go from X^i to X^{i+1}."""
 
     init: Callable[[jax.Array], Any]  # y -> its state
-    # (i, X^i, prior near it, problem, state) -> (X^{i+1}, [H, W, 1], state)
+    # (i, X^i, prior near it, problem, state) -> (X^{i+1}, state)
     step: Callable[[jax.Array, jax.Array, LocalPrior, Problem, Any], tuple[jax.Array, Any]]
 
 
-def solver(name: str, term: str, *, learning_rate: float, iterations: int, refreshes: int, dual_steps: int) -> Solver:
-    """Returns a solver by its name, for a data term by its name.
+def solver(
+    name: str, term: DataTerm, *, learning_rate: float, iterations: int, refreshes: int, dual_steps: int
+) -> Solver:
+    """Returns a solver by its name, for a data term.
 
     Adam moves a pixel by about `learning_rate` a step, so a restoration moves it by at most about
     iterations * learning_rate (4 standard deviations of the brain at the paper's values).
 
     Args:
       name: `adam` (the paper: 5e-3), `gradient`, plain ascent with step eta (Eq. 4 as printed), or `proximal`.
-      term: of `DATA_TERMS`.
+      term: whose cost is climbed against.
       learning_rate: of Adam and of plain ascent.
       iterations: of Adam; `proximal` goes as far as they do.
       refreshes: of the prior, the iterations of `proximal`.
       dual_steps: of `proximal` with total variation, at each refresh.
     """
     if name == "proximal":
-        return proximal(DATA_TERMS[term], iterations * learning_rate, refreshes, dual_steps)
+        return proximal(term, iterations * learning_rate, refreshes, dual_steps)
     if name == "adam":
-        return adam(learning_rate, DATA_TERMS[term])
-    return ascent({"gradient": optax.sgd}[name](learning_rate), DATA_TERMS[term])
+        return adam(learning_rate, term)
+    return ascent({"gradient": optax.sgd}[name](learning_rate), term)
 
 
 def adam(learning_rate: float, data_term: Cost) -> Solver:

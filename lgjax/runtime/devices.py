@@ -150,6 +150,15 @@ def on_each(function: Callable, mesh: Mesh) -> Callable:
     return split
 
 
+def on_all(function: Callable, mesh: Mesh) -> Callable:
+    """Makes a function that every device of a mesh applies to the same arrays, with the mesh's axis `data` in reach.
+
+    All devices return the same, unless the function forgets to gather what it has shared out among them.
+    """
+    everywhere = PartitionSpec()
+    return jax.shard_map(function, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that puts the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -132,10 +132,13 @@ BOUNDS: dict[str, Bound] = {
     "restore.iterations": COUNT,
     "restore.refreshes": COUNT,
     "restore.dual_steps": COUNT,
+    "restore.closed_steps": COUNT,
+    "restore.reconstruction_variance": POSITIVE,
     "restore.tolerance": NOT_NEGATIVE,
     "restore.samples_est": whole(2),  # since lg_est takes the variance of the samples
     "restore.samples_neural": COUNT,
     "restore.feature_weight": number(0, 1),
+    "calibrate.strength": NOT_NEGATIVE,
     "calibrate.ssim": number(0, 1, above=True, below=True),
     "calibrate.slices": COUNT,
     "calibrate.smallest_lambda": POSITIVE,

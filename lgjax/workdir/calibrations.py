@@ -24,7 +24,7 @@ class Calibration(NamedTuple):
     """What calibration found for one method, and what that holds for."""
 
     method: str
-    strength: float | None  # lambda; None where there is none to find
+    strength: float | None  # lambda; None where there is none
     # For lambda: calibration.strength.Search, the wanted SSIM as `target`, and the width of SSIM's window, `window_mm`.
     search: dict[str, Any] | None
     voxels: int  # healthy ones that thresholds are taken from
@@ -35,6 +35,7 @@ class Calibration(NamedTuple):
     recipe_digest: str
     trained_on: str  # in words
     versions: dict[str, Any]
+    mirror_variance: float | None = None  # V_m, squared standard deviations; None where the mirror is no expert
 
 
 KEYS = {  # of the record on disk, by field
@@ -49,6 +50,7 @@ KEYS = {  # of the record on disk, by field
     "recipe_digest": "RecipeSHA256",
     "trained_on": "TrainedOn",
     "versions": "Versions",
+    "mirror_variance": "MirrorVariance",
 }
 
 
@@ -81,7 +83,8 @@ def read(workdir: pathlib.Path, method: str) -> Calibration:
     file = path(workdir, method)
     again = f"Run {_command(workdir, method)}"
     try:
-        record = {KEYS["recipe_digest"]: None, **json.loads(file.read_text())}  # which earlier records lack
+        earlier = dict.fromkeys((KEYS["recipe_digest"], KEYS["mirror_variance"]))  # which records of then lack
+        record = {**earlier, **json.loads(file.read_text())}
         return Calibration(**{field: record[key] for field, key in KEYS.items()})
     except FileNotFoundError:
         raise InputError(file, "is not there: the method is not calibrated", again) from None

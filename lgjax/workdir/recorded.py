@@ -21,11 +21,13 @@ ADDED: dict[str, dict] = {  # values that earlier records lack, and what was don
         "false_positive_rates": (0.001, 0.005, 0.01, 0.05),
         "mask_rate": 0.01,
         "checkpoint": "last",
+        "closed_steps": 200,
     },
     "gmm": {"atlas": "none"},
 }
 ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0}  # likewise, where a prior is climbed
-ADDED_TO_CALIBRATE = {"tolerance": 0.02}  # there, to what is calibrated from now on
+ADDED_TO_MODELS = {"reconstruction_variance": 1.0}  # likewise, where there are networks
+ADDED_TO_CALIBRATE = {"tolerance": 0.02, "strength": 0.0}  # there, to what is calibrated from now on
 GONE_FROM_CALIBRATE = ("bisections",)
 
 
@@ -36,6 +38,8 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         if not isinstance(recorded, dict) or "gmm" not in recorded:
             raise ValueError("expected the config of an experiment of this version")
         complete = {part: {**values, **recorded[part]} for part, values in ADDED.items() if part in recorded}
+        if "train" in recorded and "restore" in complete:
+            complete["restore"] = {**ADDED_TO_MODELS, **complete["restore"]}
         if "optimizer" in complete.get("restore", ()):
             complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}
             earlier = recorded.get("calibrate", {}).items()

@@ -12,17 +12,20 @@ from skimage.metrics import structural_similarity
 import lgjax
 from lgjax.calibration import procedure
 from lgjax.calibration.procedure import Goal
-from lgjax.methods import names
-from lgjax.methods.runner import Pace
+from lgjax.methods import gmm, mirror, names
+from lgjax.methods.runner import Pace, Settings
 from lgjax.preparation import pipeline, recipe
+from lgjax.preparation.midplane import Mirror, Plane
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
+from lgjax.workdir import calibrations
 
 SHAPE = (24, 24, 9)
 SPACING = 2.0  # mm, of scans and slices alike: a slice holds the scan's own voxels
 GOAL = Goal(ssim=0.95, slices=13, smallest_lambda=0.1, largest_lambda=1000.0, lambdas=9, tolerance=0.02)
 RATES = ("0.002", "0.01", "0.07")
+SETTINGS = Settings(seed=0, precision="float32", batch_size=0, mixture=gmm.Settings())
 
 
 class Known:
@@ -32,10 +35,13 @@ class Known:
 
     diverges = False
 
-    def __init__(self, *_):
-        """Takes what `Runner` takes."""
+    settings = None  # of the last one
 
-    def __call__(self, slices, strengths):
+    def __init__(self, method, settings, *_):
+        """Takes what `Runner` takes."""
+        self.method, Known.settings = method, settings
+
+    def __call__(self, slices, strengths, known=None):
         for start in range(0, len(strengths), 5):
             y, mask, strength = (part[start : start + 5] for part in (slices.y, slices.mask, strengths))
             kept = (strength / (1 + strength))[:, None, None, None]
@@ -83,8 +89,8 @@ def calibrated(prepared, monkeypatch, tmp_path, caplog):
         params=None, digest="w", recipe=recipe.bare(Grid(24, 24, SPACING)), describe=lambda _: "made-up scans"
     )
 
-    def calibrate(name: str, goal: Goal = GOAL):
-        values = {"settings": None, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
+    def calibrate(name: str, goal: Goal | None = GOAL, settings: Settings | None = None):
+        values = {"settings": settings, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
         mesh = devices.mesh(jax.devices()[:1])
         return procedure.calibrate(names.parse(name), goal=goal, rates=RATES, workdir=tmp_path, mesh=mesh, **values)
 
@@ -181,3 +187,60 @@ def test_a_method_without_lambda_has_thresholds_alone(calibrated, standardised, 
     values = np.concatenate([z[mask] for z, (_, mask) in zip(standardised, scans, strict=True)])
     # Known restores 0 where lambda is 0, so that Y - X is Y.
     assert found.thresholds["signed"]["0.01"] == pytest.approx(np.sort(values)[-1 - int(0.01 * len(values))], rel=1e-3)
+
+
+def test_a_stated_lambda_is_taken_as_it_is(calibrated, caplog):
+    found = calibrated("vae_lg_neural_tv", GOAL._replace(strength=0.37))
+    assert (found.strength, found.search) == (0.37, None)
+    assert "lambda 0.37, as --config.calibrate.strength says" in caplog.text
+    searched = calibrated("vae_lg_neural_tv")
+    assert found.thresholds != searched.thresholds
+    stated = calibrated("vae_lg_neural_tv", GOAL._replace(strength=searched.strength))
+    assert stated.thresholds == searched.thresholds
+
+
+def test_a_method_without_a_goal_has_no_lambda(calibrated):
+    with pytest.raises(
+        UsageError, match="vae_reconstruction_tv3d has a lambda, and the config has no part `calibrate`"
+    ):
+        calibrated("vae_reconstruction_tv3d", None)
+
+
+def test_volumes_are_searched_whole(calibrated, prepared):
+    """SSIM over all slices of as many volumes as hold the wanted slices: of three, the first and the last."""
+    counts = [len(subject.slices.number) for subject in prepared]
+    assert counts[0] < GOAL.slices <= counts[0] + counts[2]
+    found = calibrated("vae_lg_neural_tv3d")
+    y, mask = (np.concatenate([getattr(prepared[i].slices, part)[..., 0] for i in (0, 2)]) for part in ("y", "mask"))
+    inside = np.concatenate([subject.slices.y[subject.slices.mask > 0] for subject in prepared])
+    low, high = np.percentile(inside, [0.5, 99.5])
+    for strength, value in found.search["curve"][::4]:
+        x = np.where(mask > 0, y * np.float32(strength / (1 + strength)), y)
+        maps = [
+            structural_similarity(a, b, win_size=7, data_range=high - low, full=True)[1]
+            for a, b in zip(x, y, strict=True)
+        ]
+        assert value == pytest.approx(np.mean([m[k > 0].mean() for m, k in zip(maps, mask, strict=True)]), abs=1e-5)
+
+
+def test_the_mirrors_variance_is_measured_once_and_kept(calibrated, prepared, monkeypatch, tmp_path):
+    """On the healthy subjects, whose mirror images are made once; the settings of the restoration have it."""
+    asked = []
+
+    def of(subject):
+        asked.append(subject.image.sha256)
+        spread = np.where(subject.slices.mask > 0, np.float32(1), np.float32(np.inf))
+        return mirror.Seen(Plane((1.0, 0.0, 0.0), 0.0, 0.5, 0.4), Mirror(np.zeros_like(spread), spread))
+
+    monkeypatch.setattr(mirror, "of", of)
+    found = calibrated("mirror_tv3d", GOAL._replace(strength=2.0), SETTINGS)
+    assert len(asked) == 3
+    inside = np.concatenate([subject.slices.y[subject.slices.mask > 0] for subject in prepared]).astype(np.float64)
+    assert found.mirror_variance == pytest.approx((inside**2).mean(), rel=1e-5)
+    assert Known.settings.mirror_variance == found.mirror_variance
+    record = json.loads((tmp_path / "calibration" / "mirror_tv3d.json").read_text())
+    assert record["MirrorVariance"] == found.mirror_variance
+    assert calibrations.read(tmp_path, "mirror_tv3d") == found
+    del record["MirrorVariance"]  # as in earlier records
+    (tmp_path / "calibration" / "mirror_tv3d.json").write_text(json.dumps(record))
+    assert calibrations.read(tmp_path, "mirror_tv3d") == found._replace(mirror_variance=None)

@@ -73,11 +73,10 @@ def restore(
 
 def solver(name, data_term, rate=0.1, iterations=5):
     """The product's, or that of an optimiser for a data term of this test alone."""
-    for term, function in DATA_TERMS.items():
-        if function is data_term:
-            return solvers.solver(
-                name, term, learning_rate=rate, iterations=iterations, refreshes=iterations, dual_steps=400
-            )
+    if data_term in DATA_TERMS.values():
+        return solvers.solver(
+            name, data_term, learning_rate=rate, iterations=iterations, refreshes=iterations, dual_steps=400
+        )
     return solvers.ascent({"adam": optax.adam, "gradient": optax.sgd}[name](rate), data_term)
 
 
