@@ -10,6 +10,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 import lgjax
+from configs import detection
 from lgjax.calibration import procedure
 from lgjax.calibration.procedure import Goal
 from lgjax.methods import gmm, mirror, names
@@ -19,7 +20,8 @@ from lgjax.preparation.midplane import Mirror, Plane
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices
 from lgjax.runtime.errors import UsageError
-from lgjax.workdir import calibrations
+from lgjax.workdir import calibrations, preparation, weights
+from lgjax.workdir.calibrations import Calibration
 
 SHAPE = (24, 24, 9)
 SPACING = 2.0  # mm, of scans and slices alike: a slice holds the scan's own voxels
@@ -244,3 +246,15 @@ def test_the_mirrors_variance_is_measured_once_and_kept(calibrated, prepared, mo
     del record["MirrorVariance"]  # as in earlier records
     (tmp_path / "calibration" / "mirror_tv3d.json").write_text(json.dumps(record))
     assert calibrations.read(tmp_path, "mirror_tv3d") == found._replace(mirror_variance=None)
+
+
+def test_a_detector_has_the_mirrors_variance_of_its_calibration(tmp_path):
+    config = detection.get_config("smoke")
+    preparation.begin(config, tmp_path)
+    trained = weights.load(config, tmp_path)
+    digests = calibrations.digest(config), trained.digest, trained.recipe.digest
+    thresholds = {"positive": {f"{rate:g}": 1.0 for rate in config.restore.false_positive_rates}}
+    record = Calibration("mirror_tv3d", 2.0, None, 1, thresholds, [], *digests, "nothing", {}, 0.3)
+    calibrations.write(tmp_path, record)
+    detector = lgjax.load(tmp_path, method="mirror_tv3d", device="cpu")
+    assert (detector.strength, detector.runner.settings.mirror_variance) == (2.0, 0.3)
