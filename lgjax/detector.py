@@ -18,7 +18,8 @@ from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
 from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
-from lgjax.preparation import bias, pipeline
+from lgjax.preparation import bias, midplane, pipeline
+from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, places
 from lgjax.scans import pictures, sources
@@ -154,7 +155,8 @@ class Detector:
         change = restored.change if self.method.pictures else None
         maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
-        common = {**self.about, "SourceSHA256": digest, "UsedInTraining": used}
+        plane = _midplane(restored.plane, prepared)
+        common = {**self.about, "SourceSHA256": digest, "UsedInTraining": used, "MidsagittalPlane": plane}
         return Detection(
             subject.identifier, restored.subject, maps, restored.traces, _provenance(subject, common, restored)
         )
@@ -232,9 +234,17 @@ def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored)
         "Slices": len(prepared.slices.number),
         "BatchSize": restored.pace.batch_size,
         "SecondsPerIteration": restored.pace.seconds_per_iteration,
-        "Warnings": [places.told(warning) for warning in image.warnings],
+        "Warnings": [places.told(warning) for warning in (*image.warnings, *midplane.warnings(restored.plane))],
         "Convergence": _convergence(restored),
     }
+
+
+def _midplane(plane: Plane | None, prepared: Prepared) -> dict[str, Any] | None:
+    """Returns where a plane of the prepared slices lies in the scanner; None for methods without a mirror."""
+    if plane is None:
+        return None
+    normal, offset = midplane.in_scanner(plane, prepared.slices, prepared.placement, prepared.image.affine)
+    return dataclasses.asdict(sidecar.Midplane(list(normal), offset, plane.uncertainty, plane.score))
 
 
 def _convergence(restored: Restored) -> dict[str, Any] | None:

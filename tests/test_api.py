@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import derived
 import images
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,11 @@ from scipy import ndimage
 from test_docs import readme_python
 
 import lgjax
+from lgjax import detector
 from lgjax.derivatives import lesions
+from lgjax.methods.runner import Pace, Restored
+from lgjax.preparation.midplane import Plane
+from lgjax.preparation.slices import every
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom
 
@@ -222,3 +227,23 @@ def test_lesions_are_the_components_of_the_mask():
     inside = anomaly[labels == labels[32, 14, 14]]
     assert (found[0].peak, found[0].mean) == pytest.approx((inside.max(), inside.mean()))
     assert lesions.find(np.zeros_like(mask), anomaly, brain, affine) == []
+
+
+@pytest.mark.parametrize(("score", "doubted"), [(0.4, 0), (0.05, 1)])
+def test_a_detection_says_where_the_mirror_stood(monkeypatch, score, doubted):
+    """Also where every second slice alone was looked at: the plane's origin is that of all."""
+    plane = Plane((0.8, 0.0, 0.6), 3.0, 0.5, score)
+
+    def restore_scan(runner, prepared, strength, step):
+        kept, placement = every(prepared.slices, prepared.placement, 2)
+        change = np.zeros(prepared.image.data.shape, np.float32)
+        return Restored(prepared._replace(slices=kept, placement=placement), change, None, None, Pace(1, None), plane)
+
+    monkeypatch.setattr(detector, "restore_scan", restore_scan)
+    about = derived.detector()(lgjax.read(nib.Nifti1Image(derived.brain(), derived.GRID))).about
+    middle = np.array([76.0, 92.0, 50.0])  # of a brain of 20 x 24 x 6 voxels, in mm (RAS+)
+    found = about["MidsagittalPlane"]
+    np.testing.assert_allclose(found["normal"], [-0.8, 0, 0.6], atol=1e-9)  # to the left
+    np.testing.assert_allclose(found["offset_mm"], 3.0 + middle @ [-0.8, 0, 0.6], atol=1e-6)
+    assert (found["uncertainty_mm"], found["score"]) == (0.5, score)
+    assert sum("mirror image" in warning for warning in about["Warnings"]) == doubted

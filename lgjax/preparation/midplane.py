@@ -133,6 +133,13 @@ def doubt(score: float) -> float:
     return 1 + (_KNEE / max(score, 0.02)) ** _POWER
 
 
+def warnings(plane: Plane | None) -> tuple[str, ...]:
+    """Says that a plane fits so badly that its mirror image has less than half its say; None: no mirror was used."""
+    if plane is None or doubt(plane.score) < 2:
+        return ()
+    return (f"no mid-sagittal plane fits well (score {plane.score:.2f}), so the mirror image has little say",)
+
+
 def _plane(place: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns the plane x = shift - (yaw y + roll z) / _RADIUS as normal and offset, from shift, yaw[, roll] in mm."""
     slopes = np.zeros(2)

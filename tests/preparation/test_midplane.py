@@ -109,6 +109,8 @@ def test_where_nothing_is_like_its_mirror_image_the_score_is_low_and_the_mirror_
     assert found.score < 0.1
     spread = midplane.mirror(slices, placement, ZOOMS, found).spread
     assert np.median(spread[half > 0]) > 5
+    assert len(midplane.warnings(found)) == 1
+    assert midplane.warnings(UPRIGHT) == midplane.warnings(None) == ()
     doubts = [midplane.doubt(score) for score in (-1, 0, 0.05, 0.1, 0.2, 0.4, 1)]
     assert doubts == sorted(doubts, reverse=True)
     assert doubts[-2] < 1.001
