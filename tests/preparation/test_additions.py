@@ -39,10 +39,11 @@ def site(folder, names):
     return folder
 
 
-def prepare(source, folder, people=preprocess.NOBODY, match=True, subjects=None):
+def prepare(source, folder, people=preprocess.NOBODY, match=True, subjects=None, saturation=()):
     config = data.smoke()
     config.height = config.width = 8
     config.bias_field.correct, config.histogram.match, config.workers = False, match, 1
+    config.saturation = saturation
     subjects = participants.annotate(subjects or sources.find(str(source)), [str(source)], people.person)
     made = recipe.from_config(config)
     return preprocess.preprocess(subjects, made, config, folder, given=False, inputs=[str(source)], people=people)
@@ -228,3 +229,18 @@ def test_an_index_of_another_program_makes_no_prepared_data_set(tmp_path, conten
     assert not dataset.is_prepared(tmp_path)
     (tmp_path / "index.json").write_text(content)
     assert dataset.is_prepared(tmp_path) == ours
+
+
+def test_saturation_clips_the_slices_on_disk_and_leaves_the_corrected_scans_alone(tmp_path):
+    source = site(tmp_path / "a", ["A1", "A2"])
+    prepare(source, tmp_path / "plain")
+    prepare(source, tmp_path / "clipped", saturation=(-1.0, 0.5))
+    for name in ("sub-A1", "sub-A2"):
+        paths = [dataset.file(tmp_path / folder, name, f"{dataset.SLICES}.npy") for folder in ("plain", "clipped")]
+        plain, clipped = map(np.load, paths)
+        np.testing.assert_array_equal(clipped, np.clip(plain, np.float32(-1), np.float32(0.5)))
+        assert plain.max() > 0.5
+        scans = [dataset.file(tmp_path / folder, name, f"{dataset.SCAN}.nii.gz") for folder in ("plain", "clipped")]
+        assert scans[0].read_bytes() == scans[1].read_bytes()
+    with pytest.raises(UsageError, match=r"clipped was prepared otherwise \(recipe\)"):
+        prepare(source, tmp_path / "clipped", saturation=(-2.0, 1.5))
