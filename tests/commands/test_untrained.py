@@ -3,7 +3,9 @@
 import json
 
 import pytest
-from test_end_to_end import lgjax, ok
+from test_end_to_end import lgjax, oblique_scan, ok
+
+from lgjax.workdir.recorded import SHIPPED
 
 TINY = ["--config.data.calibration_subjects=2", "--config.data.height=32", "--config.data.width=32"]
 
@@ -52,3 +54,16 @@ def test_a_method_of_a_model_is_refused_before_anything_is_written(tmp_path):
     assert result.returncode == 2
     assert "needs the model vae" in result.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_a_fresh_clone_restores_by_the_mirror_image(tmp_path):
+    """Nothing is in runs/, and nothing is written beside the package's own files."""
+    scan, before = oblique_scan(tmp_path), {path: path.read_bytes() for path in SHIPPED.rglob("*") if path.is_file()}
+    said = ok(lgjax("restore", "--method=mirror_tv3d", f"--input={scan}", cwd=tmp_path))
+    first = said.stdout.splitlines()[0]
+    assert first.endswith("no model; thresholds from 16 synthetic healthy brains, shipped")
+    about = json.loads(next((tmp_path / "runs" / "detection" / "restored").rglob("*desc-anomaly_T2w.json")).read_text())
+    assert (about["Method"], about["TrainedOn"], about["Score"]) == ("mirror_tv3d", "nothing", "positive")
+    assert {path: path.read_bytes() for path in SHIPPED.rglob("*") if path.is_file()} == before
+    refused = lgjax("calibrate", "--method=mirror_tv3d", cwd=tmp_path)
+    assert (refused.returncode, "nothing is trained" in refused.stderr) == (2, True)

@@ -1,10 +1,14 @@
 """Experiments without a model: a work directory that no training makes, and what is calibrated there."""
 
+import re
+
 import images
 import numpy as np
 import pytest
 from absl import flags
+from conftest import ROOT
 
+import lgjax
 from configs import detection
 from lgjax.cli import commands, configs, recorded
 from lgjax.methods import names
@@ -12,7 +16,8 @@ from lgjax.preparation import cohort, dataset, recipe
 from lgjax.preparation.splits import splits_of
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
-from lgjax.workdir import experiment, preparation, weights
+from lgjax.workdir import calibrations, experiment, preparation, weights
+from lgjax.workdir.recorded import SHIPPED
 
 
 @pytest.fixture
@@ -121,3 +126,38 @@ def test_a_work_directory_that_is_named_is_taken(shipped, tmp_path, config):
         workdir_of("restore", "--method=mirror_tv3d", "--workdir=other")
     assert workdir_of("calibrate", "--config=detection", "--workdir=other") == "other"  # made when all is checked
     assert workdir_of("restore", "--config=detection") == "runs/detection"
+
+
+def test_what_travels_with_lgjax_is_the_preset_and_calibrated_for_it():
+    """Else: make it anew, see lgjax/shipped/README.md."""
+    config, preset = experiment.get_config(str(SHIPPED / "config.json")), detection.get_config()
+    trained = weights.load(config, SHIPPED)
+    assert trained.recipe == preparation.find(preset)[0]
+    rates = names.rate_names(preset.restore.false_positive_rates)
+    for method in ("intensity_tv3d", "mirror_tv3d"):
+        found = calibrations.load(preset, SHIPPED, method, trained.digest, trained.recipe.digest)
+        assert len(set(found.subjects)) == preset.data.calibration_subjects
+        values = [found.thresholds[config.restore.score][rate] for rate in rates]
+        assert sorted(values, reverse=True) == values
+        assert 0 < values[-1] < values[0] < 3.5  # between the ends of saturation
+    assert config.restore.method == preset.restore.method == "mirror_tv3d"
+    assert config.data.source == preset.data.source
+
+
+def test_what_travels_with_lgjax_is_in_the_package():
+    patterns = re.findall(r'"(shipped/[^"]+)"', (ROOT / "setup.py").read_text())
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    packed = {path for pattern in patterns for path in (ROOT / "lgjax").glob(pattern)}
+    assert len(files) >= 4
+    assert set(files) <= packed
+
+
+def test_python_loads_it_without_a_work_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = lgjax.load(method="mirror_tv3d", device="cpu")
+    assert (found.about["TrainedOn"], found.about["Score"]) == ("nothing", "positive")
+    assert lgjax.load(device="cpu").method == found.method
+    with pytest.raises(UsageError, match="vae_lg_neural_tv needs the model vae"):
+        lgjax.load(method="vae_lg_neural_tv", device="cpu")
+    with pytest.raises(InputError, match=r"Run python -m lgjax\.calibrate --config=detection --workdir=runs/detection"):
+        lgjax.load(method="gmm", device="cpu")
