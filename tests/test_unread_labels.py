@@ -12,11 +12,12 @@ from lgjax.calibration import procedure
 from lgjax.methods import names
 from lgjax.preparation import cohort, recipe
 from lgjax.scans import sources, synthetic
+from lgjax.training import twins
 from lgjax.workdir import preparation
 
 LABELS = ("lesion", "displaced", "guess")
 BARE = recipe.bare(recipe.Grid(16, 16, 12.0))
-BASELINES = [name for name, method in names.available().items() if not method.model and not method.volume]
+BASELINES = [name for name, method in names.available().items() if not method.model]
 
 
 class Read(Exception):
@@ -72,24 +73,25 @@ def test_training_and_calibration_of_a_model_read_none(config, folder, tmp_path,
     config.calibrate.slices, config.calibrate.lambdas, config.calibrate.tolerance = 4, 2, 10.0
     train.train(config, tmp_path / "w", mesh1)
     calibrate = procedure.from_config(config, tmp_path / "w", mesh1)
-    for method in ("vae_reconstruction", "vae_lg_neural_tv"):
+    for method in ("vae_reconstruction", "vae_lg_neural_mirror_tv3d"):
         assert calibrate(names.parse(method)).voxels > 1000
 
 
-def test_the_phantom_gives_its_healthy_brains_without_their_labels(monkeypatch):
-    """Those of the splits that train and calibrate; the mask of the brain is no label."""
-    part = synthetic._part
+def test_the_phantom_gives_brains_to_train_calibrate_and_judge_without_their_labels(monkeypatch):
+    """The mask of the brain is no label; a training that is judged on patients knows their healthy twins alone."""
+    part, pairs = synthetic._part, synthetic.twins
 
     def no_label(request, name):
         return forbidden() if name in LABELS else part(request, name)
 
     monkeypatch.setattr(synthetic, "_part", no_label)
+    monkeypatch.setattr(synthetic, "twins", lambda spec: pairs(spec)[:1])
+    source = cohort.Source("phantom@10", 1, 1)
     for split in ("train", "calibration"):
-        kept, faults = cohort.load(
-            cohort.healthy(cohort.Source("phantom@10", 1, 1), split), BARE, 1, "", lambda each: len(each.slices.number)
-        )
+        kept, faults = cohort.load(cohort.healthy(source, split), BARE, 1, "", lambda each: len(each.slices.number))
         assert kept[0] > 5
         assert not faults
+    assert len(twins.load(source, BARE, 1).mask) > 5
 
 
 def test_the_guard_tells(folder):
