@@ -19,7 +19,7 @@ def standard() -> ml_collections.ConfigDict:
     config.detection_share = 0.3  # least share of a detection that lies in the reference, for it to be true
     config.least_subjects = 6  # that a 95 % interval or a test is stated for
     config.family_error = 0.05  # chance that any difference of a table is called certain by accident
-    # Methods that every other one is compared with, where they are among them: what needs no training, the paper's best.
+    # Methods that every other one is compared with, where they are there: what needs no training, and the paper's best.
     config.references = ("mirror_tv3d", "vae_lg_neural_tv")
     return config
 
