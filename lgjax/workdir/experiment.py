@@ -37,7 +37,7 @@ def check_step(config: ml_collections.ConfigDict, method: names.Method) -> None:
     The prior alone takes a pixel's distance from mu times 1 - eta / sigma2 in a step, which shrinks the distance where
     sigma2 > eta / 2. sigma2 is at least the variance floor; the decoder's, which the ELBO has, is 1 / (2 w).
     """
-    if not (method.model and method.restores) or config.restore.optimizer != "gradient":
+    if not method.restores or method.closed or config.restore.optimizer != "gradient":
         return
     least, named = config.model.variance_floor, f"--config.model.variance_floor={config.model.variance_floor}"
     if method.prior == "elbo":

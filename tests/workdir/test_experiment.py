@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from conftest import ROOT
 
+from configs import dae
 from lgjax import models
 from lgjax.cli import commands, configs
 from lgjax.cli.recorded import recorded_config
@@ -188,6 +189,8 @@ def test_equation_4_as_printed_is_refused_where_it_diverges(config, eta):
     config.model.reconstruction_weight = 50.0
     assert refused(config, "vae_elbo_tv") == diverges(1 / 100, eta)
     assert not refused(config, "vae_reconstruction")  # which iterates nothing
+    assert not refused(config, "vae_reconstruction_tv3d")  # nor this one, whatever the optimizer
+    assert not refused(dae.get_config(), "dae_reconstruction_tv3d")  # whose config names none
 
 
 def test_equation_4_as_printed_is_refused_with_the_values_of_the_paper(experiments):
