@@ -2,14 +2,18 @@
 
 import base64
 import dataclasses
+import json
 import re
 
+import derived
+import images
 import measured
 import nibabel as nib
 import numpy as np
 import pytest
 from tags import Tags
 
+from lgjax.derivatives.read import read_predictions
 from lgjax.derivatives.sidecar import Convergence, Search
 from lgjax.evaluation import compare, metrics, published, tally
 from lgjax.evaluation.measure import Case, Result
@@ -18,6 +22,8 @@ from lgjax.report import charts, tables
 from lgjax.report.page import Picture, pictured_subjects, render
 from lgjax.report.page import notes as page_notes
 from lgjax.report.text import NOTICE
+from lgjax.report.write import picture
+from lgjax.scans import sources
 from lgjax.scans.pictures import Panels, pixel_aspect, radiological, subject_figure
 
 EVIL = "<script>alert('x')</script>"
@@ -373,3 +379,20 @@ def test_figures_are_reproducible(results):
     style = charts.styles([item.name for item in results])
     draw = [charts.curves_figure({item.name: item.curves for item in results}, style) for _ in range(2)]
     assert draw[0] == draw[1]
+
+
+def test_the_picture_of_the_report_shows_the_plane_of_the_sidecar(tmp_path):
+    scan = images.save(tmp_path / "raw" / "a.nii.gz", derived.brain(), derived.GRID)
+    reference = np.zeros(derived.brain().shape, np.uint8)
+    reference[8, 8, 2] = 1  # shows slice 2
+    images.save(tmp_path / "raw" / "a_seg.nii.gz", reference, derived.GRID)
+    derived.restore(scan.parent, tmp_path / "out")
+    (path,) = tmp_path.glob("out/**/*desc-anomaly_T2w.json")
+    normal, offset = [-0.8, 0.0, 0.6], 3.0
+    plane = {"normal": normal, "offset_mm": offset, "uncertainty_mm": 0.5, "score": 0.4}
+    for said, expected in ((None, None), (plane, (8 * 0.8, 0.0, 3.0 - 0.6 * 40 + 0.8 * 19 * 8))):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "MidsagittalPlane": said}))
+        (prediction,) = read_predictions(tmp_path / "out")[0].values()
+        (subject,) = sources.find(str(scan.parent))
+        found = picture(prediction, subject).midline
+        assert found == (expected and pytest.approx(expected))
