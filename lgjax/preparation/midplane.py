@@ -37,7 +37,7 @@ class Plane(NamedTuple):
     normal: tuple[float, float, float]  # unit vector, x component > 0
     offset: float  # mm
     uncertainty: float  # mm, one standard deviation of the plane's place at the brain's edge
-    score: float  # 1 - mean |difference of the sides| / mean |difference of unrelated pixels|; 1: equal sides
+    score: float  # 1 - mean difference of the sides / that of unrelated pixels, see `find`; 1: equal sides
 
 
 class Mirror(NamedTuple):
@@ -51,9 +51,11 @@ def find(slices: Slices, placement: Placement, zooms: tuple[float, float, float]
     """Finds the plane at which a brain is most like its own mirror image.
 
     The fit minimises the mean of |c(p) - c(mp)| over the brain's pixels p, where c is y clipped to `WINDOW`, averaged
-    in blocks of 4 mm, and m the reflection. A pixel whose mirror image lies outside the brain costs as much as two
-    unrelated pixels differ; a pixel whose mirror image lies outside the volume is not counted. So a lesion, mass
-    effect or a cut has a bounded say. Where blocks lie in fewer than three layers, the plane stays upright.
+    in blocks of 4 mm, and m the reflection. A pixel whose mirror image lies outside the brain costs twice the mean
+    difference of unrelated pixels; a pixel whose mirror image lies outside the volume is not counted. So a lesion, mass
+    effect or a cut has a bounded say. Shifts and turns beyond 10 mm and 11 degrees cost more, the further the more.
+    Where blocks lie in fewer than three layers, the plane stays upright. The score is 1 - cost / the mean difference of
+    unrelated pixels (Gini's).
 
     Args:
       slices: z-scored, in any range.
@@ -167,7 +169,7 @@ class _Fit:
 
     def __init__(self, blocks: Stack):
         self.blocks = blocks
-        inside = blocks.mask > 0.5
+        inside = blocks.mask > blocks.mask.max() / 2
         self.points = np.concatenate([blocks.points(k)[:, inside[k].ravel()] for k in range(len(inside))], axis=1)
         self.values = blocks.y[inside] / blocks.mask[inside]
         self.unrelated = _gini(self.values)

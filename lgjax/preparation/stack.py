@@ -95,7 +95,7 @@ def coarse(fine: Stack, size: float) -> Stack:
     members = np.diff([*first, len(layer)])
     places = [fine.rows, fine.columns]
     for axis, place in enumerate(places):
-        factor = max(1, round(size / (place[1] - place[0])))
+        factor = max(1, min(round(size / (place[1] - place[0])), len(place) // 4))
         y, mask = (_blocks(part, factor, axis + 1) for part in (y, mask))
         start = place[0] + (factor - 1) / 2 * (place[1] - place[0])
         places[axis] = start + factor * (place[1] - place[0]) * np.arange(y.shape[axis + 1])

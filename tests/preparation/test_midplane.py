@@ -93,6 +93,19 @@ def test_few_slices_show_no_tilt_and_the_plane_that_they_show(places):
     assert abs(found.offset) < 1.0
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 8, 8), (9, 4, 6)])
+def test_brains_of_a_few_pixels_have_a_plane_too(shape):
+    mask = np.zeros(shape)
+    mask[:, 1:-1, 1:-1] = 1
+    for values in (np.random.default_rng(0).normal(size=shape), np.zeros(shape)):
+        slices, placement = cube(values, mask)
+        found = midplane.find(slices, placement, (1.0, 0.5, 0.5))
+        assert np.isfinite([*found.normal, found.offset, found.uncertainty, found.score]).all()
+        mirrored, spread = midplane.mirror(slices, placement, (1.0, 0.5, 0.5), found)
+        assert np.isfinite(mirrored).all()
+        assert (spread >= 1).all()
+
+
 def test_slices_that_are_missing_are_not_taken_for_background():
     normal = normal_of(-7, 9)
     slices, placement = turned(normal, -6.0)
