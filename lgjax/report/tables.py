@@ -98,10 +98,9 @@ def false_positives(results: Sequence[Result]) -> str:
     """Returns what the columns of `false_positive_columns` show."""
     patients = max(result.metrics.n_with_lesion for result in results)
     healthy = max(result.metrics.n_subjects - result.metrics.n_with_lesion for result in results)
-    return (
-        f"False positives, mL at each rate: mean over {counted(healthy, 'healthy brain')}, and over the lesion-free "
-        f"brain of {counted(patients, 'patient')}, with 95 % intervals"
-    )
+    over = [counted(healthy, "healthy brain")] if healthy else []
+    over += [f"the lesion-free brain of {counted(patients, 'patient')}"] if patients else []
+    return f"False positives, mL at each rate: mean over {', and over '.join(over)}, with 95 % intervals"
 
 
 def interval_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:

@@ -201,6 +201,7 @@ def test_the_markdown_tables(results):
     assert kinds[3][-1].endswith("%")
     assert kinds[3][2] == "–"
     assert [row[0] for row in differences] == ["minus vae_lg_neural_tv", "intensity"]
+    assert "mL at each rate: mean over 1 healthy brain, and over the lesion-free brain of 3 patients" in text
     assert false[0] == ["method", "n", "healthy 1 %", "healthy 5 %", "patients 1 %", "patients 5 %"]
     assert by_kind[0] == ["minus vae_lg_neural_tv", "n", "glioma", "ms"]
     assert [cell.endswith("*") for cell in differences[1]] == [False, False, True, False, False, False]
