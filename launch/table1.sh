@@ -28,13 +28,13 @@ source "$(dirname "$0")/setup.sh"
 
 try() { "$@" || { code=$?; [ $code = 3 ] || exit $code; failed=3; }; }  # 3: some scans failed, the others count
 
-restore=(python -m lgjax.restore --method=table1 --input="$data" --output="$output" "${slices[@]}")
-echo "== detection"
-try "${restore[@]}" --config=detection --workdir="$workdir/detection"
+restore=(python -m lgjax.restore --input="$data" --output="$output" "${slices[@]}")
+echo "== detection"  # plain intensity, without saturation, comes with the vae
+try "${restore[@]}" --config=detection --workdir="$workdir/detection" --method=intensity_tv3d,mirror_tv3d
 for model in vae aae gmvae anogan dae restorer; do
   echo "== $model, after $SECONDS s"
   try python -m lgjax.train --config="$model:$variant" --workdir="$workdir/$model" "${training[@]}"
-  try "${restore[@]}" --workdir="$workdir/$model"
+  try "${restore[@]}" --workdir="$workdir/$model" --method=table1
 done
 try python -m lgjax.eval --paper --predictions="$output" --labels="$data" --output="$output"
 echo "table1: $SECONDS s -> $output/table1.html"
