@@ -22,7 +22,7 @@ from lgjax.restoration.priors import LocalPrior, Prior
 from lgjax.scans import orientation
 
 SLICES = 32  # volumes are padded to a multiple of so many slices, whatever the devices: few programs are compiled
-INTENSITY_VARIANCE = 1.0  # of a z-score about 0
+INTENSITY_VARIANCE = 1.0  # of a z-score about 0, by definition
 
 
 class Volume(NamedTuple):
@@ -118,13 +118,13 @@ def _solver(method: Method, settings: Settings, term: DataTerm) -> solvers.Solve
 
 
 def _prior(method: Method, settings: Settings, networks: BoundModel | None, whole: Volume, micro: int) -> Prior:
-    """Returns the prior of a volume."""
+    """Returns the prior of a volume; in a product with the mirror, the brain's own brightness is an expert too."""
     if method.prior == "mirror":
         assert whole.mirror
         seen = jnp.where(jnp.isfinite(whole.mirror.spread), whole.mirror.spread, 1)
         return priors.gaussian(jnp.asarray(whole.mirror.mirrored), settings.mirror_variance * seen)
     if method.prior == "intensity":
-        return priors.gaussian(jnp.zeros_like(whole.y), jnp.full_like(whole.y, INTENSITY_VARIANCE))
+        return _intensity(whole.y)
     assert networks
     if method.prior == "reconstruction":
         (mean,) = by_slices(lambda y: (networks.reconstruct(y),), micro)(whole.y)
@@ -135,7 +135,13 @@ def _prior(method: Method, settings: Settings, networks: BoundModel | None, whol
         return own
     assert whole.mirror
     mirrored, spread = map(jnp.asarray, whole.mirror)
-    return priors.beside(own, mirrored, settings.mirror_variance * spread)
+    both = priors.beside(own, mirrored, settings.mirror_variance * spread)
+    return priors.product(both, _intensity(whole.y))
+
+
+def _intensity(y: jax.Array) -> Prior:
+    """Returns the expert that knows of a healthy brain its mean and its variance alone."""
+    return priors.gaussian(jnp.zeros_like(y), jnp.full_like(y, INTENSITY_VARIANCE))
 
 
 def _of_networks(method: Method, settings: Settings, networks: BoundModel, y: jax.Array, micro: int) -> Prior:

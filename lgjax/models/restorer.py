@@ -5,6 +5,7 @@ network is not told how strong a corruption is: a healthy slice is to stay as it
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,6 +34,12 @@ class Restorer(nn.Module):
         restored = x + convolutions.Conv(1, (1, 1), name="change")(found)
         spread = convolutions.Conv(1, (1, 1), name="log_variance")(jax.lax.stop_gradient(found))
         return restored, variance.Bounded(variance.up_to_the_mean, self.normalise, name="range")(spread, train, mask)
+
+
+def _outputs(network: Restorer, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Applies a folded network to slices, [N, H, W, 1]."""
+    found: Any = network.apply({"params": params}, x)
+    return found
 
 
 def model(
@@ -91,7 +98,7 @@ def model(
         params = cast(params, precision)
 
         def apply(x):
-            restored, spread = folded.apply({"params": params}, x[None])
+            restored, spread = _outputs(folded, params, x[None])
             return restored[0], jnp.exp(spread[0]) + variance_floor
 
         return BoundModel(

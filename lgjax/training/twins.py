@@ -74,5 +74,5 @@ def together(patient: Prepared, healthy: Prepared, saturation: tuple[float, floa
     z = (healthy.slices.y[others] * theirs.std + theirs.mean - ours.mean) / ours.std
     observed = patient.slices.y[rows]
     healthy_slices = np.where(mask > 0, z, np.where(patient.slices.mask[rows] > 0, observed, BACKGROUND))
-    parts = (saturate(part.astype(np.float32), saturation) for part in (observed, healthy_slices))
-    return Twins(*parts, mask.astype(np.float32))
+    observed, z = (saturate(part.astype(np.float32), saturation) for part in (observed, healthy_slices))
+    return Twins(observed, z, mask.astype(np.float32))

@@ -127,6 +127,20 @@ def test_reconstruction_in_three_dimensions(quick, params, mesh1, joined):
     assert trace is None
 
 
+@pytest.mark.usefixtures("shallow")
+def test_a_product_of_three_experts(quick, params, mesh1, joined):
+    """D(Y), the mirror image and the brain's mean, each by its inverse variance; the mirror says nothing unseen."""
+    quick.restore.reconstruction_variance = 0.4
+    x, _ = run("vae_reconstruction_mirror_tv3d", quick, params, mesh1, joined)
+    mean = np.asarray(jax.vmap(models.from_config(quick, "float32").bind(params).reconstruct)(joined.y))
+    mirrored, spread = joined.mirror
+    weights = np.stack([np.full_like(mean, 1 / 0.4), 1 / (0.7 * spread + (mirrored - mean) ** 2), np.ones_like(mean)])
+    expected = (weights * np.stack([mean, mirrored, np.zeros_like(mean)])).sum(axis=0) / weights.sum(axis=0)
+    sigma2 = joined.mask / weights.sum(axis=0)
+    denoised = total_variation((joined.y - expected) * joined.mask, sigma2, 0.1, joined.across)
+    np.testing.assert_allclose(joined.y - x, denoised, atol=1e-4)
+
+
 def test_out_of_memory_halves_the_micro_batch(quick, params, mesh1, joined, monkeypatch, caplog):
     """The networks are asked about fewer slices at a time."""
     method, settings = names.parse("vae_reconstruction_tv3d"), runners.from_config(quick)
