@@ -22,7 +22,9 @@ def standard() -> ml_collections.ConfigDict:
     config.data.spacing = 2.0
     config.data.saturation = (-2.0, 1.5)
     config.restore.score = "positive"  # absolute would show a lesion's negative on the healthy side of the head
+    config.restore.closed_steps = 30  # of the dual, see docs/results.md: more of them flatten lesions of other sizes
     config.calibrate = common.calibrate()
+    config.calibrate.strength = 4.0  # lambda, see docs/results.md
     return config
 
 

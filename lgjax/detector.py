@@ -31,6 +31,7 @@ from lgjax.workdir.recorded import SHIPPED
 from lgjax.workdir.weights import Trained
 
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
+RELATIVE = "medians of |Y - X| in the scan's brain"  # unit of the score of this name
 NOTICE = "Research use only. Not a medical device."
 
 
@@ -151,7 +152,7 @@ class Detector:
           InputError: the restoration diverged.
         """
         restored = restore_scan(self.runner, prepared, self.strength, self.step)
-        anomaly = scores.anomaly(restored.change, self.about["Score"])
+        anomaly = scores.anomaly(restored.change, self.about["Score"], restored.subject.placement.brain)
         change = restored.change if self.method.pictures else None
         maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
@@ -203,7 +204,8 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
         "Version": __version__,
         "Search": calibration.search,
         "SliceStep": config.restore.slice_step,
-        "AnomalyUnits": method.unit,
+        "AnomalyUnits": RELATIVE if score == "relative" else method.unit,
+        "MirrorVariance": calibration.mirror_variance,
         "Grid": [config.data.height, config.data.width],
         "Seed": config.seed,
         "Device": devices.describe(list(mesh.devices.flat)),

@@ -40,7 +40,7 @@ from lgjax.workdir import calibrations, experiment, preparation
 from lgjax.workdir.recorded import SHIPPED
 
 ADDED_ROWS = {  # by model: what the paper's table lacks, where it is more than one method
-    "none": ("intensity", "intensity_tv3d", "mirror_tv3d"),
+    "none": ("intensity_tv3d", "mirror_tv3d"),
     "restorer": (
         "restorer_reconstruction",
         "restorer_reconstruction_tv3d",

@@ -88,7 +88,9 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     record(config, workdir, prepared, about)
     if state is None:
         state = initial_state(model, values)
-    judged = twins.load(experiment.source(config), prepared, config.data.workers) if model.judge else ()
+    judged: tuple[np.ndarray, ...] = ()
+    if model.judge and hosts.is_first_host():  # the one that validates
+        judged = twins.load(experiment.source(config), prepared, config.data.workers)
     batch = (*feeding.validation_batch(held_out), *judged)
     run(config, workdir, mesh, source, batch, devices.replicate(state, mesh), start)
 

@@ -113,8 +113,11 @@ def calibrate(
         method=method.name,
         strength=strength,
         search={**search._asdict(), "target": goal.ssim, "window_mm": window} if search and goal else None,
-        voxels=int(changes.size),
-        thresholds={score: thresholds(anomaly(changes, score), rates) for score in method.scores},
+        voxels=sum(len(change) for change in changes),
+        thresholds={
+            score: thresholds(np.concatenate([anomaly(change, score) for change in changes]), rates)
+            for score in method.scores
+        },
         subjects=[p.image.sha256 for p in prepared],
         config_digest=digest,
         weights_digest=trained.digest,
@@ -142,14 +145,13 @@ def _strength(
 
 def healthy_changes(
     method: Method, runner: Runner, prepared: Sequence[Prepared], seen: Sequence[Seen | None], strength: float
-) -> np.ndarray:
-    """Returns Y - X at all brain voxels of healthy subjects, [voxels], at their own resolution."""
+) -> list[np.ndarray]:
+    """Returns Y - X at the brain voxels of each healthy subject, [voxels], at its own resolution."""
     bar = progress.track(prepared, f"thresholds of {method.name}", len(prepared), "subject")
-    changes = [
+    return [
         restore_scan(runner, subject, strength, seen=known).change[subject.placement.brain]
         for subject, known in zip(bar, seen, strict=True)
     ]
-    return np.concatenate(changes)
 
 
 def summary(found: Calibration, path: pathlib.Path) -> str:

@@ -7,14 +7,24 @@ import numpy as np
 
 from lgjax.methods.names import SCORES
 
+LEAST = 1e-3  # standard deviations of the brain: the least median change that `relative` divides by
 
-def anomaly(change: np.ndarray, score: str) -> np.ndarray:
-    """Returns the anomaly map of a change Y - X, any shape, in standard deviations of the brain.
+
+def anomaly(change: np.ndarray, score: str, brain: np.ndarray | None = None) -> np.ndarray:
+    """Returns the anomaly map of the change Y - X of one scan, any shape, in standard deviations of the brain.
+
+    A restoration that misses more in one scan than in another, by its scanner or contrast, misses more everywhere:
+    `relative` is a multiple of what it misses at the scan's median voxel, of which lesions are seldom a part.
 
     Args:
       change: Y - X.
-      score: `absolute`, |Y - X| (the paper's); `positive`, max(Y - X, 0); `signed`, Y - X as it is.
+      score: `absolute`, |Y - X| (the paper's); `positive`, max(Y - X, 0); `relative`, that over the median |Y - X| of
+        the scan's brain, without unit; `signed`, Y - X as it is.
+      brain: bool, shaped as the change; None: all of it is brain.
     """
+    if score == "relative":
+        middle = np.median(np.abs(change if brain is None else change[brain]))
+        return np.maximum(change, 0) / np.maximum(middle, np.float32(LEAST))
     if score == "absolute":
         return np.abs(change)
     if score == "positive":

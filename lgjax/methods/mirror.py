@@ -8,6 +8,7 @@ import numpy as np
 from lgjax.preparation import midplane
 from lgjax.preparation.midplane import Mirror, Plane
 from lgjax.preparation.pipeline import Prepared
+from lgjax.runtime.errors import UsageError
 from lgjax.scans import orientation
 
 
@@ -40,4 +41,6 @@ def variance(subjects: Sequence[Prepared], seen: Sequence[Seen]) -> float:
         known = np.isfinite(mirror.spread)
         difference = (subject.slices.y - mirror.mirrored)[known].astype(np.float64)
         total, count = total + float((difference**2).sum()), count + difference.size
+    if not count:
+        raise UsageError("no healthy scan shows a pixel and its mirror image. Check the brain masks.")
     return total / count

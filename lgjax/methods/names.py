@@ -15,7 +15,7 @@ from lgjax.runtime.errors import UsageError
 VOLUME_TERM = "tv3d"  # the term that joins the slices of a volume
 MIRROR = "mirror"
 CLOSED = ("intensity", MIRROR, "reconstruction")  # Gaussians that do not depend on X: one step finds their mode
-SCORES = ("absolute", "positive", "signed")  # what a method's change Y - X can be scored by
+SCORES = ("absolute", "positive", "relative", "signed")  # what a method's change Y - X can be scored by
 NEEDS = {"elbo": "evidence lower bound", "lg_est": "posterior to draw from", "lg_neural": "variance network"}
 
 
@@ -56,7 +56,7 @@ class Method(NamedTuple):
     @property
     def scores(self) -> tuple[str, ...]:
         """The scores that have thresholds, of `SCORES`."""
-        return ("signed",) if self.signed else ("absolute", "positive")
+        return ("signed",) if self.signed else ("absolute", "positive", "relative")
 
     @property
     def unit(self) -> str:

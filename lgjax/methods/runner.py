@@ -264,7 +264,7 @@ class Runner:
 
     def _halve(self, error: Exception) -> None:
         """Halves the micro-batch after an out-of-memory error; raises any other error, and this one when it cannot."""
-        if not devices.is_out_of_memory(error) or self.micro == 1:
+        if not devices.is_out_of_memory(error) or self.micro == 1 or not self.params:  # without networks, none helps
             raise error
         self.micro = -(-self.micro // 2)
         self.compiled, self.programs, self.timed = None, {}, []
@@ -303,7 +303,10 @@ def restore_scan(
       InputError: the restoration diverged.
     """
     kept, placement = preparation_slices.every(subject.slices, subject.placement, step)
-    slices = subject.slices if runner.whole else kept
+    slices = subject.slices if runner.whole or runner.method.volume else kept
+    if not len(kept.number):
+        remedy = "Restore with a smaller --config.restore.slice_step"
+        raise InputError(subject.image.source, f"has no slice whose number is a multiple of {step}", remedy)
     if runner.method.mirror and seen is None:
         seen = mirror.of(subject)
     known = _known(runner, slices, subject, seen)

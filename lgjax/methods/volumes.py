@@ -22,6 +22,7 @@ from lgjax.restoration.priors import LocalPrior, Prior
 from lgjax.scans import orientation
 
 SLICES = 32  # volumes are padded to a multiple of so many slices, whatever the devices: few programs are compiled
+UNSEEN_VARIANCE = 1e3  # where there is no mirror image: the neighbours alone decide
 INTENSITY_VARIANCE = 1.0  # of a z-score about 0, by definition
 
 
@@ -88,7 +89,7 @@ def restorer(method: Method, settings: Settings, model: Model | None, micro: int
             term = data_terms.joined(whole.across)
             x, trace = loop.restore(
                 whole.y,
-                _may_change(method, whole),
+                jnp.asarray(whole.mask),
                 loop.slice_keys(settings.seed, whole.number),
                 prior=_prior(method, settings, networks, whole, micro),
                 data_term=term,
@@ -102,14 +103,6 @@ def restorer(method: Method, settings: Settings, model: Model | None, micro: int
     return restore
 
 
-def _may_change(method: Method, whole: Volume) -> jax.Array:
-    """Returns the mask of the pixels that an expert speaks for: no pixel that the mirror alone would know, unseen."""
-    if method.prior != "mirror":
-        return jnp.asarray(whole.mask)
-    assert whole.mirror
-    return whole.mask * jnp.isfinite(whole.mirror.spread)
-
-
 def _solver(method: Method, settings: Settings, term: DataTerm) -> solvers.Solver:
     """Returns the solver of a method: for a Gaussian that does not depend on X, the step to the mode."""
     if method.closed:
@@ -121,8 +114,10 @@ def _prior(method: Method, settings: Settings, networks: BoundModel | None, whol
     """Returns the prior of a volume; in a product with the mirror, the brain's own brightness is an expert too."""
     if method.prior == "mirror":
         assert whole.mirror
-        seen = jnp.where(jnp.isfinite(whole.mirror.spread), whole.mirror.spread, 1)
-        return priors.gaussian(jnp.asarray(whole.mirror.mirrored), settings.mirror_variance * seen)
+        mirrored, spread = map(jnp.asarray, whole.mirror)
+        known = jnp.isfinite(spread)
+        variance = jnp.where(known, settings.mirror_variance * jnp.where(known, spread, 1), UNSEEN_VARIANCE)
+        return priors.gaussian(jnp.where(known, mirrored, whole.y), variance)
     if method.prior == "intensity":
         return _intensity(whole.y)
     assert networks

@@ -6,8 +6,6 @@ borders, on one side or on both, over tissue or in place of tissue (Naval Marimo
 al. 2022 for the coarse noise).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
@@ -25,20 +23,13 @@ COARSE = (16.0, 0.7, 0.4)  # of coarse noise: cells, standard deviation at most,
 WHITE = (0.005, 0.45, 0.4)  # of white noise: standard deviations, least and most, probability
 
 
-class Draw(NamedTuple):
-    """One blob."""
-
-    mask: jax.Array  # [H, W, 1], 0 to 1, soft
-    both: jax.Array  # whether the blob lies on both sides, scalar bool
-
-
 def corrupt(key: jax.Array, x: jax.Array, other: jax.Array, mask: jax.Array) -> jax.Array:
-    """Changes one healthy slice at random; about one slice in eight stays as it is.
+    """Changes one healthy slice at random; about one slice in seventeen stays as it is.
 
     Args:
       key: of the draws.
       x: healthy slice, [H, W, 1], z-scored.
-      other: another healthy slice, [H, W, 1], whose tissue may replace that of x.
+      other: another healthy slice, [H, W, 1], whose tissue or background may replace the tissue of x.
       mask: 1 inside the brain, [H, W, 1].
 
     Returns:
@@ -52,15 +43,15 @@ def corrupt(key: jax.Array, x: jax.Array, other: jax.Array, mask: jax.Array) -> 
     return jnp.where(mask > 0, changed, x)
 
 
-def blob(key: jax.Array, shape: tuple[int, ...]) -> Draw:
-    """Draws where an anomaly lies: where smooth noise exceeds a level, on one side or mirrored to both."""
+def blob(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws where an anomaly lies, [H, W, 1], 0 to 1: where smooth noise exceeds a level, on one side or on both."""
     noise, cells, level, sharpness, both, present = jax.random.split(key, 6)
     noise = smooth_noise(noise, jnp.exp(_uniform(cells, *jnp.log(jnp.array(CELLS)))), shape)
     border = jnp.exp(_uniform(sharpness, *jnp.log(jnp.array(SHARPNESS))))
     mask = jax.nn.sigmoid(border * (noise - _uniform(level, *LEVEL)))
     bilateral = jax.random.bernoulli(both, BILATERAL)
     mask = jnp.where(bilateral, jnp.maximum(mask, mask[:, ::-1]), mask)
-    return Draw(mask * jax.random.bernoulli(present, PRESENT), bilateral)
+    return mask * jax.random.bernoulli(present, PRESENT)
 
 
 def smooth_noise(key: jax.Array, cells: jax.Array | float, shape: tuple[int, ...]) -> jax.Array:
@@ -77,7 +68,7 @@ def smooth_noise(key: jax.Array, cells: jax.Array | float, shape: tuple[int, ...
 def _blob(key: jax.Array, changed: jax.Array, other: jax.Array, x: jax.Array) -> jax.Array:
     """Puts one anomaly into a slice: other tissue in place of some, a shift of brightness, texture."""
     place, swap, shift, texture, tone, confined, width = jax.random.split(key, 7)
-    where, _ = blob(place, x.shape)
+    where = blob(place, x.shape)
     share = jax.random.uniform(swap) * jax.random.bernoulli(jax.random.fold_in(swap, 1), 0.5)
     changed = changed + where * share * (other - changed)
     # q: the tissue whose brightness lies near that of a tone, which the shift is confined to in every second blob

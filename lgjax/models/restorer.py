@@ -36,6 +36,13 @@ class Restorer(nn.Module):
         return restored, variance.Bounded(variance.up_to_the_mean, self.normalise, name="range")(spread, train, mask)
 
 
+def correlation(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns Pearson's correlation of two images inside the mask, all of one shape: blind to scale and offset."""
+    count = jnp.maximum(mask.sum(), 1.0)
+    x, y = ((part - (part * mask).sum() / count) * mask for part in (x, y))
+    return (x * y).sum() / jnp.sqrt((x**2).sum() * (y**2).sum())
+
+
 def _outputs(network: Restorer, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Applies a folded network to slices, [N, H, W, 1]."""
     found: Any = network.apply({"params": params}, x)
@@ -90,9 +97,9 @@ def model(
         return errors(variables, seen, x, mask, train)
 
     def judge(variables, observed, healthy, mask):
-        terms = errors(variables, observed, healthy, mask, False)[1][1]
-        whole = ((observed - healthy) ** 2 * mask).sum() / jnp.maximum(mask.sum(), 1.0)
-        return {"restoration": terms["squared"] / whole}
+        variables = {**variables, "params": cast(variables["params"], precision)}
+        restored, _ = network.apply(variables, observed, False)
+        return {"restoration": 1 - correlation(observed - restored, observed - healthy, mask)}
 
     def bind(params):
         params = cast(params, precision)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lgjax.preparation.bias import BiasField
@@ -48,7 +49,15 @@ def from_config(config) -> Recipe:
     if settings.correct:
         bias_field = BiasField(settings.spacing, settings.levels, settings.iterations, settings.threshold)
     grid = Grid(config.height, config.width, config.spacing)
-    return Recipe(grid, bias_field, None, config.brain.stripper, tuple(config.saturation) or None)
+    return Recipe(grid, bias_field, None, config.brain.stripper, ends(config.saturation))
+
+
+def ends(saturation: Sequence[float]) -> tuple[float, float] | None:
+    """Returns the two ends of a saturation as a config states them; None where it states none."""
+    if not saturation:
+        return None
+    low, high = map(float, saturation)
+    return low, high
 
 
 def bare(grid: Grid, saturation: tuple[float, float] | None = None) -> Recipe:

@@ -54,7 +54,11 @@ def load(source: Source, recipe: Recipe, workers: int) -> Twins:
         return together(patient, healthy, recipe.saturation)
 
     made = progress.track(parallel.attempts(prepared, pairs, workers), "preparing (twins)", len(pairs), "pair")
-    found = [each for each in made if not isinstance(each, InputError)]
+    found = []
+    for each in made:
+        if isinstance(each, InputError):  # what the phantom makes can be used, unless the grid is too coarse for it
+            raise each
+        found.append(each)
     everything = Twins(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     rows = np.unique(np.linspace(0, len(everything.mask) - 1, KEPT).round().astype(int))
     return Twins(*(part[rows] for part in everything))

@@ -118,7 +118,7 @@ BOUNDS: dict[str, Bound] = {
     "model.prior_channels": whole(1, 65536),
     "model.cluster_free_nats": NOT_NEGATIVE,
     "restore.method": NAME,
-    "restore.score": choice("absolute", "positive"),
+    "restore.score": choice("absolute", "positive", "relative"),
     "restore.false_positive_rates": RATES,
     "restore.mask_rate": RATE,
     "restore.slice_step": COUNT,

@@ -18,6 +18,8 @@ FREE = {
     "model": (),
     "gmm": (),
 }
+# Values that earlier calibrations did not know, and that leave these as they were: no part of the digest.
+LATER = {"closed_steps": 200, "reconstruction_variance": 1.0}
 
 
 class Calibration(NamedTuple):
@@ -62,7 +64,10 @@ def path(workdir: pathlib.Path, method: str) -> pathlib.Path:
 def digest(config) -> str:
     """Returns SHA-256 of the parts of a config that a restoration depends on."""
     parts = {part: experiment.as_json(config[part]) for part in FREE}
-    kept = {part: {k: v for k, v in parts[part].items() if k not in free} for part, free in FREE.items()}
+    kept = {
+        part: {k: v for k, v in parts[part].items() if k not in free and (k, v) not in LATER.items()}
+        for part, free in FREE.items()
+    }
     return files.digest({**kept, "seed": config.seed})
 
 
@@ -107,6 +112,9 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe
         raise UsageError(f"{file}: was made from scans that were prepared otherwise. Run {again}")
     if found.config_digest != digest(config):
         raise UsageError(f"{file}: was made with other settings of data, model or restore. Run {again} with the same.")
+    if "signed" not in found.thresholds and config.restore.score not in found.thresholds:
+        problem = f"has no thresholds for the score {config.restore.score}"
+        raise UsageError(f"{file}: {problem}. Run {again}, and restore again.")
     asked = rate_names(config.restore.false_positive_rates)
     if missing := [rate for rate in asked if any(rate not in by_rate for by_rate in found.thresholds.values())]:
         problem = f"has no threshold for the false positive rate {', '.join(missing)}"

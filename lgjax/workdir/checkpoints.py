@@ -105,7 +105,7 @@ def describe(folder: pathlib.Path, step: int) -> str:
     """Says in words which of the checkpoints one is."""
     if step == best(folder):
         count = max(validation(folder, other).number for other in steps(folder))
-        return f"best of {count} checkpoints by validation loss"
+        return f"best of {count} checkpoints on held-out slices"
     return "the newest checkpoint" if step == steps(folder)[0] else "an earlier checkpoint"
 
 

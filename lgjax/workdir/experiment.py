@@ -8,6 +8,7 @@ import ml_collections
 
 from lgjax.methods import names
 from lgjax.preparation import cohort
+from lgjax.preparation import recipe as recipes
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import places
 from lgjax.runtime.errors import UsageError
@@ -134,7 +135,7 @@ def grid(config: ml_collections.ConfigDict) -> Grid:
 
 def saturation(config: ml_collections.ConfigDict) -> tuple[float, float] | None:
     """Returns the z-scores that slices are clipped to; None: not at all."""
-    return tuple(config.data.saturation) or None
+    return recipes.ends(config.data.saturation)
 
 
 def source(config: ml_collections.ConfigDict) -> cohort.Source:

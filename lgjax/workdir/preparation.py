@@ -28,7 +28,7 @@ def _check_slices(folder: str, prepared: Recipe, wanted: Recipe) -> None:
         raise UsageError(f"{folder} was prepared for slices of another size. Give {values}, or prepare it again.")
     if prepared.saturation != wanted.saturation:
         value = ",".join(map(str, prepared.saturation or ()))
-        remedy = f"Give --config.data.saturation=({value}), or prepare it again"
+        remedy = f"Give --config.data.saturation='({value})', or prepare it again"
         raise UsageError(f"{folder} was prepared with another saturation of its slices. {remedy}.")
 
 

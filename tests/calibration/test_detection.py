@@ -66,7 +66,21 @@ def test_anomaly():
     np.testing.assert_array_equal(anomaly(change, "positive"), [[0, 0], [0.5, 3]])
     np.testing.assert_array_equal(anomaly(change, "signed"), change)
     with pytest.raises(ValueError, match="expected a score"):
-        anomaly(change, "relative")
+        anomaly(change, "bogus")
+
+
+def test_the_relative_score_is_blind_to_how_much_a_scan_is_missed_everywhere():
+    rng = np.random.default_rng(0)
+    change = np.zeros((8, 9, 10), np.float32)
+    brain = rng.random(change.shape) < 0.6
+    change[brain] = rng.normal(size=brain.sum())
+    expected = np.maximum(change, 0) / np.median(np.abs(change[brain]))
+    np.testing.assert_allclose(anomaly(change, "relative", brain), expected, rtol=1e-6)
+    np.testing.assert_allclose(anomaly(7 * change, "relative", brain), expected, rtol=1e-5)
+    np.testing.assert_allclose(anomaly(change[brain], "relative"), expected[brain], rtol=1e-6)
+    nothing = np.zeros(50, np.float32)
+    nothing[3] = 0.5
+    assert anomaly(nothing, "relative")[3] == pytest.approx(500)  # finite where most of a scan does not change
 
 
 def test_data_range():

@@ -172,8 +172,11 @@ def test_thresholds_are_those_of_the_restored_brain(calibrated, standardised, sc
     left = 1 / (1 + found.strength)  # Y - X = Y / (1 + lambda)
     changes = np.concatenate([left * z[mask] for z, (_, mask) in zip(standardised, scans, strict=True)])
     assert found.voxels == len(changes)
-    assert list(found.thresholds) == ["absolute", "positive"]
-    for score, values in (("absolute", np.abs(changes)), ("positive", np.maximum(changes, 0))):
+    assert list(found.thresholds) == ["absolute", "positive", "relative"]
+    each = [left * z[mask] for z, (_, mask) in zip(standardised, scans, strict=True)]
+    multiples = np.concatenate([np.maximum(change, 0) / np.median(np.abs(change)) for change in each])
+    expected = {"absolute": np.abs(changes), "positive": np.maximum(changes, 0), "relative": multiples}
+    for score, values in expected.items():
         assert tuple(found.thresholds[score]) == RATES
         for rate, threshold in found.thresholds[score].items():
             allowed = int(float(rate) * len(changes))  # of false positives

@@ -235,7 +235,7 @@ def test_the_best_checkpoint_stays_and_is_what_restores(config, known, mesh1, tm
         assert checkpoints.steps(folder) == [4, 3, 1]
         assert checkpoints.best(folder) == 1
         for choice, step, words in (
-            ("best", 1, "1 of 4 steps of 8, best of 3 checkpoints by validation loss"),
+            ("best", 1, "1 of 4 steps of 8, best of 3 checkpoints on held-out slices"),
             ("last", 4, "4 of 4 steps of 8, the newest checkpoint"),
         ):
             config.restore.checkpoint = choice

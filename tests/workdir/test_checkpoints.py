@@ -113,7 +113,7 @@ def test_the_newest_two_by_number_and_the_best_are_kept(tmp_path):
     found = [checkpoints.validation(tmp_path, step) for step in (10, 11, 12)]
     assert found == [(2.0, 2), (2.0, 3), (None, 3)]
     words = [checkpoints.describe(tmp_path, step) for step in (10, 11, 12)]
-    assert words == ["best of 3 checkpoints by validation loss", "an earlier checkpoint", "the newest checkpoint"]
+    assert words == ["best of 3 checkpoints on held-out slices", "an earlier checkpoint", "the newest checkpoint"]
     checkpoints.save(tmp_path, 11, state(0), 1.0)  # trained again from 10 on
     assert checkpoints.validation(tmp_path, 11) == (1.0, 3)
 
