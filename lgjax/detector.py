@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from lgjax.derivatives import description, lesions, occupied, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
+from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, midplane, pipeline
@@ -30,6 +32,7 @@ from lgjax.workdir import calibrations, experiment, weights
 from lgjax.workdir.recorded import SHIPPED
 from lgjax.workdir.weights import Trained
 
+LOG = logging.getLogger(__name__)
 CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 RELATIVE = "medians of |Y - X| in the scan's brain"  # unit of the score of this name
 NOTICE = "Research use only. Not a medical device."
@@ -157,7 +160,16 @@ class Detector:
         maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
         plane = _midplane(restored.plane, prepared)
-        common = {**self.about, "SourceSHA256": digest, "UsedInTraining": used, "MidsagittalPlane": plane}
+        notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared))
+        for note in notes:
+            LOG.warning("%s: %s", subject.identifier, note)
+        common = {
+            **self.about,
+            "SourceSHA256": digest,
+            "UsedInTraining": used,
+            "MidsagittalPlane": plane,
+            "Warnings": [places.told(warning) for warning in (*prepared.image.warnings, *notes)],
+        }
         return Detection(
             subject.identifier, restored.subject, maps, restored.traces, _provenance(subject, common, restored)
         )
@@ -236,7 +248,6 @@ def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored)
         "Slices": len(prepared.slices.number),
         "BatchSize": restored.pace.batch_size,
         "SecondsPerIteration": restored.pace.seconds_per_iteration,
-        "Warnings": [places.told(warning) for warning in (*image.warnings, *midplane.warnings(restored.plane))],
         "Convergence": _convergence(restored),
     }
 

@@ -230,7 +230,7 @@ def test_lesions_are_the_components_of_the_mask():
 
 
 @pytest.mark.parametrize(("score", "doubted"), [(0.4, 0), (0.05, 1)])
-def test_a_detection_says_where_the_mirror_stood(monkeypatch, score, doubted):
+def test_a_detection_says_where_the_mirror_stood(monkeypatch, caplog, score, doubted):
     """Also where every second slice alone was looked at: the plane's origin is that of all."""
     plane = Plane((0.8, 0.0, 0.6), 3.0, 0.5, score)
 
@@ -247,3 +247,4 @@ def test_a_detection_says_where_the_mirror_stood(monkeypatch, score, doubted):
     np.testing.assert_allclose(found["offset_mm"], 3.0 + middle @ [-0.8, 0, 0.6], atol=1e-6)
     assert (found["uncertainty_mm"], found["score"]) == (0.5, score)
     assert sum("mirror image" in warning for warning in about["Warnings"]) == doubted
+    assert sum("mirror image" in line for line in caplog.messages) == doubted

@@ -9,7 +9,7 @@ import numpy as np
 
 from lgjax.derivatives import sidecar
 from lgjax.derivatives.sidecar import ANOMALY, DONE, UNITS, file, rate_name
-from lgjax.preparation import pipeline
+from lgjax.preparation import midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
 from lgjax.scans import nifti, pictures
@@ -102,8 +102,9 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
 
     def line(index: int) -> tuple[float, float, float] | None:
         plane = provenance.get("MidsagittalPlane")
-        shape = found.anomaly.shape
-        return plane and pictures.midline(plane["normal"], plane["offset_mm"], affine, shape, index)
+        if not plane or not midplane.fits(plane["score"]):
+            return None
+        return pictures.midline(plane["normal"], plane["offset_mm"], affine, found.anomaly.shape, index)
 
     rate = provenance["MaskRate"]
     image, anomaly, detected = seen(prepared.image.data), seen(found.anomaly), seen(found.masks[rate])

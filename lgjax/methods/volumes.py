@@ -19,9 +19,11 @@ from lgjax.restoration import data_terms, loop, priors, solvers
 from lgjax.restoration.data_terms import DataTerm
 from lgjax.restoration.loop import Trace
 from lgjax.restoration.priors import LocalPrior, Prior
+from lgjax.runtime.counting import counted
 from lgjax.scans import orientation
 
 SLICES = 32  # volumes are padded to a multiple of so many slices, whatever the devices: few programs are compiled
+WHOLE = 8  # slices with brain; on fewer, thresholds of whole volumes may not hold (docs/method.md)
 UNSEEN_VARIANCE = 1e3  # where there is no mirror image: the neighbours alone decide
 INTENSITY_VARIANCE = 1.0  # of a z-score about 0, by definition
 
@@ -53,6 +55,14 @@ def volume(slices: Slices, subject: Prepared, mirror: Mirror | None) -> Volume:
         kept = np.isin(subject.slices.number, slices.number)
         mirror = Mirror(*(part[kept] for part in mirror))
     return Volume(*slices, across.astype(np.float32), mirror)
+
+
+def warnings(method: Method, subject: Prepared) -> tuple[str, ...]:
+    """Says that a scan has fewer slices with brain than a method of volumes wants, for its thresholds to hold."""
+    count = len(subject.slices.number)
+    if not method.volume or count >= WHOLE:
+        return ()
+    return (f"{counted(count, 'slice')} with brain: thresholds of whole volumes may not hold on fewer than {WHOLE}",)
 
 
 def padded(whole: Volume) -> Volume:

@@ -135,9 +135,14 @@ def doubt(score: float) -> float:
     return 1 + (_KNEE / max(score, 0.02)) ** _POWER
 
 
+def fits(score: float) -> bool:
+    """Returns whether a plane of such a score leaves its mirror image more than half its say."""
+    return doubt(score) < 2
+
+
 def warnings(plane: Plane | None) -> tuple[str, ...]:
-    """Says that a plane fits so badly that its mirror image has less than half its say; None: no mirror was used."""
-    if plane is None or doubt(plane.score) < 2:
+    """Says that a plane does not fit, and what follows; None: no mirror was used."""
+    if plane is None or fits(plane.score):
         return ()
     return (f"no mid-sagittal plane fits well (score {plane.score:.2f}), so the mirror image has little say",)
 

@@ -13,6 +13,7 @@ from lgjax.evaluation import compare, published, records, references
 from lgjax.evaluation.measure import Result, evaluate
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
+from lgjax.preparation import midplane
 from lgjax.report import tables, text
 from lgjax.report.page import Picture, failures, pictured_subjects, render
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
@@ -49,8 +50,9 @@ def picture(prediction: Prediction, subject: sources.Subject, values: Sequence[f
     restored = prediction.read("desc-restored_T2w").data if has_restored else None
     parts = (image.data, restored, anomaly.data, detected, reference, brain)
     cut: list = [None if part is None else radiological(part, anomaly.affine)[..., index] for part in parts]
-    plane, shape = prediction.sidecar.midplane, anomaly.data.shape
-    line = plane and midline(plane.normal, plane.offset_mm, anomaly.affine, shape, index)
+    plane, line = prediction.sidecar.midplane, None
+    if plane and midplane.fits(plane.score):
+        line = midline(plane.normal, plane.offset_mm, anomaly.affine, anomaly.data.shape, index)
     return Panels(*[*cut, pixel_aspect(anomaly.affine), prediction.sidecar.mask_rate, line])
 
 

@@ -47,7 +47,7 @@ class Panels(NamedTuple):
     brain: np.ndarray  # [H, W] bool
     aspect: float  # height of a pixel / its width
     rate: str = ""  # false positive rate of `detected` ("0.01")
-    midline: tuple[float, float, float] | None = None  # a, b, c of a column + b row = c; None: no mirror was used
+    midline: tuple[float, float, float] | None = None  # a, b, c of a column + b row = c; None: no mirror that fits
 
 
 def radiological(data: np.ndarray, affine: np.ndarray) -> np.ndarray:

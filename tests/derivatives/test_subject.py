@@ -57,10 +57,10 @@ def test_the_picture_shows_the_plane_of_the_sidecar(prepared, monkeypatch):
     monkeypatch.setattr(pictures, "scan_figure", lambda *given: drawn.append(given))
     found = write.detect(prepared, None, np.zeros((8, 8, 3), np.float32), {"0.01": 0.5})
     about = {"Method": "m", "Score": "absolute", "MaskRate": "0.01"}
-    for plane in (PLANE, None):
+    for plane in (PLANE, None, PLANE | {"score": 0.05}):  # the last one fits nothing
         write.figure(prepared, found, {**about, "MidsagittalPlane": plane})
-    (rows, _), (without, _) = drawn
-    assert all(panels.midline is None for panels in without.values())
+    (rows, _), *others = drawn
+    assert all(panels.midline is None for without, _ in others for panels in without.values())
     for name, panels in rows.items():  # mm: x = -column, z = 2 slice
         across, down, level = panels.midline
         height = 2.0 * int(name.split()[1])

@@ -225,3 +225,13 @@ def test_mirror_variance_by_numpy(subject):
     known = np.isfinite(seen)
     expected = ((subject.slices.y - mirrored)[known] ** 2).mean()
     assert mirror.variance([subject, subject], [whole, whole]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("method", "count"), [("mirror_tv3d", 1), ("intensity_tv3d", 7)])
+def test_few_slices_are_warned_about_where_the_method_wants_a_volume(subject, method, count):
+    few = subject._replace(slices=Slices(*(np.resize(part, (count, *part.shape[1:])) for part in subject.slices)))
+    enough = subject._replace(slices=Slices(*(np.resize(part, (8, *part.shape[1:])) for part in subject.slices)))
+    (note,) = volumes.warnings(names.parse(method), few)
+    assert note.startswith(f"{count} slice")
+    assert "may not hold on fewer than 8" in note
+    assert volumes.warnings(names.parse(method), enough) == volumes.warnings(names.parse("intensity"), few) == ()

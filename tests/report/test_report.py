@@ -391,7 +391,11 @@ def test_the_picture_of_the_report_shows_the_plane_of_the_sidecar(tmp_path):
     (path,) = tmp_path.glob("out/**/*desc-anomaly_T2w.json")
     normal, offset = [-0.8, 0.0, 0.6], 3.0
     plane = {"normal": normal, "offset_mm": offset, "uncertainty_mm": 0.5, "score": 0.4}
-    for said, expected in ((None, None), (plane, (8 * 0.8, 0.0, 3.0 - 0.6 * 40 + 0.8 * 19 * 8))):
+    for said, expected in (
+        (None, None),
+        (plane | {"score": 0.05}, None),
+        (plane, (8 * 0.8, 0.0, 3.0 - 0.6 * 40 + 0.8 * 19 * 8)),
+    ):
         path.write_text(json.dumps({**json.loads(path.read_text()), "MidsagittalPlane": said}))
         (prediction,) = read_predictions(tmp_path / "out")[0].values()
         (subject,) = sources.find(str(scan.parent))
