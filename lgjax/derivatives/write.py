@@ -118,11 +118,11 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
         if len(chosen) < 3 and all(abs(index - other) >= apart for other in chosen):
             chosen.append(int(index))
     aspect = pictures.pixel_aspect(affine)
+    threshold = provenance["Thresholds"][rate]
     rows = {}
     for k in sorted(chosen, reverse=True):
         drawn = None if restored is None else restored[..., k]
-        rows[f"slice {k}"] = pictures.Panels(
-            image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k], aspect, rate, line(k)
-        )
+        cut = (image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k])
+        rows[f"slice {k}"] = pictures.Panels(*cut, aspect, rate, threshold, line(k))
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     return pictures.scan_figure(rows, title)

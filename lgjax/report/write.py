@@ -53,7 +53,8 @@ def picture(prediction: Prediction, subject: sources.Subject, values: Sequence[f
     plane, line = prediction.sidecar.midplane, None
     if plane and midplane.fits(plane.score):
         line = midline(plane.normal, plane.offset_mm, anomaly.affine, anomaly.data.shape, index)
-    return Panels(*[*cut, pixel_aspect(anomaly.affine), prediction.sidecar.mask_rate, line])
+    threshold = prediction.sidecar.thresholds.get(rate, 0.0)
+    return Panels(*[*cut, pixel_aspect(anomaly.affine), rate, threshold, line])
 
 
 def save(result: Result, folder: pathlib.Path) -> None:

@@ -47,6 +47,7 @@ class Panels(NamedTuple):
     brain: np.ndarray  # [H, W] bool
     aspect: float  # height of a pixel / its width
     rate: str = ""  # false positive rate of `detected` ("0.01")
+    threshold: float = 0.0  # of `detected`, in the unit of `anomaly`
     midline: tuple[float, float, float] | None = None  # a, b, c of a column + b row = c; None: no mirror that fits
 
 
@@ -244,8 +245,12 @@ def _bare(axes: Axes) -> None:
 
 
 def _top(panel: Panels) -> float:
-    """Returns the end of the colour scale of an anomaly map, in standard deviations of the brain."""
-    return max(float(np.percentile(np.abs(panel.anomaly[panel.brain]), 99.5)) if panel.brain.any() else 1.0, 1e-3)
+    """Returns the end of the colour scale of an anomaly map, in standard deviations of the brain.
+
+    The scale ends at the map's 99.5 percentile, or beyond: the threshold lies in its lower half, so that noise is dark.
+    """
+    high = float(np.percentile(np.abs(panel.anomaly[panel.brain]), 99.5)) if panel.brain.any() else 1.0
+    return max(high, 2 * panel.threshold, 1e-3)
 
 
 def _sides(axes: Axes, *, dark: bool = True) -> None:

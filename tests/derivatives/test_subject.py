@@ -38,11 +38,13 @@ def test_the_picture_shows_the_mask_of_the_mask_rate(prepared, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures, "scan_figure", lambda *given: drawn.append(given))
     anomaly = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
-    found = write.detect(prepared, None, anomaly, {"0.002": 0.9, "0.07": 0.3})
-    write.figure(prepared, found, {"Method": "m", "Score": "absolute", "MaskRate": "0.07"})
+    rates = {"0.002": 0.9, "0.07": 0.3}
+    found = write.detect(prepared, None, anomaly, rates)
+    write.figure(prepared, found, {"Method": "m", "Score": "absolute", "MaskRate": "0.07", "Thresholds": rates})
     ((rows, title),) = drawn
     assert title.startswith("m, score absolute")
     assert pictures.detected_at(rows.values()) == "Detected at 7 % FPR"
+    assert {panels.threshold for panels in rows.values()} == {0.3}
     shown = sum(int(panels.detected.sum()) for panels in rows.values())
     assert shown == found.masks["0.07"].sum() > found.masks["0.002"].sum()
     one = next(iter(rows.values()))
@@ -56,7 +58,7 @@ def test_the_picture_shows_the_plane_of_the_sidecar(prepared, monkeypatch):
     drawn = []
     monkeypatch.setattr(pictures, "scan_figure", lambda *given: drawn.append(given))
     found = write.detect(prepared, None, np.zeros((8, 8, 3), np.float32), {"0.01": 0.5})
-    about = {"Method": "m", "Score": "absolute", "MaskRate": "0.01"}
+    about = {"Method": "m", "Score": "absolute", "MaskRate": "0.01", "Thresholds": {"0.01": 0.5}}
     for plane in (PLANE, None, PLANE | {"score": 0.05}):  # the last one fits nothing
         write.figure(prepared, found, {**about, "MidsagittalPlane": plane})
     (rows, _), *others = drawn

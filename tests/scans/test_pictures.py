@@ -5,6 +5,7 @@ import itertools
 
 import nibabel as nib
 import numpy as np
+import pytest
 from PIL import Image
 
 from lgjax.scans import pictures
@@ -39,3 +40,20 @@ def test_the_line_is_drawn_where_the_plane_cuts_the_input():
     for yellow in shown[16.0]:  # [W, H]
         assert np.ptp(np.flatnonzero(yellow.any(axis=1))) <= 3  # upright and thin
         assert yellow.any(axis=0).sum() > 40
+
+
+@pytest.mark.parametrize(("sign", "ends"), [(1, ["0 to 1 sd", "0 to 3 sd"]), (-1, ["-1 to 1 sd", "-3 to 3 sd"])])
+def test_the_colours_of_an_anomaly_map_reach_twice_the_threshold_at_least(monkeypatch, sign, ends):
+    """So noise below the threshold is dark, and a map that goes far beyond is not cut."""
+    brain = np.ones((20, 20), bool)
+    noise, lesion = np.full(brain.shape, sign * 0.004), np.full(brain.shape, sign * 3.0)
+    panels = [
+        pictures.Panels(brain * 1.0, None, values, None, None, brain, 1.0, "0.01", 0.5) for values in (noise, lesion)
+    ]
+    seen, drawn = [], pictures._draw_anomaly
+    monkeypatch.setattr(pictures, "_draw_anomaly", lambda *given: seen.append(drawn(*given)) or seen[-1])
+    pictures.subject_figure(dict(zip("ab", panels, strict=True)))
+    for panel in panels:
+        pictures.scan_figure({"a": panel}, "")
+    assert [image.axes.get_xlabel() for image in seen[:2]] == ends
+    assert [image.get_clim()[1] for image in seen] == [1.0, 3.0, 1.0, 3.0]
