@@ -130,6 +130,21 @@ def test_where_nothing_is_like_its_mirror_image_the_score_is_low_and_the_mirror_
     assert np.isfinite(doubts).all()
 
 
+def test_white_noise_in_a_whole_brain_is_not_trusted():
+    """The outline is uneven, as a brain's, and yet like its mirror image."""
+    slices, placement = turned(normal_of(0, 0), 0.0)
+    rng = np.random.default_rng(0)
+    folds = ndimage.gaussian_filter(rng.normal(size=slices.mask.shape), (1, 3, 3, 0))
+    depth = ndimage.distance_transform_edt(slices.mask[..., 0], (4, 2, 2))[..., None]  # mm
+    mask = (depth > 4 * (1 + folds / folds.std())).astype(np.float32) * slices.mask
+    noise = rng.normal(size=mask.shape).astype(np.float32)
+    found = midplane.find(Slices(noise * mask, mask, slices.number), placement._replace(mask=mask), ZOOMS)
+    assert midplane.doubt(found.score) > 2
+    assert len(midplane.warnings(found)) == 1
+    assert not midplane.fits(found.score)
+    assert midplane.doubt(0.18) < 1.4  # the least score of real scans
+
+
 def test_the_score_of_equal_sides_is_one_and_their_plane_is_certain():
     values = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(12, 48, 48)), 2)
     values = (values + values[:, :, ::-1]) / values.std()
