@@ -39,6 +39,8 @@ def main(words: Sequence[str] = ()) -> None:
     given = not flags.FLAGS["workdir"].using_default_value
     model = opening.model(workdir, given) if experiment.has_model(config) else opening.untrained(workdir, None)
     print(f"{scans}; {model}", flush=True)
+    if not experiment.has_model(config) and (split := cohort.calibrating(source)):
+        print(split, flush=True)
     preparation.begin(config, workdir)
     mesh = app.start()
     calibrate = procedure.from_config(config, workdir, mesh)

@@ -24,6 +24,8 @@ from lgjax.preparation import bias, midplane, pipeline
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, places
+from lgjax.runtime.counting import counted
+from lgjax.runtime.errors import UsageError
 from lgjax.scans import pictures, sources
 from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
@@ -55,6 +57,11 @@ class Detection:
     maps: write.Maps
     trace: Traces
     about: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        volume = sum(lesion.volume_ml for lesion in self.lesions)
+        found = f"{counted(len(self.lesions), 'lesion')} of {volume:.1f} mL"
+        return f"Detection({self.identifier}, {self.about['Method']}, {found})"
 
     @property
     def anomaly(self) -> np.ndarray:
@@ -135,8 +142,12 @@ class Detector:
           subject: from `read` or `find`.
 
         Raises:
+          UsageError: it is no scan from `read` or `find`.
           InputError: the scan cannot be used, or its restoration diverged.
         """
+        if not isinstance(subject, Subject):
+            given = type(subject).__name__
+            raise UsageError(f"a detector takes one scan, no {given}. Read it first: detector(lgjax.read(image)).")
         return self.detect(subject, self.prepare(subject), sources.digest(subject))
 
     def prepare(self, subject: Subject, scratch: pathlib.Path | None = None) -> Prepared:

@@ -248,3 +248,22 @@ def test_a_detection_says_where_the_mirror_stood(monkeypatch, caplog, score, dou
     assert (found["uncertainty_mm"], found["score"]) == (0.5, score)
     assert sum("mirror image" in warning for warning in about["Warnings"]) == doubted
     assert sum("mirror image" in line for line in caplog.messages) == doubted
+
+
+def test_what_a_notebook_shows_is_one_line():
+    scan = lgjax.read(nib.Nifti1Image(derived.brain(), derived.GRID), name="a b")
+    found = derived.detector()(scan)
+    volume = sum(lesion.volume_ml for lesion in found.lesions)
+    assert found.lesions
+    assert repr(scan) == "Subject(sub-ab)"
+    assert re.fullmatch(r"Detection\(sub-ab, intensity, (\d+) lesions? of ([\d.]+) mL\)", repr(found)).groups() == (
+        str(len(found.lesions)),
+        f"{volume:.1f}",
+    )
+
+
+def test_a_detector_says_what_it_takes():
+    image = nib.Nifti1Image(derived.brain(), derived.GRID)
+    for wrong in (image, derived.brain(), "scan.nii.gz", [lgjax.read(image)]):
+        with pytest.raises(UsageError, match=r"lgjax\.read\(image\)"):
+            derived.detector()(wrong)

@@ -12,6 +12,7 @@ from lgjax.cli import commands, configs, helping, typos, words
 from lgjax.cli.recorded import recorded_config
 from lgjax.runtime.errors import LgjaxError, UsageError
 from lgjax.workdir import bounds
+from lgjax.workdir.recorded import has_model
 
 
 def parse(command: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -62,8 +63,10 @@ def _config(command: str, argv: Sequence[str], values: flags.FlagValues) -> ml_c
         else recorded_config(argv, values, shipped=command == "restore")
     )
     if about.has not in config:
-        remedy = f"Take one such as --config={about.config or 'vae'}"
-        raise UsageError(f"--config={name} is no config for {about.takes}. {remedy}.")
+        remedy = f"Take one such as --config={about.config or 'vae'}."
+        if command == "train" and "model" in config and not has_model(config):
+            remedy = f"It needs none, only thresholds: python -m lgjax.calibrate --config={name} --workdir=W"
+        raise UsageError(f"--config={name} is no config for {about.takes}. {remedy}")
     return config
 
 

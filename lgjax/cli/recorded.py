@@ -9,7 +9,7 @@ from absl import flags
 from lgjax.cli import configs
 from lgjax.cli.commands import expand
 from lgjax.runtime.errors import UsageError
-from lgjax.workdir.recorded import RUNS, SHIPPED, get_config, has_model
+from lgjax.workdir.recorded import MAKE_ONE, RUNS, SHIPPED, get_config, has_model
 
 
 def recorded_config(argv: Sequence[str], values: flags.FlagValues, shipped: bool = False) -> ml_collections.ConfigDict:
@@ -30,7 +30,7 @@ def recorded_config(argv: Sequence[str], values: flags.FlagValues, shipped: bool
     workdir, name = configs.given(argv, "workdir"), configs.given(argv, "config")
     config = configs.load(name) if name else None
     if workdir is None:
-        found = RUNS / config.name if config else SHIPPED if shipped and _shipped(argv) else newest()
+        found = RUNS / config.name if config else SHIPPED if shipped and _shipped(argv) else newest(argv)
         values.set_default("workdir", str(found))
     else:
         found = pathlib.Path(expand(workdir))
@@ -57,14 +57,29 @@ def _shipped(argv: Sequence[str]) -> bool:
     return all((SHIPPED / "calibration" / f"{name}.json").is_file() for name in names)
 
 
-def newest() -> pathlib.Path:
-    """Finds the work directory in runs/ that was calibrated last, or trained last if none is calibrated."""
+def newest(argv: Sequence[str]) -> pathlib.Path:
+    """Finds the work directory in runs/ that was calibrated last, or trained last if none is calibrated.
+
+    Raises:
+      UsageError: there is none, or --method names none either.
+    """
     trained = list(RUNS.glob("*/config.json"))
     found = [file for path in trained for file in path.parent.glob("calibration/*.json")] or trained
     if not found:
-        raise UsageError(
-            f"nothing is trained in {RUNS}/. Run python -m lgjax.train --config=configs/vae.py, or give --workdir; "
-            "lgjax restore --method=mirror_tv3d needs no training."
-        )
+        raise UsageError(f"nothing is trained in {RUNS}/{_remedy(configs.given(argv, 'method') or '')}")
     path = max(found, key=lambda file: file.stat().st_mtime)
     return path.parent.parent if path.parent.name == "calibration" else path.parent
+
+
+def _remedy(asked: str) -> str:
+    """Says how what --method asks for comes by a work directory; raises UsageError where it names no method."""
+    if asked and asked != "table1":
+        from lgjax.methods import names  # takes seconds, which only a command that ends here pays
+
+        if not any(names.parse(name).model for name in asked.split(",")):
+            made = RUNS / "detection"
+            return f", and {asked} needs thresholds alone. Run {MAKE_ONE}{made} --method={asked}, or give --workdir."
+    return (
+        ". Run python -m lgjax.train --config=configs/vae.py, or give --workdir; "
+        "lgjax restore --method=mirror_tv3d needs no training."
+    )

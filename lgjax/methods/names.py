@@ -110,14 +110,27 @@ def parse(name: str) -> Method:
         return methods[name]
     model, _, rest = name.partition("_")
     why = _reason(model, rest)
-    close = difflib.get_close_matches(name, methods, 1)
-    meant = f" Did you mean {close[0]}?" if close and not why else ""
+    close = _close(name, bool(why), methods)
+    meant = f" Did you mean {close}?" if close else ""
     raise UsageError(f"there is no method {name!r}{why}.{meant} {_choice(model, methods)}")
+
+
+def _close(name: str, explained: bool, methods: dict[str, Method]) -> str:
+    """Returns the method that was probably meant, among those of the model that is named; "" where none is close."""
+    first, *others = name.split("_")
+    if first == MIRROR or (first == "intensity" and MIRROR in others):
+        return f"{MIRROR}_{VOLUME_TERM}"
+    if explained:
+        return ""
+    own = [other for other, method in methods.items() if first not in MODELS or method.model == first]
+    return next(iter(difflib.get_close_matches(name, own, 1)), "")
 
 
 def _reason(model: str, rest: str) -> str:
     """Says why a model has no method of that name; "" where nothing is known."""
     if model in MODELS:
+        if rest and "search" in MODELS[model].SUPPORTS:
+            return f": {model} is searched, and has no other prior"
         for prior, need in NEEDS.items():
             if rest.startswith(prior) and prior not in MODELS[model].SUPPORTS:
                 return f": {model} has no {need}"

@@ -15,6 +15,7 @@ from lgjax.preparation.splits import splits_of
 from lgjax.runtime import parallel, places, progress
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import names, participants, phantom, sources
+from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 
 LOG = logging.getLogger(__name__)
@@ -43,18 +44,22 @@ def healthy(source: Source, split: str) -> list[Subject]:
         count = {"train": source.train_subjects, "calibration": source.calibration_subjects}[split]
         name, _, labels = source.spec.partition(":")
         return sources.find(f"{name}:{split}:{count}" + (f":{labels}" if labels else ""))
+    return _chosen(source, split)[0]
+
+
+def _chosen(source: Source, split: str) -> tuple[list[Subject], dict[str, str]]:
+    """Returns the subjects of one split of a folder, and the split of everybody; errors as in `healthy`."""
     wanted = {"train", "calibration"} if split == "calibration" and not source.train_subjects else {split}
     if is_prepared(source.spec):
         found = sources.prepared(source.spec)
         splits = {entry.identifier: entry.split for entry in read_index(source.spec).subjects}
-        chosen = [subject for subject in found if splits.get(subject.identifier) in wanted]
     else:
         found = _raw(source.spec)
         splits = splits_of(found)
-        chosen = [subject for subject in found if splits[subject.identifier] in wanted]
+    chosen = [subject for subject in found if splits.get(subject.identifier) in wanted]
     if not chosen:
         raise UsageError(too_small(source.spec, split))
-    return chosen[: source.calibration_subjects] if split == "calibration" else chosen
+    return chosen[: source.calibration_subjects] if split == "calibration" else chosen, splits
 
 
 def _raw(spec: str) -> list[Subject]:
@@ -72,6 +77,21 @@ def left_out(source: Source) -> list[str]:
     if sources.is_phantom(source.spec) or is_prepared(source.spec):
         return []
     return [f"{one.identifier} ({one.kind})" for one in _raw(source.spec) if not participants.is_healthy(one.kind)]
+
+
+def calibrating(source: Source) -> str:
+    """Tells who of a folder calibrates, and who does not; "" of synthetic brains. Raises UsageError as `healthy`."""
+    if sources.is_phantom(source.spec):
+        return ""
+    chosen, splits = _chosen(source, "calibration")
+    taken = [subject.identifier for subject in chosen]
+    held_out = [name for name, split in splits.items() if split == "test"]
+    told = [f"calibration {len(taken)}: {listing.shown(taken)}"]
+    if held_out:
+        told.append(f"left out, the test split: {len(held_out)} ({listing.shown(held_out)})")
+    if others := len(splits) - len(taken) - len(held_out):
+        told.append(f"{others} not needed (data.calibration_subjects={source.calibration_subjects})")
+    return "; ".join(told)
 
 
 def too_small(spec: str, split: str) -> str:

@@ -46,6 +46,9 @@ class Subject:
     mask_found: bool = False
     source: str = ""
 
+    def __repr__(self) -> str:
+        return f"Subject({self.identifier})"
+
     @property
     def participant(self) -> str:
         """Who was scanned, see `names.participant`."""

@@ -8,7 +8,7 @@ from lgjax.methods.names import rate_names
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.workdir import experiment
-from lgjax.workdir.recorded import RUNS, SHIPPED
+from lgjax.workdir.recorded import MAKE_ONE, RUNS, SHIPPED
 
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
@@ -92,6 +92,10 @@ def read(workdir: pathlib.Path, method: str) -> Calibration:
         record = {**earlier, **json.loads(file.read_text())}
         return Calibration(**{field: record[key] for field, key in KEYS.items()})
     except FileNotFoundError:
+        if workdir == SHIPPED:
+            raise InputError(
+                method, "needs thresholds, which do not travel with lgjax", f"{again}, and name that work directory"
+            ) from None
         raise InputError(file, "is not there: the method is not calibrated", again) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(file, f"cannot be read ({error})", again) from error
@@ -123,5 +127,5 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe
 
 
 def _command(workdir: pathlib.Path, method: str) -> str:
-    named = f"--config=detection --workdir={RUNS / 'detection'}" if workdir == SHIPPED else f"--workdir={workdir}"
-    return f"python -m lgjax.calibrate {named} --method={method}"
+    made = f"{MAKE_ONE}{RUNS / 'detection'}" if workdir == SHIPPED else f"python -m lgjax.calibrate --workdir={workdir}"
+    return f"{made} --method={method}"

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 
 import ml_collections
 
@@ -15,7 +16,7 @@ from lgjax.runtime.errors import UsageError
 from lgjax.runtime.files import atomic_write
 from lgjax.scans import sources
 from lgjax.workdir import bounds
-from lgjax.workdir.recorded import FROM_HERE, RUNS, get_config, has_model
+from lgjax.workdir.recorded import FROM_HERE, MAKE_ONE, RUNS, SHIPPED, get_config, has_model
 
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
@@ -97,6 +98,10 @@ def check_same_networks(config, recorded, workdir: pathlib.Path) -> None:
         differing = sorted(key for key in keys if ours.get(key) != theirs.get(key))
         if differing:
             names = ", ".join(f"{part}.{key} ({theirs.get(key)}, now {ours.get(key)})" for key in differing)
+            if workdir == SHIPPED:
+                asked = [f"--config.{part}.{key}={shlex.quote(str(config[part][key]))}" for key in differing]
+                remedy = f"Make a work directory W first: {MAKE_ONE}W {' '.join(asked)}"
+                raise UsageError(f"what travels with lgjax was made with other values of {names}. {remedy}")
             made = "trained" if has_model(recorded) else "made"
             raise UsageError(f"{workdir} was {made} with other values of {names}. Use another --workdir.")
 

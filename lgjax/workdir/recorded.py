@@ -12,6 +12,7 @@ from lgjax.runtime.errors import InputError
 RUNS = pathlib.Path("runs")
 # Work directory of configs/detection.py: no weights, and thresholds from synthetic healthy brains.
 SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "detection"
+MAKE_ONE = "python -m lgjax.calibrate --config=detection --workdir="  # what makes another one
 FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
     "data": {"saturation": ()},

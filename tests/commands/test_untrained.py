@@ -47,6 +47,7 @@ def test_nothing_can_be_trained(tmp_path):
     result = lgjax("train", "--config=detection", f"--workdir={tmp_path / 'w'}")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--config=detection is no config for training" in result.stderr
+    assert "needs none, only thresholds: python -m lgjax.calibrate --config=detection --workdir=W\n" in result.stderr
 
 
 def test_a_method_of_a_model_is_refused_before_anything_is_written(tmp_path):

@@ -109,6 +109,7 @@ def test_unknown_names_list_what_needs_no_network_and_the_models(name):
         ("mirror_l1", "one of a whole volume, and goes with tv3d alone"),
         ("vae_reconstruction_l1", "a reconstruction goes with tv3d alone"),
         ("gmm_tv3d", "no Gaussian to restore by"),
+        ("anogan_mirror_tv3d", r"anogan is searched, and has no other prior\. Choose among anogan\.$"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_reason(name, why):
@@ -116,9 +117,18 @@ def test_what_makes_no_sense_is_refused_with_a_reason(name, why):
         names.parse(name)
 
 
-def test_a_near_name_is_offered():
-    with pytest.raises(UsageError, match=r"Did you mean mirror_tv3d\?"):
-        names.parse("miror_tv3d")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *((name, "mirror_tv3d") for name in ("miror_tv3d", "mirror", "mirror_tv", "intensity_mirror_tv3d")),
+        ("intensity_tv", "intensity_tv3d"),
+        ("vea_lg_neural_mirror_tv3d", "vae_lg_neural_mirror_tv3d"),
+        ("restorer_lg_neural_miror_tv3d", "restorer_lg_neural_mirror_tv3d"),
+    ],
+)
+def test_a_near_name_is_offered(name, meant):
+    with pytest.raises(UsageError, match=rf"Did you mean {meant}\?"):
+        names.parse(name)
 
 
 def test_a_method_needs_its_own_model(config):

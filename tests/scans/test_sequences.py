@@ -28,10 +28,18 @@ def names(listing) -> list[str]:
     [
         ("T2", "20230101_T2_TSE_AX_5 t2_blade_tra AX_T2_PROPELLER axT2 rT2 3DT2 HC000_20210101_T2 sub-01_T2w"),
         ("T2", "T2_to_T1 T2_in_FLAIR_space sub-01_space-FLAIR_T2w PD_012_T2 sub-FLAIR1_T2w T2_SPACE_MPR phase2_P1_T2"),
+        (
+            "T2",
+            "T2_N4_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI T2toFLAIR T22FLAIR T2w_coreg_to_FLAIR_brain T2_2FLAIR",
+        ),
         ("T1", "20230101_T1_MPRAGE_3 sub-01_T1w T1ce t1gd wrT1 3DT1 T1_to_T2 IXI002-Guys-0828-T1 mp2rage subject1T1w"),
         ("T1", "T1_T2like"),
         ("T2", "T2_T1like"),
         ("FLAIR", "20230101_FLAIR_6 T2FLAIR t2_flair sub-01_acq-FLAIR_T2w t2_tirm_dark-fluid_5 BraTS-GLI-1-0-t2f"),
+        (
+            "FLAIR",
+            "FLAIR_regtoT2 T2_FLAIR_regtoT1 regtoFLAIR patient_2FLAIR T2_autoFLAIR T2_2_FLAIR FLAIR_T2_regtoFLAIR",
+        ),
         ("DWI", "dwi ep2d_diff_3scan_trace_p2 sub-01_dwi DTI_64dir"),
         ("ADC", "ADC_7 ep2d_diff_ADC"),
         ("SWI or T2*", "SWI_Images T2star t2*_fl2d gre_t2 SWI_mIP swan T2_FFE"),

@@ -16,6 +16,7 @@ from lgjax.preparation import cohort, dataset, recipe
 from lgjax.preparation.splits import splits_of
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
+from lgjax.scans.finding import listing
 from lgjax.workdir import calibrations, experiment, preparation, weights
 from lgjax.workdir.recorded import SHIPPED
 
@@ -83,6 +84,11 @@ def test_where_nobody_trains_all_but_the_test_scans_calibrate(config, tmp_path):
     assert set(splits.values()) == {"train", "calibration", "test"}
     found = cohort.healthy(experiment.source(config), "calibration")
     assert {one.identifier for one in found} == {name for name, split in splits.items() if split != "test"}
+    told = cohort.calibrating(experiment.source(config)._replace(calibration_subjects=2))
+    held_out = [name for name, split in splits.items() if split == "test"]
+    assert told.startswith(f"calibration 2: {found[0].identifier}, {found[1].identifier}; left out, the test split: ")
+    assert f"{len(held_out)} ({listing.shown(held_out)}); {18 - len(held_out)} not needed" in told
+    assert cohort.calibrating(experiment.source(detection.get_config("smoke"))) == ""
     trained = experiment.source(config)._replace(train_subjects=5)
     assert {splits[one.identifier] for one in cohort.healthy(trained, "calibration")} == {"calibration"}
 
@@ -112,11 +118,35 @@ def workdir_of(command, *argv):
 def test_what_travels_with_lgjax_restores_by_its_own_methods_alone(shipped, tmp_path):
     for names_of_it in ("mirror_tv3d", "intensity_tv3d,mirror_tv3d"):
         assert workdir_of("restore", f"--method={names_of_it}") == str(shipped)
-    for others in (["--method=intensity"], ["--method=mirror_tv3d,vae_lg_neural_tv"], [], ["--method=../x"]):
+    for others in (["--method=mirror_tv3d,vae_lg_neural_tv"], [], ["--method=table1"]):
         with pytest.raises(UsageError, match=r"nothing is trained in runs/.*--method=mirror_tv3d needs no training"):
             workdir_of("restore", *others)
     with pytest.raises(UsageError, match="nothing is trained"):  # which would be written into
         workdir_of("calibrate", "--method=mirror_tv3d")
+
+
+def test_a_method_without_a_network_is_told_how_it_comes_by_thresholds(shipped):
+    made = re.escape("python -m lgjax.calibrate --config=detection --workdir=runs/detection --method=")
+    for command, asked in (("restore", "intensity"), ("restore", "gmm,mirror_tv3d"), ("calibrate", "mirror_tv3d")):
+        with pytest.raises(UsageError, match=f"{asked} needs thresholds alone. Run {made}{asked},"):
+            workdir_of(command, f"--method={asked}")
+
+
+def test_a_wrong_method_is_told_before_a_work_directory_is_looked_for(shipped):
+    for wrong in ("vae_elbo_mirror_tv3d", "mirror_tv", "intensity_mirror_tv3d", "restorer_mirror", "../x"):
+        with pytest.raises(UsageError, match=f"^there is no method '{re.escape(wrong)}'"):
+            workdir_of("restore", f"--method=mirror_tv3d,{wrong}")
+
+
+def test_other_values_of_data_than_those_of_what_travels_with_lgjax():
+    config = experiment.get_config(str(SHIPPED / "config.json"))
+    config.data.saturation = ()
+    with pytest.raises(UsageError) as caught:
+        experiment.check_used(config, SHIPPED)
+    assert "Use another --workdir" not in str(caught.value)
+    assert str(caught.value).endswith(
+        "python -m lgjax.calibrate --config=detection --workdir=W --config.data.saturation='()'"
+    )
 
 
 def test_a_work_directory_that_is_named_is_taken(shipped, tmp_path, config):
@@ -159,5 +189,7 @@ def test_python_loads_it_without_a_work_directory(tmp_path, monkeypatch):
     assert lgjax.load(device="cpu").method == found.method
     with pytest.raises(UsageError, match="vae_lg_neural_tv needs the model vae"):
         lgjax.load(method="vae_lg_neural_tv", device="cpu")
-    with pytest.raises(InputError, match=r"Run python -m lgjax\.calibrate --config=detection --workdir=runs/detection"):
+    with pytest.raises(InputError) as caught:
         lgjax.load(method="gmm", device="cpu")
+    assert "python -m lgjax.calibrate --config=detection --workdir=runs/detection --method=gmm," in str(caught.value)
+    assert str(SHIPPED) not in str(caught.value)

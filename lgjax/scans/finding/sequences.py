@@ -52,6 +52,9 @@ _GROUP = re.compile(r"^(?:pd|loc)[ _-]?\d{2,}(?![a-z0-9])")  # PD_012: patient 1
 _NOT_ITS_OWN = re.compile(  # where it was registered to, and whose it is
     r"(?:(?<=_)|^)(?:sub|ses|run|space|from|to|res)-[^_]*|[_-](?:to|onto|in|on)[_-]?(?:t1|t2|flair|dwi|mni|pd)[a-z0-9]*"
 )
+_ITS_SPACE = re.compile(  # likewise, where the name says T2 before: T2toFLAIR, T2_brain_regtoFLAIR
+    r"(?:(?:co)?reg(?:istered)?[_-]?(?:to|2)[_-]?|(?:(?<=t2)|(?<=t2w))(?:to|2)|[_-]2)(?:t1|t2|flair|dwi|mni|pd)[a-z0-9]*"
+)
 _IMAGE_TYPES = {  # elements of DICOM's Image Type
     "a phase image": {"P", "PHASE", "PHASE MAP", "PHASE_MAP"},
     "a real or imaginary part": {"REAL", "IMAGINARY"},
@@ -78,6 +81,7 @@ def named(text: str, of_file: bool = True) -> str:
     """
     text = re.sub(r"(?<=[a-z0-9])(?=T[12]w)", "_", text)  # subject1T1w
     text = _NOT_ITS_OWN.sub("", text.lower())
+    text = _ITS_SPACE.sub(lambda found: "" if re.search(_T2, text[: found.start()]) else found[0], text)
     if found := _first_of(_ALWAYS, text):
         return found
     t1, t2 = re.search(_T1, text), re.search(_T2, text)
