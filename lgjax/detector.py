@@ -117,7 +117,14 @@ class Detector:
     """A method with its weights, lambda and thresholds: a function from a scan to a `Detection`."""
 
     def __init__(
-        self, method: Method, trained: Trained, runner: Runner, strength: float, step: int, about: Mapping[str, Any]
+        self,
+        method: Method,
+        trained: Trained,
+        runner: Runner,
+        strength: float,
+        step: int,
+        about: Mapping[str, Any],
+        workdir: pathlib.Path | None = None,
     ):
         """Keeps what `load` and `from_config` put together.
 
@@ -128,12 +135,15 @@ class Detector:
           strength: lambda; 0 where the method has none.
           step: every how many axial slices are looked at.
           about: what the sidecars of all scans say.
+          workdir: that all this was loaded from; None: from nowhere.
         """
         self.method, self.trained, self.runner = method, trained, runner
-        self.strength, self.step, self.about = strength, step, about
+        self.strength, self.step, self.about, self.workdir = strength, step, about, workdir
 
     def __repr__(self) -> str:
-        return f"Detector({self.method.name}, trained on {self.about['TrainedOn']})"
+        place = "" if self.workdir is None else f"{'shipped' if self.workdir == SHIPPED else self.workdir}, "
+        thresholds = f"thresholds from {counted(len(self.about['CalibrationSubjects']), 'healthy scan')}"
+        return f"Detector({self.method.name}, {place}trained on {self.about['TrainedOn']}, {thresholds})"
 
     def __call__(self, subject: Subject) -> Detection:
         """Prepares and restores one scan and maps what changed.
@@ -239,7 +249,7 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     if calibration.mirror_variance is not None:
         settings = settings._replace(mirror_variance=calibration.mirror_variance)
     runner = Runner(method, settings, weights.model(config), trained.params, mesh)
-    return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about)
+    return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about, workdir)
 
 
 def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:

@@ -148,8 +148,10 @@ def opened(config, workdir: pathlib.Path, names: Sequence[str]) -> str:
     """Says which model is taken, or that none is, and whose brains the thresholds are from."""
     if experiment.has_model(config):
         return opening.model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
-    subjects = len(calibrations.read(workdir, names[0]).subjects) if workdir == SHIPPED else None
-    return opening.untrained(workdir, subjects)
+    if not calibrations.path(workdir, names[0]).exists():
+        return opening.untrained(workdir, None)
+    subjects = len(calibrations.read(workdir, names[0]).subjects)
+    return opening.untrained(workdir, subjects, "" if workdir == SHIPPED else config.data.source)
 
 
 def main(words: Sequence[str] = ()) -> int:

@@ -267,3 +267,13 @@ def test_a_detector_says_what_it_takes():
     for wrong in (image, derived.brain(), "scan.nii.gz", [lgjax.read(image)]):
         with pytest.raises(UsageError, match=r"lgjax\.read\(image\)"):
             derived.detector()(wrong)
+
+
+def test_a_detector_says_where_it_is_from():
+    made = derived.detector()
+    made.workdir = pathlib.Path("runs/mine")
+    made.about = {**made.about, "CalibrationSubjects": ["a", "b"]}
+    assert repr(made) == "Detector(intensity, runs/mine, trained on nothing, thresholds from 2 healthy scans)"
+    shipped = lgjax.load(method="intensity_tv3d", device="cpu")
+    expected = "Detector(intensity_tv3d, shipped, trained on nothing, thresholds from 16 healthy scans)"
+    assert repr(shipped) == expected

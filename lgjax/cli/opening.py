@@ -27,16 +27,19 @@ def model(workdir: pathlib.Path, given: bool) -> str:
     return f"model: {workdir}{taken}, {age(workdir)}"
 
 
-def untrained(workdir: pathlib.Path, subjects: int | None) -> str:
+def untrained(workdir: pathlib.Path, subjects: int | None, source: str = "") -> str:
     """Says that no model is taken.
 
     Args:
       workdir: that thresholds are kept in.
-      subjects: of whose brains the thresholds are, where they travel with lgjax; else None.
+      subjects: of whose brains the thresholds are; None: there are none yet.
+      source: of these brains; "": the thresholds travel with lgjax.
     """
     if subjects is None:
         return f"no model: {workdir}"
-    return f"no model; thresholds from {counted(subjects, 'synthetic healthy brain')}, shipped"
+    if not source:
+        return f"no model; thresholds from {counted(subjects, 'synthetic healthy brain')}, shipped"
+    return f"no model: {workdir}, thresholds from {counted(subjects, 'healthy scan')} of {source}"
 
 
 def age(workdir: pathlib.Path) -> str:

@@ -176,3 +176,9 @@ def test_a_damaged_record_of_a_run_is_told(tmp_path, text):
 def test_a_mistyped_method_is_told_with_the_one_that_was_meant(name, meant):
     with pytest.raises(UsageError, match=rf"there is no method '{name}'. Did you mean {meant}\? Choose among"):
         methods.parse(name)
+
+
+def test_what_needs_no_model_says_where_its_thresholds_are_from(tmp_path):
+    assert opening.untrained(tmp_path, None) == f"no model: {tmp_path}"
+    assert opening.untrained(tmp_path, 1, "mine") == f"no model: {tmp_path}, thresholds from 1 healthy scan of mine"
+    assert opening.untrained(tmp_path, 16).endswith("thresholds from 16 synthetic healthy brains, shipped")

@@ -36,7 +36,7 @@ def test_it_restores_and_says_how_scans_were_prepared(calibrated, tmp_path):
     said = ok(
         lgjax("restore", f"--workdir={folder}", "--method=intensity", "--input=phantom:test:1", f"--output={tmp_path}")
     )
-    assert "no model" in said.stdout.splitlines()[0]
+    assert said.stdout.splitlines()[0].endswith(f"no model: {folder}, thresholds from 2 healthy scans of phantom")
     sidecar = next(tmp_path.rglob("*desc-anomaly_T2w.json"))
     about = json.loads(sidecar.read_text())
     assert "saturated at -2 and 1.5 standard deviations" in about["Preparation"]
