@@ -24,7 +24,7 @@ def standard() -> ml_collections.ConfigDict:
     config.restore.score = "positive"  # absolute would show a lesion's negative on the healthy side of the head
     config.restore.closed_steps = 30  # of the dual, see docs/results.md: more of them flatten lesions of other sizes
     config.calibrate = common.calibrate()
-    config.calibrate.strength = 4.0  # lambda, see docs/results.md
+    config.calibrate.strength = 5.0  # lambda, see docs/results.md
     return config
 
 

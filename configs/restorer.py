@@ -34,7 +34,7 @@ def get_config(variant: str = "detection"):
     config.restore.optimizer = "proximal"
     config.restore.refreshes = 5  # of the prior: its mean hardly moves
     config.restore.closed_steps = 30  # of the dual, see docs/results.md: more of them flatten lesions of other sizes
-    config.restore.reconstruction_variance = 0.4  # of Y - D(Y) beside the mirror's and the mean's
+    config.restore.reconstruction_variance = 0.5  # of Y - D(Y) beside the mirror's and the mean's
     config.calibrate.strength = 6.0  # lambda: healthy slices that nothing smooths are like themselves already
     if variant == "paper":
         config.name += "_paper"

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from lgjax.models.base import BoundModel
 
+APART = 2.0  # standard deviations of the mirror's Gaussian
+
 
 class LocalPrior(NamedTuple):
     """log P near x: the Gaussian with this gradient at x and this variance; its mean is x + variance * gradient."""
@@ -114,8 +116,8 @@ def product(*experts: Prior) -> Prior:
 def beside(prior: Prior, mirrored: jax.Array, variance: jax.Array) -> Prior:
     """Makes the product of a prior and the mirror image's Gaussian, N(mirrored, diag(variance)).
 
-    Where both sides of a head are ill, the mirror image is far from the prior's mean: there its variance grows by the
-    square of their distance.
+    Where both sides of a head are ill, the mirror image is far from the prior's mean: beyond APART of the mirror's
+    standard deviations, the variance grows so that the distance is APART of them.
 
     Args:
       prior: a local Gaussian.
@@ -126,7 +128,7 @@ def beside(prior: Prior, mirrored: jax.Array, variance: jax.Array) -> Prior:
     def near(x, key):
         own = prior(x, key)
         mean = x + own.variance * own.gradient
-        mirror = gaussian(mirrored, variance + (mirrored - mean) ** 2)
+        mirror = gaussian(mirrored, jnp.maximum(variance, ((mirrored - mean) / APART) ** 2))
         return product(lambda x, key: own, mirror)(x, key)
 
     return near

@@ -134,7 +134,9 @@ def test_a_product_of_three_experts(quick, params, mesh1, joined):
     x, _ = run("vae_reconstruction_mirror_tv3d", quick, params, mesh1, joined)
     mean = np.asarray(jax.vmap(models.from_config(quick, "float32").bind(params).reconstruct)(joined.y))
     mirrored, spread = joined.mirror
-    weights = np.stack([np.full_like(mean, 1 / 0.4), 1 / (0.7 * spread + (mirrored - mean) ** 2), np.ones_like(mean)])
+    weights = np.stack(
+        [np.full_like(mean, 1 / 0.4), 1 / np.maximum(0.7 * spread, (mirrored - mean) ** 2 / 4), np.ones_like(mean)]
+    )
     expected = (weights * np.stack([mean, mirrored, np.zeros_like(mean)])).sum(axis=0) / weights.sum(axis=0)
     sigma2 = joined.mask / weights.sum(axis=0)
     denoised = total_variation((joined.y - expected) * joined.mask, sigma2, 0.1, joined.across)

@@ -154,11 +154,13 @@ def test_an_infinite_variance_says_nothing():
 
 
 def test_the_mirror_is_trusted_less_where_both_sides_are_ill():
-    """Its variance grows by the squared distance of the two means."""
+    """Beyond two of its standard deviations, its variance grows with the squared distance of the two means."""
     y, first, second = (normal(*SHAPE, seed=seed) for seed in range(3))
     v1, v2 = np.full(SHAPE, 0.5, np.float32), np.full(SHAPE, 0.2, np.float32)
     near = priors.beside(priors.gaussian(first, v1), second, v2)(y, None)
-    wide = v2 + (second - first) ** 2
+    far = np.abs(second - first) > 2 * np.sqrt(v2)
+    assert 0.2 < far.mean() < 0.8
+    wide = np.where(far, (second - first) ** 2 / 4, v2)
     np.testing.assert_allclose(near.variance, 1 / (1 / v1 + 1 / wide), rtol=1e-4)
     np.testing.assert_allclose(near.gradient, -(y - first) / v1 - (y - second) / wide, rtol=1e-4, atol=1e-5)
 
