@@ -125,4 +125,4 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
         cut = (image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k])
         rows[f"slice {k}"] = pictures.Panels(*cut, aspect, rate, threshold, line(k))
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
-    return pictures.scan_figure(rows, title)
+    return pictures.scan_figure(rows, title, "multiples" if provenance["Score"] == "relative" else "sd")

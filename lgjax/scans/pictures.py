@@ -130,8 +130,14 @@ class Picture(Figure):
         return encode(self, "png")
 
 
-def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
-    """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection."""
+def scan_figure(rows: Mapping[str, Panels], title: str, unit: str = "sd") -> Picture:
+    """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection.
+
+    Args:
+      rows: by the name of the slice.
+      title: of the whole.
+      unit: of the anomaly map.
+    """
     panels = list(rows.values())
     box = _box(np.logical_or.reduce([panel.brain for panel in panels]))
     height = 2.2 * panels[0].aspect * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
@@ -153,7 +159,7 @@ def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
             shown = _draw_anomaly(anomaly, panel, top)
             figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
             _draw_detected(detected, panel)
-        for axes, text in zip(grid[0], ("Input", "Restored", "Anomaly, sd", detected_at(panels)), strict=True):
+        for axes, text in zip(grid[0], ("Input", "Restored", f"Anomaly, {unit}", detected_at(panels)), strict=True):
             axes.set_title(text)
         figure.suptitle(title, fontsize=9)
         return figure

@@ -57,3 +57,11 @@ def test_the_colours_of_an_anomaly_map_reach_twice_the_threshold_at_least(monkey
         pictures.scan_figure({"a": panel}, "")
     assert [image.axes.get_xlabel() for image in seen[:2]] == ends
     assert [image.get_clim()[1] for image in seen] == [1.0, 3.0, 1.0, 3.0]
+
+
+def test_a_picture_says_the_unit_of_its_map():
+    brain = np.ones((20, 20), bool)
+    panel = pictures.Panels(brain * 1.0, brain * 1.0, brain * 1.0, None, None, brain, 1.0)
+    for given, expected in (((), "Anomaly, sd"), (("multiples",), "Anomaly, multiples")):
+        figure = pictures.scan_figure({"a": panel}, "", *given)
+        assert expected in [axes.get_title() for axes in figure.axes]
