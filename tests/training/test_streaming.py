@@ -124,14 +124,14 @@ def test_another_grid_is_refused(ours, mesh1, tmp_path):
 
 def test_another_saturation_is_refused(ours, folder, mesh1, tmp_path):
     ours.data.saturation = (-2.0, 1.5)
-    with pytest.raises(UsageError, match=r"another saturation.*Give --config\.data\.saturation=\(\), or prepare"):
+    with pytest.raises(UsageError, match=r"another saturation.*Give --config\.data\.saturation='\(\)', or prepare"):
         train.train(ours, tmp_path / "w", mesh1)
     index = dataset.read_index(folder)
     dataset.write_index(folder, index._replace(recipe=index.recipe._replace(saturation=(-2.0, 1.5))))
     prepared, _ = train.check(ours, tmp_path / "w")
     assert prepared.saturation == (-2, 1.5)
     ours.data.saturation = ()
-    with pytest.raises(UsageError, match=r"Give --config\.data\.saturation=\(-2\.0,1\.5\), or prepare"):
+    with pytest.raises(UsageError, match=r"Give --config\.data\.saturation='\(-2\.0,1\.5\)', or prepare"):
         train.check(ours, tmp_path / "w")
 
 
