@@ -38,17 +38,25 @@ TUNED = (
 )
 
 
-def moved(scan: np.ndarray, brain: np.ndarray, affine: np.ndarray, turn, shift):
-    """Turns and shifts a scan and its mask, and returns both and the motion, mm -> mm, [4, 4]."""
-    middle = affine[:3, :3] @ ((np.array(scan.shape) - 1) / 2) + affine[:3, 3]
+def motion_about_the_middle(shape: tuple[int, ...], affine: np.ndarray, turn, shift) -> np.ndarray:
+    """Returns the motion, mm -> mm, [4, 4], that turns a volume about its middle and shifts it."""
+    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     motion = np.eye(4)
     motion[:3, :3] = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
     motion[:3, 3] = middle + shift - motion[:3, :3] @ middle
+    return motion
+
+
+def resampled(data: np.ndarray, affine: np.ndarray, motion: np.ndarray, order: int = 1) -> np.ndarray:
+    """Moves [X, Y, Z] on its own grid, by splines of an order."""
     back = np.linalg.inv(affine) @ np.linalg.inv(motion) @ affine
-    values, inside = (
-        ndimage.affine_transform(part.astype(np.float32), back[:3, :3], back[:3, 3], order=1)
-        for part in (scan * brain, brain)
-    )
+    return ndimage.affine_transform(data.astype(np.float32), back[:3, :3], back[:3, 3], order=order)
+
+
+def moved(scan: np.ndarray, brain: np.ndarray, affine: np.ndarray, turn, shift):
+    """Turns and shifts a scan and its mask, and returns both and the motion, mm -> mm, [4, 4]."""
+    motion = motion_about_the_middle(scan.shape, affine, turn, shift)
+    values, inside = (resampled(part, affine, motion) for part in (scan * brain, brain))
     return values, inside > 0.5, motion
 
 

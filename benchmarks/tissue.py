@@ -94,11 +94,13 @@ def main() -> None:
     healthy = [pipeline.prepare(one, plain) for one in cohort.healthy(experiment.source(config), "calibration")]
     marks = [histogram.landmarks(one.image.data[one.placement.brain], PERCENTILES) for one in healthy]
     matched, made = plain._replace(histogram=histogram.learn(marks, PERCENTILES)), ways(healthy)
+    again = [pipeline.prepare(one, matched) for one in cohort.healthy(experiment.source(config), "calibration")]
+    slices = [made(one, other) for one, other in zip(healthy, again, strict=True)]
     variances = {}
     for way in ("z", "histogram", "tissue"):
-        again = [pipeline.prepare(one, matched) for one in cohort.healthy(experiment.source(config), "calibration")]
-        pairs = zip(healthy, again, strict=True)
-        ready = [a._replace(slices=a.slices._replace(y=made(a, b)[way])) for a, b in pairs]
+        ready = [
+            one._replace(slices=one.slices._replace(y=found[way])) for one, found in zip(healthy, slices, strict=True)
+        ]
         variances[way] = mirror.variance(ready, [mirror.of(one) for one in ready])
     mesh, settings = devices.chosen("cpu"), runners.from_config(config)
     programs = {
@@ -113,9 +115,9 @@ def main() -> None:
             continue
         one, other = pipeline.prepare(subject, plain), pipeline.prepare(subject, matched)
         labels.append((subject.lesion().data > 0)[one.placement.brain])
-        slices = made(one, other)
+        ways_of_one = made(one, other)
         for (way, row), program in programs.items():
-            ready = one._replace(slices=one.slices._replace(y=slices[way]))
+            ready = one._replace(slices=one.slices._replace(y=ways_of_one[way]))
             change = runners.restore_scan(program, ready, config.calibrate.strength).change
             scores[way, row].append(np.maximum(change[one.placement.brain], 0))
         print(subject.identifier, flush=True)

@@ -12,22 +12,11 @@ import pathlib
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
+from midplane import motion_about_the_middle, resampled
 
 from lgjax.scans import sources
 
 MARGIN = 20  # voxels
-
-
-def moved(data: np.ndarray, affine: np.ndarray, turn: list[float], shift: list[float], order: int) -> np.ndarray:
-    """Turns [X, Y, Z] about its middle and shifts it, by splines of an order."""
-    motion = np.eye(4)
-    middle = affine[:3, :3] @ ((np.array(data.shape) - 1) / 2) + affine[:3, 3]
-    motion[:3, :3] = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
-    motion[:3, 3] = middle + shift - motion[:3, :3] @ middle
-    back = np.linalg.inv(affine) @ np.linalg.inv(motion) @ affine
-    return ndimage.affine_transform(data, back[:3, :3], back[:3, 3], order=order)
 
 
 def main() -> None:
@@ -47,8 +36,10 @@ def main() -> None:
         affine[:3, 3] -= affine[:3, :3] @ np.full(3, MARGIN)
         name = subject.identifier.removeprefix("sub-")
         for volume, suffix, order in ((image, "T2w", 1), (reference, "T2w_seg", 0)):
-            data = moved(np.pad(volume.data, MARGIN), affine, turn, shift, order)
-            nib.save(nib.Nifti1Image(data.astype(np.float32), affine), folder / f"{name}_{suffix}.nii.gz")
+            padded = np.pad(volume.data, MARGIN)
+            motion = motion_about_the_middle(padded.shape, affine, turn, shift)
+            data = resampled(padded, affine, motion, order)
+            nib.save(nib.Nifti1Image(data, affine), folder / f"{name}_{suffix}.nii.gz")
         print(name, flush=True)
 
 

@@ -18,11 +18,8 @@ def standard() -> ml_collections.ConfigDict:
     config = common.untrained("detection", "mirror_tv3d")
     config.data.source = "phantom@2"  # slices of 2 mm, as differences between slices want
     config.data.calibration_subjects = 16
-    config.data.height = config.data.width = 96
-    config.data.spacing = 2.0
-    config.data.saturation = (-2.0, 1.5)
+    common.set_detection(config)
     config.restore.score = "positive"  # absolute would show a lesion's negative on the healthy side of the head
-    config.restore.closed_steps = 30  # of the dual, see docs/results.md: more of them flatten lesions of other sizes
     config.calibrate = common.calibrate()
     config.calibrate.strength = 5.0  # lambda, see docs/results.md
     return config

@@ -17,9 +17,7 @@ def get_config(variant: str = "detection"):
     common.add_ascent(config)
     config.data.train_subjects = 240
     config.data.calibration_subjects = 12
-    config.data.height = config.data.width = 96
-    config.data.spacing = 2.0
-    config.data.saturation = (-2.0, 1.5)
+    common.set_detection(config)
     config.model.channels = (16, 32, 64, 96, 128)  # of the U-Net, from full resolution down
     config.model.variance_floor = 1e-3  # squared standard deviations of the brain, added to every variance
     config.train.batch_size = 16
@@ -33,7 +31,6 @@ def get_config(variant: str = "detection"):
     config.restore.score = "relative"  # thresholds of synthetic brains hold on real ones better, see docs/results.md
     config.restore.optimizer = "proximal"
     config.restore.refreshes = 5  # of the prior: its mean hardly moves
-    config.restore.closed_steps = 30  # of the dual, see docs/results.md: more of them flatten lesions of other sizes
     config.restore.reconstruction_variance = 0.5  # of Y - D(Y) beside the mirror's and the mean's
     config.calibrate.strength = 6.0  # lambda: healthy slices that nothing smooths are like themselves already
     if variant == "paper":

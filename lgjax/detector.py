@@ -23,6 +23,7 @@ from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
 from lgjax.preparation import bias, midplane, pipeline
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
+from lgjax.preparation.slices import evenly_spaced
 from lgjax.runtime import devices, places
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
@@ -286,7 +287,7 @@ def _convergence(restored: Restored) -> dict[str, Any] | None:
     if restored.traces is None or restored.taken is None:
         return None
     means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
-    kept = np.unique(np.linspace(0, len(means["change"]) - 1, CONVERGENCE_POINTS).round().astype(int))
+    kept = evenly_spaced(len(means["change"]), CONVERGENCE_POINTS)
     taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped
     values = {name: [float(f"{v:.6g}") for v in mean[kept]] for name, mean in means.items()}
     return {"iterations_of_slices": taken, "iteration": kept.tolist(), **values}

@@ -21,6 +21,12 @@ def head(shape=(20, 24, 16), seed=0) -> np.ndarray:
     return np.where(inside, noise.round(), 0).astype(np.float32)
 
 
+def disc(size: int, radius: float) -> np.ndarray:
+    """Returns a round brain, [size, size, 1] float32."""
+    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
+    return (np.hypot(rows, columns) < radius)[..., None].astype(np.float32)
+
+
 def affine(zooms=(1.0, 1.0, 1.0), origin=(-10.0, -12.0, -8.0)) -> np.ndarray:
     result = np.diag([*zooms, 1.0])
     result[:3, 3] = origin

@@ -13,7 +13,7 @@ from lgjax.methods.runner import Runner
 from lgjax.methods.volumes import Volume
 from lgjax.preparation import cohort
 from lgjax.preparation.pipeline import Prepared
-from lgjax.preparation.slices import Slices
+from lgjax.preparation.slices import Slices, evenly_spaced
 from lgjax.runtime import progress
 from lgjax.runtime.errors import UsageError
 
@@ -72,7 +72,7 @@ def search(
 
 def _spaced(everything: Slices, count: int) -> Slices:
     """Chooses slices evenly spaced among all."""
-    chosen = np.unique(np.linspace(0, len(everything.number) - 1, count).round().astype(int))
+    chosen = evenly_spaced(len(everything.number), count)
     return Slices(*(part[chosen] for part in everything))
 
 
@@ -98,7 +98,7 @@ def _chosen(prepared: Sequence[Prepared], seen: Sequence[Seen | None], count: in
     wanted = min(int(np.ceil(count / mean)), len(prepared))
     places = np.linspace(0, len(prepared) - 1, wanted).round().astype(int)
     pairs = [(prepared[i], seen[i]) for i in places]
-    return [volumes.volume(subject.slices, subject, known.mirror if known else None) for subject, known in pairs]
+    return [volumes.volume(subject, known.mirror if known else None) for subject, known in pairs]
 
 
 def _of_volumes(runner: Runner, chosen: Sequence[Volume], bar) -> Trial:

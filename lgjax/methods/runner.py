@@ -309,7 +309,7 @@ def restore_scan(
         raise InputError(subject.image.source, f"has no slice whose number is a multiple of {step}", remedy)
     if runner.method.mirror and seen is None:
         seen = mirror.of(subject)
-    known = _known(runner, slices, subject, seen)
+    known = _known(runner, subject, seen)
     batches = list(runner(slices, np.full(len(slices.number), strength, np.float32), known))
     difference = slices.y - np.concatenate([x for x, _ in batches])
     if not np.isfinite(difference).all():
@@ -327,10 +327,10 @@ def restore_scan(
     return Restored(looked_at, change, traces, taken, runner.pace(), plane)
 
 
-def _known(runner: Runner, slices: Slices, subject: Prepared, seen: Seen | None) -> np.ndarray | Volume | None:
+def _known(runner: Runner, subject: Prepared, seen: Seen | None) -> np.ndarray | Volume | None:
     """Returns what a method wants to know of a volume beside its slices."""
     if runner.method.volume:
-        return volumes.volume(slices, subject, seen.mirror if seen and runner.method.mirror else None)
+        return volumes.volume(subject, seen.mirror if seen and runner.method.mirror else None)
     if runner.whole and runner.mixture.atlas != "none":
         return atlas.tissue_priors(subject.placement, subject.image.affine)
     return None

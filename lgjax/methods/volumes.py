@@ -14,7 +14,6 @@ from lgjax.models import precision
 from lgjax.models.base import BoundModel, Model
 from lgjax.preparation.midplane import Mirror
 from lgjax.preparation.pipeline import Prepared
-from lgjax.preparation.slices import Slices
 from lgjax.restoration import data_terms, loop, priors, solvers
 from lgjax.restoration.data_terms import DataTerm
 from lgjax.restoration.loop import Trace
@@ -38,23 +37,19 @@ class Volume(NamedTuple):
     mirror: Mirror | None  # None for methods without
 
 
-def volume(slices: Slices, subject: Prepared, mirror: Mirror | None) -> Volume:
-    """Puts together what a restoration of some slices of a scan needs.
+def volume(subject: Prepared, mirror: Mirror | None) -> Volume:
+    """Puts together what a restoration of all slices of a scan needs.
 
     A difference between slices weighs the spacing of pixels over that of the two slices, so that a step of an anomaly
     costs its height per mm.
 
     Args:
-      slices: all of the subject's or every k-th.
-      subject: whose slices they are.
-      mirror: of all slices of the subject.
+      subject: the scan.
+      mirror: of its slices.
     """
     through, rows, _ = orientation.zooms(subject.image.affine)
-    across = subject.placement.rows.step * rows / (through * np.diff(slices.number))
-    if mirror:
-        kept = np.isin(subject.slices.number, slices.number)
-        mirror = Mirror(*(part[kept] for part in mirror))
-    return Volume(*slices, across.astype(np.float32), mirror)
+    across = subject.placement.rows.step * rows / (through * np.diff(subject.slices.number))
+    return Volume(*subject.slices, across.astype(np.float32), mirror)
 
 
 def warnings(method: Method, subject: Prepared) -> tuple[str, ...]:

@@ -43,12 +43,6 @@ def correlation(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
     return (x * y).sum() / jnp.sqrt((x**2).sum() * (y**2).sum())
 
 
-def _outputs(network: Restorer, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Applies a folded network to slices, [N, H, W, 1]."""
-    found: Any = network.apply({"params": params}, x)
-    return found
-
-
 def model(
     *,
     height: int,
@@ -75,10 +69,14 @@ def model(
     def init(key):
         return dict(network.init(key, jnp.zeros((1, height, width, 1))))
 
-    def errors(variables, seen, x, mask, train):
-        """Returns the sum of the losses of slices that are seen as `seen` and should be x, and the terms."""
-        variables = {**variables, "params": cast(variables["params"], precision)}
-        (restored, spread), updates = network.apply(variables, seen, train, mask, mutable=["batch_stats"])
+    def with_cast(variables):
+        return {**variables, "params": cast(variables["params"], precision)}
+
+    def loss(variables, x, mask, key, train=True):
+        x = saturate(x)  # again, since training may have changed the contrast
+        keys = jax.random.split(key, len(x))
+        seen = saturate(jax.vmap(anomalies.corrupt)(keys, x, jnp.roll(x, 1, axis=0), mask))
+        (restored, spread), updates = network.apply(with_cast(variables), seen, train, mask, mutable=["batch_stats"])
         residual, count = (x - restored) * mask, jnp.maximum(mask.sum(), 1.0)
         sigma2 = jnp.exp(spread) + variance_floor
         unlikely = variance.negative_log_likelihood(jax.lax.stop_gradient(residual), sigma2)
@@ -90,22 +88,16 @@ def model(
         terms["loss"] = terms["squared"] + terms["absolute"]
         return terms["loss"] + terms["variance"], (updates["batch_stats"], terms)
 
-    def loss(variables, x, mask, key, train=True):
-        x = saturate(x)  # again, since training may have changed the contrast
-        keys = jax.random.split(key, len(x))
-        seen = saturate(jax.vmap(anomalies.corrupt)(keys, x, jnp.roll(x, 1, axis=0), mask))
-        return errors(variables, seen, x, mask, train)
-
     def judge(variables, observed, healthy, mask):
-        variables = {**variables, "params": cast(variables["params"], precision)}
-        restored, _ = network.apply(variables, observed, False)
+        restored, _ = network.apply(with_cast(variables), observed, False)
         return {"restoration": 1 - correlation(observed - restored, observed - healthy, mask)}
 
     def bind(params):
         params = cast(params, precision)
 
         def apply(x):
-            restored, spread = _outputs(folded, params, x[None])
+            found: Any = folded.apply({"params": params}, x[None])
+            restored, spread = found
             return restored[0], jnp.exp(spread[0]) + variance_floor
 
         return BoundModel(

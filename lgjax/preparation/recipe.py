@@ -92,13 +92,13 @@ def from_json(parts: dict[str, Any]) -> Recipe:
     """
     if parts["format"] != FORMAT:
         raise ValueError(f"format {parts['format']}, this version knows {FORMAT}")
-    bias_field, marks, ends = parts["bias_field"], parts["histogram"], parts.get("saturation")
+    bias_field, marks = parts["bias_field"], parts["histogram"]
     return Recipe(
         Grid(**parts["grid"]),
         BiasField(**bias_field) if bias_field else None,
         Histogram(*(tuple(map(float, marks[name])) for name in Histogram._fields)) if marks else None,
         str(parts["stripper"]),
-        (float(ends[0]), float(ends[1])) if ends else None,
+        ends(parts.get("saturation", ())),
     )
 
 

@@ -159,6 +159,11 @@ def saturate(values: np.ndarray, saturation: tuple[float, float] | None) -> np.n
     return values if saturation is None else np.clip(values, *saturation)
 
 
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Chooses at most so many of `count` rows, the first and the last among them: indices, ascending, each once."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype(int))
+
+
 def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:
     """Keeps the axial slices whose number is a multiple of `step`; the others leave the brain mask too."""
     brain = placement.brain.copy()

@@ -14,6 +14,7 @@ from lgjax.models.base import Model
 from lgjax.preparation import audit, cohort
 from lgjax.preparation.dataset import Entry, Index
 from lgjax.preparation.recipe import Recipe
+from lgjax.preparation.slices import evenly_spaced
 from lgjax.runtime import devices, hosts
 from lgjax.runtime.errors import UsageError
 from lgjax.training import step as training
@@ -103,8 +104,7 @@ def _entries(source: cohort.Source, index: Index, split: str) -> list[Entry]:
 
 def validation_batch(held_out: Source) -> store.Batch:
     """Returns slices and masks, each [N, H, W, 1], that every checkpoint is validated on: VALIDATED, evenly spaced."""
-    rows = np.linspace(0, len(held_out) - 1, VALIDATED).round().astype(int)
-    return held_out.read(np.unique(rows))
+    return held_out.read(evenly_spaced(len(held_out), VALIDATED))
 
 
 def steps(

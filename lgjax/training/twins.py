@@ -12,9 +12,8 @@ from lgjax.preparation import pipeline
 from lgjax.preparation.cohort import Source
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
-from lgjax.preparation.slices import BACKGROUND, saturate
+from lgjax.preparation.slices import BACKGROUND, evenly_spaced, saturate
 from lgjax.runtime import parallel, progress
-from lgjax.runtime.errors import InputError
 from lgjax.scans import sources, synthetic
 from lgjax.scans.sources import Subject
 
@@ -45,6 +44,9 @@ def load(source: Source, recipe: Recipe, workers: int) -> Twins:
       source: of the training's healthy scans.
       recipe: how those are prepared; neither bias field nor histogram applies to synthetic pairs.
       workers: threads.
+
+    Raises:
+      InputError: a scan cannot be prepared.
     """
     pairs = synthetic.twins(spec(source))
     bare = recipe._replace(bias_field=None, histogram=None, saturation=None)
@@ -53,14 +55,10 @@ def load(source: Source, recipe: Recipe, workers: int) -> Twins:
         patient, healthy = (pipeline.prepare(subject, bare) for subject in pair)
         return together(patient, healthy, recipe.saturation)
 
-    made = progress.track(parallel.attempts(prepared, pairs, workers), "preparing (twins)", len(pairs), "pair")
-    found = []
-    for each in made:
-        if isinstance(each, InputError):  # what the phantom makes can be used, unless the grid is too coarse for it
-            raise each
-        found.append(each)
+    made = parallel.ahead(prepared, pairs, workers)  # a pair fails where the grid is too coarse for a brain
+    found = progress.track(made, "preparing (twins)", len(pairs), "pair")
     everything = Twins(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    rows = np.unique(np.linspace(0, len(everything.mask) - 1, KEPT).round().astype(int))
+    rows = evenly_spaced(len(everything.mask), KEPT)
     return Twins(*(part[rows] for part in everything))
 
 

@@ -8,7 +8,7 @@ from lgjax.methods.names import rate_names
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.workdir import experiment
-from lgjax.workdir.recorded import MAKE_ONE, RUNS, SHIPPED
+from lgjax.workdir.recorded import ADDED, ADDED_TO_MODELS, MAKE_ONE, RUNS, SHIPPED
 
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
@@ -19,7 +19,7 @@ FREE = {
     "gmm": (),
 }
 # Values that earlier calibrations did not know, and that leave these as they were: no part of the digest.
-LATER = {"closed_steps": 200, "reconstruction_variance": 1.0}
+LATER = {"closed_steps": ADDED["restore"]["closed_steps"], **ADDED_TO_MODELS}
 
 
 class Calibration(NamedTuple):

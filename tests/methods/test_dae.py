@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from images import disc
 
 from lgjax import models
 from lgjax.models import blocks, dae
@@ -26,12 +27,6 @@ def config():
 
 def initialise(config):
     return jax.jit(models.from_config(config, "float32").init)(jax.random.key(0))
-
-
-def disc(size, radius):
-    """A round brain, [size, size, 1]."""
-    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
-    return (np.hypot(rows, columns) < radius)[..., None].astype(np.float32)
 
 
 def toy(count, seed):

@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from images import disc
 
 from lgjax import models
 from lgjax.models import anomalies, blocks, restorer, variance
@@ -29,12 +30,6 @@ def config():
 @pytest.fixture(scope="module")
 def model(config):
     return models.from_config(config, "float32")
-
-
-def disc(size, radius):
-    """A round brain, [size, size, 1]."""
-    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
-    return (np.hypot(rows, columns) < radius)[..., None].astype(np.float32)
 
 
 def toy(count, seed):
