@@ -1,7 +1,7 @@
 """Compares three ways to bring scans to one scale before the methods without training see them.
 
     python benchmarks/tissue.py --patients=../shared/data/brats18 --output=benchmarks/tissue_brats18.json
-    python benchmarks/tissue.py --patients=phantom@2+1:hard-dev:3:LABEL_MAPS --kinds=contrast,tilted --output=F.json
+    python benchmarks/tissue.py --patients=phantom@2+1:hard-dev/contrast+tilted:3:LABEL_MAPS --output=F.json
 
 z          z-scores of the brain, clipped to -2 and 1.5 (the detection preset)
 histogram  landmarks matched to those of healthy synthetic brains first (the paper), then as z
@@ -85,7 +85,6 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", required=True)
-    parser.add_argument("--kinds", help="of the phantom; default: all")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
     config = detection.get_config()
@@ -111,8 +110,6 @@ def main() -> None:
     scores: dict[tuple[str, str], list] = {key: [] for key in programs}
     labels = []
     for subject in sources.find(arguments.patients):
-        if arguments.kinds and subject.kind not in arguments.kinds.split(","):
-            continue
         one, other = pipeline.prepare(subject, plain), pipeline.prepare(subject, matched)
         labels.append((subject.lesion().data > 0)[one.placement.brain])
         ways_of_one = made(one, other)

@@ -55,7 +55,8 @@ def twins(spec: str) -> list[tuple[Subject, Subject]]:
     border; a glioma also displaces the brain, and outside its masks twins differ by at most .1 standard deviations.
 
     Args:
-      spec: phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]], as `subjects` takes; healthy subjects have no pair.
+      spec: phantom[@THICKNESS[+GAP]]:SPLIT[/KIND[+KIND ...]][:COUNT[:LABELS]], as `subjects` takes; healthy subjects
+        have no pair.
 
     Returns:
       (patient, healthy twin), sorted by the patient's identifier; empty for the splits train and calibration.
@@ -70,16 +71,21 @@ def _asked(spec: str) -> list[_Asked]:
     """Lists what a source asks for."""
     name, _, rest = spec.partition(":")
     split, count, labels = ([*rest.split(":", 2), "", "", ""])[:3]
+    split, _, chosen = split.partition("/")
     named = re.fullmatch(r"phantom(?:@(?P<thickness>\d+\.?\d*)(?:\+(?P<gap>\d+\.?\d*))?)?", name)
     if not named or split not in _SPLITS or not (count.isdigit() or not count):
-        expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[:COUNT[:LABELS]] with SPLIT {', '.join(_SPLITS)}"
+        expected = f"phantom[@THICKNESS[+GAP]]:SPLIT[/KIND][:COUNT[:LABELS]] with SPLIT {', '.join(_SPLITS)}"
         raise UsageError(f"{spec}: expected {expected}.")
     slab = (float(named["thickness"]), float(named["gap"] or 0)) if named["thickness"] else None
     seed, kinds, default, drawn = _SPLITS[split]
+    wanted = chosen.split("+") if chosen else kinds
+    if unknown := [kind for kind in wanted if kind not in kinds]:
+        raise UsageError(f"{spec}: {split} has no kind {unknown[0]!r}; its kinds are {', '.join(kinds)}.")
     return [
         _Asked(split, number, phantom.Request(labels or None, drawn, seed, number * len(kinds) + k, kind, slab))
         for number in range(int(count or default))
         for k, kind in enumerate(kinds)
+        if kind in wanted
     ]
 
 

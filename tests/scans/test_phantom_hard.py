@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from lgjax.runtime.errors import UsageError
 from lgjax.scans import phantom, sources, synthetic
 from lgjax.scans.phantom import heads, kept, render, subject
 from lgjax.scans.phantom.draw import UPRIGHT, draw, foreign, tilt
@@ -240,6 +241,16 @@ def test_the_hard_set_is_named_as_the_test_set_is():
     assert len(sources.find("phantom:hard")) == 6 * len(phantom.HARD)
     kinds = [twin.kind for _, twin in synthetic.twins("phantom@8:hard-dev:1")]
     assert kinds == len(phantom.HARD) * ["healthy"]
+
+
+def test_kinds_can_be_chosen_and_their_patients_stay_the_same():
+    everyone = {one.identifier: one for one in sources.find("phantom@8:hard:2")}
+    chosen = sources.find("phantom@8:hard/midline+bilateral:2")
+    assert [one.kind for one in chosen] == ["bilateral", "bilateral", "midline", "midline"]
+    assert all(one.reading == everyone[one.identifier].reading for one in chosen)
+    assert len(synthetic.twins("phantom:dev/glioma:2")) == 2
+    with pytest.raises(UsageError, match="no kind 'glioma'; its kinds are"):
+        sources.find("phantom:hard/glioma")
 
 
 def test_hard_patients_draw_the_heads_of_test_and_those_for_designs_the_heads_of_dev(tmp_path, monkeypatch):
