@@ -53,8 +53,8 @@ def find(
       spec: path of a file, a folder or a table of scans (.tsv, .csv); or
         phantom[@THICKNESS[+GAP]]:SPLIT[/KIND[+KIND ...]][:COUNT[:LABELS]] with SPLIT train, calibration (both healthy),
         test or hard, dev or hard-dev (COUNT subjects of every KIND that is named, of all where none is; the dev splits
-        are what design is decided on), made from a folder of label maps where one is named. THICKNESS and GAP, 0 where not given, are mm; without them, 24 slices of 4 mm
-        end below the vertex.
+        are what design is decided on), made from a folder of label maps where one is named. THICKNESS and GAP, 0 where
+        not given, are mm; without them, 24 slices of 4 mm end below the vertex.
       layout: of a folder, a name in `layouts.NAMES`; auto recognises it (and the phantom by its name).
       mask: path of the brain mask, with a single file only.
       max_voxels, assume_ras, volume, single_slice: as in `nifti.read`; `volume` is not applied to masks.
