@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import models, restore
+from lgjax import batch, models
 from lgjax.calibration import scores
 from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
@@ -113,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     mesh, config = devices.start("cpu"), experiment.smoke()
     config.restore.precision = "float32"
-    detector = restore.calibrated(METHOD.name, config, options.workdir, mesh)
+    detector = batch.from_config(config, options.workdir, METHOD.name, mesh)
     trained, strength, thresholds = detector.trained, detector.strength, detector.about["Thresholds"]
     subjects = [subject for subject in sources.find(options.input) if subject.kind != "healthy"]
     patients, lesions = [], []

@@ -4,8 +4,12 @@ import pathlib
 import time
 from collections.abc import Sequence
 
+from absl import flags
+
 from lgjax.runtime.counting import counted
 from lgjax.scans.sources import is_phantom
+from lgjax.workdir import calibrations, experiment
+from lgjax.workdir.recorded import SHIPPED
 
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
@@ -19,6 +23,16 @@ def scans(names: Sequence[str], count: int) -> str:
 def cohort(spec: str, count: int) -> str:
     """Says where healthy scans come from, and how many there are."""
     return scans([f"synthetic brains, {spec}" if is_phantom(spec) else spec], count)
+
+
+def taken(config, workdir: pathlib.Path, names: Sequence[str]) -> str:
+    """Says which model is taken, or that none is, and whose brains the thresholds are from."""
+    if experiment.has_model(config):
+        return model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
+    if not calibrations.path(workdir, names[0]).exists():
+        return untrained(workdir, None)
+    subjects = len(calibrations.read(workdir, names[0]).subjects)
+    return untrained(workdir, subjects, "" if workdir == SHIPPED else config.data.source)
 
 
 def model(workdir: pathlib.Path, given: bool) -> str:

@@ -1,0 +1,111 @@
+"""Many scans with one method: what is finished is kept, what fails does not stop the others."""
+
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+
+from lgjax import detector as detectors
+from lgjax.calibration import procedure
+from lgjax.derivatives import description, occupied, read, runs, write
+from lgjax.detector import Detector
+from lgjax.methods import names as methods
+from lgjax.preparation.pipeline import Prepared
+from lgjax.runtime import parallel, progress
+from lgjax.runtime.counting import counted
+from lgjax.runtime.errors import InputError
+from lgjax.scans import sources
+from lgjax.scans.finding import listing
+from lgjax.scans.sources import Subject
+from lgjax.workdir import calibrations
+
+LOG = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What was done to some scans."""
+
+    total: int  # scans
+    skipped: int  # of them: finished before
+    failures: list[tuple[str, InputError]]  # by identifier
+
+    @property
+    def code(self) -> int:
+        """The exit code: 0, or 3 if some scans failed."""
+        return InputError.exit_code if self.failures else 0
+
+
+def restore(
+    detector: Detector,
+    subjects: Sequence[Subject],
+    folder: pathlib.Path,
+    workers: int,
+    scratch: pathlib.Path | None = None,
+) -> Outcome:
+    """Restores subjects with one method; those that are finished are skipped, those that fail do not stop the others.
+
+    Args:
+      detector: the method.
+      subjects: the scans.
+      folder: for the results.
+      workers: how many scans are prepared at once, ahead of their restoration.
+      scratch: folder for what preparation needs for a while; None: the one of the results.
+    """
+    failures, skipped = [], 0
+    if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
+        maps = f"{counted(len(others), 'map')} in {folder} of other weights or settings"
+        LOG.info("made anew: %s: %s", maps, listing.shown(others))
+    description.describe(folder, "restorations")
+    pairs = zip(subjects, prepare_all(detector, subjects, folder, workers, scratch), strict=True)
+    for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
+        try:
+            if isinstance(result, InputError):
+                raise result
+            if result is None:
+                skipped += 1
+            else:
+                detector.detect(subject, *result).save(folder)
+        except InputError as error:
+            failures.append((subject.identifier, error))
+    return Outcome(len(subjects), skipped, failures)
+
+
+def prepare_all(
+    detector: Detector,
+    subjects: Sequence[Subject],
+    folder: pathlib.Path,
+    workers: int,
+    scratch: pathlib.Path | None = None,
+) -> Iterator[tuple[Prepared, str] | InputError | None]:
+    """Prepares subjects in the background, a few ahead; yields each with its digest, None where it is finished.
+
+    Arguments as in `restore`.
+    """
+
+    def prepared(subject: Subject) -> tuple[Prepared, str] | None:
+        write.check_place(folder, subject.identifier)
+        digest = sources.digest(subject)
+        if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):
+            return None
+        return detector.prepare(subject, scratch or folder), digest
+
+    return parallel.attempts(prepared, subjects, workers)
+
+
+def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
+    """Loads a method, which is calibrated first if nobody has."""
+    if not calibrations.path(workdir, name).exists():
+        LOG.info("%s is not calibrated yet: calibrating on held-out healthy scans first", name)
+        procedure.from_config(config, workdir, mesh)(methods.parse(name))
+    return detectors.from_config(config, workdir, name, mesh)
+
+
+def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> None:
+    """Raises UsageError where a folder holds other results than those that are about to be written there."""
+    identifiers = [subject.identifier for subject in subjects]
+    occupied.check_folder(folder, method)
+    read.check_names(folder, identifiers)
+    if changed := runs.changed(folder, inputs, subjects, occupied.scans(folder, identifiers)):
+        LOG.info("restored anew, since their scans changed: %s", listing.shown(changed))
