@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import jax
 
 from lgjax import detector as detectors
 from lgjax.calibration import procedure
-from lgjax.derivatives import description, occupied, read, runs, write
+from lgjax.derivatives import description, occupied, read, results, runs, write
+from lgjax.derivatives.results import Work
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
@@ -29,7 +31,7 @@ class Outcome(NamedTuple):
 
     total: int  # scans
     skipped: int  # of them: finished before
-    failures: list[tuple[str, InputError]]  # by identifier
+    failures: list[tuple[str, str]]  # of them: identifier, and why
 
     @property
     def code(self) -> int:
@@ -53,23 +55,40 @@ def restore(
       workers: how many scans are prepared at once, ahead of their restoration.
       scratch: folder for what preparation needs for a while; None: the one of the results.
     """
-    failures, skipped = [], 0
     if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
         maps = f"{counted(len(others), 'map')} in {folder} of other weights or settings"
         LOG.info("made anew: %s: %s", maps, listing.shown(others))
     description.describe(folder, "restorations")
     pairs = zip(subjects, prepare_all(detector, subjects, folder, workers, scratch), strict=True)
-    for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
-        try:
-            if isinstance(result, InputError):
-                raise result
-            if result is None:
-                skipped += 1
-            else:
-                detector.detect(subject, *result).save(folder)
-        except InputError as error:
-            failures.append((subject.identifier, error))
-    return Outcome(len(subjects), skipped, failures)
+    with results.Results(folder, detector.about) as record:
+        for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
+            record.note(subject.identifier, work(detector, subject, result, folder))
+    failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
+    return Outcome(len(subjects), len(record.named(results.FINISHED)), failures)
+
+
+class Ready(NamedTuple):
+    """A prepared scan."""
+
+    prepared: Prepared
+    digest: str  # of its files
+    seconds: float  # that its preparation took
+
+
+def work(detector: Detector, subject: Subject, result: Ready | InputError | Work, folder: pathlib.Path) -> Work:
+    """Restores a prepared scan, writes its maps and says what was done, or why it could not be done."""
+    if isinstance(result, Work):
+        return result
+    if isinstance(result, InputError):
+        return Work(results.FAILED, message=str(result))
+    sha256, began = result.prepared.image.sha256, time.perf_counter()
+    try:
+        found = detector.detect(subject, result.prepared, result.digest)
+        detected = time.perf_counter()
+        found.save(folder)
+    except InputError as error:
+        return Work(results.FAILED, sha256, result.seconds, message=str(error))
+    return Work(results.RESTORED, sha256, result.seconds, detected - began, time.perf_counter() - detected)
 
 
 def prepare_all(
@@ -78,18 +97,18 @@ def prepare_all(
     folder: pathlib.Path,
     workers: int,
     scratch: pathlib.Path | None = None,
-) -> Iterator[tuple[Prepared, str] | InputError | None]:
-    """Prepares subjects in the background, a few ahead; yields each with its digest, None where it is finished.
+) -> Iterator[Ready | InputError | Work]:
+    """Prepares subjects in the background, a few ahead; yields what was done before where a scan is finished.
 
     Arguments as in `restore`.
     """
 
-    def prepared(subject: Subject) -> tuple[Prepared, str] | None:
+    def prepared(subject: Subject) -> Ready | Work:
         write.check_place(folder, subject.identifier)
-        digest = sources.digest(subject)
+        digest, began = sources.digest(subject), time.perf_counter()
         if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):
-            return None
-        return detector.prepare(subject, scratch or folder), digest
+            return Work(results.FINISHED, occupied.scans(folder, [subject.identifier])[subject.identifier])
+        return Ready(detector.prepare(subject, scratch or folder), digest, time.perf_counter() - began)
 
     return parallel.attempts(prepared, subjects, workers)
 

@@ -5,10 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from lgjax.runtime.counting import counted
-from lgjax.runtime.errors import InputError
 
 
-def tell(total: int, skipped: int, failures: Sequence[tuple[str, InputError]], folder: pathlib.Path) -> None:
+def tell(total: int, skipped: int, failures: Sequence[tuple[str, str]], folder: pathlib.Path) -> None:
     """Says what was done; failures come last, by identifier."""
     done = total - skipped - len(failures)
     print(

@@ -48,6 +48,23 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
         _end(asked)
 
 
+@contextlib.contextmanager
+def before_end(say: Callable[[int], None]) -> Iterator[None]:
+    """Calls a function with the exit code 143 before SIGTERM ends the process at once. Only for the main thread."""
+
+    def handle(*_) -> None:
+        try:
+            say(143)
+        finally:
+            os._exit(143)
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def interrupt(number: int, _) -> None:
     """Handles Ctrl-C: says so at once and raises KeyboardInterrupt; ends the process where that takes long.
 

@@ -1,0 +1,119 @@
+"""The record of what runs did to which scan in how long, results.json: of every run a line, of every scan its last."""
+
+import datetime
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lgjax.runtime import files, places, signals
+from lgjax.runtime.errors import InputError, LgjaxError
+
+NAME = "results.json"
+RESTORED, FINISHED, FAILED = "restored", "finished before", "failed"  # what was done to a scan
+INTERVAL = 10.0  # seconds between two writings while scans are restored
+_RUN = ("Method", "Version", "JaxVersion", "Device")  # what sidecars say of a run, by their keys
+_COUNTS = {"Restored": RESTORED, "FinishedBefore": FINISHED, "Failed": FAILED}
+
+
+class Work(NamedTuple):
+    """What one run did to one scan."""
+
+    outcome: str  # RESTORED, FINISHED or FAILED
+    sha256: str = ""  # of the scan; "": unknown
+    prepare: float | None = None  # s on the wall; scans are prepared while others are restored
+    restore: float | None = None  # s
+    write: float | None = None  # s
+    message: str = ""  # of a failure
+
+
+class Results:
+    """The record of a folder during one run: `note` every scan in a `with` block, which notes how the run ended."""
+
+    def __init__(self, folder: pathlib.Path, about: Mapping[str, Any]):
+        """Reads the record of earlier runs.
+
+        Args:
+          folder: of the outputs.
+          about: the run, by the keys of a sidecar.
+
+        Raises:
+          InputError: the record is damaged.
+        """
+        self.works: dict[str, Work] = {}
+        self._path, self._written = folder / NAME, time.monotonic()
+        self._earlier = _read(self._path)
+        self._run = {"Start": _now(), "End": None, "ExitCode": None, **{key: about.get(key) for key in _RUN}}
+        self._signals = signals.before_end(self._end)
+
+    def __enter__(self) -> "Results":
+        self._write()
+        self._signals.__enter__()
+        return self
+
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        self._signals.__exit__(None, None, None)
+        self._end(self.code if error is None else _code(error))
+
+    @property
+    def code(self) -> int:
+        """The exit code: 0, or 3 if some scans failed."""
+        return 3 if self.named(FAILED) else 0
+
+    def named(self, outcome: str) -> list[str]:
+        """Lists the scans of this run to which one thing was done, by identifier."""
+        return [name for name, work in self.works.items() if work.outcome == outcome]
+
+    def note(self, identifier: str, work: Work) -> None:
+        """Notes what was done to a scan; what a killed process forgets is less than `INTERVAL` old."""
+        self.works[identifier] = work
+        if time.monotonic() - self._written >= INTERVAL:
+            self._write()
+
+    def _end(self, code: int) -> None:
+        self._run |= {"End": _now(), "ExitCode": code}
+        self._write()
+
+    def _write(self) -> None:
+        counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
+        runs = [*self._earlier["Runs"], {**self._run, **counts}]
+        scans = dict(self._earlier["Scans"])
+        for name, work in self.works.items():
+            if work.outcome != FINISHED or scans.get(name, {}).get("Outcome") != RESTORED:
+                scans[name] = {"Run": self._run["Start"], **_entry(work)}
+        content = {"Runs": runs, "Scans": dict(sorted(scans.items()))}
+        files.atomic_write(self._path, json.dumps(content, indent=2) + "\n")
+        self._written = time.monotonic()
+
+
+def _entry(work: Work) -> dict[str, Any]:
+    """Returns what the record says of one scan; what is unknown is left out."""
+    seconds = {"PrepareSeconds": work.prepare, "RestoreSeconds": work.restore, "WriteSeconds": work.write}
+    known = {key: round(value, 3) for key, value in seconds.items() if value is not None}
+    told = {"Message": places.told(work.message)} if work.message else {}
+    return {"Outcome": work.outcome, **({"InputSHA256": work.sha256} if work.sha256 else {}), **known, **told}
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the record of earlier runs."""
+    if not path.exists():
+        return {"Runs": [], "Scans": {}}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["Runs"], list) or not all(map(dict.items, content["Scans"].values())):
+            raise ValueError("Runs is no list, or Scans no table")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "Remove it; results are not touched by that") from error
+    return content
+
+
+def _code(error: BaseException) -> int:
+    """Returns the exit code of what ends a run early."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return error.exit_code if isinstance(error, LgjaxError) else 1
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

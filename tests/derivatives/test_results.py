@@ -1,0 +1,144 @@
+"""results.json: what was done to which scan in how long, however the run ended."""
+
+import json
+import signal
+import subprocess
+import sys
+from datetime import datetime
+
+import derived
+import images
+import pytest
+from conftest import ROOT
+
+from lgjax import batch
+from lgjax.derivatives import results
+from lgjax.derivatives.results import FAILED, FINISHED, RESTORED, Results, Work
+from lgjax.runtime import files
+from lgjax.runtime.errors import EnvironmentFault, InputError
+from lgjax.scans import sources
+
+ABOUT = {"Method": "intensity", "Version": "1", "Thresholds": {"0.01": 1.0}}
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """A folder with a scan that is good and one that is cut short."""
+    folder = tmp_path / "janedoe"
+    images.save(folder / "a.nii.gz", derived.brain(), derived.GRID)
+    images.save(folder / "b.nii.gz", derived.brain(1), derived.GRID)
+    (folder / "b.nii.gz").write_bytes((folder / "b.nii.gz").read_bytes()[:300])
+    return folder
+
+
+def content(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def restored(scans, folder):
+    return batch.restore(derived.detector(), sources.find(str(scans)), folder, 1)
+
+
+def test_a_run_says_what_was_done_to_which_scan(scans, tmp_path):
+    folder = tmp_path / "out"
+    outcome = restored(scans, folder)
+    assert outcome.code == 3
+    found = content(folder)
+    (run,) = found["Runs"]
+    assert (run["ExitCode"], run["Restored"], run["FinishedBefore"], run["Failed"]) == (3, 1, 0, 1)
+    assert (run["Method"], run["Version"]) == ("intensity", "made")
+    seconds = (datetime.fromisoformat(run["End"]) - datetime.fromisoformat(run["Start"])).total_seconds()
+    one, other = found["Scans"]["sub-a"], found["Scans"]["sub-b"]
+    assert (one["Outcome"], one["InputSHA256"]) == ("restored", files.sha256(scans / "a.nii.gz"))
+    parts = [one[f"{part}Seconds"] for part in ("Prepare", "Restore", "Write")]
+    assert min(parts) > 0
+    assert sum(parts) <= seconds + 1  # whose clock tells whole seconds
+    assert other["Outcome"] == "failed"
+    assert other["Message"].startswith("b.nii.gz: ")
+    assert "janedoe" not in (folder / "results.json").read_text()
+    ((name, said),) = outcome.failures
+    assert (name, said.startswith(str(scans))) == ("sub-b", True)  # the terminal is told the whole path
+    assert "/results.json" in (folder / ".bidsignore").read_text().splitlines()
+
+
+def test_a_later_run_does_not_erase_what_was_done(scans, tmp_path):
+    folder = tmp_path / "out"
+    restored(scans, folder)
+    before = content(folder)
+    images.save(scans / "b.nii.gz", derived.brain(1), derived.GRID)
+    assert restored(scans, folder).code == 0
+    found = content(folder)
+    assert found["Runs"][:1] == before["Runs"]
+    assert [found["Runs"][1][key] for key in ("Restored", "FinishedBefore", "Failed", "ExitCode")] == [1, 1, 0, 0]
+    assert found["Scans"]["sub-a"] == before["Scans"]["sub-a"]
+    assert found["Scans"]["sub-b"]["Outcome"] == "restored"
+
+
+def test_what_an_earlier_version_finished_is_entered(scans, tmp_path):
+    folder = tmp_path / "out"
+    derived.detector()(sources.find(str(scans / "a.nii.gz"))[0]).save(folder)
+    assert not (folder / "results.json").exists()
+    restored(scans / "a.nii.gz", folder)
+    entry = content(folder)["Scans"]["sub-a"]
+    assert (entry["Outcome"], entry["InputSHA256"]) == ("finished before", files.sha256(scans / "a.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (EnvironmentFault("full"), 4), (ZeroDivisionError(), 1)]
+)
+def test_an_early_end_is_noted(tmp_path, error, code):
+    def ends() -> None:
+        with Results(tmp_path, ABOUT) as record:
+            record.note("sub-a", Work(RESTORED, "a", 1.0, 2.0, 0.5))
+            raise error
+
+    with pytest.raises(type(error)):
+        ends()
+    found = content(tmp_path)
+    assert found["Runs"][0]["ExitCode"] == code
+    assert found["Scans"]["sub-a"]["RestoreSeconds"] == 2.0
+
+
+def test_sigterm_is_noted_before_the_process_ends(tmp_path):
+    code = f"""
+import os, pathlib, signal
+from lgjax.derivatives.results import Results, Work
+with Results(pathlib.Path({str(tmp_path)!r}), {ABOUT}) as record:
+    record.note("sub-a", Work("restored"))
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not reached")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (143, "")
+    assert content(tmp_path)["Runs"][0]["ExitCode"] == 143
+    assert list(content(tmp_path)["Scans"]) == ["sub-a"]
+
+
+def test_the_handler_of_before_is_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with Results(tmp_path, ABOUT):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_killed_process_leaves_what_was_done_until_shortly_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "INTERVAL", 0.0)
+    with Results(tmp_path, ABOUT) as record:
+        assert content(tmp_path)["Runs"][0]["ExitCode"] is None
+        record.note("sub-a", Work(FAILED, message="no"))
+        assert content(tmp_path)["Scans"]["sub-a"]["Message"] == "no"
+
+
+def test_a_failure_replaces_and_is_replaced(tmp_path):
+    for outcome in (RESTORED, FAILED, FINISHED):
+        with Results(tmp_path, ABOUT) as record:
+            record.note("sub-a", Work(outcome))
+        assert content(tmp_path)["Scans"]["sub-a"]["Outcome"] == outcome
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"Runs": {}, "Scans": {}}', '{"Runs": [], "Scans": {"sub-a": 1}}'])
+def test_a_damaged_record_is_refused(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match="Remove it"):
+        Results(tmp_path, ABOUT)
+    assert (tmp_path / "results.json").read_text() == text
