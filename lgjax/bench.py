@@ -31,7 +31,7 @@ def main(words: Sequence[str] = ()) -> int | None:
     names = choose(values.method)
     mesh = app.start()
     record = measure(settings, names, mesh)
-    print(f"\n{markdown(record)}", flush=True)
+    app.say(f"\n{markdown(record)}")
     platform = mesh.devices.flat[0].platform
     output = pathlib.Path(values.output or f"benchmarks/{config.name}_{platform}.json")
     files.atomic_write(output, json.dumps(record, indent=1) + "\n")

@@ -38,14 +38,15 @@ def main(words: Sequence[str] = ()) -> None:
     scans = opening.cohort(source.spec, cohort.count(source))
     given = not flags.FLAGS["workdir"].using_default_value
     model = opening.model(workdir, given) if experiment.has_model(config) else opening.untrained(workdir, None)
-    print(f"{scans}; {model}", flush=True)
+    app.say(f"{scans}; {model}")
     if not experiment.has_model(config) and (split := cohort.calibrating(source)):
-        print(split, flush=True)
+        app.say(split)
     preparation.begin(config, workdir)
     mesh = app.start()
     calibrate = procedure.from_config(config, workdir, mesh)
     for method in chosen:
         calibrate(method)
+    print(f"calibrated: {', '.join(method.name for method in chosen)} -> {workdir / 'calibration'}")
 
 
 if __name__ == "__main__":

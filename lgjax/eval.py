@@ -108,7 +108,7 @@ def main(words: Sequence[str] = ()) -> int:
     output = pathlib.Path(values.output or folders[0].parent / "evaluation")
     if pathlib.Path(labels).resolve() == output.resolve():
         raise UsageError(f"--output={output} is the folder of the references. Name another.")
-    print(told(folders, labels), flush=True)
+    app.say(told(folders, labels))
     command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
     options = (values.assume_ras, values.against, values.paper, command, lesion, values.any_sequence)
     return tell(write.run_evaluation(folders, labels, output, settings.from_config(values.config), *options))
@@ -126,7 +126,7 @@ def told(folders: Sequence[pathlib.Path], labels: str) -> str:
 
 def tell(found: write.Written) -> int:
     """Prints the tables, the place of the report and what failed; returns the exit code, 3 if anything failed."""
-    print(found.table)
+    app.say(found.table)
     print(f"Report: {found.page}")
     for line in found.warnings:
         print(f"warning: {line}", file=sys.stderr)

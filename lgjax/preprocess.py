@@ -94,7 +94,7 @@ def preprocess(
     splits = {one.identifier: "test" for one in everybody} if given else assign(everybody, people.calibration)
     announce(everybody, splits, {one.subject.identifier for one in kept}, given)
     if changed:
-        print(f"prepared anew, since their scans changed: {listing.shown(changed)}", flush=True)
+        app.say(f"prepared anew, since their scans changed: {listing.shown(changed)}")
     additions.write_settings(folder, asked)
     runs.write(folder, inputs)
     describe(folder, splits, everybody)
@@ -136,8 +136,9 @@ def announce(subjects: Sequence[Subject], splits: dict[str, str], kept: Collecti
         for one in subjects
     ]
     originals = [one.original for one in subjects if not one.person]
-    lines = [audit.patients(rows)] if given else [audit.text(rows), *audit.warnings(rows, originals)]
-    print("\n".join(lines), flush=True)
+    app.say(audit.patients(rows) if given else audit.text(rows))
+    for line in () if given else audit.warnings(rows, originals):
+        app.note(line)
 
 
 def slicing(jobs: Sequence[Job], recipe: Recipe, scans: dict[str, dict]) -> list[Job]:
@@ -181,8 +182,8 @@ def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputErro
     failed = [quality.Failure(name, error.problem, error.remedy) for name, error in failures.items()]
     files.atomic_write(folder / "summary.tsv", quality.summary_tsv(rows))
     files.atomic_write(folder / "qc.html", quality.page(f"Prepared scans: {folder.name}", rows, failed, about))
-    print(quality.summary_text(rows, failed))
-    print(f"look at {folder / 'qc.html'}", flush=True)
+    app.say(quality.summary_text(rows, failed))
+    app.say(f"look at {folder / 'qc.html'}")
 
 
 def main(words: Sequence[str] = ()) -> int:
@@ -196,7 +197,7 @@ def main(words: Sequence[str] = ()) -> int:
         raise UsageError(f"there is nothing to prepare. {remedy}; --input=phantom:train:8 are synthetic brains.")
     check_output(folder, inputs)
     scans = scans_of_flags(inputs)
-    print(f"{opening.scans(inputs, len(scans.found))}; output: {folder}", flush=True)
+    app.say(f"{opening.scans(inputs, len(scans.found))}; output: {folder}")
     recipe = recipes.from_config(config)
     if arguments.recipe:
         path = pathlib.Path(arguments.recipe)
@@ -208,7 +209,7 @@ def main(words: Sequence[str] = ()) -> int:
     code = preprocess(subjects, recipe, config, folder, given=bool(arguments.recipe), inputs=inputs, people=people)
     listing.record(folder, scans)
     for line in listing.lines(scans):
-        print(line, flush=True)
+        app.note(line)
     return code
 
 

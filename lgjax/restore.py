@@ -63,9 +63,7 @@ def named(words: Sequence[str], config) -> list[str]:
     if not flags.FLAGS["workdir"].using_default_value or not sources.is_phantom(config.data.source):
         remedy = "Name scans, as in `lgjax restore scan.nii.gz`, or a folder: --input=FOLDER"
         raise UsageError(f"there is nothing to restore. {remedy}; --input=phantom:test are synthetic patients.")
-    print(
-        "NO INPUT WAS GIVEN: these are SYNTHETIC test patients, no scans of people. Name yours: --input=SCAN", end="; "
-    )
+    app.note("NO INPUT WAS GIVEN: these are SYNTHETIC test patients, no scans of people. Name yours: --input=SCAN")
     return ["phantom:test"]
 
 
@@ -85,7 +83,7 @@ def main(words: Sequence[str] = ()) -> int:
     folder = pathlib.Path(arguments.output or place / "restored")
     check_output(folder, inputs)
     scans = scans_of_flags(inputs)
-    print(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, names)}", flush=True)
+    app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, names)}")
     preparation.begin(config, workdir)
     mesh = app.start()
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
@@ -104,7 +102,7 @@ def main(words: Sequence[str] = ()) -> int:
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)
     for line in listing.lines(scans):
-        print(line, flush=True)
+        app.note(line)
     return code
 
 

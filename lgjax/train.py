@@ -74,7 +74,7 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     state, start = checkpoints.restore_newest(workdir / "checkpoints", shapes) or (None, 0)
     if start >= config.train.steps:
         record(config, workdir, prepared)
-        print(f"{workdir} is trained already: {start} steps", flush=True)
+        app.say(f"{workdir} is trained already: {start} steps")
         return
     (source, subjects), (held_out, others) = (
         feeding.find_slices(experiment.source(config), prepared, index, config.data.workers, split)
@@ -154,7 +154,7 @@ def check(config, workdir: pathlib.Path) -> tuple[Recipe, Index | None]:
         )
     rows = feeding.check_splits(experiment.source(config), index)
     line = audit.training(rows, cohort.left_out(experiment.source(config)))
-    print(f"{line}: {cohort.describe(experiment.source(config))}", flush=True)
+    app.say(f"{line}: {cohort.describe(experiment.source(config))}")
     return prepared, index
 
 
@@ -278,7 +278,7 @@ def main(words: Sequence[str] = ()) -> None:
     if not values.host and values.hosts != "auto":  # the first one of several speaks; auto finds out later which is
         source = experiment.source(config)
         scans = opening.cohort(source.spec, cohort.count(source))
-        print(f"{scans}; {opening.model(workdir, given=True)}", flush=True)
+        app.say(f"{scans}; {opening.model(workdir, given=True)}")
     hosts.join(values.coordinator, values.hosts, values.host)
     mesh = app.start(threads=None)  # no promise of equal bits slows training down
     with hosts.one_voice():

@@ -59,19 +59,36 @@ def start(threads: int | None = devices.THREADS) -> jax.sharding.Mesh:
     why = f": JAX_PLATFORMS={told}" if told else ""
     note = f" (no accelerator in use{why})" if flags.FLAGS.device == "auto" and used[0].platform == "cpu" else ""
     if hosts.is_first_host():
-        print(f"lgjax {__version__} on {devices.describe(used)}{note}", flush=True)
+        say(f"lgjax {__version__} on {devices.describe(used)}{note}")
     return mesh
 
 
+def say(text: str) -> None:
+    """Prints a line of what is going on, above a progress bar; --quiet leaves the line out."""
+    if not _is_quiet():
+        progress.write(text)
+
+
+def note(text: str) -> None:
+    """Prints a line that a user should know of, with --quiet on standard error."""
+    progress.write(text, sys.stderr if _is_quiet() else sys.stdout)
+
+
+def _is_quiet() -> bool:
+    return "quiet" in flags.FLAGS and bool(flags.FLAGS["quiet"].value)
+
+
 class _Lines(logging.Handler):
-    """Prints what the rooms log as plain lines, above a progress bar."""
+    """Prints what the rooms log as plain lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        progress.write(self.format(record))
+        tell = note if record.levelno >= logging.WARNING else say
+        tell(self.format(record))
 
 
 def _show_log() -> None:
-    """Lets the log of lgjax reach standard output, and only that."""
+    """Lets the log of lgjax reach the user, and only that; shows no progress with --quiet."""
+    progress.hide(_is_quiet())
     log = logging.getLogger("lgjax")
     log.handlers[:] = [_Lines()]
     log.setLevel(logging.INFO)

@@ -46,6 +46,7 @@ def define_common(values: flags.FlagValues) -> None:
     """Defines the flags of all commands."""
     flags.DEFINE_enum("device", "auto", ["auto", "cpu", "gpu", "tpu"], "Device; auto: the fastest.", values)
     flags.DEFINE_bool("debug", False, "Show tracebacks.", values)
+    flags.DEFINE_bool("quiet", False, "Print errors, warnings and the last line alone.", values)
 
 
 def _define_scans(values: flags.FlagValues) -> None:

@@ -1,13 +1,21 @@
-"""Progress of long work: a bar on a terminal, a line a minute in a log file."""
+"""Progress of long work: a bar on a terminal, a line a minute in a log file, nothing where nobody wants to know."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 INTERVAL = 60.0  # seconds between two lines of a log
+_hidden = False
+
+
+def hide(hidden: bool) -> None:
+    """Sets whether progress is kept from this process's user."""
+    global _hidden
+    _hidden = hidden
 
 
 def track(
@@ -22,15 +30,19 @@ def track(
       unit: of an item.
       start: how many items were done before.
     """
-    if sys.stderr is not None and sys.stderr.isatty():
+    if _hidden:
+        return Hidden(items, label, total, unit, start)
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return tqdm(items, label, total, unit=unit, initial=start)
     return Lines(items, label, total, unit, start)
 
 
-def write(text: str) -> None:
-    """Prints a line above the bars that are shown."""
-    tqdm.write(text)
-    sys.stdout.flush()
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line above the bars that are shown; on standard output unless another stream is given."""
+    place = stream or sys.stdout
+    if place is not None:  # closed
+        tqdm.write(text, place)
+        place.flush()
 
 
 class Lines:
@@ -81,6 +93,13 @@ class Lines:
         note = f", {self.note}" if self.note else ""
         sys.stderr.write(f"{self.label}: {self.n}{of} {self.unit}s in {_clock(seconds)}{left}{note}\n")
         sys.stderr.flush()
+
+
+class Hidden(Lines):
+    """Progress that is told to nobody."""
+
+    def _tell(self) -> None:
+        self.last = time.monotonic()
 
 
 def _clock(seconds: float) -> str:

@@ -15,10 +15,12 @@ from lgjax.scans import nifti, phantom
 
 
 def lgjax(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
-    """Runs a binary in a process of its own, as from a shell."""
+    """Runs a binary in a process of its own, as from a shell into log files, which no carriage return may reach."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
     command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, timeout=900)
+    assert b"\r" not in result.stdout + result.stderr
+    return subprocess.CompletedProcess(command, result.returncode, result.stdout.decode(), result.stderr.decode())
 
 
 def ok(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:

@@ -112,6 +112,25 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
+def test_a_terminal_that_cannot_move_back_gets_lines(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    assert list(progress.track(range(3), "scans", 3, "scan")) == [0, 1, 2]
+    said = capsys.readouterr().err
+    assert said.startswith("scans: 3 of 3 scans")
+    assert "\r" not in said
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_hidden_progress_says_nothing(clock, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(progress, "_hidden", False)
+    progress.hide(True)
+    for _ in progress.track(range(3), "scans", 3, "scan"):
+        clock[0] += 100
+    assert capsys.readouterr().err == ""
+
+
 def test_a_user_without_a_home_has_a_cache(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
 

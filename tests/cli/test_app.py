@@ -1,0 +1,64 @@
+"""What a command prints, with and without --quiet; and what its log does."""
+
+import logging
+import sys
+
+import pytest
+from absl import flags
+
+from lgjax.cli import app, commands
+from lgjax.runtime import progress
+
+
+@pytest.fixture
+def spoken(monkeypatch, capsys):
+    """A function that runs a command that says all kinds of things; returns what it prints where, and its exit code."""
+    for handler in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(logging.getLogger("lgjax"), handler, getattr(logging.getLogger("lgjax"), handler))
+    monkeypatch.setattr(progress, "_hidden", False)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    def main(words):
+        app.say("input: a folder")
+        log = logging.getLogger("lgjax.scans")
+        log.info("calibrated")
+        log.warning("sub-a: its plane fits nothing")
+        list(progress.track(range(2), "restoring", 2, "scan"))
+        print("2 restored")
+        app.note("left out: b")
+        raise app.EnvironmentFault("the disk is full")
+
+    def speak(*words):
+        values = flags.FlagValues()
+        commands.define_common(values)
+        values(["lgjax", *words])
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(logging.getLogger("lgjax"), "handlers", [])
+        with pytest.raises(SystemExit) as end:
+            app.run(main)
+        told = capsys.readouterr()
+        return told.out.splitlines(), told.err.splitlines(), end.value.code
+
+    return speak
+
+
+def test_a_command_tells_what_goes_on(spoken):
+    out, err, code = spoken()
+    told = ["input: a folder", "calibrated", "sub-a: its plane fits nothing", "2 restored", "left out: b"]
+    assert (out, code) == (told, 4)
+    assert err[0].startswith("restoring: 2 of 2 scans")
+    assert err[1:] == ["error: the disk is full"]
+
+
+def test_quiet_leaves_the_last_line_and_what_is_wrong(spoken):
+    wrong = ["sub-a: its plane fits nothing", "left out: b", "error: the disk is full"]
+    assert spoken("--quiet") == (["2 restored"], wrong, 4)
+
+
+def test_every_command_can_be_quiet():
+    for command in commands.COMMANDS.values():
+        values = flags.FlagValues()
+        commands.define_common(values)
+        command.define(values)
+        assert "quiet" in values
