@@ -13,7 +13,7 @@ from importlib import metadata
 import lgjax
 from lgjax.runtime import streams
 
-COMMANDS = ("preprocess", "train", "calibrate", "restore", "eval", "bench")
+COMMANDS = ("preprocess", "train", "calibrate", "restore", "bids", "eval", "bench")
 PARTS = ("jax", "jaxlib", "flax", "optax", "numpy", "nibabel", "orbax-checkpoint")
 
 

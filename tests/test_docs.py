@@ -19,7 +19,7 @@ from absl import flags
 from conftest import ROOT
 from test_architecture import DOORS, FLOORS
 
-from lgjax.cli import parse, recorded
+from lgjax.cli import bids_app, parse, recorded
 from lgjax.methods import names
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,10 +100,13 @@ def method_of(values: flags.FlagValues) -> list[str] | None:
 def parsed(door: str, given: list[str], look: Callable[[flags.FlagValues], Any]) -> Any:
     """Parses the flags of a command as the command does, returns a look at them and leaves none behind."""
     values = flags.FlagValues()
-    if door in ("calibrate", "restore") and not any(word.startswith("--config=") for word in given):
-        given = [f"--config={RECORDED}", *given]
+    if door in ("calibrate", "restore", "bids") and not any(word.startswith("--config=") for word in given):
+        given = [*given, f"--config={RECORDED}"]
     with mock.patch.object(recorded, "check_trained"):  # nothing is, here
-        parse.parse(door, [door, *given], values)
+        if door == "bids":
+            bids_app.parse_arguments(given, values)
+        else:
+            parse.parse(door, [door, *given], values)
     return look(values)
 
 
@@ -147,7 +150,9 @@ def all_flags() -> set[str]:
     """Every flag of a command, of the values in configs/ and of a script, with its dashes."""
     found = {"--help", "--device", "--debug"}
     for door in DOORS:
-        found |= {f"--{name}" for name in parsed(door, [], lambda values: set(values))}
+        given = ["BIDS_DIR", "OUT", "participant"] if door == "bids" else []
+        found |= {f"--{name}" for name in parsed(door, given, lambda values: set(values))}
+    found |= {name for action in bids_app.parser()._actions for name in action.option_strings}
     for path in (ROOT / "configs").glob("[!_]*.py"):
         config = importlib.import_module(f"configs.{path.stem}")
         if hasattr(config, "get_config"):
@@ -248,6 +253,8 @@ def test_the_pages_hold_the_commands_that_are_checked():
         ("python -m lgjax.calibrate --workdir=W --method=vae_lg_magic_tv", "no method"),
         ("python -m lgjax.train --workdir=W scan.nii.gz", "takes flags alone"),
         ("python -m lgjax.preprocess --layout=magic", "magic"),
+        ("lgjax bids DATA OUT", "LEVEL"),
+        ("lgjax bids DATA OUT participant --lable 01", "no argument --lable"),
         ("bash launch/nothing.sh", "does not exist"),
         ("bash launch/table1.sh --tiny", "no --tiny"),
     ],

@@ -3,9 +3,16 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from lgjax.runtime import files, signals, streams
 from lgjax.runtime.errors import LgjaxError
+
+if TYPE_CHECKING:
+    from lgjax.cli.bids_app import Options
+
+T = TypeVar("T")
 
 
 def begin(command: str) -> list[str]:
@@ -17,15 +24,33 @@ def begin(command: str) -> list[str]:
     Returns:
       The words of the command line that are no flags.
     """
+    _get_ready()
+    from lgjax.cli import parse  # after the signals
+
+    return _parsed(lambda: parse.parse(command, sys.argv))
+
+
+def begin_bids() -> "Options":
+    """Does the same for the BIDS-App, and returns its arguments."""
+    _get_ready()
+    from lgjax.cli import bids_app
+
+    return _parsed(lambda: bids_app.parse_arguments(sys.argv[1:]))
+
+
+def _get_ready() -> None:
+    """Ends at once on signals, and bears what may be missing around a command: a terminal, a home folder."""
     signal.signal(signal.SIGINT, lambda *_: _end(130, signals.INTERRUPTED))
     signal.signal(signal.SIGTERM, lambda *_: _end(143))  # whatever is being written is written aside first
     streams.forgive()
     if os.path.expanduser("~") == "~":  # no home folder: matplotlib would complain in the first line
         os.environ.setdefault("MPLCONFIGDIR", str(files.cache_folder("matplotlib")))
-    from lgjax.cli import parse  # after the signals
 
+
+def _parsed(parse: Callable[[], T]) -> T:
+    """Parses the command line; a mistake ends the process with one line."""
     try:
-        return parse.parse(command, sys.argv)
+        return parse()
     except LgjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,0 +1,102 @@
+"""Finds lesions in the T2w scans of a BIDS data set, as BIDS-Apps do.
+
+    lgjax bids BIDS_DIR OUTPUT_DIR participant --method mirror_tv3d
+    lgjax bids BIDS_DIR OUTPUT_DIR participant --participant-label 01 02 --session-label 1 -w WORK
+
+Outputs are the BIDS derivative that `lgjax restore` writes. Finished scans are skipped when the command is run again.
+Research use only.
+"""
+
+import os
+import pathlib
+
+from lgjax.cli import early
+
+if __name__ == "__main__":
+    options = early.begin_bids()  # before the imports below, which take seconds
+
+from absl import flags
+
+from lgjax import batch
+from lgjax.cli import app, closing, opening
+from lgjax.cli.bids_app import Options
+from lgjax.derivatives import runs
+from lgjax.methods import names as methods
+from lgjax.runtime.counting import counted
+from lgjax.runtime.errors import UsageError, printable
+from lgjax.scans import sources, validator
+from lgjax.scans.finding import choosing, datasets, listing
+from lgjax.scans.finding.choosing import Wanted
+from lgjax.scans.finding.listing import Listing
+from lgjax.scans.sources import Reading, Subject
+from lgjax.workdir import experiment, preparation
+
+SHOWN = 10  # errors of the validator
+
+
+def main(options: Options) -> int:
+    """Runs the command line."""
+    check_places(options)
+    scans = chosen(options)
+    if options.work_dir:
+        os.environ["XDG_CACHE_HOME"] = str(options.work_dir.resolve())
+    config, workdir, folder = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), options.output_dir
+    name, inputs = (flags.FLAGS.method or [config.restore.method])[0], [str(options.bids_dir)]
+    experiment.check_used(config, workdir)
+    methods.check_model(methods.parse(name), config.model.name)
+    experiment.check_step(config, methods.parse(name))
+    if not options.skip_validation:
+        validate(options)
+    app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
+    preparation.begin(config, workdir)
+    mesh = app.start()
+    batch.check_place(folder, name, scans.found, inputs)
+    detector = batch.from_config(config, workdir, name, mesh)
+    runs.write(folder, inputs)
+    outcome = batch.restore(detector, scans.found, folder, config.data.workers, options.work_dir)
+    listing.record(folder, scans)
+    for line in listing.lines(scans):
+        app.note(line)
+    closing.tell(outcome.total, outcome.skipped, outcome.failures, folder)
+    return outcome.code
+
+
+def check_places(options: Options) -> None:
+    """Raises UsageError where a folder is not what it should be, before anything is read or written."""
+    data, output, work = options.bids_dir, options.output_dir, options.work_dir
+    if not data.is_dir():
+        raise UsageError(f"{data} is no folder. Give that of a BIDS data set.")
+    if not datasets.is_bids(data):
+        raise UsageError(f"{data} is no BIDS data set: it holds no sub-*/anat. `lgjax restore` takes other layouts.")
+    if output.resolve() == data.resolve():
+        raise UsageError(f"OUTPUT_DIR is BIDS_DIR. Name another, such as {data / 'derivatives' / 'lgjax'}.")
+    if work and work.resolve().is_relative_to(data.resolve()):
+        raise UsageError(f"--work-dir={work} lies in BIDS_DIR, which is only read. Name another.")
+    if work:
+        work.mkdir(parents=True, exist_ok=True)
+
+
+def chosen(options: Options) -> Listing[Subject]:
+    """Lists the scans that the command line asks for."""
+    entities = choosing.read_filter(options.filter_file) if options.filter_file else {}
+    wanted = Wanted(options.participants, options.sessions, entities)
+    return choosing.choose(options.bids_dir, sources.survey(str(options.bids_dir), Reading()), wanted)
+
+
+def validate(options: Options) -> None:
+    """Raises UsageError where the BIDS validator has an error against the data set; says where there is none."""
+    command = validator.executable()
+    if command is None:
+        app.note(f"{validator.NAME} is not installed: nobody asks whether {options.bids_dir} is valid BIDS")
+        return
+    problems = validator.errors(command, options.bids_dir, options.participants)
+    if problems:
+        lines = [f"  {one.code} {one.location or '/'} {one.message}".rstrip() for one in problems[:SHOWN]]
+        more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        told = "\n".join([*map(printable, lines), *more])
+        remedy = f"Mend them ({validator.NAME} {options.bids_dir} tells all), or --skip-bids-validation."
+        raise UsageError(f"{options.bids_dir} is no valid BIDS: {counted(len(problems), 'error')}.\n{told}\n{remedy}")
+
+
+if __name__ == "__main__":
+    app.run(lambda _: main(options))
