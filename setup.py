@@ -52,6 +52,7 @@ setup(
             "surface-distance>=0.1",  # oracle of HD95
             "bids-validator-deno>=2",  # judges outputs
             "pybids>=0.17",  # reads them as others do
+            "boutiques>=0.5.30",  # judges the descriptor of the BIDS-App, and makes its command line
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
         ],

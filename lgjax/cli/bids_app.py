@@ -85,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument("--quiet", action="store_true", help="print errors, warnings and the last line alone")
     other.add_argument("--debug", action="store_true", help="show tracebacks")
     other.add_argument("-h", "--help", action="help", help="show this text")
+    text = "print the Boutiques descriptor (JSON), for platforms that run tools by one"
+    other.add_argument("--boutiques", action=_Boutiques, nargs=0, help=text)
     other.add_argument("--version", action="version", version=f"lgjax {__version__}", help="show the version")
     return found
 
@@ -133,6 +135,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         order = "Give BIDS_DIR OUTPUT_DIR LEVEL first; " if "required" in message else ""
         raise UsageError(f"{message}. {order}lgjax bids --help tells the arguments.")
+
+
+class _Boutiques(argparse.Action):
+    """Prints the descriptor and ends the process, as --version does."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        from lgjax.cli import boutiques  # which is made from the parser
+
+        print(boutiques.describe(), end="")
+        parser.exit()
 
 
 def _dashed(word: str) -> str:
