@@ -13,7 +13,7 @@ import numpy as np
 
 from lgjax import __version__
 from lgjax.calibration import scores
-from lgjax.derivatives import description, lesions, occupied, sidecar, write
+from lgjax.derivatives import description, occupied, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
@@ -92,7 +92,7 @@ class Detection:
     @functools.cached_property
     def lesions(self) -> list[Lesion]:
         """Connected components of the mask at the config's `restore.mask_rate`, the largest first."""
-        return lesions.find(self.masks[self.about["MaskRate"]], self.anomaly, self.brain, self.affine)
+        return write.lesions_of(self.maps, self.affine, self.about)[1]
 
     def figure(self) -> pictures.Picture:
         """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""

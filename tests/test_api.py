@@ -80,6 +80,7 @@ def same_files(ours: pathlib.Path, theirs: pathlib.Path) -> None:
     assert len(names) > 10
     assert {name.name.rpartition("desc-")[2] for name in names if "lesion" in name.name and name.suffix == ".gz"} == {
         "fpr1_mask.nii.gz",
+        "fpr20_dseg.nii.gz",
         "fpr20_mask.nii.gz",
     }
     assert sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file()) == names
@@ -218,7 +219,7 @@ def test_lesions_are_the_components_of_the_mask():
     mask[2:6, 3:5, 4:5], mask[30:32, 10:14, 10:14] = True, True
     mask[32, 14, 14] = True  # touches a corner of the second
     anomaly = np.where(mask, np.random.default_rng(0).uniform(1, 2, mask.shape), 0)
-    found = lesions.find(mask, anomaly, brain, affine)
+    found = lesions.measure(lesions.label(mask, affine), anomaly, brain, affine)
     assert [lesion.label for lesion in found] == [1, 2]
     assert [lesion.volume_ml for lesion in found] == pytest.approx([33 * 9 / 1000, 8 * 9 / 1000])
     assert [lesion.side for lesion in found] == ["left", "right"]  # the first axis runs to the left
@@ -227,7 +228,7 @@ def test_lesions_are_the_components_of_the_mask():
     labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     inside = anomaly[labels == labels[32, 14, 14]]
     assert (found[0].peak, found[0].mean) == pytest.approx((inside.max(), inside.mean()))
-    assert lesions.find(np.zeros_like(mask), anomaly, brain, affine) == []
+    assert lesions.measure(lesions.label(np.zeros_like(mask), affine), anomaly, brain, affine) == []
 
 
 @pytest.mark.parametrize(("score", "doubted"), [(0.4, 0), (0.05, 1)])

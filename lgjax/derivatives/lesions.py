@@ -1,52 +1,125 @@
-"""The lesions of one detection: connected components of its mask, where they lie and how far they stand out."""
+"""The lesions of one detection: connected components of its mask, where they lie and how far they stand out.
 
-from collections.abc import Sequence
+Everything is computed in the axial view, so that equal scans have equal lesions, whatever their order of axes on disk.
+"""
+
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+from lgjax.derivatives.sidecar import Midplane
+from lgjax.preparation import midplane
+from lgjax.scans import orientation
+
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours: voxels that share a corner are one lesion
+ONE_SIDE = 0.75  # of a lesion's voxels: a lesion with fewer of them on each side lies on the midline
+_ROUNDING = 1e-3  # mm: a voxel this close to the plane lies on neither side
 
 
 class Lesion(NamedTuple):
     """One connected component of a detection mask."""
 
-    label: int  # from 1, the largest first
+    label: int  # from 1, the largest first; its voxels' value in the image of `label`
     volume_ml: float
     centroid_mm: tuple[float, float, float]  # of its voxels, world millimetres (RAS+)
-    side: str  # of the centroid against the middle of the brain: left or right, the patient's own
+    centroid_percent: tuple[float, float, float]  # of the brain's box: left to right, back to front, bottom to top
+    side: str  # of the head, the patient's own: left, right or midline
     peak: float  # highest |score|, in the unit of the anomaly map
     mean: float  # |score|, likewise
+    p: float | None = None  # the smallest p-value of its voxels; None: there are none
 
 
-def find(mask: np.ndarray, anomaly: np.ndarray, brain: np.ndarray, affine: np.ndarray) -> list[Lesion]:
-    """Lists the lesions of a mask, the largest first.
+def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Numbers the connected components of a mask, from 1, the largest first; 0 is outside.
+
+    Components of equal size are numbered from the bottom up.
 
     Args:
-      mask, brain: [X, Y, Z] bool.
-      anomaly: [X, Y, Z], the score that was cut at a threshold.
+      mask: [X, Y, Z] bool.
       affine: [4, 4], voxel indices -> mm (RAS+).
+
+    Returns:
+      [X, Y, Z] int32.
     """
-    labels, count = ndimage.label(mask, CONNECTIVITY)
-    places = range(1, count + 1)
-    if not count:
+    order = orientation.to_lps(affine)
+    labels, count = ndimage.label(orientation.axial(mask, order), CONNECTIVITY)
+    largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:], kind="stable")
+    numbers = np.zeros(count + 1, np.int32)
+    numbers[largest] = np.arange(1, count + 1)
+    return orientation.native(numbers[labels], order)
+
+
+def measure(
+    labels: np.ndarray, anomaly: np.ndarray, brain: np.ndarray, affine: np.ndarray, plane: Midplane | None = None
+) -> list[Lesion]:
+    """Measures the lesions of an image of labels, in their order.
+
+    A lesion is left or right where three quarters of its voxels lie on that side of the mid-sagittal plane, further
+    away than one standard deviation of the plane's place. Otherwise the lesion lies on the midline. Without a plane
+    that fits, the sagittal plane through the centroid of the brain takes its place.
+
+    Args:
+      labels: [X, Y, Z], from `label`.
+      anomaly: [X, Y, Z], the score that was cut at a threshold.
+      brain: [X, Y, Z] bool.
+      affine: [4, 4], voxel indices -> mm (RAS+).
+      plane: mid-sagittal, in the scanner's mm (RAS+); None: none was looked for.
+    """
+    order, to_mm = orientation.to_lps(affine), orientation.slice_affine(affine, labels.shape)
+    seen, head = orientation.axial(labels, order), orientation.axial(brain, order)
+    inside = seen > 0
+    numbers = seen[inside]
+    if not numbers.size:
         return []
-    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    centres = np.array(ndimage.center_of_mass(mask, labels, places)) @ affine[:3, :3].T + affine[:3, 3]
-    middle = (np.array(ndimage.center_of_mass(brain)) @ affine[:3, :3].T + affine[:3, 3])[0]
-    height = np.abs(anomaly)
-    peaks, means = ndimage.maximum(height, labels, places), ndimage.mean(height, labels, places)
-    millilitres = voxels * abs(np.linalg.det(affine[:3, :3])) / 1000
-    order: Sequence[int] = np.argsort(-voxels, kind="stable").tolist()
-    return [
-        Lesion(
-            number,
-            float(millilitres[k]),
-            (float(centres[k, 0]), float(centres[k, 1]), float(centres[k, 2])),
-            "left" if centres[k, 0] < middle else "right",
-            float(peaks[k]),
-            float(means[k]),
-        )
-        for number, k in enumerate(order, 1)
-    ]
+    voxels = np.bincount(numbers)[1:]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(numbers, values)[1:] / voxels
+
+    places = _millimetres(np.nonzero(seen), to_mm)
+    centres = np.stack([mean(axis) for axis in places], axis=1)
+    low, high = _box(head, to_mm)
+    left, right = (mean(beyond) for beyond in _beyond(places, plane, _middle(head, to_mm)))
+    height = np.abs(orientation.axial(anomaly, order)[inside])
+    columns = {
+        "volume_ml": (voxels * abs(np.linalg.det(to_mm[:3, :3])) / 1000).tolist(),
+        "centroid_mm": map(tuple, centres.tolist()),
+        "centroid_percent": map(tuple, (100 * (centres - low) / (high - low)).tolist()),
+        "side": np.where(left >= ONE_SIDE, "left", np.where(right >= ONE_SIDE, "right", "midline")).tolist(),
+        "peak": ndimage.maximum(height, numbers, range(1, len(voxels) + 1)).tolist(),
+        "mean": mean(height).tolist(),
+    }
+    rows = zip(*columns.values(), strict=True)
+    return [Lesion(number, *row) for number, row in enumerate(rows, 1)]
+
+
+def _millimetres(voxels: tuple[np.ndarray, ...], to_mm: np.ndarray) -> np.ndarray:
+    """Returns the places, [3, K] mm, of voxels of the axial view: their slices, rows and columns, [K] each."""
+    return to_mm[:3, :3] @ np.stack(voxels[::-1]) + to_mm[:3, 3:]
+
+
+def _middle(head: np.ndarray, to_mm: np.ndarray) -> float:
+    """Returns where the sagittal plane through a brain's centroid lies, mm from the left to the right."""
+    centre = ndimage.center_of_mass(head)
+    return float(_millimetres(tuple(np.array([place]) for place in centre), to_mm)[0, 0])
+
+
+def _box(head: np.ndarray, to_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and the highest corner of a brain's box in the scanner's axes, [3] mm; voxels are whole."""
+    slices, rows = np.nonzero(head.any(axis=2))  # of a line of voxels, the first and the last are enough
+    lines = head[slices, rows]
+    ends = (lines.argmax(axis=1), lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1))
+    points = np.concatenate([_millimetres((slices, rows, end), to_mm) for end in ends], axis=1)
+    half = np.abs(to_mm[:3, :3]).sum(axis=1) / 2
+    return points.min(axis=1) - half, points.max(axis=1) + half
+
+
+def _beyond(places: np.ndarray, plane: Midplane | None, middle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which places, [3, K] mm, lie to the left of the mid-sagittal plane, and which to the right, [K] bool."""
+    if plane is not None and midplane.fits(plane.score):
+        distance = np.array(plane.normal) @ places - plane.offset_mm
+        width = max(plane.uncertainty_mm, _ROUNDING)
+    else:
+        distance, width = middle - places[0], _ROUNDING
+    return distance > width, distance < -width

@@ -20,7 +20,8 @@ SAME = (  # within one folder
     "SliceStep",
 )
 SPACE, ANOMALY = "space-orig", "desc-anomaly_T2w"
-UNITS = {"restored": "as the input", "mask": "1 = inside"}
+ANY_LESIONS = "seg-lesions_desc-*_dseg"  # as `lesions` names them
+UNITS = {"restored": "as the input", "mask": "1 = inside", "lesions": "0 = no lesion, 1 = the largest lesion"}
 DONE = (  # a subject with the same values need not be restored again
     "SourceSHA256",
     "Method",
@@ -115,7 +116,7 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         grid=content.get("Grid"),
         search=_part(Search, content.get("Search")),
         convergence=_part(Convergence, content.get("Convergence")),
-        midplane=_part(Midplane, content.get("MidsagittalPlane")),
+        midplane=midplane_of(content),
         trained_on=content.get("TrainedOn"),
         strength=content.get("Lambda"),
         seed=content.get("Seed"),
@@ -126,6 +127,11 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         jax_version=content.get("JaxVersion"),
         shared={key: content.get(key) for key in SAME},
     )
+
+
+def midplane_of(content: Mapping[str, Any]) -> Midplane | None:
+    """Returns the mid-sagittal plane that a sidecar states; None where none was looked for."""
+    return _part(Midplane, content.get("MidsagittalPlane"))
 
 
 def _part(record: Any, content: Mapping[str, Any] | None) -> Any:
@@ -146,6 +152,11 @@ def picture(folder: pathlib.Path, identifier: str) -> pathlib.Path:
 def rate_name(rate: str) -> str:
     """Returns `fpr0p5` for the rate "0.005"."""
     return "fpr" + f"{100 * float(rate):g}".replace(".", "p")
+
+
+def lesions(rate: str) -> str:
+    """Returns what names the labelled lesions of the mask at a rate, and the table of these."""
+    return ANY_LESIONS.replace("*", rate_name(rate))
 
 
 def problem_of(sidecar: Any) -> str | None:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax.derivatives import sidecar
+from lgjax.derivatives import lesion_table, lesions, sidecar
+from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import ANOMALY, DONE, UNITS, file, rate_name
 from lgjax.preparation import midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
@@ -42,6 +43,13 @@ def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> b
     return "SpatialReference" in found and all(found.get(name) == provenance[name] for name in DONE)
 
 
+def lesions_of(found: Maps, affine: np.ndarray, provenance: Mapping[str, Any]) -> tuple[np.ndarray, list[Lesion]]:
+    """Returns the lesions of the mask at the rate `MaskRate`: an image of labels, [X, Y, Z] int32, and a list."""
+    labels = lesions.label(found.masks[provenance["MaskRate"]], affine)
+    plane = sidecar.midplane_of(provenance)
+    return labels, lesions.measure(labels, found.anomaly, found.brain, affine, plane)
+
+
 def check_place(folder: pathlib.Path, subject: str) -> None:
     """Raises InputError where a link leads a subject's files out of the output folder."""
     for path in (file(folder, subject, ""), sidecar.picture(folder, subject)):
@@ -67,6 +75,12 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
         images["desc-restored_T2w"] = (found.restored, np.float32, UNITS["restored"])
     for rate, mask in found.masks.items():
         images[f"label-lesion_desc-{rate_name(rate)}_mask"] = (mask, np.uint8, UNITS["mask"])
+    labels, listed = lesions_of(found, prepared.image.affine, provenance)
+    name = sidecar.lesions(provenance["MaskRate"])
+    images[name] = (labels, np.int32, UNITS["lesions"])
+    for earlier in done.parent.glob(file(folder, subject, sidecar.ANY_LESIONS, "*").name):  # of another rate
+        earlier.unlink()
+    files.atomic_write(file(folder, subject, name, "tsv"), lesion_table.table(listed))
     for entities, (data, dtype, _) in images.items():
         nifti.write(file(folder, subject, entities), data, prepared.image, dtype)
     file(folder, subject, ANOMALY, "png").unlink(missing_ok=True)  # where earlier versions drew it
@@ -77,11 +91,14 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
 
 
 def _of_image(entities: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what BIDS asks of one image's sidecar: what it shows, and a mask's type, or whether the skull is gone."""
+    """Returns what BIDS asks of one image's sidecar: what it shows, a mask's type or a table's columns, the skull."""
     if entities == "desc-brain_mask":
         return {"Description": "Where the method looked", "Type": "Brain"}
     if entities.endswith("_mask"):
         return {"Description": "Detected anomaly: the score lies above a threshold", "Type": "Lesion"}
+    if entities.endswith("_dseg"):
+        columns = lesion_table.dictionary(provenance["AnomalyUnits"])
+        return {"Description": "Detected lesions, numbered; the table of the same name lists them", **columns}
     if entities == ANOMALY:
         return {"Description": "Score of every voxel: how far it is from healthy", "SkullStripped": True}
     stripped = provenance["BrainFrom"] == "background"

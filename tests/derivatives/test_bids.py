@@ -28,7 +28,13 @@ SCANS = {  # as a data set names them, by the entities that pybids finds each re
     "sub-e/anat/sub-e_T2w": {"subject": "e"},
     "sub-f/anat/sub-f_task-rest_ce-gd_part-mag_chunk-1_T2w": {"subject": "f", "acquisition": "chunk1", "part": "mag"},
 }
-OUTPUTS = ("desc-anomaly_T2w", "desc-brain_mask", "desc-restored_T2w", "label-lesion_desc-fpr1_mask")
+OUTPUTS = (
+    "desc-anomaly_T2w",
+    "desc-brain_mask",
+    "desc-restored_T2w",
+    "label-lesion_desc-fpr1_mask",
+    "seg-lesions_desc-fpr1_dseg",
+)
 
 
 @pytest.fixture(scope="module")
