@@ -25,6 +25,9 @@ def main() -> None:
     if name in COMMANDS:
         sys.argv[:] = [f"lgjax {name}", *words[1:]]
         runpy.run_module(f"lgjax.{name}", run_name="__main__")
+    elif name == "completion":
+        sys.argv[:] = [f"lgjax {name}", *words[1:]]
+        runpy.run_module("lgjax.cli.completion", run_name="__main__")
     elif name == "info":
         if unknown := [word for word in words[1:] if word != "--json"]:
             print(f"error: unexpected {unknown[0]!r}: info takes --json alone.", file=sys.stderr)
@@ -35,7 +38,7 @@ def main() -> None:
     elif name == "--version":
         print(f"lgjax {lgjax.__version__}")
     else:
-        meant = difflib.get_close_matches(name, (*COMMANDS, "info"), 1)
+        meant = difflib.get_close_matches(name, (*COMMANDS, "completion", "info"), 1)
         hint = f" Did you mean {meant[0]}?" if meant else ""
         print(f"error: there is no command {name!r}.{hint}\n\n{overview()}", file=sys.stderr)
         sys.exit(2)
@@ -44,6 +47,7 @@ def main() -> None:
 def overview() -> str:
     """Returns the list of commands, one line each."""
     lines = [f"  {name:<11} {_first_line(name)}" for name in COMMANDS]
+    lines.append(f"  {'completion':<11} Prints a script for bash or zsh, which completes commands, flags and values.")
     lines.append(f"  {'info':<11} Tells versions and devices; --json for programs.")
     return "\n".join(["lgjax finds lesions in brain MRI without labels. Research use only.", "", *lines, "", USAGE])
 

@@ -4,7 +4,6 @@ import ast
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import pathlib
 import re
@@ -19,7 +18,7 @@ from absl import flags
 from conftest import ROOT
 from test_architecture import DOORS, FLOORS
 
-from lgjax.cli import bids_app, parse, recorded
+from lgjax.cli import bids_app, completion, parse, recorded
 from lgjax.methods import names
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,8 +78,8 @@ def command_problems(command: str) -> list[str]:
         return script_problems(*words[1:])
     door, *given = words[1:] if words[0] == "lgjax" else (words[2].removeprefix("lgjax."), *words[3:])
     if door not in DOORS:
-        known = door == "info" and importlib.util.find_spec("lgjax.__main__") and given in ([], ["--json"])
-        return [] if known else [f"there is no command {door}"]
+        known = {"info": ([], ["--json"]), "completion": ([], *([shell] for shell in completion.SHELLS))}
+        return [] if given in known.get(door, ()) else [f"there is no command {door}"]
     try:
         methods = parsed(door, [word for word in given if not word.startswith("--device=")], method_of)
         for method in methods or []:
@@ -148,7 +147,7 @@ def flag_problems(text: str) -> list[str]:
 @functools.cache
 def all_flags() -> set[str]:
     """Every flag of a command, of the values in configs/ and of a script, with its dashes."""
-    found = {"--help", "--device", "--debug"}
+    found = {"--help", "--helpfull", "--device", "--debug"}
     for door in DOORS:
         given = ["BIDS_DIR", "OUT", "participant"] if door == "bids" else []
         found |= {f"--{name}" for name in parsed(door, given, lambda values: set(values))}

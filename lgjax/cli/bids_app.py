@@ -76,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
-    found.add_argument("bids_dir", type=_path, metavar="BIDS_DIR", help="folder of the data set; it is only read")
-    found.add_argument("output_dir", type=_path, metavar="OUTPUT_DIR", help="folder for the results, a BIDS derivative")
+    found.add_argument("bids_dir", type=path, metavar="BIDS_DIR", help="folder of the data set; it is only read")
+    found.add_argument("output_dir", type=path, metavar="OUTPUT_DIR", help="folder for the results, a BIDS derivative")
     found.add_argument("analysis_level", metavar="LEVEL", choices=LEVELS, help="participant: maps of every scan")
     _choose(found.add_argument_group("which scans"))
     _restore(found.add_argument_group("how scans are restored"))
@@ -98,7 +98,7 @@ def _choose(group: argparse._ArgumentGroup) -> None:
     text = "sessions, with or without ses-; default: all"
     group.add_argument("--session-label", metavar="LABEL", nargs="+", default=(), help=text)
     text = 'JSON file of PyBIDS entities for the query t2w: {"t2w": {"acquisition": "tse", "run": [1, 2]}}'
-    group.add_argument("--bids-filter-file", type=_path, metavar="FILE", help=text)
+    group.add_argument("--bids-filter-file", type=path, metavar="FILE", help=text)
     text = "do not ask the BIDS validator (bids-validator-deno) about BIDS_DIR first"
     group.add_argument("--skip-bids-validation", action="store_true", help=text)
 
@@ -107,13 +107,13 @@ def _restore(group: argparse._ArgumentGroup) -> None:
     """Adds what restoration is told."""
     group.add_argument("--method", metavar="NAME", help="method, such as mirror_tv3d, which needs no training")
     group.add_argument(
-        "--workdir", type=_path, metavar="FOLDER", help="a trained model; default: as for `lgjax restore`"
+        "--workdir", type=path, metavar="FOLDER", help="a trained model; default: as for `lgjax restore`"
     )
     text = "default: the fastest"
     group.add_argument("--device", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help=text)
     text = "folder for what can be made again: compiled programs, with which later runs start faster, and what a skull "
     text += "stripper needs for a while; default: the user's cache, and OUTPUT_DIR for the stripper"
-    group.add_argument("-w", "--work-dir", type=_path, metavar="FOLDER", help=text)
+    group.add_argument("-w", "--work-dir", type=path, metavar="FOLDER", help=text)
 
 
 EPILOG = textwrap.dedent(
@@ -169,7 +169,8 @@ def _unknown(word: str) -> str:
     return f"there is no argument {name}. {hint}"
 
 
-def _path(text: str) -> pathlib.Path:
+def path(text: str) -> pathlib.Path:
+    """Reads an argument that names a file or a folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a path; a variable may be empty")
     return pathlib.Path(commands.expand(text))

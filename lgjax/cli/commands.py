@@ -21,12 +21,13 @@ class Command(NamedTuple):
     words: str  # the flag that a left-over word was probably meant for; "": words are scans
 
 
-class _Path(flags.ArgumentParser):
+class PathParser(flags.ArgumentParser):
     """A path; ~ is the home folder, also where the shell leaves it."""
 
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
+        """Returns the path that an argument names."""
         if not argument.strip():
             raise ValueError("expected a path; a variable may be empty")
         return expand(argument)
@@ -39,7 +40,7 @@ def expand(path: str) -> str:
 
 def define_path(name: str, text: str, values: flags.FlagValues) -> None:
     """Defines a flag whose value is a path, none by default."""
-    flags.DEFINE(_Path(), name, None, text, values, flags.ArgumentSerializer())
+    flags.DEFINE(PathParser(), name, None, text, values, flags.ArgumentSerializer())
 
 
 def define_common(values: flags.FlagValues) -> None:

@@ -1,4 +1,4 @@
-"""What --help prints: the flags of one command on a screen, then the values of its config with their comments."""
+"""What --help prints: the flags of one command on a screen; --helpfull adds the values of its config, with comments."""
 
 import ast
 import io
@@ -13,26 +13,29 @@ from lgjax.cli import configs
 from lgjax.cli.commands import COMMANDS
 from lgjax.workdir import bounds
 
-WORDS = ("-h", "-help", "--help", "--helpshort", "--helpfull")
+FULL = "--helpfull"
+WORDS = ("-h", "-help", "--help", "--helpshort", FULL)
 FIRST = ("input", "predictions", "labels", "workdir", "output", "method")  # of the flags
 EDITS = ("shorten", "smoke", "authors")  # functions that change values which others state
 WIDTH = 110
 PARTS = {"restore": ("restore", "gmm"), "calibrate": ("restore", "calibrate", "gmm")}  # of the config; default: all
 
 
-def is_asked(argv: Sequence[str]) -> bool:
-    """Returns whether a command line asks for help."""
+def asked(argv: Sequence[str]) -> str:
+    """Returns the word of a command line that asks for help, `FULL` before others; "" where none does."""
     words = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
-    return any(word in WORDS for word in words) or list(words) == ["help"]
+    found = ["--help"] if list(words) == ["help"] else [word for word in words if word in WORDS]
+    return FULL if FULL in found else "".join(found[:1])
 
 
-def text(command: str, values: flags.FlagValues, known: Sequence[str]) -> str:
+def text(command: str, values: flags.FlagValues, known: Sequence[str], full: bool) -> str:
     """Returns the help of a command.
 
     Args:
       command: its name.
       values: with its flags.
       known: names of its flags.
+      full: whether the values of its config follow.
     """
     source = pathlib.Path(__file__).parents[1].joinpath(f"{command}.py").read_text(encoding="utf-8")
     said = (ast.get_docstring(ast.parse(source)) or "").splitlines()
@@ -40,8 +43,9 @@ def text(command: str, values: flags.FlagValues, known: Sequence[str]) -> str:
     lines = [said[0], "", *examples, "", f"Flags; lgjax {command} is python -m lgjax.{command}:"]
     lines += [_flag(values[name]) for name in sorted(known, key=lambda name: (name not in FIRST, name))]
     lines += [_row("--config", "Config: FILE[:variant], or a name: " + ", ".join(configs.names()) + ".")]
-    lines += ["", *config_lines(command)]
-    return "\n".join(lines)
+    if full:
+        return "\n".join([*lines, "", *config_lines(command)])
+    return "\n".join([*lines, "", f"{FULL} adds the values of the config, each a flag: --config.NAME=VALUE."])
 
 
 def _flag(flag: flags.Flag) -> str:
@@ -50,7 +54,7 @@ def _flag(flag: flags.Flag) -> str:
 
 
 def _row(name: str, meaning: str) -> str:
-    return textwrap.fill(meaning, WIDTH, initial_indent=f"  {name:<16} ", subsequent_indent=" " * 19)
+    return textwrap.fill(meaning, WIDTH, initial_indent=f"  {name:<20} ", subsequent_indent=" " * 23)
 
 
 def config_lines(command: str) -> list[str]:

@@ -34,8 +34,8 @@ def parse(command: str, argv: Sequence[str], values: flags.FlagValues = flags.FL
     commands.define_common(values)
     about.define(values)
     known = sorted(set(values) - before)
-    if helping.is_asked(argv):
-        print(helping.text(command, values, known))
+    if word := helping.asked(argv):
+        print(helping.text(command, values, known, full=word == helping.FULL))
         sys.exit(0)
     try:
         paths = [path for path, _ in bounds.leaves(configs.load(about.config or "vae"))]

@@ -252,16 +252,27 @@ def test_other_paths_know_the_home_folder_too(monkeypatch, tmp_path, command, na
     assert parsed("train", "--config.data.source=a~b")[1].config.data.source == "a~b"
 
 
-@pytest.mark.parametrize("command", commands.COMMANDS)
-def test_help_has_all_flags_on_a_screen_and_all_values_with_comments(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)  # nothing is trained here
-    values = flags.FlagValues()
+def helped(capsys, command: str, *words: str) -> str:
+    """What a command says that is asked for help."""
     with pytest.raises(SystemExit) as end:
-        parse.parse(command, [command, "--nonsense", "--help"], values)
+        parse.parse(command, [command, *words], flags.FlagValues())
     assert not end.value.code
-    said = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_help_has_all_flags_on_a_screen_and_full_help_all_values(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # nothing is trained here
+    short, said = (helped(capsys, command, "--nonsense", word) for word in ("--help", "--helpfull"))
+    assert helped(capsys, command, "-h") == helped(capsys, command, "help") == short
+    assert helped(capsys, command, "--help", "--helpfull") == said
+    values = flags.FlagValues()
+    commands.define_common(values)
+    commands.COMMANDS[command].define(values)
     screen, _, rest = said.partition("Config values")
-    assert len(screen.splitlines()) <= 40
+    assert short.startswith(screen.rstrip())
+    assert short.rstrip().splitlines()[-1].startswith("--helpfull ")
+    assert len(short.splitlines()) <= 40
     assert max(map(len, said.splitlines())) <= 120
     for name in (*values, "config"):
         assert re.search(rf"^  --(\[no\])?{name} +\S", screen, re.MULTILINE) or name in flags.FlagValues(), name
@@ -285,7 +296,7 @@ def test_help_and_typos_import_nothing_that_computes():
         "import sys; from absl import flags; from lgjax.cli import commands, helping, parse\n"
         "for name in commands.COMMANDS:\n"
         "    values = flags.FlagValues(); commands.COMMANDS[name].define(values)\n"
-        "    assert helping.text(name, values, list(values))\n"
+        "    assert helping.text(name, values, list(values), full=True)\n"
         "parse.parse('train', ['train', '--config=vae:smoke', '--config.seed=3'], flags.FlagValues())\n"
         "print({'jax', 'numpy', 'nibabel', 'flax'} & set(sys.modules))\n"
     )
