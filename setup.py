@@ -16,7 +16,7 @@ setup(
     license_files=["LICENSE"],
     packages=[*find_packages(include=["lgjax", "lgjax.*"]), "lgjax.configs"],
     package_dir={"lgjax.configs": "configs"},  # found by name where there is no clone: --config=vae:smoke
-    package_data={"lgjax.report": ["templates/*.html"], "lgjax": ["shipped/*/*.json", "shipped/*/*/*.json"]},
+    package_data={"lgjax.report": ["templates/*", "vendor/*"], "lgjax": ["shipped/*/*.json", "shipped/*/*/*.json"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",
@@ -53,6 +53,7 @@ setup(
             "bids-validator-deno>=2",  # judges outputs
             "pybids>=0.17",  # reads them as others do
             "boutiques>=0.5.30",  # judges the descriptor of the BIDS-App, and makes its command line
+            "playwright>=1.45",  # drives a Chromium that is there, to look at the viewer
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
         ],

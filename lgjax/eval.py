@@ -6,6 +6,7 @@ Several folders, separated by commas, are compared in one report. Subjects are m
 is where the reference is not 0 (or has one of --lesion_labels), inside the brain mask that restoration used;
 negatives are all its other voxels. Every method is held against the references of the config, or against one of
 the methods (--against): differences with paired intervals, by kind of lesion too.
+The report opens each subject's volumes in a viewer of its own pages, a few MB a subject (--noviewer: none).
 --config says what finds a lesion, and from how many subjects on an interval is stated (configs/eval.py).
 --paper appends the numbers that the paper's authors published, in a table of their own.
 """
@@ -110,7 +111,7 @@ def main(words: Sequence[str] = ()) -> int:
         raise UsageError(f"--output={output} is the folder of the references. Name another.")
     app.say(told(folders, labels))
     command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
-    options = (values.assume_ras, values.against, values.paper, command, lesion, values.any_sequence)
+    options = (values.assume_ras, values.against, values.paper, command, lesion, values.any_sequence, values.viewer)
     return tell(write.run_evaluation(folders, labels, output, settings.from_config(values.config), *options))
 
 

@@ -1,10 +1,12 @@
 """Nothing that is written names the patient, the user, the machine or one of its folders: all files are searched."""
 
+import base64
 import getpass
 import gzip
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import ROOT
 from tensorboardX.proto.event_pb2 import Event
 
 from configs import eval as eval_config
@@ -80,7 +83,18 @@ def scans(place):
 def written(folder: pathlib.Path) -> dict[str, bytes]:
     """The content of every file, unpacked, by its path in the folder."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: gzip.decompress(data) if name.endswith(".gz") else data for name, data in found.items()}
+    return {name: unpacked(name, data) for name, data in found.items()}
+
+
+def unpacked(name: str, data: bytes) -> bytes:
+    """The content of a file; of a viewer's page its text and its volumes, without the program that all pages hold."""
+    if name.endswith(".gz"):
+        return gzip.decompress(data)
+    if not name.startswith("viewer/"):
+        return data
+    program = (ROOT / "lgjax" / "report" / "vendor" / "niivue.umd.js").read_bytes()
+    volume = re.compile(rb"(?<=>)[A-Za-z0-9+/=]{64,}(?=</script>)")
+    return volume.sub(lambda match: gzip.decompress(base64.b64decode(match[0])), data.replace(program, b""))
 
 
 def told(folder: pathlib.Path) -> list[str]:

@@ -119,6 +119,8 @@ def _eval(values: flags.FlagValues) -> None:
     text = "Method that every other one is compared with; default: the config's references."
     flags.DEFINE_string("against", None, text, values)
     flags.DEFINE_bool("paper", False, "Append the paper's Table 1, and name the outputs table1.*.", values)
+    text = "Write a page for each subject that opens its volumes in a browser, a few MB each."
+    flags.DEFINE_bool("viewer", True, text, values)
     flags.DEFINE_bool("assume_ras", False, "Take references that state no orientation as RAS.", values)
     _define_sequence(values)
 

@@ -3,7 +3,8 @@
 import base64
 import datetime
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ def render(
     pictures: Sequence[Picture],
     comparisons: Sequence[records.Comparison] = (),
     with_paper: bool = False,
+    viewed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Returns the report: one HTML page with everything in it, for reading offline and for print.
 
@@ -35,6 +37,7 @@ def render(
       pictures: of subjects.
       comparisons: of all methods with each reference, see `compare.compare`.
       with_paper: whether the paper's own Table 1 is appended.
+      viewed: addresses of the subjects' pages in the viewer, by identifier.
     """
     asked = tables.rates(results)
     columns, ours = tables.paper_columns(asked), tables.our_columns(tables.mask_rate(results))
@@ -64,6 +67,7 @@ def render(
         figures={name: _data_uri("svg+xml", data) for name, data in _charts(results, asked).items()},
         pictures=[(item.identifier, item.caption, _data_uri("png", item.png)) for item in pictures],
         results=results,
+        viewed=viewed,
         undefined=undefined(results),
         failures=failures(results),
         fields=records.to_json,

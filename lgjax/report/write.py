@@ -4,6 +4,7 @@ import json
 import logging
 import pathlib
 import time
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +15,12 @@ from lgjax.evaluation.measure import Result, evaluate
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
 from lgjax.preparation import midplane
-from lgjax.report import tables, text
+from lgjax.report import show, tables, text
 from lgjax.report.page import Picture, failures, pictured_subjects, render
+from lgjax.report.viewer import Line
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.runtime.files import atomic_write
-from lgjax.scans import names, nifti, sources
+from lgjax.scans import names, sources
 from lgjax.scans.pictures import Panels, midline, pixel_aspect, radiological, shown_slice, subject_figure
 
 LOG = logging.getLogger(__name__)
@@ -38,23 +40,16 @@ class Written(NamedTuple):
 
 def picture(prediction: Prediction, subject: sources.Subject, values: Sequence[float] = ()) -> Panels:
     """Returns the slice of one subject that the report shows; `values` of its reference are lesion."""
-    image = subject.image()
-    anomaly = prediction.read("desc-anomaly_T2w")
-    nifti.check_same_grid(anomaly, image)
-    brain = prediction.mask("desc-brain_mask", anomaly)
-    reference = references.read(subject, anomaly, values).lesion
-    index = shown_slice(*(radiological(mask, anomaly.affine) for mask in (reference & brain, brain)))
-    rate = prediction.sidecar.mask_rate
-    detected = prediction.detected(rate, anomaly) if rate in prediction.sidecar.thresholds else None
-    has_restored = prediction.path("desc-restored_T2w").exists()  # GMM and others restore nothing
-    restored = prediction.read("desc-restored_T2w").data if has_restored else None
-    parts = (image.data, restored, anomaly.data, detected, reference, brain)
-    cut: list = [None if part is None else radiological(part, anomaly.affine)[..., index] for part in parts]
+    shown = show.of(prediction, subject, values)
+    affine, (reference, brain) = shown.affine, (shown.reference, shown.brain)
+    index = shown_slice(*(radiological(mask, affine) for mask in (reference & brain, brain)))
+    parts = (shown.scan, shown.restored, shown.anomaly, shown.detected, reference, brain)
+    cut: list = [None if part is None else radiological(part, affine)[..., index] for part in parts]
     plane, line = prediction.sidecar.midplane, None
     if plane and midplane.fits(plane.score):
-        line = midline(plane.normal, plane.offset_mm, anomaly.affine, anomaly.data.shape, index)
-    threshold = prediction.sidecar.thresholds.get(rate, 0.0)
-    return Panels(*[*cut, pixel_aspect(anomaly.affine), rate, threshold, line])
+        line = midline(plane.normal, plane.offset_mm, affine, brain.shape, index)
+    threshold = shown.thresholds.get(shown.rate, 0.0)
+    return Panels(*[*cut, pixel_aspect(affine), shown.rate, threshold, line])
 
 
 def save(result: Result, folder: pathlib.Path) -> None:
@@ -76,6 +71,7 @@ def run_evaluation(
     command: str = "",
     lesion_labels: Sequence[float] = (),
     any_sequence: bool = False,
+    with_viewer: bool = True,
 ) -> Written:
     """Evaluates folders of predictions and writes everything.
 
@@ -90,6 +86,7 @@ def run_evaluation(
       command: how this was started, for the record.
       lesion_labels: values of references that are lesion; (): see `segmentations.lesion_of`.
       any_sequence: takes scans whose names or sidecars say another sequence than T2.
+      with_viewer: writes a page for each subject that opens its volumes.
 
     Returns:
       What a person is told.
@@ -116,7 +113,8 @@ def run_evaluation(
     if not found:
         raise faults[0]
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
-    table, page = _save_comparison(found, known, chosen, output, settings, with_paper, command)
+    viewed = _viewer(found, known, chosen, output) if with_viewer else {}
+    table, page = _save_comparison(found, known, chosen, output, settings, with_paper, command, viewed)
     results = list(found.values())
     warnings = [*tables.noted(results), *tables.missed(results), *tables.strange(results)]
     return Written(table, page, [str(fault) for fault in faults] + failures(results), warnings)
@@ -130,8 +128,12 @@ def _save_comparison(
     settings: Settings,
     with_paper: bool,
     command: str,
+    viewed: Mapping[str, str],
 ) -> tuple[str, pathlib.Path]:
-    """Writes the tables and the page of all methods; returns the table as Markdown and the path of the page."""
+    """Writes the tables and the page of all methods; returns the table as Markdown and the path of the page.
+
+    The page links to the addresses `viewed` of subjects in the viewer, by identifier.
+    """
     results = list(found.values())
     evaluated = [name for name in chosen if any(result.name == name for result in results)]
     differences = [compare.compare(results, name, settings) for name in evaluated]
@@ -140,7 +142,7 @@ def _save_comparison(
     atomic_write(output / table_name, table)
     record = as_json(results, differences, with_paper, command)
     atomic_write(output / json_name, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    page = render(results, _pictures(found, known, evaluated), differences, with_paper)
+    page = render(results, _pictures(found, known, evaluated), differences, with_paper, viewed)
     atomic_write(output / page_name, page)
     return table, output / page_name
 
@@ -203,6 +205,19 @@ def _probe(output: pathlib.Path) -> None:
     probe = output / ".lgjax-eval"
     atomic_write(probe, "")
     probe.unlink()
+
+
+def _viewer(
+    results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str], output: pathlib.Path
+) -> dict[str, str]:
+    """Writes the viewer's pages of one method: the first reference, or else the first; returns their addresses."""
+    folder, result = min(results.items(), key=lambda item: item[1].name not in compared[:1])
+    rate = result.metrics.mask_rate
+    lines = [
+        Line(row.participant_id, row.kind, row.lesion_ml, row.detected_ml, row.dice.get(rate)) for row in result.rows
+    ]
+    pages = show.write(output / show.FOLDER, lines, read_predictions(folder)[0], known.subjects, known.values)
+    return {name: f"{show.FOLDER}/{urllib.parse.quote(page)}" for name, page in pages.items()}
 
 
 def _pictures(results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str]) -> list[Picture]:

@@ -638,7 +638,7 @@ def test_the_papers_table_is_appended_under_names_of_its_own(folders):
     predictions, labels, output = folders
     assert run_evaluation([predictions], str(labels), output, with_paper=True) == 0
     names = {path.name for path in output.iterdir()}
-    assert names == {"metrics.json", "subjects.tsv", "table1.md", "table1.json", "table1.html"}
+    assert names == {"metrics.json", "subjects.tsv", "table1.md", "table1.json", "table1.html", "viewer"}
     assert published.HEADING in (output / "table1.md").read_text()
     record = json.loads((output / "table1.json").read_text())
     assert len(record["rows"]) == 1
