@@ -49,6 +49,7 @@ def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float]
         thresholds=sidecar.thresholds,
         rate=sidecar.mask_rate,
         about=about,
+        plane=sidecar.midplane,
     )
 
 

@@ -16,6 +16,7 @@ import markupsafe
 import numpy as np
 
 from lgjax.derivatives import lesions
+from lgjax.derivatives.sidecar import Midplane
 from lgjax.evaluation.records import percent
 from lgjax.report import text, volumes
 
@@ -38,6 +39,7 @@ class Shown(NamedTuple):
     thresholds: Mapping[str, float]  # by false positive rate, in the unit of the map
     rate: str  # of `detected`
     about: str = ""  # kind of lesion and the like, in words
+    plane: Midplane | None = None  # mid-sagittal, by which a lesion's side is told; None: none was looked for
 
 
 class Line(NamedTuple):
@@ -165,8 +167,13 @@ def _start(shown: Shown) -> list[float]:
 def _lesions(shown: Shown, part: tuple[slice, slice, slice]) -> list[tuple[str, list[lesions.Lesion]]]:
     """Returns the connected components of the reference and of the mask, each with its name, the largest first."""
     masks = (("Reference", shown.reference), (f"Detected at {percent(shown.rate)}", shown.detected))
-    affine, anomaly, brain = volumes.shifted(shown.affine, part), shown.anomaly[part], shown.brain[part]
-    return [(title, lesions.find(mask[part], anomaly, brain, affine)) for title, mask in masks if mask is not None]
+    affine = volumes.shifted(shown.affine, part)
+
+    def measured(mask: np.ndarray) -> list[lesions.Lesion]:
+        labels = lesions.label(mask[part], affine)
+        return lesions.measure(labels, shown.anomaly[part], shown.brain[part], affine, shown.plane)
+
+    return [(title, measured(mask)) for title, mask in masks if mask is not None]
 
 
 def _allowed(script: str) -> str:
