@@ -56,6 +56,13 @@ setup(
             "playwright>=1.45",  # drives a Chromium that is there, to look at the viewer
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
+            "pydicom>=3.0",
+            "highdicom>=0.26",
+            "dcm2niix>=1.0.20250506",  # an independent reader of DICOM series
+        ],
+        "dicom": [
+            "pydicom>=3.0",  # reads series
+            "highdicom>=0.26",  # writes segmentations and parametric maps that refer to them
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
     },

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lgjax.runtime import files, places
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
-from lgjax.scans import nifti, sources
+from lgjax.scans import dicom, nifti, sources
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 
@@ -63,7 +63,8 @@ def _content(subject: Subject) -> str:
     if not subject.paths or subject.bias_field is not None:
         return ""
     try:
-        return files.sha256(*nifti.parts(subject.paths[0]))
+        series = subject.paths[: subject.slices]
+        return dicom.digest(series) if series else files.sha256(*nifti.parts(subject.paths[0]))
     except (OSError, LgjaxError):  # told when the scan's turn comes
         return ""
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti, sources
+from lgjax.scans import dicom_header, nifti, sources
 from lgjax.scans.finding import subject_table
 from lgjax.scans.names import identifier
 from lgjax.scans.sources import Subject
@@ -31,7 +31,7 @@ def read(
     """Returns one scan; a file is read only when the scan is restored, strictly and to its last byte.
 
     Args:
-      image: path of a NIfTI file; a nibabel image; or an array [X, Y, Z].
+      image: path of a NIfTI file, or of a folder with one DICOM series; a nibabel image; or an array [X, Y, Z].
       affine: [4, 4], voxel indices -> mm (RAS+), with an array only.
       mask: of the brain, on the same grid: for a file its path, otherwise an image or an array. None: X_mask.nii.gz
         beside X.nii.gz, or what a skull-stripped scan leaves.
@@ -40,14 +40,17 @@ def read(
       any_sequence: takes a file whose name or sidecar says another sequence than T2.
 
     Raises:
-      UsageError: the path is no file.
+      UsageError: the path is neither a file nor the folder of a series.
+      EnvironmentFault: it is a series, and pydicom is not installed.
       InputError: the image in memory is not one volume, or its affine is missing or not invertible.
     """
     if isinstance(image, str | os.PathLike):
-        if pathlib.Path(image).is_dir() or subject_table.is_table(str(image)):
+        is_folder = pathlib.Path(image).is_dir()
+        if subject_table.is_table(str(image)) or (is_folder and not dicom_header.is_series(pathlib.Path(image))):
             raise UsageError(f"{image} is a folder or a table. Give one file, or list the scans with lgjax.find.")
         found = sources.find(
             str(image),
+            layout="dicom" if is_folder else "auto",
             mask=None if mask is None else str(mask),
             max_voxels=max_voxels,
             assume_ras=assume_ras,
@@ -55,6 +58,8 @@ def read(
             single_slice=single_slice,
             any_sequence=any_sequence,
         )
+        if len(found) > 1:
+            raise UsageError(f"{image} holds series in folders of their own too. List the scans with lgjax.find.")
         return found[0]
     return _subject(image, affine, mask, name)
 

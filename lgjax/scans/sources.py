@@ -12,8 +12,8 @@ from typing import NamedTuple
 from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.scans import nifti, segmentations, synthetic
-from lgjax.scans.finding import folders, layouts, sequences, subject_table, twins
+from lgjax.scans import dicom, dicom_header, nifti, segmentations, synthetic
+from lgjax.scans.finding import folders, layouts, sequences, series, subject_table, twins
 from lgjax.scans.finding.listing import Files, Listing, below, lines
 from lgjax.scans.names import identifier, uri
 from lgjax.scans.prepared import noted, read_image
@@ -110,13 +110,13 @@ def _subjects(listing: Listing[Files], root: pathlib.Path, reading: Reading) -> 
             left_out += below(root, [other.image for other in others], f"the same as {first.image.name}")
             others = []
         if others:
-            named = ", ".join(str(entry.image) for entry in (first, *others))
+            named = ", ".join(entry.said for entry in (first, *others))
             count = "two" if len(others) == 1 else str(len(others) + 1)
             problem = f"has {count} scans that would both be {identifier(first.name)}: {named}"
             fault = InputError(root, problem, "Keep one of them, or rename one by more than punctuation")
             subjects.append(_refused(root, first, fault))
         elif first.refused:
-            where = first.name if subject_table.is_table(str(first.image)) else first.image
+            where = first.name if subject_table.is_table(str(first.image)) else first.said
             subjects.append(_refused(root, first, InputError(where, first.refused, first.remedy)))
         else:
             subjects.append(_subject(root, first, reading))
@@ -131,13 +131,13 @@ def prepared(folder: str) -> list[Subject]:
 
 def _found(spec: str, reading: Reading) -> Listing[Files]:
     root, mask = pathlib.Path(spec), reading.mask
-    if root.is_dir():
-        if mask is not None:
+    if root.is_dir() and not (mask and dicom_header.is_series(root)):
+        if mask:
             raise UsageError(f"--mask goes with a single file, and {spec} is a folder: name the masks X_mask.nii.gz")
         return layouts.find(root, reading.layout, reading.any_sequence)
     if not (root.exists() or root.is_symlink()):
         raise UsageError(f"{spec} does not exist. Give a NIfTI file or a folder of scans.")
-    if reading.layout != "auto":
+    if reading.layout != "auto" and not root.is_dir():
         raise UsageError(f"--layout={reading.layout} goes with a folder, and {spec} is a file.")
     if subject_table.is_table(spec):
         if mask is not None:
@@ -145,10 +145,11 @@ def _found(spec: str, reading: Reading) -> Listing[Files]:
             raise UsageError(f"--mask goes with a single scan, and {spec} is a table: {remedy}")
         return layouts.listed(root, reading.any_sequence)
     problem, remedy = ("", "") if reading.any_sequence else sequences.refusal(root)
-    found = Files(folders.stem(root), root, refused=problem, remedy=remedy)
+    found = series.one(root) or Files(folders.stem(root), root)
+    found = found._replace(refused=problem, remedy=remedy, mask=folders.mask_beside(root))
     if mask:
-        return Listing([found._replace(mask=pathlib.Path(mask), mask_given=True)])
-    return Listing([found._replace(mask=folders.mask_beside(root))])
+        found = found._replace(mask=pathlib.Path(mask), mask_given=True)
+    return Listing([found], (), series.notes([found]))
 
 
 def _refused(root: pathlib.Path, entry: Files, fault: InputError) -> Subject:
@@ -161,7 +162,7 @@ def _refused(root: pathlib.Path, entry: Files, fault: InputError) -> Subject:
         lesion=refuse,
         kind=entry.kind,
         reading=str(fault),
-        source=uri(entry.image, root),
+        source=entry.source or uri(entry.image, root),
     )
 
 
@@ -175,21 +176,26 @@ def _subject(root: pathlib.Path, entry: Files, reading: Reading) -> Subject:
         nifti.read, max_voxels=reading.max_voxels, assume_ras=assume_ras, single_slice=single_slice
     )
     read = functools.partial(read_label, volume=volume)
+    if entry.series:
+        image = functools.partial(dicom.read, entry.series, entry.said, reading.max_voxels)
+    else:
+        image = functools.partial(read_image, read, entry.image)
     named, noticed = entry.reference, noted(entry.image)
     if entry.person:
         noticed["person"] = identifier(entry.person)
     return Subject(
         identifier=identifier(entry.name),
         original=entry.name,
-        image=functools.partial(read_image, read, entry.image),
+        image=image,
         mask=functools.partial(_read_mask, read_label, entry) if entry.mask else None,
         lesion=functools.partial(segmentations.read_one, named.paths, read_label) if named.paths else None,
         guess=functools.partial(segmentations.guess, entry.name, named, read_label),
         mask_found=not (entry.mask_given or "bias_field" in noticed),  # a prepared scan belongs with its mask
         kind=entry.kind,
-        paths=tuple(part for path in (entry.image, entry.mask) if path for part in nifti.parts(path)),
+        paths=(*(entry.series or nifti.parts(entry.image)), *(nifti.parts(entry.mask) if entry.mask else ())),
         reading=json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice}),
-        source=uri(entry.image, root),
+        source=entry.source or uri(entry.image, root),
+        slices=len(entry.series),
         **noticed,  # type: ignore[arg-type]
     )
 
@@ -216,4 +222,5 @@ def digest(subject: Subject) -> str:
         for path in subject.paths:
             with files.faults(path):
                 found.append(files.sha256(path))
+        found = [*sorted(found[: subject.slices]), *found[subject.slices :]]
     return files.digest([found, subject.reading])

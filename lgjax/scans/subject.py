@@ -24,6 +24,8 @@ class Subject:
         lesion nor healthy.
       kind: group shown in tables, for example "glioma"; "" if unknown.
       paths: the files that determine the prepared result: the image's, then the mask's; () for the phantom.
+      slices: how many of the paths, the first ones, are the files of one DICOM series: their names and their order say
+        nothing.
       reading: the options that the files are read with, as JSON; of the phantom, the digest of all it is made from.
       bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
         the bias field that it removed ("null": none).
@@ -45,6 +47,7 @@ class Subject:
     guess: Callable[[Volume], Volume] | None = None
     mask_found: bool = False
     source: str = ""
+    slices: int = 0
 
     def __repr__(self) -> str:
         return f"Subject({self.identifier})"

@@ -1,6 +1,7 @@
 """All that is found is one subject each, and all that is passed over is named with its reason."""
 
 import gzip
+import importlib.util
 import shutil
 
 import images
@@ -8,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lgjax.runtime.errors import InputError, UsageError
+from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.scans import sources, tables
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Reading
@@ -197,13 +198,19 @@ def test_a_dicom_export_beside_each_scan_is_counted(tmp_path):
     assert "25 more" in line
 
 
-def test_a_folder_of_dicom_files_says_how_to_convert_it(tmp_path):
+def test_a_folder_of_dicom_files_is_one_scan_and_without_pydicom_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "series").mkdir()
     for number in range(7):
         (tmp_path / "series" / f"1.2.840.{number}").write_bytes(bytes(128) + b"DICM" + bytes(9))
     for root in (tmp_path, tmp_path / "series"):
-        with pytest.raises(UsageError, match=r"DICOM file \(convert .*dcm2niix\): 7 \(.*1\.2\.840\.0, .*, 2 more\)"):
-            survey(root)
+        (subject,) = survey(root).found
+        assert subject.identifier == "sub-series"
+        with pytest.raises(InputError, match="damaged"):
+            subject.image()
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda name: None)
+            with pytest.raises(EnvironmentFault, match=r"lgjax\[dicom\].*dcm2niix"):
+                survey(root)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lgjax.runtime.errors import UsageError
-from lgjax.scans.finding import datasets, folders, labels, plain, sequences, subject_table
+from lgjax.scans import dicom_header
+from lgjax.scans.finding import datasets, folders, labels, plain, sequences, series, subject_table
 from lgjax.scans.finding.listing import BELOW, Files, LeftOut, Listing, Other, lines
 
 
@@ -22,6 +23,7 @@ _LAYOUTS = {  # in the order in which auto tries them
     "nnunet": _Layout(datasets.nnu, "a data set of nnU-Net (imagesTs/*_0000.nii.gz with labelsTs)"),
     "folder": _Layout(plain.flat, "NIfTI files directly inside"),
     "nested": _Layout(plain.deep, "a folder for each patient (PATIENT/T2.nii.gz, 4 levels down at most)"),
+    "dicom": _Layout(series.dicom, "folders that each hold one series of DICOM files (5 levels down at most)"),
 }
 NAMES = ("auto", *_LAYOUTS, "phantom")
 
@@ -86,7 +88,9 @@ def listed(path: pathlib.Path, any_sequence: bool = False) -> Listing[Files]:
             problem, remedy = sequences.refusal(image)
         mask = row.mask if "mask" in table.columns or problem else folders.mask_of(index, image)
         reference, given = labels.given(row.reference), row.mask is not None
-        found.append(Files(row.name, image, mask, reference, row.kind, given, row.person, problem, remedy))
+        files = Files(row.name, image, mask, reference, row.kind, given, row.person, problem, remedy)
+        slices = dicom_header.files_of(image)  # whose folder may be named after the patient
+        found.append(files._replace(series=slices, source=f"series:{row.name}") if slices else files)
     if "reference" not in table.columns:
         found = datasets.with_references(found, datasets.starts(found), around)
     return Listing(found, (), table.notes)

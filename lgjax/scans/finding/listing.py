@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -29,6 +30,13 @@ class Files(NamedTuple):
     person: str = ""  # who was scanned, where a table says
     refused: str = ""  # why the scan is not read, though it was named
     remedy: str = ""
+    series: tuple[pathlib.Path, ...] = ()  # the files of a DICOM series, of which `image` is the folder
+    source: str = ""  # what stands for the path of the image, where that names the patient
+
+    @property
+    def said(self) -> str:
+        """What a message calls the scan."""
+        return self.source or str(self.image)
 
 
 class LeftOut(NamedTuple):
@@ -52,7 +60,7 @@ def lines(listing: Listing) -> list[str]:
     for name, reason in listing.left_out:
         reasons.setdefault(reason, []).append(name)
     told = [f"left out, {reason}: {len(names)} ({shown(names)})" for reason, names in reasons.items()]
-    if any("by its name" in reason or "sidecar" in reason for reason in reasons):
+    if any(re.search("by its name|in its (sidecar|header)", reason) for reason in reasons):
         told.append("Rename what is T2 after all, or take all sequences with --any_sequence.")
     return [printable(line) for line in (*told, *(f"note: {note}" for note in listing.notes))]
 

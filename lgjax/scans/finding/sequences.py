@@ -5,6 +5,7 @@ import pathlib
 import re
 from typing import Any
 
+from lgjax.scans import dicom_header
 from lgjax.scans.finding import folders
 
 T2 = "T2"
@@ -101,8 +102,9 @@ def other(image: pathlib.Path, texts: list[str]) -> str:
     said = said or next((found for text in texts[1:] if (found := named(text, of_file=False))), "")
     if said and said != T2:
         return f"{said} by its name"
-    found, key = _by_record(_sidecar(image))
-    return f"{found} by {key} in its sidecar" if found else ""
+    slices = dicom_header.files_of(image)
+    found, key = _by_record(dicom_header.summary(slices) if slices else _sidecar(image))
+    return f"{found} by {key} in its {'header' if slices else 'sidecar'}" if found else ""
 
 
 def _is_counted(image: pathlib.Path, name: str) -> bool:
