@@ -1,7 +1,8 @@
-"""Finds lesions in the T2w scans of a BIDS data set, as BIDS-Apps do.
+"""Finds lesions in the T2w scans of a BIDS data set, as BIDS-Apps do, and tells of the cohort.
 
     lgjax bids BIDS_DIR OUTPUT_DIR participant --method mirror_tv3d
     lgjax bids BIDS_DIR OUTPUT_DIR participant --participant-label 01 02 --session-label 1 -w WORK
+    lgjax bids BIDS_DIR OUTPUT_DIR group
 
 Outputs are the BIDS derivative that `lgjax restore` writes. Finished scans are skipped when the command is run again.
 Research use only.
@@ -9,6 +10,7 @@ Research use only.
 
 import os
 import pathlib
+import sys
 
 from lgjax.cli import early
 
@@ -19,11 +21,13 @@ from absl import flags
 
 from lgjax import batch
 from lgjax.cli import app, closing, opening
-from lgjax.cli.bids_app import Options
-from lgjax.derivatives import runs
+from lgjax.cli.bids_app import PARTICIPANT, Options
+from lgjax.derivatives import description, read, runs
 from lgjax.methods import names as methods
+from lgjax.report import group, group_page
+from lgjax.runtime import files
 from lgjax.runtime.counting import counted
-from lgjax.runtime.errors import UsageError, printable
+from lgjax.runtime.errors import InputError, UsageError, printable
 from lgjax.scans import sources, validator
 from lgjax.scans.finding import choosing, datasets, listing
 from lgjax.scans.finding.choosing import Wanted
@@ -37,8 +41,14 @@ SHOWN = 10  # errors of the validator
 def main(options: Options) -> int:
     """Runs the command line."""
     check_places(options)
-    scans = chosen(options)
+    work = participant if options.level == PARTICIPANT else tell_of_group
+    return work(options, chosen(options))
+
+
+def participant(options: Options, scans: Listing[Subject]) -> int:
+    """Restores scans as `lgjax restore` does, and returns the exit code."""
     if options.work_dir:
+        options.work_dir.mkdir(parents=True, exist_ok=True)
         os.environ["XDG_CACHE_HOME"] = str(options.work_dir.resolve())
     config, workdir, folder = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), options.output_dir
     name, inputs = (flags.FLAGS.method or [config.restore.method])[0], [str(options.bids_dir)]
@@ -61,6 +71,24 @@ def main(options: Options) -> int:
     return outcome.code
 
 
+def tell_of_group(options: Options, scans: Listing[Subject]) -> int:
+    """Writes the table and the report of all results, and returns the exit code: 3 where scans lack results."""
+    folder = options.output_dir
+    if not read.is_output(folder):
+        again = f"lgjax bids {options.bids_dir} {folder} participant"
+        raise UsageError(f"{folder} holds no results. Make them first: {again}")
+    everything = not (options.participants or options.sessions or options.filter_file)
+    cohort = group.survey(folder, [subject.identifier for subject in scans.found], everything)
+    description.describe(folder, "restorations")
+    files.atomic_write(folder / f"{group.NAME}.json", group.dictionary(cohort))
+    files.atomic_write(folder / f"{group.NAME}.html", group_page.render(cohort))
+    files.atomic_write(folder / f"{group.NAME}.tsv", group.table(cohort))
+    for name, problem in cohort.unfinished.items():
+        print(f"unfinished: {name}: {problem}", file=sys.stderr)
+    print(f"{counted(len(cohort.finished), 'scan')}, {len(cohort.unfinished)} unfinished -> {folder / group.NAME}.html")
+    return InputError.exit_code if cohort.unfinished else 0
+
+
 def check_places(options: Options) -> None:
     """Raises UsageError where a folder is not what it should be, before anything is read or written."""
     data, output, work = options.bids_dir, options.output_dir, options.work_dir
@@ -72,8 +100,6 @@ def check_places(options: Options) -> None:
         raise UsageError(f"OUTPUT_DIR is BIDS_DIR. Name another, such as {data / 'derivatives' / 'lgjax'}.")
     if work and work.resolve().is_relative_to(data.resolve()):
         raise UsageError(f"--work-dir={work} lies in BIDS_DIR, which is only read. Name another.")
-    if work:
-        work.mkdir(parents=True, exist_ok=True)
 
 
 def chosen(options: Options) -> Listing[Subject]:

@@ -14,7 +14,7 @@ from lgjax.cli import commands, parse
 from lgjax.runtime.errors import UsageError
 
 PROGRAM = "lgjax bids"
-LEVELS = ("participant",)
+PARTICIPANT, GROUP = LEVELS = ("participant", "group")
 PASSED = ("method", "workdir", "device", "debug", "quiet")  # to the flags of `lgjax restore`
 CONFIG = "--config"  # and what begins so
 
@@ -53,7 +53,11 @@ def parse_arguments(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS)
         raise UsageError(f"--method={found.method}: one method a run, since one folder holds the maps of one method.")
     named = {name: getattr(found, name) for name in PASSED}
     given = [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items() if value]
-    parse.parse("restore", [PROGRAM, *given, *others], values)
+    if found.analysis_level == GROUP:  # which needs no model
+        commands.define_common(values)
+        values([PROGRAM, *(flag for flag in given if flag in ("--debug", "--quiet"))])
+    else:
+        parse.parse("restore", [PROGRAM, *given, *others], values)
     return Options(
         found.bids_dir,
         found.output_dir,
@@ -70,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     found = _Parser(
         prog=PROGRAM,
-        description="Finds lesions in the T2w scans of a BIDS data set. Research use only.",
+        description="Finds lesions in the T2w scans of a BIDS data set, and tells of the cohort. Research use only.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -78,9 +82,10 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("bids_dir", type=path, metavar="BIDS_DIR", help="folder of the data set; it is only read")
     found.add_argument("output_dir", type=path, metavar="OUTPUT_DIR", help="folder for the results, a BIDS derivative")
-    found.add_argument("analysis_level", metavar="LEVEL", choices=LEVELS, help="participant: maps of every scan")
+    text = "participant: maps of every scan; group: a table and a report of the results in OUTPUT_DIR"
+    found.add_argument("analysis_level", metavar="LEVEL", choices=LEVELS, help=text)
     _choose(found.add_argument_group("which scans"))
-    _restore(found.add_argument_group("how scans are restored"))
+    _restore(found.add_argument_group("how scans are restored (participant)"))
     other = found.add_argument_group("other")
     other.add_argument("--quiet", action="store_true", help="print errors, warnings and the last line alone")
     other.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -120,11 +125,12 @@ EPILOG = textwrap.dedent(
     """\
     --config.NAME=VALUE overrides a value of the restoration's config, as for `lgjax restore`.
     Run the same command again to go on: finished scans are kept. Participants may run side by side
-    into one OUTPUT_DIR. Exit codes: 0 done, 2 usage, 3 some scans failed, 4 environment.
+    into one OUTPUT_DIR. Exit codes: 0 done, 2 usage, 3 some scans failed or lack results, 4 environment.
 
     examples:
       lgjax bids DATA DATA/derivatives/lgjax participant --method mirror_tv3d
       lgjax bids DATA OUT participant --method mirror_tv3d --participant-label 01 02 -w WORK
+      lgjax bids DATA OUT group
     """
 )
 

@@ -13,6 +13,7 @@ class Column(NamedTuple):
     about: str
     units: str = ""
     levels: dict[str, str] | None = None
+    format: str = ""  # of BIDS; "": any text or number
 
 
 _SIDES = {
@@ -22,7 +23,9 @@ _SIDES = {
 }
 _BOX = "Centroid in the box around the brain mask, along the scanner's axes:"
 COLUMNS = {
-    "index": Column(lambda lesion: lesion.label, "Value of the lesion's voxels in the image; 1 is the largest lesion"),
+    "index": Column(
+        lambda lesion: lesion.label, "Value of its voxels in the image; 1 is the largest", format="integer"
+    ),
     "name": Column(lambda lesion: f"lesion {lesion.label}", "Name of the lesion"),
     "volume_ml": Column(lambda lesion: lesion.volume_ml, "Volume", "mL"),
     "x_mm": Column(lambda lesion: lesion.centroid_mm[0], "Centroid in the scanner, to the right", "mm"),
@@ -55,7 +58,7 @@ def dictionary(unit: str) -> dict[str, Any]:
 
 
 def _entry(column: Column, units: str) -> dict[str, Any]:
-    parts = {"Description": column.about, "Units": units, "Levels": column.levels}
+    parts = {"Description": column.about, "Units": units, "Levels": column.levels, "Format": column.format}
     return {key: value for key, value in parts.items() if value}
 
 

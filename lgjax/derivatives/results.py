@@ -87,6 +87,16 @@ class Results:
         self._written = time.monotonic()
 
 
+def failures(folder: pathlib.Path) -> dict[str, str]:
+    """Returns why scans failed when they were restored last, by identifier.
+
+    Raises:
+      InputError: the record is damaged.
+    """
+    scans = _read(folder / NAME)["Scans"].items()
+    return {name: scan.get("Message", "") for name, scan in scans if scan.get("Outcome") == FAILED}
+
+
 def _entry(work: Work) -> dict[str, Any]:
     """Returns what the record says of one scan; what is unknown is left out."""
     seconds = {"PrepareSeconds": work.prepare, "RestoreSeconds": work.restore, "WriteSeconds": work.write}

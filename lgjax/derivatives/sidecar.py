@@ -94,6 +94,10 @@ class Sidecar:
     version: str | None
     device: str | None
     jax_version: str | None
+    units: str | None  # of the anomaly map
+    slices: int | None  # axial ones with brain
+    filled: int | None  # voxels of the brain that were not finite
+    warnings: list[str]  # about the scan
     shared: dict[str, Any]  # what is the same for all subjects of a folder, by key
 
 
@@ -125,6 +129,10 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         version=content.get("Version"),
         device=content.get("Device"),
         jax_version=content.get("JaxVersion"),
+        units=content.get("AnomalyUnits"),
+        slices=content.get("Slices"),
+        filled=content.get("FilledVoxels"),
+        warnings=content.get("Warnings") or [],
         shared={key: content.get(key) for key in SAME},
     )
 
@@ -226,6 +234,10 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),
     "SliceStep": ("a whole number above 0", _is_count),
     "UsedInTraining": ("true or false", lambda value: isinstance(value, bool)),
+    "AnomalyUnits": ("a text", lambda value: isinstance(value, str)),
+    "Slices": ("a number of slices", _is_count),
+    "FilledVoxels": ("a number of voxels", lambda value: value == 0 or _is_count(value)),
+    "Warnings": ("a list of texts", lambda value: _are(lambda item: isinstance(item, str), value)),
     "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
     "MidsagittalPlane": ("normal, of three numbers, offset_mm, uncertainty_mm and score", _is_midplane),
     "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),

@@ -118,10 +118,10 @@ class Failure(NamedTuple):
     remedy: str
 
 
-def spreads(rows: Sequence[Row]) -> list[Spread]:
+def spreads(rows: Sequence[Row], features: Sequence[Feature] = FEATURES) -> list[Spread]:
     """Returns the features of a cohort, with robust z-scores |x - median| / max(1.4826 MAD, floor)."""
     found = []
-    for feature in FEATURES:
+    for feature in features:
         values = np.array([feature.read(row) for row in rows])
         known = values[~np.isnan(values)]
         median = float(np.median(known)) if known.size else math.nan

@@ -169,6 +169,31 @@ def test_a_validator_that_does_not_work_is_no_verdict(raw, run, tmp_path, monkey
     assert "--skip-bids-validation" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("unasked")
+def test_the_group_counts_what_is_there_and_names_what_is_not(raw, run, tmp_path, capsys):
+    data, out = shutil.copytree(raw, tmp_path / "raw"), tmp_path / "out"
+    assert run(data, out, level="group") == 2
+    assert f"holds no results. Make them first: lgjax bids {data} {out} participant" in capsys.readouterr().out
+    scan = data / f"{SCANS[2]}.nii.gz"
+    whole = scan.read_bytes()
+    scan.write_bytes(whole[:200])
+    assert run(data, out) == 3
+    capsys.readouterr()
+    assert run(data, out, level="group") == 3
+    said = capsys.readouterr()
+    assert said.out == f"3 scans, 1 unfinished -> {out / 'group_T2w.html'}\n"
+    assert re.search(r"^unfinished: sub-02_ses-a: .*is (truncated|damaged)", said.err, re.MULTILINE)
+    assert {path.name for path in out.glob("group*")} == {"group_T2w.tsv", "group_T2w.json", "group_T2w.html"}
+    assert str(tmp_path) not in "".join(path.read_text() for path in out.glob("group*"))
+    assert run(data, out, "--participant-label", "01", level="group") == 0
+    assert len((out / "group_T2w.tsv").read_text().splitlines()) == 3
+    scan.write_bytes(whole)
+    assert run(data, out) == 0
+    assert run(data, out, level="group") == 0
+    lines = (out / "group_T2w.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == [f"{name}_T2w" for name in ALL]
+
+
 def test_a_shell_gets_the_same(raw, tmp_path):
     out = tmp_path / "out"
     said = ok(lgjax("bids", raw, out, "participant", "--method", "mirror_tv3d", "--participant-label", "03"))
@@ -177,6 +202,8 @@ def test_a_shell_gets_the_same(raw, tmp_path):
     assert json.loads(path.read_text())["Sources"] == [f"bids:raw:{SCANS[3]}.nii.gz"]
     link = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]["raw"]
     assert (out / link).resolve() == raw.resolve()
+    group = ok(lgjax("bids", raw, out, "group", "--participant-label", "03"))
+    assert group.stdout.splitlines()[-1] == f"1 scan, 0 unfinished -> {out / 'group_T2w.html'}"
     wrong = lgjax("bids", raw, out)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: the following arguments are required: LEVEL. Give BIDS_DIR OUTPUT_DIR LEVEL")
