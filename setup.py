@@ -16,7 +16,11 @@ setup(
     license_files=["LICENSE"],
     packages=[*find_packages(include=["lgjax", "lgjax.*"]), "lgjax.configs"],
     package_dir={"lgjax.configs": "configs"},  # found by name where there is no clone: --config=vae:smoke
-    package_data={"lgjax.report": ["templates/*", "vendor/*"], "lgjax": ["shipped/*/*.json", "shipped/*/*/*.json"]},
+    package_data={
+        "lgjax.derivatives": ["literature.bib"],
+        "lgjax.report": ["templates/*", "vendor/*"],
+        "lgjax": ["shipped/*/*.json", "shipped/*/*/*.json"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",

@@ -4,18 +4,21 @@ import logging
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import NamedTuple
 
 import jax
 
+from lgjax import __version__
 from lgjax import detector as detectors
 from lgjax.calibration import procedure
-from lgjax.derivatives import description, occupied, read, results, runs, write
+from lgjax.derivatives import boilerplate, description, occupied, read, results, runs, write
+from lgjax.derivatives.boilerplate import Used
 from lgjax.derivatives.results import Work
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
-from lgjax.runtime import parallel, progress
+from lgjax.runtime import devices, parallel, progress
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
 from lgjax.scans import sources
@@ -63,8 +66,39 @@ def restore(
     with results.Results(folder, detector.about) as record:
         for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
             record.note(subject.identifier, work(detector, subject, result, folder))
+    boilerplate.write(folder, used(detector, occupied.brains(folder, read.identifiers(folder))))
     failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
     return Outcome(len(subjects), len(record.named(results.FINISHED)), failures)
+
+
+def used(detector: Detector, brains: frozenset[str]) -> Used:
+    """Returns what the methods section of a paper needs to know of a folder of maps.
+
+    Args:
+      detector: that made the maps.
+      brains: where the brain masks came from.
+    """
+    about, search = detector.about, detector.about.get("Search")
+    packages = {"jax": "jax", "flax": "flax", "nibabel": "nibabel", "simpleitk": "SimpleITK"}
+    return Used(
+        versions={"lgjax": __version__, **{key: metadata.version(name) for key, name in packages.items()}},
+        device=devices.describe(list(detector.runner.mesh.devices.flat)),
+        method=detector.method,
+        settings=detector.runner.settings,
+        recipe=detector.trained.recipe,
+        trained_on=about["TrainedOn"],
+        score=about["Score"],
+        unit=about["AnomalyUnits"],
+        strength=about["Lambda"],
+        ssim=search["target"] if search else None,
+        reached=bool(search and search["reached"]),
+        rate=about["MaskRate"],
+        threshold=about["Thresholds"][about["MaskRate"]],
+        subjects=len(about["CalibrationSubjects"]),
+        healthy=about.get("CalibratedOn", "healthy scans"),
+        slice_step=detector.step,
+        brains=brains,
+    )
 
 
 class Ready(NamedTuple):

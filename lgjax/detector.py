@@ -20,7 +20,7 @@ from lgjax.methods import runner as runners
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
-from lgjax.preparation import bias, midplane, pipeline
+from lgjax.preparation import bias, cohort, midplane, pipeline
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import evenly_spaced
@@ -231,6 +231,7 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
         "MaskRate": methods.mask_rate(config.restore.mask_rate, rates),
         "TrainedOn": trained.describe(method.model),
         "CalibrationSubjects": calibration.subjects,
+        "CalibratedOn": cohort.kind(config.data.source),
         "ConfigSHA256": calibration.config_digest,
         "WeightsSHA256": trained.digest,
         "RecipeSHA256": trained.recipe.digest,

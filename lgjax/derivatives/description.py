@@ -12,7 +12,15 @@ from lgjax.runtime import files, places
 from lgjax.scans import names, sources
 
 _IGNORED = {  # by what the folder holds: patterns as in .gitignore
-    "restorations": ("sub-*/figures", "/group_T2w.*", "/left_out.tsv", "/results.json", "/run.json"),
+    "restorations": (
+        "sub-*/figures",
+        "/citations.bib",
+        "/group_T2w.*",
+        "/left_out.tsv",
+        "/methods.md",
+        "/results.json",
+        "/run.json",
+    ),
     "prepared scans": (
         "sub-*/figures",
         "*_desc-slices_*",

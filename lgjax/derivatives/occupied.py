@@ -28,6 +28,12 @@ def scans(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, str]:
     return {name: str(seen.get("InputSHA256", "")) for name, seen in found.items()}
 
 
+def brains(folder: pathlib.Path, identifiers: Iterable[str]) -> frozenset[str]:
+    """Returns where the brain masks of the scans came from whose maps lie in a folder."""
+    found = _sidecars(folder, identifiers).values()
+    return frozenset(seen["BrainFrom"] for seen in found if isinstance(seen.get("BrainFrom"), str))
+
+
 def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> list[str]:
     """Lists the scans whose maps, of the same method, other weights or settings gave: they are about to be replaced."""
     found = _sidecars(folder, identifiers)

@@ -122,6 +122,11 @@ def describe(source: Source) -> str:
     return f"synthetic healthy brains ({name}) {phantom.describe(labels or None)}"
 
 
+def kind(spec: str) -> str:
+    """Says what the healthy scans of a source are: healthy scans, or synthetic healthy brains, prepared ones too."""
+    return "synthetic healthy brains" if sources.is_phantom(spec) or _is_synthetic(spec) else "healthy scans"
+
+
 def _is_synthetic(spec: str) -> bool:
     """Returns whether the scans of a prepared data set were made by the phantom."""
     entries = read_index(spec).subjects[:1] if is_prepared(spec) else ()
