@@ -87,6 +87,8 @@ def restore(method: str) -> ml_collections.ConfigDict:
     config.score = "absolute"  # the paper's |Y - X|; or positive: max(Y - X, 0)
     # Thresholds and masks are made for these, on healthy voxels; the paper calls it "a user-defined parameter".
     config.false_positive_rates = (0.001, 0.005, 0.01, 0.05)
+    # mL of false positives that a healthy scan has at most on average: thresholds and masks that promise it; (): none.
+    config.false_positive_volumes = (1.0, 5.0)
     config.mask_rate = 0.01  # the one of them whose mask is shown, and whose lesions are counted
     config.slice_step = 1  # restore and judge every k-th axial slice only
     config.precision = "float32"  # of networks, as in training

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from lgjax import __version__
-from lgjax.calibration import scores
+from lgjax.calibration import null, scores, tails
+from lgjax.calibration.tails import Tails
 from lgjax.derivatives import description, occupied, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.methods import names as methods
@@ -75,6 +76,22 @@ class Detection:
         return self.maps.masks
 
     @property
+    def volume_masks(self) -> dict[str, np.ndarray]:
+        """Detections, bool, by the mL of false positives that a healthy scan has at most on average ("5").
+
+        Each scan counts up to ten times that volume. Empty where calibration knows no such threshold.
+        """
+        return self.maps.volume_masks
+
+    @property
+    def pvalues(self) -> np.ndarray | None:
+        """Share of healthy voxels of like depth and height that score as high, float32, 1 outside the brain.
+
+        Of single voxels, without correction for their number; None where calibration knows none for the score.
+        """
+        return self.maps.pvalues
+
+    @property
     def restored(self) -> np.ndarray | None:
         """The restored scan, float32, in the scan's own intensities; None for methods that restore no image."""
         return self.maps.restored
@@ -126,6 +143,7 @@ class Detector:
         step: int,
         about: Mapping[str, Any],
         workdir: pathlib.Path | None = None,
+        tails: Tails = Tails(),  # noqa: B008
     ):
         """Keeps what `load` and `from_config` put together.
 
@@ -137,9 +155,10 @@ class Detector:
           step: every how many axial slices are looked at.
           about: what the sidecars of all scans say.
           workdir: that all this was loaded from; None: from nowhere.
+          tails: of the healthy scores.
         """
         self.method, self.trained, self.runner = method, trained, runner
-        self.strength, self.step, self.about, self.workdir = strength, step, about, workdir
+        self.strength, self.step, self.about, self.workdir, self.tails = strength, step, about, workdir, tails
 
     def __repr__(self) -> str:
         place = "" if self.workdir is None else f"{'shipped' if self.workdir == SHIPPED else self.workdir}, "
@@ -179,7 +198,9 @@ class Detector:
         restored = restore_scan(self.runner, prepared, self.strength, self.step)
         anomaly = scores.anomaly(restored.change, self.about["Score"], restored.subject.placement.brain)
         change = restored.change if self.method.pictures else None
-        maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"])
+        promised = self.about.get("VolumeThresholds")
+        maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"], promised)
+        maps = maps._replace(pvalues=self.pvalues(anomaly, restored.subject, prepared))
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
         plane = _midplane(restored.plane, prepared)
         notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared))
@@ -195,6 +216,13 @@ class Detector:
         return Detection(
             subject.identifier, restored.subject, maps, restored.traces, _provenance(subject, common, restored)
         )
+
+    def pvalues(self, anomaly: np.ndarray, looked_at: Prepared, prepared: Prepared) -> np.ndarray | None:
+        """Returns the p-values of an anomaly map, [X, Y, Z]; None where calibration knows none."""
+        if self.tails.null is None:
+            return None
+        whole = prepared.placement.brain
+        return null.mapped(self.tails.null, anomaly, looked_at.placement.brain, whole, prepared.image.affine)
 
 
 def load(workdir: str | os.PathLike | None = None, *, method: str | None = None, device: str = "auto") -> Detector:
@@ -222,13 +250,20 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     trained = weights.load(config, workdir)
     calibration = calibrations.load(config, workdir, method.name, trained.digest, trained.recipe.digest)
     rates = methods.rate_names(config.restore.false_positive_rates)
-    score = "signed" if method.signed else config.restore.score
+    score = method.scored(config.restore.score)
+    rate = methods.mask_rate(config.restore.mask_rate, rates)
+    found = tails.read(calibration, score)
+    if why := tails.missing(calibration, score):
+        LOG.warning("%s: %s", method.name, why)
     about = {
         "Method": method.name,
         "Score": score,
         "Lambda": calibration.strength,
         "Thresholds": {rate: calibration.thresholds[score][rate] for rate in rates},
-        "MaskRate": methods.mask_rate(config.restore.mask_rate, rates),
+        "VolumeThresholds": tails.thresholds(found.promise, config.restore.false_positive_volumes),
+        "PValues": tails.about(found.null, len(calibration.subjects)),
+        "MaskRate": rate,
+        "LargestFalsePositives": tails.largest(found.largest, rate),
         "TrainedOn": trained.describe(method.model),
         "CalibrationSubjects": calibration.subjects,
         "CalibratedOn": cohort.kind(config.data.source),
@@ -251,7 +286,9 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     if calibration.mirror_variance is not None:
         settings = settings._replace(mirror_variance=calibration.mirror_variance)
     runner = Runner(method, settings, weights.model(config), trained.params, mesh)
-    return Detector(method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about, workdir)
+    return Detector(
+        method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about, workdir, found
+    )
 
 
 def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from lgjax.calibration import trials
+from lgjax.calibration import promise, tails, trials
 from lgjax.calibration.scores import anomaly, thresholds
 from lgjax.calibration.strength import WINDOW, Search
 from lgjax.calibration.trials import Goal as Goal
@@ -50,6 +50,8 @@ def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Calla
         prepared=prepare(trained, experiment.source(config), config.data.workers),
         goal=Goal(**config.calibrate) if "calibrate" in config else None,  # whose model has no lambda to find
         rates=rate_names(config.restore.false_positive_rates),
+        volumes=promise.volume_names(config.restore.false_positive_volumes),
+        score=config.restore.score,
         digest=calibrations.digest(config),
         workdir=workdir,
         mesh=mesh,
@@ -78,6 +80,8 @@ def calibrate(
     prepared: Sequence[Prepared],
     goal: Goal | None,
     rates: Sequence[str],
+    volumes: Sequence[str],
+    score: str,
     digest: str,
     workdir: pathlib.Path,
     mesh: jax.sharding.Mesh,
@@ -92,6 +96,8 @@ def calibrate(
       prepared: held-out healthy subjects, from `prepare`.
       goal: of the search for lambda; None will do for methods that have none.
       rates: false positive rates that thresholds are found for, ("0.01").
+      volumes: of false positives in mL that thresholds are to promise, ("5").
+      score: whose p-values and promised volumes are learnt, where the method has a choice.
       digest: of the parts of the config that a restoration depends on, from `calibrations.digest`.
       workdir: where the record goes.
       mesh: the devices.
@@ -109,15 +115,17 @@ def calibrate(
     if method.restores:
         strength, search = _strength(method, runner, prepared, seen, goal)
     changes = healthy_changes(method, runner, prepared, seen, strength or 0.0)
+    found = {
+        score: thresholds(np.concatenate([anomaly(change, score) for change in changes]), rates)
+        for score in method.scores
+    }
+    used = method.scored(score)
     calibration = Calibration(
         method=method.name,
         strength=strength,
         search={**search._asdict(), "target": goal.ssim, "window_mm": window} if search and goal else None,
         voxels=sum(len(change) for change in changes),
-        thresholds={
-            score: thresholds(np.concatenate([anomaly(change, score) for change in changes]), rates)
-            for score in method.scores
-        },
+        thresholds=found,
         subjects=[p.image.sha256 for p in prepared],
         config_digest=digest,
         weights_digest=trained.digest,
@@ -125,6 +133,7 @@ def calibrate(
         trained_on=trained.describe(method.model),
         versions=devices.versions(),
         mirror_variance=mirror_variance,
+        **tails.learn(used, changes, prepared, found[used], volumes),
     )
     path = calibrations.write(workdir, calibration)
     LOG.info(summary(calibration, path))
@@ -172,4 +181,5 @@ def summary(found: Calibration, path: pathlib.Path) -> str:
         elif not search["failing"]:
             end = f"the smallest lambda tried, {min(tried):.3g}, reaches the wanted SSIM too"
             lines.append(f"  warning: the search ended at its limit: {end}")
+    lines += [f"  note: {line}" for line in tails.broken(found)]
     return "\n".join(lines)

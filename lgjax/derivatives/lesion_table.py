@@ -22,6 +22,7 @@ _SIDES = {
     "midline": "fewer of the voxels lie on either side",
 }
 _BOX = "Centroid in the box around the brain mask, along the scanner's axes:"
+_P = "Share of healthy scans whose largest false positive is at least as big, (1 + count) / (scans + 1); n/a: unknown"
 COLUMNS = {
     "index": Column(
         lambda lesion: lesion.label, "Value of its voxels in the image; 1 is the largest", format="integer"
@@ -37,7 +38,7 @@ COLUMNS = {
     "side": Column(lambda lesion: lesion.side, "Side of the head, the patient's own", levels=_SIDES),
     "peak": Column(lambda lesion: lesion.peak, "Highest magnitude of the score in the lesion"),
     "mean": Column(lambda lesion: lesion.mean, "Mean magnitude of the score in the lesion"),
-    "p": Column(lambda lesion: lesion.p, "Smallest p-value of the lesion's voxels; n/a where there are no p-values"),
+    "p": Column(lambda lesion: lesion.p, _P),
 }
 _SCORES = ("peak", "mean")  # whose unit is the anomaly map's
 

@@ -3,6 +3,7 @@
 Everything is computed in the axial view, so that equal scans have equal lesions, whatever their order of axes on disk.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from lgjax.scans import orientation
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours: voxels that share a corner are one lesion
 ONE_SIDE = 0.75  # of a lesion's voxels: a lesion with fewer of them on each side lies on the midline
+_SAME = 1e-9  # share by which equal volumes may differ by rounding
 _ROUNDING = 1e-3  # mm: a voxel this close to the plane lies on neither side
 
 
@@ -27,7 +29,7 @@ class Lesion(NamedTuple):
     side: str  # of the head, the patient's own: left, right or midline
     peak: float  # highest |score|, in the unit of the anomaly map
     mean: float  # |score|, likewise
-    p: float | None = None  # the smallest p-value of its voxels; None: there are none
+    p: float | None = None  # see `pvalue`; None: calibration knows no healthy scan's largest false positive
 
 
 def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -92,6 +94,20 @@ def measure(
     }
     rows = zip(*columns.values(), strict=True)
     return [Lesion(number, *row) for number, row in enumerate(rows, 1)]
+
+
+def pvalue(volume_ml: float, healthy: Sequence[float]) -> float:
+    """Returns (1 + #{healthy scans whose largest false positive has at least this volume}) / (n + 1).
+
+    A healthy scan that is exchangeable with the n scans has a lesion of p <= a with probability a at most, however many
+    false positives the scan has.
+
+    Args:
+      volume_ml: of a lesion.
+      healthy: volumes of the largest false positives of n healthy scans, mL.
+    """
+    least = volume_ml * (1 - _SAME)
+    return (1 + sum(other >= least for other in healthy)) / (len(healthy) + 1)
 
 
 def _millimetres(voxels: tuple[np.ndarray, ...], to_mm: np.ndarray) -> np.ndarray:

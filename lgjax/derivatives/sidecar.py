@@ -19,9 +19,15 @@ SAME = (  # within one folder
     "MaskRate",
     "SliceStep",
 )
-SPACE, ANOMALY = "space-orig", "desc-anomaly_T2w"
+SPACE = "space-orig"
+ANOMALY, PVALUE, RESTORED = "desc-anomaly_T2w", "desc-pvalue_T2w", "desc-restored_T2w"
 ANY_LESIONS = "seg-lesions_desc-*_dseg"  # as `lesions` names them
-UNITS = {"restored": "as the input", "mask": "1 = inside", "lesions": "0 = no lesion, 1 = the largest lesion"}
+UNITS = {
+    "restored": "as the input",
+    "mask": "1 = inside",
+    "pvalue": "probability",
+    "lesions": "0 = no lesion, 1 = the largest lesion",
+}
 DONE = (  # a subject with the same values need not be restored again
     "SourceSHA256",
     "Method",
@@ -33,6 +39,8 @@ DONE = (  # a subject with the same values need not be restored again
     "Thresholds",
     "MaskRate",
     "SliceStep",
+    "VolumeThresholds",
+    "PValues",
     "Version",
 )
 EARLIER_MASK_RATE = "0.01"  # of the sidecars that do not say theirs
@@ -165,6 +173,11 @@ def rate_name(rate: str) -> str:
 def lesions(rate: str) -> str:
     """Returns what names the labelled lesions of the mask at a rate, and the table of these."""
     return ANY_LESIONS.replace("*", rate_name(rate))
+
+
+def volume_name(volume: str) -> str:
+    """Returns `vol0p5` for the promised volume "0.5", mL."""
+    return f"vol{volume}".replace(".", "p")
 
 
 def problem_of(sidecar: Any) -> str | None:

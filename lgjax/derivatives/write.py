@@ -2,14 +2,14 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lgjax.derivatives import lesion_table, lesions, sidecar
 from lgjax.derivatives.lesions import Lesion
-from lgjax.derivatives.sidecar import ANOMALY, DONE, UNITS, file, rate_name
+from lgjax.derivatives.sidecar import ANOMALY, DONE, PVALUE, RESTORED, SPACE, UNITS, file, rate_name, volume_name
 from lgjax.preparation import midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
@@ -23,14 +23,25 @@ class Maps(NamedTuple):
     anomaly: np.ndarray  # float32, in the unit of the method
     masks: dict[str, np.ndarray]  # bool, score above the threshold, by false positive rate ("0.01")
     brain: np.ndarray  # bool
+    volume_masks: dict[str, np.ndarray]  # bool, by the promised volume of false positives in mL ("5")
+    pvalues: np.ndarray | None = None  # float32, 1 outside the brain; None where calibration knows none
 
 
-def detect(prepared: Prepared, change: np.ndarray | None, anomaly: np.ndarray, thresholds: dict[str, float]) -> Maps:
+def detect(
+    prepared: Prepared,
+    change: np.ndarray | None,
+    anomaly: np.ndarray,
+    thresholds: Mapping[str, float],
+    volume_thresholds: Mapping[str, float] | None = None,
+) -> Maps:
     """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written."""
     brain = prepared.placement.brain
     restored = None if change is None else pipeline.restored(prepared, change)
-    masks = {rate: (anomaly > threshold) & brain for rate, threshold in thresholds.items()}
-    return Maps(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain)
+    masks, volume_masks = (
+        {name: (anomaly > threshold) & brain for name, threshold in (by_name or {}).items()}
+        for by_name in (thresholds, volume_thresholds)
+    )
+    return Maps(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain, volume_masks)
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
@@ -40,14 +51,17 @@ def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> b
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return False
-    return "SpatialReference" in found and all(found.get(name) == provenance[name] for name in DONE)
+    return "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
 
 
 def lesions_of(found: Maps, affine: np.ndarray, provenance: Mapping[str, Any]) -> tuple[np.ndarray, list[Lesion]]:
     """Returns the lesions of the mask at the rate `MaskRate`: an image of labels, [X, Y, Z] int32, and a list."""
     labels = lesions.label(found.masks[provenance["MaskRate"]], affine)
     plane = sidecar.midplane_of(provenance)
-    return labels, lesions.measure(labels, found.anomaly, found.brain, affine, plane)
+    listed = lesions.measure(labels, found.anomaly, found.brain, affine, plane)
+    if healthy := provenance.get("LargestFalsePositives"):
+        listed = [lesion._replace(p=lesions.pvalue(lesion.volume_ml, healthy)) for lesion in listed]
+    return labels, listed
 
 
 def check_place(folder: pathlib.Path, subject: str) -> None:
@@ -68,13 +82,14 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
         "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
         ANOMALY: (found.anomaly, np.float32, provenance["AnomalyUnits"]),
     }
-    if found.restored is None:  # another method may have left one
-        for extension in ("json", "nii.gz"):
-            file(folder, subject, "desc-restored_T2w", extension).unlink(missing_ok=True)
-    else:
-        images["desc-restored_T2w"] = (found.restored, np.float32, UNITS["restored"])
-    for rate, mask in found.masks.items():
-        images[f"label-lesion_desc-{rate_name(rate)}_mask"] = (mask, np.uint8, UNITS["mask"])
+    for entities, data, units in ((RESTORED, found.restored, "restored"), (PVALUE, found.pvalues, "pvalue")):
+        if data is not None:
+            images[entities] = (data, np.float32, UNITS[units])
+    named = {rate_name(rate): mask for rate, mask in found.masks.items()}
+    named |= {volume_name(volume): mask for volume, mask in found.volume_masks.items()}
+    for name, mask in named.items():
+        images[f"label-lesion_desc-{name}_mask"] = (mask, np.uint8, UNITS["mask"])
+    _clear(folder, subject, images)
     labels, listed = lesions_of(found, prepared.image.affine, provenance)
     name = sidecar.lesions(provenance["MaskRate"])
     images[name] = (labels, np.int32, UNITS["lesions"])
@@ -90,6 +105,16 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
         files.atomic_write(file(folder, subject, entities, "json"), json.dumps(about, indent=2) + "\n")
 
 
+def _clear(folder: pathlib.Path, subject: str, kept: Container[str]) -> None:
+    """Removes the images that another method, or another calibration, left and that are not about to be replaced."""
+    for entities in (RESTORED, PVALUE, f"label-lesion_desc-{volume_name('*')}_mask"):
+        for extension in ("json", "nii.gz"):
+            pattern = file(folder, subject, entities, extension)
+            for path in pattern.parent.glob(pattern.name):
+                if path.name.removesuffix(f".{extension}").partition(f"_{SPACE}_")[2] not in kept:
+                    path.unlink()
+
+
 def _of_image(entities: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what BIDS asks of one image's sidecar: what it shows, a mask's type or a table's columns, the skull."""
     if entities == "desc-brain_mask":
@@ -101,6 +126,9 @@ def _of_image(entities: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
         return {"Description": "Detected lesions, numbered; the table of the same name lists them", **columns}
     if entities == ANOMALY:
         return {"Description": "Score of every voxel: how far it is from healthy", "SkullStripped": True}
+    if entities == PVALUE:
+        what = "Share of healthy voxels of like depth and height that score as high, of single voxels: no correction"
+        return {"Description": what, "SkullStripped": True}
     stripped = provenance["BrainFrom"] == "background"
     return {"Description": "The scan, restored towards healthy brains", "SkullStripped": stripped}
 

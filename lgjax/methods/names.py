@@ -58,6 +58,10 @@ class Method(NamedTuple):
         """The scores that have thresholds, of `SCORES`."""
         return ("signed",) if self.signed else ("absolute", "positive", "relative")
 
+    def scored(self, score: str) -> str:
+        """Returns the score in use: the wanted one where the method has a choice."""
+        return score if score in self.scores else self.scores[0]
+
     @property
     def unit(self) -> str:
         """Of the score."""

@@ -75,6 +75,14 @@ RATES = Bound(
     f"one or more values in brackets, each once, each {RATE.expected}",
     lambda values: several(RATE).holds(values) and len(set(values)) == len(values),
 )
+VOLUMES = Bound(
+    "values in brackets, each once, each a number of mL from 0.01 to 1000, of at most six digits; () for none",
+    lambda values: (
+        several(number(0.01, 1000), least=0).holds(values)
+        and len(set(values)) == len(values)
+        and all(float(f"{value:g}") == value for value in values)
+    ),
+)
 BOUNDS: dict[str, Bound] = {
     # of every experiment
     "name": NAME,
@@ -120,6 +128,7 @@ BOUNDS: dict[str, Bound] = {
     "restore.method": NAME,
     "restore.score": choice("absolute", "positive", "relative"),
     "restore.false_positive_rates": RATES,
+    "restore.false_positive_volumes": VOLUMES,
     "restore.mask_rate": RATE,
     "restore.slice_step": COUNT,
     "restore.precision": choice(*PRECISIONS),

@@ -14,7 +14,16 @@ from lgjax.workdir.recorded import ADDED, ADDED_TO_MODELS, MAKE_ONE, RUNS, SHIPP
 FREE = {
     # The recipe's digest knows the saturation.
     "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes", "saturation"),
-    "restore": ("batch_size", "score", "method", "slice_step", "false_positive_rates", "mask_rate", "checkpoint"),
+    "restore": (
+        "batch_size",
+        "score",
+        "method",
+        "slice_step",
+        "false_positive_rates",
+        "false_positive_volumes",
+        "mask_rate",
+        "checkpoint",
+    ),
     "model": (),
     "gmm": (),
 }
@@ -38,6 +47,10 @@ class Calibration(NamedTuple):
     trained_on: str  # in words
     versions: dict[str, Any]
     mirror_variance: float | None = None  # V_m, squared standard deviations; None where the mirror is no expert
+    # Of one score, each with its name; None in earlier records.
+    null: dict[str, Any] | None = None  # calibration.null.Null: what healthy voxels score, by stratum
+    volume_thresholds: dict[str, Any] | None = None  # calibration.promise.Promise: thresholds by promised volume
+    largest: dict[str, Any] | None = None  # calibration.components.Largest: the largest false positive of every scan
 
 
 KEYS = {  # of the record on disk, by field
@@ -53,7 +66,12 @@ KEYS = {  # of the record on disk, by field
     "trained_on": "TrainedOn",
     "versions": "Versions",
     "mirror_variance": "MirrorVariance",
+    "null": "Null",
+    "volume_thresholds": "VolumeThresholds",
+    "largest": "LargestFalsePositives",
 }
+
+LATER_FIELDS = ("recipe_digest", "mirror_variance", "null", "volume_thresholds", "largest")  # earlier records lack them
 
 
 def path(workdir: pathlib.Path, method: str) -> pathlib.Path:
@@ -88,7 +106,7 @@ def read(workdir: pathlib.Path, method: str) -> Calibration:
     file = path(workdir, method)
     again = f"Run {_command(workdir, method)}"
     try:
-        earlier = dict.fromkeys((KEYS["recipe_digest"], KEYS["mirror_variance"]))  # which records of then lack
+        earlier = dict.fromkeys(KEYS[field] for field in LATER_FIELDS)
         record = {**earlier, **json.loads(file.read_text())}
         return Calibration(**{field: record[key] for field, key in KEYS.items()})
     except FileNotFoundError:

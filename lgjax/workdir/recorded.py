@@ -20,6 +20,7 @@ ADDED: dict[str, dict] = {  # values that earlier records lack, and what was don
     "restore": {
         "precision": "tensorfloat32",
         "false_positive_rates": (0.001, 0.005, 0.01, 0.05),
+        "false_positive_volumes": (1.0, 5.0),  # of calibrations that know of them
         "mask_rate": 0.01,
         "checkpoint": "last",
         "closed_steps": 200,

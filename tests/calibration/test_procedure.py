@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 import lgjax
 from configs import detection
-from lgjax.calibration import procedure
+from lgjax.calibration import procedure, tails
 from lgjax.calibration.procedure import Goal
 from lgjax.methods import gmm, mirror, names
 from lgjax.methods.runner import Pace, Settings
@@ -27,6 +28,7 @@ SHAPE = (24, 24, 9)
 SPACING = 2.0  # mm, of scans and slices alike: a slice holds the scan's own voxels
 GOAL = Goal(ssim=0.95, slices=13, smallest_lambda=0.1, largest_lambda=1000.0, lambdas=9, tolerance=0.02)
 RATES = ("0.002", "0.01", "0.07")
+VOLUMES = ("1", "5")
 SETTINGS = Settings(seed=0, precision="float32", batch_size=0, mixture=gmm.Settings())
 
 
@@ -92,9 +94,10 @@ def calibrated(prepared, monkeypatch, tmp_path, caplog):
     )
 
     def calibrate(name: str, goal: Goal | None = GOAL, settings: Settings | None = None):
-        values = {"settings": settings, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
+        wanted = {"rates": RATES, "volumes": VOLUMES, "score": "positive"}
+        values = wanted | {"settings": settings, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
         mesh = devices.mesh(jax.devices()[:1])
-        return procedure.calibrate(names.parse(name), goal=goal, rates=RATES, workdir=tmp_path, mesh=mesh, **values)
+        return procedure.calibrate(names.parse(name), goal=goal, workdir=tmp_path, mesh=mesh, **values)
 
     return calibrate
 
@@ -261,3 +264,31 @@ def test_a_detector_has_the_mirrors_variance_of_its_calibration(tmp_path):
     calibrations.write(tmp_path, record)
     detector = lgjax.load(tmp_path, method="mirror_tv3d", device="cpu")
     assert (detector.strength, detector.runner.settings.mirror_variance) == (2.0, 0.3)
+
+
+def test_the_tails_are_those_of_the_score_in_use(calibrated, standardised, scans, tmp_path, caplog):
+    """p-values, promised volumes and the largest false positives, against counts over the voxels of all brains."""
+    found = calibrated("vae_lg_neural_tv", GOAL._replace(strength=1.0))
+    read = tails.read(calibrations.read(tmp_path, "vae_lg_neural_tv"), "positive")
+    values = np.concatenate([np.maximum(z[mask], 0) / 2 for z, (_, mask) in zip(standardised, scans, strict=True)])
+    assert sum(read.null.voxels) == found.voxels == len(values)
+    assert max(table[0] for table in read.null.scores) == pytest.approx(values.max(), rel=1e-4)
+    assert (read.promise.scans, read.promise.thresholds) == (3, {"1": None, "5": None})
+    assert "3 healthy scans cannot promise a volume of 5 mL of false positives: at least 9 are needed" in caplog.text
+    for rate, threshold in found.thresholds["positive"].items():
+        volumes = read.largest.volumes[rate]
+        for volume, z, (_, mask) in zip(volumes, standardised, scans, strict=True):
+            above = np.where(mask, np.maximum(z, 0) / 2, 0) > threshold * (1 + 1e-4)
+            labels, _ = ndimage.label(above, np.ones((3, 3, 3)))
+            most = max(np.bincount(labels.ravel())[1:], default=0)
+            assert volume == pytest.approx(most * 0.02, abs=0.021)  # a voxel of 2 x 2 x 5 mm may lie on the threshold
+    assert tails.read(found, "absolute") == tails.Tails()
+    assert "calibrated for the score positive, not absolute" in tails.missing(found, "absolute")
+    record = tmp_path / "calibration" / "vae_lg_neural_tv.json"
+    content = json.loads(record.read_text())
+    for key in ("Null", "VolumeThresholds", "LargestFalsePositives"):
+        del content[key]  # as in earlier records
+    record.write_text(json.dumps(content))
+    earlier = calibrations.read(tmp_path, "vae_lg_neural_tv")
+    assert (tails.read(earlier, "positive"), tails.missing(earlier, "absolute")) == (tails.Tails(), "")
+    assert earlier.thresholds == found.thresholds

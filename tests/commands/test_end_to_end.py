@@ -86,6 +86,7 @@ def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
     assert [p.name.removeprefix("sub-ascan_space-orig_") for p in images] == [
         "desc-anomaly_T2w.nii.gz",
         "desc-brain_mask.nii.gz",
+        "desc-pvalue_T2w.nii.gz",
         "desc-restored_T2w.nii.gz",
         "label-lesion_desc-fpr0p1_mask.nii.gz",
         "label-lesion_desc-fpr0p5_mask.nii.gz",

@@ -46,6 +46,10 @@ def test_choices_are_those_of_the_code():
 
 
 WRONG = [
+    ("vae", "restore.false_positive_volumes", "(1.0,1.0)"),
+    ("vae", "restore.false_positive_volumes", "(0.0,)"),
+    ("vae", "restore.false_positive_volumes", "(5000.0,)"),
+    ("vae", "restore.false_positive_volumes", "(1.2345678,)"),
     ("vae", "seed", "-1"),
     ("vae", "data.height", "65"),
     ("vae", "data.width", "100"),
