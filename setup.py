@@ -19,7 +19,7 @@ setup(
     package_data={
         "lgjax.derivatives": ["literature.bib"],
         "lgjax.report": ["templates/*", "vendor/*"],
-        "lgjax": ["shipped/*/*.json", "shipped/*/*/*.json"],
+        "lgjax": ["shipped/*/*", "shipped/*/*/*"],
     },
     python_requires=">=3.11",
     install_requires=[
@@ -30,6 +30,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.13",
         "nibabel>=5.3",
+        "safetensors>=0.4",  # weights on disk that no reader runs as code, which others read too
         "scikit-image>=0.24",
         "absl-py>=2.1",
         "ml_collections>=1.0",

@@ -13,7 +13,7 @@ from importlib import metadata
 import lgjax
 from lgjax.runtime import streams
 
-COMMANDS = ("preprocess", "train", "calibrate", "restore", "bids", "eval", "bench")
+COMMANDS = ("preprocess", "train", "calibrate", "restore", "bids", "eval", "export", "bench")
 PARTS = ("jax", "jaxlib", "flax", "optax", "numpy", "nibabel", "orbax-checkpoint")
 
 
@@ -61,6 +61,15 @@ def _first_line(name: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 
+def released() -> dict[str, str | int]:
+    """Returns name, size and listed digest of the weights that travel with lgjax."""
+    from lgjax.workdir import sums
+    from lgjax.workdir.recorded import RELEASED, WEIGHTS
+
+    size = (RELEASED / WEIGHTS).stat().st_size
+    return {"name": RELEASED.name, "bytes": size, "sha256": sums.read(RELEASED)[WEIGHTS]}
+
+
 def information(as_json: bool) -> str:
     """Returns versions and devices; nothing is compiled."""
     import jax
@@ -69,9 +78,10 @@ def information(as_json: bool) -> str:
     kinds = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
     about = {"lgjax": lgjax.__version__, "python": platform.python_version()}
     if as_json:
-        rest = {"versions": parts, "devices": kinds, "cores": os.cpu_count(), "released_models": []}
+        rest = {"versions": parts, "devices": kinds, "cores": os.cpu_count(), "released_models": [released()]}
         return json.dumps({**about, **rest}, indent=2)
-    rows = {**about, **parts, "devices": ", ".join(kinds), "cores": str(os.cpu_count())}
+    model = "{name}, {bytes} bytes, SHA-256 {sha256}".format_map(released())
+    rows = {**about, **parts, "devices": ", ".join(kinds), "cores": str(os.cpu_count()), "released model": model}
     return "\n".join(f"{name}: {value}" for name, value in rows.items())
 
 

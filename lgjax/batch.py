@@ -25,6 +25,7 @@ from lgjax.scans import sources
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 from lgjax.workdir import calibrations
+from lgjax.workdir.recorded import is_released
 
 LOG = logging.getLogger(__name__)
 
@@ -148,8 +149,8 @@ def prepare_all(
 
 
 def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
-    """Loads a method, which is calibrated first if nobody has."""
-    if not calibrations.path(workdir, name).exists():
+    """Loads a method, which is calibrated first if nobody has; a released model stays as it is."""
+    if not calibrations.path(workdir, name).exists() and not is_released(workdir):
         LOG.info("%s is not calibrated yet: calibrating on held-out healthy scans first", name)
         procedure.from_config(config, workdir, mesh)(methods.parse(name))
     return detectors.from_config(config, workdir, name, mesh)

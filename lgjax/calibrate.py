@@ -29,6 +29,7 @@ def main(words: Sequence[str] = ()) -> None:
     """Runs the command line."""
     config = flags.FLAGS.config
     workdir = pathlib.Path(flags.FLAGS.workdir)
+    experiment.check_own(workdir)
     experiment.check_used(config, workdir)
     chosen = [methods.parse(name) for name in flags.FLAGS.method or [config.restore.method]]
     for method in chosen:  # one that another model is needed for is found before the others are done

@@ -33,7 +33,7 @@ from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
 from lgjax.scans.sources import find as find
 from lgjax.workdir import calibrations, experiment, weights
-from lgjax.workdir.recorded import SHIPPED
+from lgjax.workdir.recorded import RELEASED, SHIPPED
 from lgjax.workdir.weights import Trained
 
 LOG = logging.getLogger(__name__)
@@ -161,7 +161,8 @@ class Detector:
         self.strength, self.step, self.about, self.workdir, self.tails = strength, step, about, workdir, tails
 
     def __repr__(self) -> str:
-        place = "" if self.workdir is None else f"{'shipped' if self.workdir == SHIPPED else self.workdir}, "
+        names = {None: "", SHIPPED: "shipped, ", RELEASED: "released, "}
+        place = names.get(self.workdir, f"{self.workdir}, ")
         thresholds = f"thresholds from {counted(len(self.about['CalibrationSubjects']), 'healthy scan')}"
         return f"Detector({self.method.name}, {place}trained on {self.about['TrainedOn']}, {thresholds})"
 
@@ -229,16 +230,17 @@ def load(workdir: str | os.PathLike | None = None, *, method: str | None = None,
     """Loads a trained and calibrated method.
 
     Args:
-      workdir: folder that `lgjax train` wrote; None: what travels with lgjax and needs no training.
+      workdir: folder that `lgjax train` or `lgjax export` wrote; None: what travels with lgjax and needs no training.
       method: by name; None: the one that the recorded config names.
       device: auto (the fastest), cpu, gpu or tpu.
 
     Raises:
-      InputError: the folder holds no trained weights, or the method is not calibrated.
+      InputError: the folder holds no trained weights, a released model is not whole, or the method is not calibrated.
       UsageError: there is no such method, or the calibration belongs to other weights or settings.
       EnvironmentFault: there is no such device.
     """
-    folder = SHIPPED if workdir is None else pathlib.Path(workdir).expanduser()
+    weightless = method is not None and not methods.parse(method).model
+    folder = (SHIPPED if weightless else RELEASED) if workdir is None else pathlib.Path(workdir).expanduser()
     config = experiment.get_config(str(folder / "config.json"))
     return from_config(config, folder, method or config.restore.method, devices.chosen(device))
 

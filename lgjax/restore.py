@@ -1,8 +1,9 @@
 """Restores scans towards the healthy prior and maps what changed.
 
-    python -m lgjax.restore --workdir=runs/vae --input=scan.nii.gz --output=out
+    python -m lgjax.restore --input=scan.nii.gz --output=out    # by the released model, or by yours if one is in runs/
     python -m lgjax.restore --workdir=runs/vae --output=out scan1.nii.gz scan2.nii.gz
-    python -m lgjax.restore --method=mirror_tv3d --input=scan.nii.gz --output=out    # needs no training
+    python -m lgjax.restore --model=M --input=scan.nii.gz --output=out               # M is from lgjax.export
+    python -m lgjax.restore --method=mirror_tv3d --input=scan.nii.gz --output=out    # without weights
 
 Input is NIfTI files, a table of scans (.tsv, .csv), a folder (BIDS, Cam-CAN, IXI, BraTS, nnU-Net, plain, or a folder
 for each patient), a prepared data set, or phantom:test. Without an input, after a training on synthetic brains, the
@@ -31,7 +32,7 @@ from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing
 from lgjax.workdir import experiment, preparation
-from lgjax.workdir.recorded import SHIPPED
+from lgjax.workdir.recorded import is_released
 
 ADDED_ROWS = {  # by model: what the paper's table lacks, where it is more than one method
     "none": ("intensity_tv3d", "mirror_tv3d"),
@@ -52,7 +53,7 @@ def rows(config) -> list[str]:
     return [*(["intensity"] if "gmm" in paper else []), *paper] or list(added)
 
 
-def named(words: Sequence[str], config) -> list[str]:
+def named(words: Sequence[str], config, released: bool) -> list[str]:
     """Lists what is restored; the embedded test patients where nobody named scans or a model, and none is of people.
 
     Raises:
@@ -60,7 +61,7 @@ def named(words: Sequence[str], config) -> list[str]:
     """
     if names := inputs_of_flags(words):
         return names
-    if not flags.FLAGS["workdir"].using_default_value or not sources.is_phantom(config.data.source):
+    if not flags.FLAGS["workdir"].using_default_value or not sources.is_phantom(config.data.source) or released:
         remedy = "Name scans, as in `lgjax restore scan.nii.gz`, or a folder: --input=FOLDER"
         raise UsageError(f"there is nothing to restore. {remedy}; --input=phantom:test are synthetic patients.")
     app.note("NO INPUT WAS GIVEN: these are SYNTHETIC test patients, no scans of people. Name yours: --input=SCAN")
@@ -78,10 +79,11 @@ def main(words: Sequence[str] = ()) -> int:
     for name in names:  # a mistyped one is found before anything is read
         methods.check_model(methods.parse(name), config.model.name)
         experiment.check_step(config, methods.parse(name))
-    inputs = named(words, config)
-    place = experiment.default_workdir(config) if workdir == SHIPPED else workdir
-    folder = pathlib.Path(arguments.output or place / "restored")
+    inputs = named(words, config, is_released(workdir))
+    folder = pathlib.Path(arguments.output or experiment.default_output(config, workdir))
     check_output(folder, inputs)
+    if is_released(workdir) and folder.resolve().is_relative_to(workdir.resolve()):
+        raise UsageError(f"--output={folder} lies in a released model, which stays as it is. Name another folder.")
     scans = scans_of_flags(inputs)
     app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, names)}")
     preparation.begin(config, workdir)

@@ -25,7 +25,7 @@ from lgjax.preparation.slices import every
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import phantom
 
-LINES = readme_python()
+LINES = readme_python().replace("lgjax.load()", 'lgjax.load("runs/vae")')
 NOTEBOOK = """
 import ast, json, sys
 values = {}

@@ -17,7 +17,7 @@ FLOORS = (  # from the bottom; a room imports only from floors below its own
     {"report", "batch"},
     {"speed"},
 )
-DOORS = {"preprocess", "train", "calibrate", "restore", "bids", "eval", "bench"}
+DOORS = {"preprocess", "train", "calibrate", "restore", "bids", "eval", "export", "bench"}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PURE = {"models", "restoration"}
 MATHS = {"jax", "flax", "optax", "numpy"}

@@ -29,13 +29,16 @@ from lgjax.workdir.weights import Trained
 LOG = logging.getLogger(__name__)
 
 
-def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Callable[[Method], Calibration]:
+def from_config(
+    config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, source: cohort.Source | None = None
+) -> Callable[[Method], Calibration]:
     """Loads the weights, prepares the held-out healthy subjects, and returns `calibrate` of a method on them.
 
     Args:
       config: of the experiment.
       workdir: its work directory.
       mesh: the devices.
+      source: of the healthy subjects; None: the config's.
 
     Raises:
       InputError: the work directory holds no trained weights.
@@ -47,7 +50,7 @@ def from_config(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> Calla
         settings=runners.from_config(config),
         model=weights.model(config),
         trained=trained,
-        prepared=prepare(trained, experiment.source(config), config.data.workers),
+        prepared=prepare(trained, source or experiment.source(config), config.data.workers),
         goal=Goal(**config.calibrate) if "calibrate" in config else None,  # whose model has no lambda to find
         rates=rate_names(config.restore.false_positive_rates),
         volumes=promise.volume_names(config.restore.false_positive_volumes),

@@ -15,7 +15,7 @@ from lgjax.runtime.errors import UsageError
 
 PROGRAM = "lgjax bids"
 PARTICIPANT, GROUP = LEVELS = ("participant", "group")
-PASSED = ("method", "workdir", "device", "debug", "quiet")  # to the flags of `lgjax restore`
+PASSED = ("method", "workdir", "model", "device", "debug", "quiet")  # to the flags of `lgjax restore`
 CONFIG = "--config"  # and what begins so
 
 
@@ -110,9 +110,15 @@ def _choose(group: argparse._ArgumentGroup) -> None:
 
 def _restore(group: argparse._ArgumentGroup) -> None:
     """Adds what restoration is told."""
-    group.add_argument("--method", metavar="NAME", help="method, such as mirror_tv3d, which needs no training")
+    group.add_argument("--method", metavar="NAME", help="method; default: that of the model")
     group.add_argument(
-        "--workdir", type=path, metavar="FOLDER", help="a trained model; default: as for `lgjax restore`"
+        "--workdir",
+        type=path,
+        metavar="FOLDER",
+        help="a trained model; default: as for `lgjax restore`, the released model",
+    )
+    group.add_argument(
+        "--model", type=path, metavar="FOLDER", help="a released model in place of --workdir, see `lgjax export`"
     )
     text = "default: the fastest"
     group.add_argument("--device", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help=text)
@@ -128,7 +134,7 @@ EPILOG = textwrap.dedent(
     into one OUTPUT_DIR. Exit codes: 0 done, 2 usage, 3 some scans failed or lack results, 4 environment.
 
     examples:
-      lgjax bids DATA DATA/derivatives/lgjax participant --method mirror_tv3d
+      lgjax bids DATA DATA/derivatives/lgjax participant
       lgjax bids DATA OUT participant --method mirror_tv3d --participant-label 01 02 -w WORK
       lgjax bids DATA OUT group
     """

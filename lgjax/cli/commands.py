@@ -94,6 +94,12 @@ def _define_trained(values: flags.FlagValues) -> None:
     define_path("workdir", text, values)
 
 
+def _define_model(values: flags.FlagValues) -> None:
+    define_path(
+        "model", "Released model in place of --workdir: folder from export; released: what travels with lgjax.", values
+    )
+
+
 def _calibrate(values: flags.FlagValues) -> None:
     _define_trained(values)
     text = "Methods, separated by commas; default: the config's restore.method."
@@ -104,8 +110,22 @@ def _restore(values: flags.FlagValues) -> None:
     _define_scans(values)
     define_path("output", "Folder for the results; default: <workdir>/restored.", values)
     _define_trained(values)
+    _define_model(values)
     text = "Methods, separated by commas; several get a folder each; table1: all that the paper compares."
     flags.DEFINE_list("method", None, text, flag_values=values)
+
+
+def _export(values: flags.FlagValues) -> None:
+    _define_trained(values)
+    _define_model(values)
+    define_path("output", "Folder for the released model, still to be made; default: released/<config name>.", values)
+    text = "Of the weights on disk; float16 halves their size, and calibrates anew."
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], text, values)
+    text = "Methods, separated by commas; default: those that are calibrated."
+    flags.DEFINE_list("method", None, text, flag_values=values)
+    define_path(
+        "notes", "Folder with notes.md, the end of the model card, and the pictures that it shows (.png).", values
+    )
 
 
 def _eval(values: flags.FlagValues) -> None:
@@ -136,6 +156,7 @@ COMMANDS = {
     "train": Command(_train, "vae", "train", "training", "config"),
     "calibrate": Command(_calibrate, None, "restore", "restoration", "workdir"),
     "restore": Command(_restore, None, "restore", "restoration", ""),
+    "export": Command(_export, None, "restore", "restoration", "workdir"),
     "eval": Command(_eval, "eval", "connectivity", "evaluation", "predictions"),
     "bench": Command(_bench, "bench", "experiments", "measuring speed", "config"),
 }

@@ -15,10 +15,13 @@ from lgjax.workdir import bounds
 
 FULL = "--helpfull"
 WORDS = ("-h", "-help", "--help", "--helpshort", FULL)
-FIRST = ("input", "predictions", "labels", "workdir", "output", "method")  # of the flags
+FIRST = ("input", "predictions", "labels", "workdir", "model", "output", "method")  # of the flags
 EDITS = ("shorten", "smoke", "authors")  # functions that change values which others state
 WIDTH = 110
-PARTS = {"restore": ("restore", "gmm"), "calibrate": ("restore", "calibrate", "gmm")}  # of the config; default: all
+PARTS = {
+    "restore": ("restore", "gmm"),
+    **dict.fromkeys(("calibrate", "export"), ("restore", "calibrate", "gmm")),
+}  # of the config; default: all
 
 
 def asked(argv: Sequence[str]) -> str:

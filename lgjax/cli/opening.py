@@ -9,7 +9,7 @@ from absl import flags
 from lgjax.runtime.counting import counted
 from lgjax.scans.sources import is_phantom
 from lgjax.workdir import calibrations, experiment
-from lgjax.workdir.recorded import SHIPPED
+from lgjax.workdir.recorded import RELEASED, SHIPPED, is_released
 
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
@@ -27,6 +27,9 @@ def cohort(spec: str, count: int) -> str:
 
 def taken(config, workdir: pathlib.Path, names: Sequence[str]) -> str:
     """Says which model is taken, or that none is, and whose brains the thresholds are from."""
+    if is_released(workdir):
+        subjects = len(calibrations.read(workdir, names[0]).subjects)
+        return released(config.name, "" if workdir == RELEASED else str(workdir), subjects, config.data.source)
     if experiment.has_model(config):
         return model(workdir, given=not flags.FLAGS["workdir"].using_default_value)
     if not calibrations.path(workdir, names[0]).exists():
@@ -37,8 +40,23 @@ def taken(config, workdir: pathlib.Path, names: Sequence[str]) -> str:
 
 def model(workdir: pathlib.Path, given: bool) -> str:
     """Says which model is taken, and its age; loudly where nobody named it."""
-    taken = "" if given else ", of those in runs/ calibrated, or else trained, last (--workdir names another)"
+    others = "--workdir names another, --model=released the one that travels with lgjax"
+    taken = "" if given else f", of those in runs/ calibrated, or else trained, last ({others})"
     return f"model: {workdir}{taken}, {age(workdir)}"
+
+
+def released(name: str, place: str, subjects: int, source: str) -> str:
+    """Says which released model is taken, and whose brains its thresholds are from.
+
+    Args:
+      name: of its config.
+      place: its folder; "": the model travels with lgjax.
+      subjects: of whose brains the thresholds are.
+      source: of these brains.
+    """
+    brains = counted(subjects, "synthetic healthy brain" if is_phantom(source) else "healthy scan")
+    where = f"in {place}" if place else "with lgjax"
+    return f"model: {name}, released {where}; thresholds from {brains}; research use only"
 
 
 def untrained(workdir: pathlib.Path, subjects: int | None, source: str = "") -> str:

@@ -20,9 +20,10 @@ def describe(value: Any) -> str:
 
 
 def template(name: str) -> jinja2.Template:
-    """Returns the template of a page; what it is given is escaped."""
-    loader = jinja2.PackageLoader("lgjax.report")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    """Returns the template of a page; what a page of HTML is given is escaped."""
+    loader, escaped = jinja2.PackageLoader("lgjax.report"), jinja2.select_autoescape(["html"])
+    made = jinja2.Environment(loader=loader, autoescape=escaped, trim_blocks=True, lstrip_blocks=True)
+    return made.get_template(name)
 
 
 def plain(text: Any) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -66,6 +67,32 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
         reason = error.strerror or error
         remedy = "Make room, check the permissions, or choose another output folder"
         raise EnvironmentFault(f"{path}: cannot be written: {reason}. {remedy}.") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Makes a folder so that a reader sees all of it or none of it: beside its place, where it goes last.
+
+    Args:
+      path: the final name, which nothing has yet.
+
+    Raises:
+      EnvironmentFault: disk full, no permission, read-only file system; what was written is gone.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        remedy = "Make room, check the permissions, or choose another output folder"
+        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror or error}. {remedy}.") from error
 
 
 def cache_folder(name: str) -> pathlib.Path:

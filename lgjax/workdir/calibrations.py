@@ -8,7 +8,7 @@ from lgjax.methods.names import rate_names
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.workdir import experiment
-from lgjax.workdir.recorded import ADDED, ADDED_TO_MODELS, MAKE_ONE, RUNS, SHIPPED
+from lgjax.workdir.recorded import ADDED, ADDED_TO_MODELS, MAKE_ONE, RUNS, SHIPPED, is_released
 
 # What may differ between calibration and restoration without changing a voxel of the result.
 FREE = {
@@ -145,5 +145,12 @@ def load(config, workdir: pathlib.Path, method: str, weights_digest: str, recipe
 
 
 def _command(workdir: pathlib.Path, method: str) -> str:
-    made = f"{MAKE_ONE}{RUNS / 'detection'}" if workdir == SHIPPED else f"python -m lgjax.calibrate --workdir={workdir}"
+    if is_released(workdir):
+        made = f"python -m lgjax.export --model={workdir} --output=N --config.data.source=HEALTHY_SCANS"
+    else:
+        made = (
+            f"{MAKE_ONE}{RUNS / 'detection'}"
+            if workdir == SHIPPED
+            else f"python -m lgjax.calibrate --workdir={workdir}"
+        )
     return f"{made} --method={method}"

@@ -16,8 +16,9 @@ from lgjax.runtime.errors import UsageError
 from lgjax.runtime.files import atomic_write
 from lgjax.scans import sources
 from lgjax.workdir import bounds
-from lgjax.workdir.recorded import FROM_HERE, MAKE_ONE, RUNS, SHIPPED, get_config, has_model
+from lgjax.workdir.recorded import FROM_HERE, MAKE_ONE, RUNS, SHIPPED, get_config, has_model, is_released
 
+LABELS, SCANS = "LABELS", "SCANS"  # in a released config: label maps and healthy scans that do not travel with it
 BOUND = ("data", "model")  # the parts of a config that weights depend on: they cannot change after training
 FREE = ("workers", "calibration_subjects", "resident", "read_processes")  # in them, what they do not depend on
 
@@ -57,6 +58,13 @@ def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:
     return RUNS / config.name
 
 
+def default_output(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns where restorations go: into the work directory, or into runs/ where that one is left as it is."""
+    if is_released(workdir):
+        return RUNS / f"{config.name}_released" / "restored"
+    return (default_workdir(config) if workdir == SHIPPED else workdir) / "restored"
+
+
 def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes workdir/config.json, or checks that the one there describes the same experiment.
 
@@ -71,10 +79,31 @@ def record(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Checks what `record` checks, with the same errors; writes nothing."""
+    check_own(workdir)
     check(config)
     path = workdir / "config.json"
     if path.exists():
         check_same_networks(config, get_config(str(path)), workdir)
+
+
+def check_own(workdir: pathlib.Path) -> None:
+    """Raises UsageError for a released model, which nothing is written into."""
+    if is_released(workdir):
+        anew = f"python -m lgjax.export --model={workdir} --output=N --config.data.source=HEALTHY_SCANS"
+        raise UsageError(f"{workdir} is a released model and stays as it is. For thresholds of your own scans: {anew}")
+
+
+def publish(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
+    """Writes the config.json of a released model, with a placeholder for scans or label maps, which do not travel."""
+    content = as_json(config)
+    name, path = _split(content["data"]["source"])
+    content["data"]["source"] = name + (path and (LABELS if name else SCANS))
+    atomic_write(folder / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def travels(source: str) -> bool:
+    """Returns whether a source of healthy scans is more than the placeholder that `publish` wrote."""
+    return _split(source)[1] not in (LABELS, SCANS)
 
 
 def check_used(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

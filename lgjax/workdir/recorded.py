@@ -8,10 +8,13 @@ import ml_collections
 
 from lgjax.runtime import places
 from lgjax.runtime.errors import InputError
+from lgjax.workdir import sums
 
 RUNS = pathlib.Path("runs")
 # Work directory of configs/detection.py: no weights, and thresholds from synthetic healthy brains.
 SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "detection"
+RELEASED = SHIPPED.with_name("restorer")  # the trained model that travels with lgjax
+WEIGHTS = "model.safetensors"  # frozen, of a released model
 MAKE_ONE = "python -m lgjax.calibrate --config=detection --workdir="  # what makes another one
 FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
@@ -34,7 +37,13 @@ GONE_FROM_CALIBRATE = ("bisections",)
 
 
 def get_config(path: str) -> ml_collections.ConfigDict:
-    """Reads the config.json that a work directory records."""
+    """Reads the config.json that a work directory records, or a released model, which is verified first.
+
+    Raises:
+      InputError: the file cannot be read, or the released model is not whole.
+    """
+    if is_released(pathlib.Path(path).parent):
+        sums.verify(pathlib.Path(path).parent)
     try:
         recorded = json.loads(pathlib.Path(path).read_text())
         if not isinstance(recorded, dict) or "gmm" not in recorded:
@@ -54,6 +63,11 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         raise InputError(
             path, f"cannot be read as a config: {error}", "Train again or name another --workdir"
         ) from error
+
+
+def is_released(folder: pathlib.Path) -> bool:
+    """Returns whether a folder is, or was, a released model: one that nothing is written into."""
+    return (folder / WEIGHTS).exists() or (folder / sums.NAME).exists()
 
 
 def has_model(config: ml_collections.ConfigDict) -> bool:

@@ -1,8 +1,10 @@
-"""The trained weights of a work directory, ready for restoration."""
+"""The trained weights of a work directory or of a released model, ready for restoration."""
 
 import json
 import pathlib
 from typing import Any, NamedTuple
+
+import jax
 
 from lgjax import models
 from lgjax.models.base import Model
@@ -13,8 +15,8 @@ from lgjax.runtime import files, places
 from lgjax.runtime.errors import InputError
 from lgjax.training import settings
 from lgjax.training.step import state_shapes
-from lgjax.workdir import checkpoints
-from lgjax.workdir.recorded import has_model
+from lgjax.workdir import checkpoints, released
+from lgjax.workdir.recorded import WEIGHTS, has_model, is_released
 
 
 class Trained(NamedTuple):
@@ -39,11 +41,15 @@ def model(config) -> Model | None:
 def load(config, workdir: pathlib.Path) -> Trained:
     """Loads a checkpoint, normalisation folded away: the best or the last, see `config.restore.checkpoint`.
 
-    An experiment without a model has nothing to load but how scans are prepared.
+    A released model has its weights alone. An experiment without a model has nothing to load but how scans are
+    prepared.
 
     Raises:
-      InputError: the work directory holds no trained weights, or does not say how scans are prepared.
+      InputError: the work directory holds no trained weights, or does not say how scans are prepared; a released model
+        is not whole.
     """
+    if is_released(workdir):
+        return _load_released(config, workdir)
     if not has_model(config):
         return Trained(None, files.digest("no weights"), "nothing", frozenset(), recipes.read(workdir / RECIPE))
     folder = workdir / "checkpoints"
@@ -62,3 +68,11 @@ def load(config, workdir: pathlib.Path) -> Trained:
     words = f"{trained_on}; {step} of {config.train.steps} steps of {config.train.batch_size}, {which}"
     digest = checkpoints.weights_digest(folder, step)
     return Trained(models.freeze(state.variables), digest, words, subjects, recipes.read(workdir / RECIPE))
+
+
+def _load_released(config, folder: pathlib.Path) -> Trained:
+    """Loads the weights of a released model; errors as in `released.read`."""
+    networks = models.from_config(config, config.restore.precision)
+    found = released.read(folder, jax.eval_shape(lambda: models.freeze(networks.init(jax.random.key(0)))))
+    digest = files.sha256(folder / WEIGHTS)
+    return Trained(found.params, digest, found.trained_on, found.subjects, recipes.read(folder / RECIPE))

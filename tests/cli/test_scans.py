@@ -95,12 +95,14 @@ def recorded(monkeypatch, source: str, *words: str):
 
 def test_synthetic_patients_come_unasked_only_after_a_bare_training_and_loudly(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert restore.named([], recorded(monkeypatch, "phantom")) == ["phantom:test"]
+    assert restore.named([], recorded(monkeypatch, "phantom"), False) == ["phantom:test"]
     assert capsys.readouterr().out.startswith("NO INPUT WAS GIVEN: these are SYNTHETIC test patients")
-    assert restore.named(["x.nii"], recorded(monkeypatch, "phantom")) == ["x.nii"]
+    assert restore.named(["x.nii"], recorded(monkeypatch, "phantom"), False) == ["x.nii"]
     for source, *words in (("HEALTHY", "--method=gmm"), ("phantom", "--workdir=runs/mine"), ("phantom_study",)):
         with pytest.raises(UsageError, match=r"nothing to restore.*lgjax restore scan\.nii\.gz.*--input=FOLDER"):
-            restore.named([], recorded(monkeypatch, source, *words))
+            restore.named([], recorded(monkeypatch, source, *words), False)
+    with pytest.raises(UsageError, match="nothing to restore"):  # a newcomer's bare command
+        restore.named([], recorded(monkeypatch, "phantom"), True)
     assert capsys.readouterr().out == ""
 
 
@@ -120,8 +122,9 @@ def test_the_first_line_tells_the_age_of_the_model(tmp_path, seconds, said):
     then = time.time() - seconds
     os.utime(tmp_path / "checkpoints" / "300", (then, then))
     assert opening.model(tmp_path, given=True) == f"model: {tmp_path}, trained {said}"
-    assert "of those in runs/ calibrated, or else trained, last (--workdir names another)" in opening.model(
-        tmp_path, given=False
+    assert (
+        "of those in runs/ calibrated, or else trained, last (--workdir names another, --model=released the one that"
+        in opening.model(tmp_path, given=False)
     )
 
 

@@ -1,8 +1,10 @@
 """The four binaries as a user types them, on a few tiny phantom subjects and a real-looking NIfTI file."""
 
+import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -156,6 +158,29 @@ def test_one_bad_scan_fails_and_the_others_are_done_once(workdir, tmp_path):
     assert anomaly.stat().st_mtime_ns == written
     anomaly.with_name(anomaly.name.replace(".nii.gz", ".json")).unlink()
     assert "1 restored, 0 finished before" in lgjax(*arguments).stdout
+
+
+def test_a_released_model_restores_as_its_work_directory_does(workdir, tmp_path):
+    """Elsewhere, to the bit; and nothing is written into the model."""
+    path, model = oblique_scan(tmp_path), tmp_path / "m"
+    before = sorted(path for path in workdir.rglob("*") if path.is_file())
+    said = ok(lgjax("export", f"--workdir={workdir}", f"--output={model}")).stdout
+    assert f"released: {model}. Next: python -m lgjax.restore --model={model}" in said
+    assert sorted(path for path in workdir.rglob("*") if path.is_file()) == before
+    shutil.move(model, tmp_path / "elsewhere")
+    files = {path: path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()}
+    said = ok(lgjax("restore", "--model=elsewhere", f"--input={path}", cwd=tmp_path)).stdout
+    assert f"input: {path} (1 scan); model: vae_smoke, released in elsewhere; thresholds from 2 synthetic" in said
+    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", "--output=typed", cwd=tmp_path))
+    ours, theirs = tmp_path / "runs" / "vae_smoke_released" / "restored", tmp_path / "typed"
+    images = sorted(path.relative_to(theirs) for path in theirs.rglob("*.nii.gz"))
+    assert len(images) > 5
+    for name in images:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    assert {path: path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()} == files
+    digest = hashlib.sha256(files[tmp_path / "elsewhere" / "model.safetensors"]).hexdigest()
+    (sidecar,) = ours.rglob("*desc-anomaly_T2w.json")
+    assert json.loads(sidecar.read_text())["WeightsSHA256"] == digest
 
 
 def test_eval_of_the_phantom_writes_what_it_promises(workdir, tmp_path):

@@ -1,6 +1,7 @@
 """Experiments without a model: a work directory that no training makes, and what is calibrated there."""
 
 import re
+import shutil
 
 import images
 import numpy as np
@@ -18,7 +19,7 @@ from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing
 from lgjax.workdir import calibrations, experiment, preparation, weights
-from lgjax.workdir.recorded import SHIPPED
+from lgjax.workdir.recorded import RELEASED, SHIPPED
 
 
 @pytest.fixture
@@ -118,11 +119,45 @@ def workdir_of(command, *argv):
 def test_what_travels_with_lgjax_restores_by_its_own_methods_alone(shipped, tmp_path):
     for names_of_it in ("mirror_tv3d", "intensity_tv3d,mirror_tv3d"):
         assert workdir_of("restore", f"--method={names_of_it}") == str(shipped)
-    for others in (["--method=mirror_tv3d,vae_lg_neural_tv"], [], ["--method=table1"]):
-        with pytest.raises(UsageError, match=r"nothing is trained in runs/.*--method=mirror_tv3d needs no training"):
+    for others in (["--method=mirror_tv3d,vae_lg_neural_tv"], ["--method=vae_lg_neural_tv"]):
+        with pytest.raises(UsageError, match=r"nothing is trained in runs/.*--model=released needs no training"):
             workdir_of("restore", *others)
     with pytest.raises(UsageError, match="nothing is trained"):  # which would be written into
         workdir_of("calibrate", "--method=mirror_tv3d")
+
+
+def test_a_newcomer_gets_the_released_model(shipped):
+    for given in ([], ["--method=restorer_reconstruction"], ["--method=table1"], ["scan.nii.gz", "--model=released"]):
+        assert workdir_of("restore", *given) == str(RELEASED)
+    with pytest.raises(UsageError, match="nothing is trained"):
+        workdir_of("calibrate")
+
+
+def test_a_model_in_runs_goes_before_the_released_one(shipped, tmp_path, experiments):
+    experiment.record(experiments.smoke(), tmp_path / "runs" / "mine")
+    assert workdir_of("restore") == workdir_of("calibrate") == "runs/mine"
+    assert workdir_of("restore", "--model=released") == str(RELEASED)
+    assert workdir_of("restore", "--method=mirror_tv3d") == str(shipped)
+
+
+def test_a_released_model_is_named_by_its_folder(shipped, tmp_path):
+    shutil.copytree(RELEASED, tmp_path / "runs" / "m")
+    assert workdir_of("restore", "--model=runs/m") == workdir_of("restore", "--workdir=runs/m") == "runs/m"
+    assert workdir_of("export", "--model=runs/m") == "runs/m"
+    assert workdir_of("restore") == str(RELEASED)  # what lies in runs/ is no training
+    with pytest.raises(UsageError, match="--model=shipped is no released model"):
+        workdir_of("restore", "--model=shipped")
+    with pytest.raises(UsageError, match="--model and --workdir are both given"):
+        workdir_of("restore", "--model=runs/m", "--workdir=runs/m")
+    with pytest.raises(UsageError, match=r"released model m has no thresholds for gmm\. Choose among restorer_"):
+        workdir_of("restore", "--model=runs/m", "--method=gmm")
+
+
+def test_a_damaged_model_is_found_on_the_command_line(shipped, tmp_path):
+    shutil.copytree(RELEASED, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"m/model\.safetensors: is not there"):
+        workdir_of("restore", "--model=m")
 
 
 def test_a_method_without_a_network_is_told_how_it_comes_by_thresholds(shipped):
@@ -176,17 +211,20 @@ def test_what_travels_with_lgjax_is_the_preset_and_calibrated_for_it():
 
 def test_what_travels_with_lgjax_is_in_the_package():
     patterns = re.findall(r'"(shipped/[^"]+)"', (ROOT / "setup.py").read_text())
-    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    files = [path for path in SHIPPED.parent.glob("*/**/*") if path.is_file()]
     packed = {path for pattern in patterns for path in (ROOT / "lgjax").glob(pattern)}
-    assert len(files) >= 4
+    assert len(files) >= 4 + 10
     assert set(files) <= packed
+    assert sum(path.stat().st_size for path in files) < 8e6
 
 
 def test_python_loads_it_without_a_work_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = lgjax.load(method="mirror_tv3d", device="cpu")
     assert (found.about["TrainedOn"], found.about["Score"]) == ("nothing", "positive")
-    assert lgjax.load(device="cpu").method == found.method
+    trained = lgjax.load(device="cpu")
+    assert trained.method.name == "restorer_reconstruction_mirror_tv3d"
+    assert repr(trained).startswith("Detector(restorer_reconstruction_mirror_tv3d, released, trained on 240 healthy")
     with pytest.raises(UsageError, match="vae_lg_neural_tv needs the model vae"):
         lgjax.load(method="vae_lg_neural_tv", device="cpu")
     with pytest.raises(InputError) as caught:
