@@ -59,6 +59,6 @@ def _check(folder: pathlib.Path, path: pathlib.Path, method: str) -> None:
     other = _read(path).get("Method", method)
     if other != method:
         raise UsageError(
-            f"{folder} holds maps of {other} ({path.name}), and {method} would replace them. Use another --output, "
-            f"such as {folder / method}, or remove the maps of {other}."
+            f"{folder} holds maps of {other} ({path.name}), and {method} would replace them. Use another output "
+            f"folder, such as {folder / method}, or remove the maps of {other}."
         )

@@ -65,7 +65,7 @@ def check_names(folder: pathlib.Path, identifiers: Sequence[str]) -> None:
         some = ", ".join(old[:3]) + (f" and {len(old) - 3} more" if len(old) > 3 else "")
         raise UsageError(
             f"{folder} holds results of an earlier version, whose names leave out sessions and runs: {some}. Remove "
-            "them, or name another --output; scans are restored again under their full names."
+            "them, or name another output folder; scans are restored again under their full names."
         )
 
 

@@ -43,7 +43,8 @@ class Results:
         """
         self.works: dict[str, Work] = {}
         self._path, self._written = folder / NAME, time.monotonic()
-        self._earlier = _read(self._path)
+        self._noted: dict[str, Any] | None = None  # this run, as it stands in the record
+        _read(self._path)  # a damaged one is told before the work
         self._run = {"Start": _now(), "End": None, "ExitCode": None, **{key: about.get(key) for key in _RUN}}
         self._signals = signals.before_end(self._end)
 
@@ -77,14 +78,15 @@ class Results:
 
     def _write(self) -> None:
         counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
-        runs = [*self._earlier["Runs"], {**self._run, **counts}]
-        scans = dict(self._earlier["Scans"])
+        earlier, run = _read(self._path), {**self._run, **counts}  # other processes write there too
+        runs = [*(other for other in earlier["Runs"] if other != self._noted), run]
+        scans = dict(earlier["Scans"])
         for name, work in self.works.items():
             if work.outcome != FINISHED or scans.get(name, {}).get("Outcome") != RESTORED:
                 scans[name] = {"Run": self._run["Start"], **_entry(work)}
         content = {"Runs": runs, "Scans": dict(sorted(scans.items()))}
         files.atomic_write(self._path, json.dumps(content, indent=2) + "\n")
-        self._written = time.monotonic()
+        self._noted, self._written = run, time.monotonic()
 
 
 def failures(folder: pathlib.Path) -> dict[str, str]:

@@ -53,7 +53,7 @@ def changed(
     if found and not all(os.path.abspath(os.path.expanduser(name)) in known for name in inputs):
         raise UsageError(
             f"{folder} holds results of other scans with the same names: {listing.shown(found)}. Name another "
-            "--output; or rename the scans, if both belong into one folder."
+            "output folder; or rename the scans, if both belong into one folder."
         )
     return found
 

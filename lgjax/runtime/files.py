@@ -114,7 +114,7 @@ def _home_cache() -> pathlib.Path:
 def check_contained(folder: pathlib.Path, place: pathlib.Path) -> None:
     """Raises InputError if links lead `place`, where a subject's files go, out of the output folder."""
     if not place.resolve().is_relative_to(folder.resolve()):
-        raise InputError(place, "leads out of the output folder by a link", "Remove it, or name another --output")
+        raise InputError(place, "leads out of the output folder by a link", "Remove it, or name another output folder")
 
 
 def check_regular(path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from test_end_to_end import lgjax, ok
 from lgjax import batch, bids
 from lgjax.cli import app, bids_app
 from lgjax.derivatives import read, write
-from lgjax.runtime import devices
+from lgjax.runtime import devices, files
 from lgjax.runtime.errors import LgjaxError
 from lgjax.scans import validator
 
@@ -75,6 +75,7 @@ def test_every_scan_is_restored_and_the_same_command_goes_on(raw, run, tmp_path,
     assert list(read.read_predictions(out)[0]) == ALL
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     assert work.is_dir()
+    assert files.cache_folder("xla") == work / "lgjax" / "xla"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*anomaly*")}
     assert run(raw, out, "-w", work) == 0
     assert "0 restored, 4 finished before" in capsys.readouterr().out

@@ -172,7 +172,7 @@ def earlier(restored, tmp_path):
 
 
 def test_earlier_results_are_recognised(earlier, raw):
-    with pytest.raises(UsageError, match=r"sub-A1ses01run1\. Remove them, or name another --output"):
+    with pytest.raises(UsageError, match=r"sub-A1ses01run1\. Remove them, or name another output folder"):
         read.check_names(earlier, ["sub-A1_ses-01_run-1"])
     for others in (["sub-A1_ses-01_run-2"], ["sub-A1ses01run1"], ["sub-A1_ses-01_run-1", "sub-A1ses01run1"], []):
         read.check_names(earlier, others)

@@ -22,7 +22,9 @@ def finished(folder, identifier, content):
 def test_maps_of_another_method_stay(tmp_path, identifier, there, here):
     finished(tmp_path, "sub-00", {"Method": here})
     finished(tmp_path, identifier, {"Method": there})
-    message = f"holds maps of {there} .*{identifier}.*, and {here} would replace them. Use another --output, such as"
+    message = (
+        f"holds maps of {there} .*{identifier}.*, and {here} would replace them. Use another output folder, such as"
+    )
     with pytest.raises(UsageError, match=message):
         occupied.check_folder(tmp_path, here)
     with pytest.raises(UsageError, match=message):

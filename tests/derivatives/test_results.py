@@ -39,6 +39,20 @@ def restored(scans, folder):
     return batch.restore(derived.detector(), sources.find(str(scans)), folder, 1)
 
 
+def test_runs_side_by_side_keep_each_other(tmp_path):
+    """As jobs of a cluster do that share a folder, a participant each."""
+    with Results(tmp_path, {**ABOUT, "Device": "one"}) as one, Results(tmp_path, {**ABOUT, "Device": "two"}) as other:
+        one.note("sub-a", Work(RESTORED, "a"))
+        other.note("sub-b", Work(FAILED, message="b"))
+    found = content(tmp_path)
+    assert {name: scan["Outcome"] for name, scan in found["Scans"].items()} == {"sub-a": RESTORED, "sub-b": FAILED}
+    assert {(run["Device"], run["ExitCode"], run["Restored"]) for run in found["Runs"]} == {
+        ("one", 0, 1),
+        ("two", 3, 0),
+    }
+    assert len(found["Runs"]) == 2
+
+
 def test_a_run_says_what_was_done_to_which_scan(scans, tmp_path):
     folder = tmp_path / "out"
     outcome = restored(scans, folder)
