@@ -1,6 +1,6 @@
 """Finds lesions in the T2w scans of a BIDS data set, as BIDS-Apps do, and tells of the cohort.
 
-    lgjax bids BIDS_DIR OUTPUT_DIR participant --method mirror_tv3d
+    lgjax bids BIDS_DIR OUTPUT_DIR participant
     lgjax bids BIDS_DIR OUTPUT_DIR participant --participant-label 01 02 --session-label 1 -w WORK
     lgjax bids BIDS_DIR OUTPUT_DIR group
 

@@ -106,6 +106,7 @@ class Sidecar:
     slices: int | None  # axial ones with brain
     filled: int | None  # voxels of the brain that were not finite
     warnings: list[str]  # about the scan
+    largest_false_positives: list[float]  # of the healthy scans of the calibration, mL; [] where nobody measured them
     shared: dict[str, Any]  # what is the same for all subjects of a folder, by key
 
 
@@ -141,6 +142,7 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         slices=content.get("Slices"),
         filled=content.get("FilledVoxels"),
         warnings=content.get("Warnings") or [],
+        largest_false_positives=content.get("LargestFalsePositives") or [],
         shared={key: content.get(key) for key in SAME},
     )
 
@@ -250,6 +252,7 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "AnomalyUnits": ("a text", lambda value: isinstance(value, str)),
     "Slices": ("a number of slices", _is_count),
     "FilledVoxels": ("a number of voxels", lambda value: value == 0 or _is_count(value)),
+    "LargestFalsePositives": ("a list of volumes", lambda value: _are(_is_number, value)),
     "Warnings": ("a list of texts", lambda value: _are(lambda item: isinstance(item, str), value)),
     "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
     "MidsagittalPlane": ("normal, of three numbers, offset_mm, uncertainty_mm and score", _is_midplane),

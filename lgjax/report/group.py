@@ -28,6 +28,12 @@ class Measured(NamedTuple):
     lesions: list[Lesion]  # in the mask at the rate `mask_rate`, the largest first
     brain_ml: float
 
+    @property
+    def p(self) -> float | None:
+        """The p-value of the largest lesion; None where there is none, or no healthy scans to hold it against."""
+        healthy = self.sidecar.largest_false_positives
+        return lesions.pvalue(self.lesions[0].volume_ml, healthy) if self.lesions and healthy else None
+
 
 class Cohort(NamedTuple):
     """Scans by identifier, in its order."""
@@ -49,6 +55,10 @@ COLUMNS = {
     "lesion_ml": Column(lambda found: sum(one.volume_ml for one in found.lesions), "Volume of the mask", "mL"),
     "largest_lesion_ml": Column(
         lambda found: found.lesions[0].volume_ml if found.lesions else 0.0, "Volume of the largest component", "mL"
+    ),
+    "largest_lesion_p": Column(
+        lambda found: found.p,
+        "Share of healthy scans whose largest false positive is at least as big as the largest component",
     ),
     "brain_ml": Column(lambda found: found.brain_ml, "Volume in which the method looked", "mL"),
     "peak": Column(

@@ -75,8 +75,17 @@ def test_numbers_are_those_of_the_files(results, cohort):
         assert float(row["peak"]) == pytest.approx(np.abs(anomaly[mask > 0]).max(), rel=1e-5)
         assert int(row["slices"]) == brain.any((0, 1)).sum()
         assert (row["status"], row["midplane_score"], row["used_in_training"]) == ("finished", "n/a", "false")
+        assert row["largest_lesion_p"] == "n/a"  # nobody has measured healthy scans
     ids = [(row["participant_id"], row["session_id"]) for row in found.values()]
     assert ids[:3] == [("sub-01", "ses-a"), ("sub-01", "ses-b"), ("sub-02", "n/a")]
+
+
+def test_the_largest_lesion_is_held_against_healthy_scans(cohort):
+    found = cohort.finished["sub-05"]
+    volume = found.lesions[0].volume_ml
+    healthy = [volume / 2, volume * 2, 0.0, volume]
+    told = found._replace(sidecar=dataclasses.replace(found.sidecar, largest_false_positives=healthy))
+    assert group.row("sub-05", told)["largest_lesion_p"] == 3 / 5
 
 
 def test_the_dictionary_explains_every_column(cohort):
