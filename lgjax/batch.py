@@ -12,7 +12,7 @@ import jax
 from lgjax import __version__
 from lgjax import detector as detectors
 from lgjax.calibration import procedure
-from lgjax.derivatives import boilerplate, description, occupied, read, results, runs, write
+from lgjax.derivatives import boilerplate, description, dicom, occupied, read, results, runs, write
 from lgjax.derivatives.boilerplate import Used
 from lgjax.derivatives.results import Work
 from lgjax.detector import Detector
@@ -49,6 +49,7 @@ def restore(
     folder: pathlib.Path,
     workers: int,
     scratch: pathlib.Path | None = None,
+    as_dicom: bool = False,
 ) -> Outcome:
     """Restores subjects with one method; those that are finished are skipped, those that fail do not stop the others.
 
@@ -58,6 +59,7 @@ def restore(
       folder: for the results.
       workers: how many scans are prepared at once, ahead of their restoration.
       scratch: folder for what preparation needs for a while; None: the one of the results.
+      as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
     """
     if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
         maps = f"{counted(len(others), 'map')} in {folder} of other weights or settings"
@@ -66,7 +68,8 @@ def restore(
     pairs = zip(subjects, prepare_all(detector, subjects, folder, workers, scratch), strict=True)
     with results.Results(folder, detector.about) as record:
         for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
-            record.note(subject.identifier, work(detector, subject, result, folder))
+            done = work(detector, subject, result, folder)
+            record.note(subject.identifier, exported(done, subject, folder) if as_dicom else done)
     boilerplate.write(folder, used(detector, occupied.brains(folder, read.identifiers(folder))))
     failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
     return Outcome(len(subjects), len(record.named(results.FINISHED)), failures)
@@ -124,6 +127,16 @@ def work(detector: Detector, subject: Subject, result: Ready | InputError | Work
     except InputError as error:
         return Work(results.FAILED, sha256, result.seconds, message=str(error))
     return Work(results.RESTORED, sha256, result.seconds, detected - began, time.perf_counter() - detected)
+
+
+def exported(done: Work, subject: Subject, folder: pathlib.Path) -> Work:
+    """Writes the DICOM objects of a finished scan that lacks them, and says what was done to the scan."""
+    try:
+        if done.outcome != results.FAILED:
+            dicom.write(folder, subject)
+    except InputError as error:
+        return done._replace(outcome=results.FAILED, message=str(error))
+    return done
 
 
 def prepare_all(

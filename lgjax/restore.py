@@ -25,7 +25,7 @@ from absl import flags
 from lgjax import batch
 from lgjax.cli import app, closing, opening
 from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
-from lgjax.derivatives import runs
+from lgjax.derivatives import dicom, runs
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.runtime.errors import InputError, UsageError
@@ -85,6 +85,8 @@ def main(words: Sequence[str] = ()) -> int:
     if is_released(workdir) and folder.resolve().is_relative_to(workdir.resolve()):
         raise UsageError(f"--output={folder} lies in a released model, which stays as it is. Name another folder.")
     scans = scans_of_flags(inputs)
+    if arguments.dicom:
+        dicom.check(scans.found)
     app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, names)}")
     preparation.begin(config, workdir)
     mesh = app.start()
@@ -96,7 +98,7 @@ def main(words: Sequence[str] = ()) -> int:
         try:
             detector = batch.from_config(config, workdir, name, mesh)
             runs.write(place, inputs)  # first: it resolves the BIDS URIs, and eval asks it after an interruption too
-            outcome = batch.restore(detector, scans.found, place, config.data.workers)
+            outcome = batch.restore(detector, scans.found, place, config.data.workers, as_dicom=arguments.dicom)
             closing.tell(outcome.total, outcome.skipped, outcome.failures, place)
             code = max(code, outcome.code)
             listing.record(place, scans)

@@ -113,6 +113,8 @@ def _restore(values: flags.FlagValues) -> None:
     _define_model(values)
     text = "Methods, separated by commas; several get a folder each; table1: all that the paper compares."
     flags.DEFINE_list("method", None, text, flag_values=values)
+    text = "Write masks and scores of DICOM series as DICOM objects too; these hold the patient's name."
+    flags.DEFINE_bool("dicom", False, text, values)
 
 
 def _export(values: flags.FlagValues) -> None:

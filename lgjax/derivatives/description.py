@@ -15,6 +15,7 @@ _IGNORED = {  # by what the folder holds: patterns as in .gitignore
     "restorations": (
         "sub-*/figures",
         "/citations.bib",
+        "/dicom",
         "/group_T2w.*",
         "/left_out.tsv",
         "/methods.md",

@@ -85,14 +85,19 @@ def read_predictions(folder: pathlib.Path) -> tuple[dict[str, Prediction], dict[
     failed: dict[str, str] = {}
     for name in identifiers(folder):
         try:
-            sidecar = _read_sidecar(sidecars.file(folder, name, sidecars.ANOMALY, "json"))
-            predictions[name] = Prediction(name, folder, sidecar)
+            predictions[name] = read_one(folder, name)
         except InputError as error:
             failed[name] = str(error)
     if not predictions and not failed:
         raise UsageError(f"{folder} holds no sub-*/anat folder. Give the output folder of lgjax.restore.")
     _check_one_experiment(folder, list(predictions.values()))
     return predictions, failed
+
+
+def read_one(folder: pathlib.Path, identifier: str) -> Prediction:
+    """Returns one finished scan's outputs; raises InputError where the scan is unfinished."""
+    sidecar = _read_sidecar(sidecars.file(folder, identifier, sidecars.ANOMALY, "json"))
+    return Prediction(identifier, folder, sidecar)
 
 
 def _read_sidecar(path: pathlib.Path) -> Sidecar:

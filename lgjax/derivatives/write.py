@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax.derivatives import lesion_table, lesions, sidecar
+from lgjax.derivatives import dicom, lesion_table, lesions, sidecar
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import ANOMALY, DONE, PVALUE, RESTORED, SPACE, UNITS, file, rate_name, volume_name
 from lgjax.preparation import midplane, pipeline
@@ -78,6 +78,7 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
     """
     done = file(folder, subject, ANOMALY, "json")
     done.unlink(missing_ok=True)  # while anything is replaced, the subject counts as unfinished
+    dicom.forget(folder, subject)
     images: dict[str, tuple[np.ndarray, type, str]] = {
         "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
         ANOMALY: (found.anomaly, np.float32, provenance["AnomalyUnits"]),

@@ -49,7 +49,8 @@ def stack(frames: Sequence[Frame], said: str) -> Stack:
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([row * between_columns, -column * between_rows, step])
     affine[:3, 3] = positions[order[0]] + column * between_rows * (rows - 1)
-    return Stack(tuple(order.tolist()), (columns, rows, len(frames)), _TO_RAS @ affine)
+    affine = (_TO_RAS @ affine).astype(np.float32).astype(np.float64)  # as the outputs will state the affine
+    return Stack(tuple(order.tolist()), (columns, rows, len(frames)), affine)
 
 
 def _directions(frames: Sequence[Frame], said: str) -> tuple[np.ndarray, np.ndarray]:
