@@ -16,7 +16,7 @@ from lgjax.scans import names
 
 FEATURES = (
     Feature("lesion volume", "lesion_ml", "", "{:.1f} mL", "a large lesion, or a scan unlike the training brains"),
-    Feature("lesions", "lesion_count", "", "{:.0f}", "noise, artefacts, a scan unlike the training brains"),
+    Feature("lesions", "lesion_count", "", "{:g}", "noise, artefacts, a scan unlike the training brains"),
     Feature("highest score", "peak", "", "{:.2f}", "a bright lesion, or an artefact"),
     *(feature for feature in quality.FEATURES if feature.above in ("brain_ml", "slices")),
     Feature(
