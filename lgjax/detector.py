@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +16,13 @@ from lgjax.calibration import null, scores, tails
 from lgjax.calibration.tails import Tails
 from lgjax.derivatives import description, occupied, sidecar, write
 from lgjax.derivatives.lesions import Lesion
+from lgjax.derivatives.sidecar import Quality
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
-from lgjax.preparation import bias, cohort, midplane, pipeline
+from lgjax.preparation import bias, cohort, likeness, measures, midplane, pipeline
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import evenly_spaced
@@ -111,6 +112,11 @@ class Detection:
         """Connected components of the mask at the config's `restore.mask_rate`, the largest first."""
         return write.lesions_of(self.maps, self.affine, self.about)[1]
 
+    @property
+    def quality(self) -> Quality:
+        """Whether the scan is like the healthy scans of the calibration: a traffic light, reasons, measures."""
+        return Quality(**self.about["Quality"])
+
     def figure(self) -> pictures.Picture:
         """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""
         return write.figure(self.subject, self.maps, self.about)
@@ -144,6 +150,7 @@ class Detector:
         about: Mapping[str, Any],
         workdir: pathlib.Path | None = None,
         tails: Tails = Tails(),  # noqa: B008
+        healthy: Mapping[str, Sequence[float]] | None = None,
     ):
         """Keeps what `load` and `from_config` put together.
 
@@ -156,9 +163,11 @@ class Detector:
           about: what the sidecars of all scans say.
           workdir: that all this was loaded from; None: from nowhere.
           tails: of the healthy scores.
+          healthy: measures of the healthy scans of the calibration; None: nobody measured them.
         """
         self.method, self.trained, self.runner = method, trained, runner
-        self.strength, self.step, self.about, self.workdir, self.tails = strength, step, about, workdir, tails
+        self.strength, self.step, self.about, self.workdir = strength, step, about, workdir
+        self.tails, self.healthy = tails, healthy
 
     def __repr__(self) -> str:
         names = {None: "", SHIPPED: "shipped, ", RELEASED: "released, "}
@@ -207,11 +216,16 @@ class Detector:
         notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared))
         for note in notes:
             LOG.warning("%s: %s", subject.identifier, note)
+        quality = self.quality(prepared, restored)
+        if quality.unlike:
+            reasons = "; ".join(quality.reasons)
+            LOG.warning("%s: %s, unlike healthy scans: %s", subject.identifier, quality.light, reasons)
         common = {
             **self.about,
             "SourceSHA256": digest,
             "UsedInTraining": used,
             "MidsagittalPlane": plane,
+            "Quality": dataclasses.asdict(quality),
             "Warnings": [places.told(warning) for warning in (*prepared.image.warnings, *notes)],
         }
         return Detection(
@@ -224,6 +238,13 @@ class Detector:
             return None
         whole = prepared.placement.brain
         return null.mapped(self.tails.null, anomaly, looked_at.placement.brain, whole, prepared.image.affine)
+
+    def quality(self, prepared: Prepared, restored: Restored) -> Quality:
+        """Says whether a prepared scan, restored, is like the healthy scans of the calibration."""
+        errors = restored.change[restored.subject.placement.brain]
+        found = measures.measure(prepared, errors, restored.plane)
+        light, reasons = likeness.judge(found, self.healthy)
+        return Quality(light, list(reasons), found)
 
 
 def load(workdir: str | os.PathLike | None = None, *, method: str | None = None, device: str = "auto") -> Detector:
@@ -288,9 +309,8 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     if calibration.mirror_variance is not None:
         settings = settings._replace(mirror_variance=calibration.mirror_variance)
     runner = Runner(method, settings, weights.model(config), trained.params, mesh)
-    return Detector(
-        method, trained, runner, calibration.strength or 0.0, config.restore.slice_step, about, workdir, found
-    )
+    lambda_, step, healthy = calibration.strength or 0.0, config.restore.slice_step, calibration.healthy_scans
+    return Detector(method, trained, runner, lambda_, step, about, workdir, found, healthy)
 
 
 def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:

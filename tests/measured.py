@@ -24,7 +24,7 @@ def row(name: str, **changes: Any) -> Row:
     unknown = dict.fromkeys(("sensitivity", "ppv", "f1", "hd95", "false_positive_ml", "seconds_per_iteration"))
     counts = {"reference_voxels": 0, "reference_lesions": 0, "predicted_components": 0}
     scan = {"participant_id": name, "kind": "glioma", "input_sha256": name, "same_scan": True}
-    scan |= {"reference": "", "reference_note": ""}
+    scan |= {"reference": "", "reference_note": "", "light": ""}
     found = scan | volumes | counts | unknown | {"dice": {}, "fpr": {}} | changes
     return Row(**{"fp_ml": dict.fromkeys(found["fpr"], 0.0)} | found)
 

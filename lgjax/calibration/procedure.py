@@ -18,7 +18,7 @@ from lgjax.methods.mirror import Seen
 from lgjax.methods.names import Method, rate_names
 from lgjax.methods.runner import Runner, Settings, restore_scan
 from lgjax.models.base import Model
-from lgjax.preparation import cohort
+from lgjax.preparation import cohort, measures
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, progress
 from lgjax.runtime.errors import UsageError
@@ -136,6 +136,7 @@ def calibrate(
         trained_on=trained.describe(method.model),
         versions=devices.versions(),
         mirror_variance=mirror_variance,
+        healthy_scans=measured(prepared, changes, seen),
         **tails.learn(used, changes, prepared, found[used], volumes),
     )
     path = calibrations.write(workdir, calibration)
@@ -164,6 +165,16 @@ def healthy_changes(
         restore_scan(runner, subject, strength, seen=known).change[subject.placement.brain]
         for subject, known in zip(bar, seen, strict=True)
     ]
+
+
+def measured(
+    prepared: Sequence[Prepared], changes: Sequence[np.ndarray], seen: Sequence[Seen | None]
+) -> dict[str, list[float]]:
+    """Returns the measures of healthy scans that later scans are held against, each ascending."""
+    subjects = zip(prepared, changes, seen, strict=True)
+    found = [measures.measure(subject, change, known and known.plane) for subject, change, known in subjects]
+    names = dict.fromkeys(name for values in found for name in values)
+    return {name: sorted(values[name] for values in found if name in values) for name in names}
 
 
 def summary(found: Calibration, path: pathlib.Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lgjax.methods.names import SCORES
+from lgjax.preparation.likeness import LIGHTS, UNLIKE
 from lgjax.scans import names
 
 SAME = (  # within one folder
@@ -76,6 +77,20 @@ class Midplane:
     score: float  # of the fit: 1 for equal sides; near 0, or below, the mirror had no say
 
 
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """Whether the scan is like the healthy scans of the calibration."""
+
+    light: str  # green, amber or red; unknown where nothing can be said
+    reasons: list[str]  # in words
+    measures: dict[str, float]  # of the scan, by name (see `preparation.measures`)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether a person should be told."""
+        return self.light in UNLIKE
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sidecar:
     """What the sidecar of an anomaly map says, as far as a reader asks; None where it does not say."""
@@ -94,6 +109,7 @@ class Sidecar:
     search: Search | None
     convergence: Convergence | None
     midplane: Midplane | None
+    quality: Quality | None
     trained_on: Any
     strength: float | None  # lambda
     seed: int | None
@@ -130,6 +146,7 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         search=_part(Search, content.get("Search")),
         convergence=_part(Convergence, content.get("Convergence")),
         midplane=midplane_of(content),
+        quality=quality_of(content),
         trained_on=content.get("TrainedOn"),
         strength=content.get("Lambda"),
         seed=content.get("Seed"),
@@ -150,6 +167,11 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
 def midplane_of(content: Mapping[str, Any]) -> Midplane | None:
     """Returns the mid-sagittal plane that a sidecar states; None where none was looked for."""
     return _part(Midplane, content.get("MidsagittalPlane"))
+
+
+def quality_of(content: Mapping[str, Any]) -> Quality | None:
+    """Returns how like healthy ones a scan is; None where a sidecar does not say."""
+    return _part(Quality, content.get("Quality"))
 
 
 def _part(record: Any, content: Mapping[str, Any] | None) -> Any:
@@ -241,6 +263,13 @@ def _is_midplane(value) -> bool:
     return all(_is_number(value.get(key)) for key in ("offset_mm", "uncertainty_mm", "score")) and any(value["normal"])
 
 
+def _is_quality(value) -> bool:
+    if not isinstance(value, dict) or value.get("light") not in LIGHTS or not isinstance(value.get("measures"), dict):
+        return False
+    said = _are(lambda reason: isinstance(reason, str), value.get("reasons"))
+    return said and all(map(_is_number, value["measures"].values()))
+
+
 # What a sidecar may say, null or left out where it does not apply: what is expected, and whether a value is that.
 OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "CalibrationSubjects": ("a list of hashes", lambda value: _are(lambda item: isinstance(item, str), value)),
@@ -256,5 +285,6 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Warnings": ("a list of texts", lambda value: _are(lambda item: isinstance(item, str), value)),
     "Search": ("strength, ssim, target, curve, monotone and reached", _is_search),
     "MidsagittalPlane": ("normal, of three numbers, offset_mm, uncertainty_mm and score", _is_midplane),
+    "Quality": (f"a light ({', '.join(LIGHTS)}), reasons and measures", _is_quality),
     "Convergence": ("iteration and change, lists of numbers of one length", _is_convergence),
 }

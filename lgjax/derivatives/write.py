@@ -171,4 +171,7 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
         cut = (image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k])
         rows[f"slice {k}"] = pictures.Panels(*cut, aspect, rate, threshold, line(k))
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
+    quality = sidecar.quality_of(provenance)
+    if quality and quality.unlike:
+        title += f"\n{quality.light}: this scan is unlike the healthy scans of the calibration; the sidecar says why."
     return pictures.scan_figure(rows, title, "multiples" if provenance["Score"] == "relative" else "sd")

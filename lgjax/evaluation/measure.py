@@ -94,6 +94,7 @@ def measure(prediction: Prediction, subject: sources.Subject, known: References,
         same_scan=scan.sha256 == sidecar.input_sha256,  # else the reference may belong to another image
         reference=references.relative(known.labels, reference.source),
         reference_note=reference.note,
+        light=sidecar.quality.light if sidecar.quality else "",
     )
     return Case(row, tally.count(anomaly.data[voxels.brain], lesion))
 

@@ -47,6 +47,7 @@ class Row:
     same_scan: bool  # whether the scan beside the reference is that one
     reference: str  # its file, from the folder of the labels; "": none was needed
     reference_note: str  # how it was found, where no name told; "": a name told
+    light: str  # green, amber, red or unknown: whether the scan is like healthy ones; "": its sidecar does not say
 
     @property
     def has_lesion(self) -> bool:

@@ -76,6 +76,10 @@ COLUMNS = {
         "Standard deviation of the plane's place at the brain's edge",
         "mm",
     ),
+    "light": Column(
+        lambda found: found.sidecar.quality and found.sidecar.quality.light,
+        "Whether the scan is like the healthy scans of the calibration: green, amber or red, or unknown",
+    ),
     "warnings": Column(lambda found: len(found.sidecar.warnings), "Warnings about the scan, which its sidecar tells"),
     "used_in_training": Column(
         lambda found: found.sidecar.used_in_training, "Whether the networks have learned from this very scan"

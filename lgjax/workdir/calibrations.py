@@ -47,6 +47,7 @@ class Calibration(NamedTuple):
     trained_on: str  # in words
     versions: dict[str, Any]
     mirror_variance: float | None = None  # V_m, squared standard deviations; None where the mirror is no expert
+    healthy_scans: dict[str, list[float]] | None = None  # by measure (preparation.measures); earlier records lack them
     # Of one score, each with its name; None in earlier records.
     null: dict[str, Any] | None = None  # calibration.null.Null: what healthy voxels score, by stratum
     volume_thresholds: dict[str, Any] | None = None  # calibration.promise.Promise: thresholds by promised volume
@@ -66,12 +67,14 @@ KEYS = {  # of the record on disk, by field
     "trained_on": "TrainedOn",
     "versions": "Versions",
     "mirror_variance": "MirrorVariance",
+    "healthy_scans": "HealthyScans",
     "null": "Null",
     "volume_thresholds": "VolumeThresholds",
     "largest": "LargestFalsePositives",
 }
 
-LATER_FIELDS = ("recipe_digest", "mirror_variance", "null", "volume_thresholds", "largest")  # earlier records lack them
+# Earlier records lack them.
+LATER_FIELDS = ("recipe_digest", "mirror_variance", "healthy_scans", "null", "volume_thresholds", "largest")
 
 
 def path(workdir: pathlib.Path, method: str) -> pathlib.Path:

@@ -243,6 +243,7 @@ def test_the_mirrors_variance_is_measured_once_and_kept(calibrated, prepared, mo
     monkeypatch.setattr(mirror, "of", of)
     found = calibrated("mirror_tv3d", GOAL._replace(strength=2.0), SETTINGS)
     assert len(asked) == 3
+    assert (found.healthy_scans["symmetry"], found.healthy_scans["tilt"]) == ([0.4] * 3, [0.0] * 3)
     inside = np.concatenate([subject.slices.y[subject.slices.mask > 0] for subject in prepared]).astype(np.float64)
     assert found.mirror_variance == pytest.approx((inside**2).mean(), rel=1e-5)
     assert Known.settings.mirror_variance == found.mirror_variance
@@ -292,3 +293,18 @@ def test_the_tails_are_those_of_the_score_in_use(calibrated, standardised, scans
     earlier = calibrations.read(tmp_path, "vae_lg_neural_tv")
     assert (tails.read(earlier, "positive"), tails.missing(earlier, "absolute")) == (tails.Tails(), "")
     assert earlier.thresholds == found.thresholds
+
+
+def test_a_record_has_the_measures_of_each_healthy_scan(calibrated, standardised, scans, tmp_path):
+    """What a later scan is held against: of three scans, three values each, ascending."""
+    found = calibrated("vae_lg_neural_tv", GOAL._replace(strength=1.0)).healthy_scans
+    assert "symmetry" not in found  # of methods without a mirror
+    assert all(values == sorted(values) and len(values) == 3 for values in found.values())
+    errors = [np.median(np.abs(z[mask] / 2)) for z, (_, mask) in zip(standardised, scans, strict=True)]
+    assert found["error"] == pytest.approx(sorted(errors), rel=1e-3)
+    assert found["volume"] == pytest.approx(sorted(mask.sum() * 0.02 for _, mask in scans), rel=1e-5)
+    place = tmp_path / "calibration" / "vae_lg_neural_tv.json"
+    record = json.loads(place.read_text())
+    assert record.pop("HealthyScans") == found
+    place.write_text(json.dumps(record))  # as in earlier records
+    assert calibrations.read(tmp_path, "vae_lg_neural_tv").healthy_scans is None
