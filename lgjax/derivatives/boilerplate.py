@@ -166,18 +166,26 @@ def _closed(used: Used) -> str:
         "reconstruction": f"the model's reconstruction of Y, with the variance "
         f"{used.settings.reconstruction_variance:.3g}",
     }
-    product = f"This Gaussian was multiplied with one around {means['mirror']} [@hinton2002]. "
     return (
         f"The healthy counterpart X of each scan Y is the mode of log N(X) - lambda R(Y, X), where N is a Gaussian "
         f"around {means[used.method.prior]}, and R is {_cost(used)}. "
-        f"{product if used.method.mirror and used.method.prior != 'mirror' else ''}"
-        f"The mode was found by {used.settings.closed_steps} steps of {DUAL}."
+        f"{_product(used)}The mode was found by {used.settings.closed_steps} steps of {DUAL}."
     )
 
 
 def _mirror(used: Used) -> str:
     variance = f"{used.settings.mirror_variance:.3g}"
     return f"reflected at the mid-sagittal plane found in each scan, with the variance {variance} from healthy scans"
+
+
+def _product(used: Used) -> str:
+    """Says what the prior of a network was multiplied with."""
+    if not used.method.mirror or not used.method.model:
+        return ""
+    return (
+        f"This Gaussian was multiplied with one around the mirror image of Y, {_mirror(used)}, and with one around the "
+        "mean intensity of the brain [@hinton2002]. "
+    )
 
 
 def _ascent(used: Used) -> str:
@@ -189,12 +197,10 @@ def _ascent(used: Used) -> str:
         "lg_est": f"{gaussian} with the moments of decoded samples (samples a step: {settings.samples_est})",
         "elbo": "approached by its evidence lower bound",
     }
-    product = f" This Gaussian was multiplied with one around the mirror image of Y, {_mirror(used)}, and with one "
-    product += "around the mean intensity of the brain [@hinton2002]."
     return (
         f"The healthy counterpart X of each {what} Y climbed log P(X) - lambda R(Y, X) from X = Y [@chen2019], where P "
-        f"is the model's density, {priors[method.prior]}, and R is {_cost(used)}."
-        f"{product if method.mirror else ''} {_solver(used)}"
+        f"is the model's density, {priors[method.prior]}, and R is {_cost(used)}. "
+        f"{_product(used)}{_solver(used)}"
     )
 
 
