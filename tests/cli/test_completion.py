@@ -40,12 +40,12 @@ def offered(script, line: str, cwd=None, behind: str = "") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("lgjax re", ["restore"]),
-        ("lgjax b", ["bids", "bench"]),
+        ("lgjax resto", ["restore"]),
+        ("lgjax ben", ["bench"]),
         ("lgjax completion ", ["bash", "zsh"]),
         ("lgjax info -", ["--json"]),
-        ("lgjax restore --lay", ["--layout="]),
-        ("lgjax restore --nod", ["--nodebug"]),
+        ("lgjax restore --layo", ["--layout="]),
+        ("lgjax restore --nodeb", ["--nodebug"]),
         ("lgjax restore --layout=b", ["bids", "brats"]),
         ("lgjax restore --layout b", ["bids", "brats"]),
         ("lgjax restore --device=", ["auto", "cpu", "gpu", "tpu"]),
