@@ -1,5 +1,6 @@
 """The table of a cohort's results, a scan a line, and what its columns mean."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Collection
@@ -12,6 +13,7 @@ from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.read import Prediction
 from lgjax.derivatives.sidecar import ANOMALY, Sidecar
 from lgjax.evaluation.records import percent
+from lgjax.preparation.likeness import MEASURES
 from lgjax.report import text
 from lgjax.runtime import places, progress
 from lgjax.runtime.errors import InputError
@@ -50,6 +52,16 @@ class Column(NamedTuple):
     units: str = ""
 
 
+def _measure(name: str, found: Measured) -> float | None:
+    return found.sidecar.quality.measures.get(name) if found.sidecar.quality else None
+
+
+ELSEWHERE = ("volume", "symmetry")  # measures of likeness that other columns have
+LIKENESS = {  # the others, by column
+    f"qc_{name}": Column(functools.partial(_measure, name), measure.words.capitalize(), measure.unit.strip())
+    for name, measure in MEASURES.items()
+    if name not in ELSEWHERE
+}
 COLUMNS = {
     "lesion_count": Column(lambda found: len(found.lesions), "Connected components of the mask (26 neighbours)"),
     "lesion_ml": Column(lambda found: sum(one.volume_ml for one in found.lesions), "Volume of the mask", "mL"),
@@ -80,6 +92,7 @@ COLUMNS = {
         lambda found: found.sidecar.quality and found.sidecar.quality.light,
         "Whether the scan is like the healthy scans of the calibration: green, amber or red, or unknown",
     ),
+    **LIKENESS,
     "warnings": Column(lambda found: len(found.sidecar.warnings), "Warnings about the scan, which its sidecar tells"),
     "used_in_training": Column(
         lambda found: found.sidecar.used_in_training, "Whether the networks have learned from this very scan"

@@ -2,12 +2,13 @@
 
 import math
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgjax.derivatives import sidecar
 from lgjax.derivatives.sidecar import Sidecar
 from lgjax.evaluation.records import percent
+from lgjax.preparation.likeness import MEASURES
 from lgjax.report import group, quality, text
 from lgjax.report.group import Cohort
 from lgjax.report.quality import Feature
@@ -19,8 +20,11 @@ FEATURES = (
     Feature("lesions", "lesion_count", "", "{:g}", "noise, artefacts, a scan unlike the training brains"),
     Feature("highest score", "peak", "", "{:.2f}", "a bright lesion, or an artefact"),
     *(feature for feature in quality.FEATURES if feature.above in ("brain_ml", "slices")),
-    Feature(
-        "fit of the mid-sagittal plane", "midplane_score", "", "{:.2f}", "a large lesion, a cropped or tilted head"
+    Feature("midplane fit", "midplane_score", "", "{:.2f}", "a large lesion, a cropped or tilted head"),
+    *(
+        Feature(measure.words, f"qc_{name}", "", "{:.2g}" + measure.unit, measure.cause)
+        for name, measure in MEASURES.items()
+        if f"qc_{name}" in group.LIKENESS
     ),
 )
 
@@ -35,17 +39,28 @@ def render(cohort: Cohort) -> str:
         name=group.NAME,
         rows=rows,
         names=[row["bids_name"] for row in rows],
-        columns=[name for name in group.COLUMNS if any(row[name] is not None for row in rows)],
+        columns=_columns(rows),
         spreads=[spread for spread in quality.spreads(rows, FEATURES) if not math.isnan(spread.median)],
         limit=quality.LIMIT,
         least=quality.MIN_SUBJECTS,
         unfinished=cohort.unfinished,
-        notes=[(name, note) for name, found in cohort.finished.items() for note in found.sidecar.warnings],
+        notes=[(name, note) for name, found in cohort.finished.items() for note in _notes(found.sidecar)],
         about=_about(made) if made else {},
         rate=percent(made.mask_rate) if made else "",
         picture=_picture,
         shown=_shown,
     )
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lists the columns of the table that have a value; the measures of likeness are shown as distributions alone."""
+    return [name for name in group.COLUMNS if name not in group.LIKENESS and any(row[name] is not None for row in rows)]
+
+
+def _notes(told: Sidecar) -> list[str]:
+    """Returns why a scan is unlike healthy ones, and the warnings about the scan."""
+    unlike = told.quality.reasons if told.quality and told.quality.unlike else []
+    return [*unlike, *told.warnings]
 
 
 def _about(made: Sidecar) -> dict[str, str]:

@@ -19,6 +19,7 @@ from scipy import ndimage
 from tags import Tags
 
 from lgjax.derivatives import description, read, sidecar, write
+from lgjax.derivatives.sidecar import Quality
 from lgjax.report import group, group_page
 from lgjax.report.group import Cohort
 from lgjax.report.text import NOTICE
@@ -86,6 +87,19 @@ def test_the_largest_lesion_is_held_against_healthy_scans(cohort):
     healthy = [volume / 2, volume * 2, 0.0, volume]
     told = found._replace(sidecar=dataclasses.replace(found.sidecar, largest_false_positives=healthy))
     assert group.row("sub-05", told)["largest_lesion_p"] == 3 / 5
+
+
+def test_how_like_healthy_scans_a_scan_is_is_shown(cohort):
+    found = cohort.finished["sub-05"]
+    unlike = Quality("amber", ["noise 0.3 sd, of healthy scans 0.1 to 0.2: a noisy scan? motion?"], {"noise": 0.3})
+    told = found._replace(sidecar=dataclasses.replace(found.sidecar, quality=unlike))
+    row = group.row("sub-05", told)
+    assert (row["light"], row["qc_noise"], row["qc_tilt"]) == ("amber", 0.3, None)
+    page = group_page.render(Cohort(cohort.finished | {"sub-05": told}, {}))
+    assert "of healthy scans 0.1 to 0.2: a noisy scan? motion?" in page
+    assert "sub-05_T2w: 0.3 sd" in page
+    earlier = found._replace(sidecar=dataclasses.replace(found.sidecar, quality=None))
+    assert group.row("sub-05", earlier)["light"] is None
 
 
 def test_the_dictionary_explains_every_column(cohort):
