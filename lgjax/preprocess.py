@@ -38,7 +38,7 @@ from lgjax.report import quality
 from lgjax.runtime import files, parallel
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import participants, sources
-from lgjax.scans.finding import listing
+from lgjax.scans.finding import listing, series
 from lgjax.scans.sources import Subject
 
 
@@ -96,7 +96,9 @@ def preprocess(
     if changed:
         app.say(f"prepared anew, since their scans changed: {listing.shown(changed)}")
     additions.write_settings(folder, asked)
-    runs.write(folder, inputs)
+    named = series.nameable(inputs, subjects)
+    source = ", ".join(named) or "DICOM series"
+    runs.write(folder, named)
     describe(folder, splits, everybody)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
@@ -113,7 +115,7 @@ def preprocess(
     for name in failures:  # what an earlier run left of them counts no more
         dataset.retract(folder, name)
     rows = [passes.row(name, splits[name], *found) for name, found in sorted(records.items())]
-    about = {"Source": ", ".join(inputs), "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
+    about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
     report(folder, rows, failures, about)
     before = f"before: {scans.before} corrected, {slices.before} sliced"
     print(f"{len(slices.records)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)

@@ -30,7 +30,7 @@ from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
-from lgjax.scans.finding import listing
+from lgjax.scans.finding import listing, series
 from lgjax.workdir import experiment, preparation
 from lgjax.workdir.recorded import is_released
 
@@ -97,7 +97,8 @@ def main(words: Sequence[str] = ()) -> int:
     for name, place in zip(names, folders, strict=True):
         try:
             detector = batch.from_config(config, workdir, name, mesh)
-            runs.write(place, inputs)  # first: it resolves the BIDS URIs, and eval asks it after an interruption too
+            # First: it resolves the BIDS URIs, and eval asks it after an interruption too.
+            runs.write(place, series.nameable(inputs, scans.found))
             outcome = batch.restore(detector, scans.found, place, config.data.workers, as_dicom=arguments.dicom)
             closing.tell(outcome.total, outcome.skipped, outcome.failures, place)
             code = max(code, outcome.code)

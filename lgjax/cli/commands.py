@@ -8,7 +8,7 @@ from absl import flags
 
 from lgjax.scans.finding import layouts
 
-SCANS = "NIfTI file; folder (BIDS, BraTS, nnU-Net ... or plain); table (.tsv, .csv); or phantom:SPLIT[:COUNT]."
+SCANS = "NIfTI file; folder (BIDS, BraTS, DICOM series ... or plain); table (.tsv, .csv); or phantom:SPLIT[:COUNT]."
 
 
 class Command(NamedTuple):

@@ -53,7 +53,7 @@ def correct_all(
     """
     outcome = _run(correct, jobs, workers, pool, "correcting")
     seen = {digest: name for name, record in kept.items() for digest in _contents(record)}
-    shown = {job.subject.identifier: (*job.subject.paths, job.subject.source)[0] for job in jobs}
+    shown = {job.subject.identifier: job.subject.said for job in jobs}
     for name, record in list(outcome.records.items()):
         others = [seen.setdefault(digest, name) for digest in _contents(record)]
         if other := next((other for other in others if other != name), ""):

@@ -53,6 +53,11 @@ class Subject:
         return f"Subject({self.identifier})"
 
     @property
+    def said(self) -> str:
+        """What a message calls the scan: its file, where there is one; the files of a series may name the patient."""
+        return str(self.paths[0]) if self.paths and not self.slices else self.source
+
+    @property
     def participant(self) -> str:
         """Who was scanned, see `names.participant`."""
         return self.person or participant(self.original)

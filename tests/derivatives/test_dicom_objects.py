@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import pathlib
 import warnings
@@ -13,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom import uid
 from test_privacy import written
 
 from lgjax import batch
@@ -137,12 +139,12 @@ def test_objects_refer_to_the_series_and_say_what_they_are(restored, place):
 
 def test_objects_that_are_missing_come_without_a_restoration_and_old_ones_never_stay(restored, place, monkeypatch):
     path = dicom.file(restored, "sub-P01", "label-lesion_seg")
-    uid = pydicom.dcmread(path).SOPInstanceUID
+    before = pydicom.dcmread(path).SOPInstanceUID
     path.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(derived.Detector, "detect", None)  # a restoration would fail
         assert restore(place / "export", place / "out").skipped == 2
-    assert pydicom.dcmread(path).SOPInstanceUID == uid  # the same content under the same name
+    assert pydicom.dcmread(path).SOPInstanceUID == before  # the same content under the same name
     (subject,) = (each for each in sources.find(str(place / "export")) if each.identifier == "sub-P01")
     derived.detector()(subject).save(restored)
     assert not path.exists()
@@ -182,6 +184,21 @@ def test_dicom_objects_need_dicom_series(tmp_path):
     nib.save(nib.Nifti1Image(DATA, AFFINE), tmp_path / "P01.nii.gz")
     with pytest.raises(UsageError, match="no scan is one"):
         dicom.check(sources.find(str(tmp_path)))
+
+
+def test_prepared_scans_name_no_patient_either(place, monkeypatch, capfd):
+    folder = place / "Canaria_Birdie"
+    for name in ("a", "b"):  # the second is a copy under another UID
+        made = [pydicom.dcmread(path) for path in (place / "export/Canaria_Birdie/T2").iterdir()]
+        for found in made:
+            found.SeriesInstanceUID = uid.generate_uid(entropy_srcs=[name])
+        dicoms.write(folder / name, made)
+    assert derived.prepare(folder, place / "prepared", monkeypatch) == 3
+    told = capfd.readouterr()
+    contents = {name: data.decode("latin-1") for name, data in written(place / "prepared").items()}
+    texts = [*told, *contents, *contents.values()]
+    assert [word for word in FORBIDDEN for text in texts if word in text.lower()] == []
+    assert json.loads(contents["run.json"]) == {"Inputs": []}
 
 
 def test_nothing_but_the_objects_names_the_patient(restored, told):

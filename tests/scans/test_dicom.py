@@ -15,6 +15,7 @@ from pydicom import uid
 
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import dicom, dicom_header, memory, sources
+from lgjax.scans.finding import series
 
 DATA = (derived.brain(3) * 7).astype(np.uint16)[:, :, :6]
 AFFINE = dicoms.oblique()
@@ -60,6 +61,15 @@ def test_enhanced_mr_keeps_the_scale_and_the_place_of_each_frame(tmp_path):
     expected = DATA * np.array([0.5, 2.0] * 3)
     check_same(read(tmp_path), expected, AFFINE)
     check_same(memory.read(tmp_path / "enhanced.dcm").image(), expected, AFFINE)
+
+
+def test_what_is_packed_without_loss_and_what_has_a_sign_is_read(tmp_path):
+    made = dicoms.datasets(DATA, AFFINE)
+    for k, found in enumerate(made):
+        found.PixelRepresentation = 1
+        found.PixelData = (np.ascontiguousarray(DATA[:, :, k].T).astype("<i2") - 100).tobytes()
+        found.compress(uid.RLELossless, generate_instance_uid=False)
+    check_same(read(dicoms.write(tmp_path, made)), DATA - 100.0, AFFINE)
 
 
 def test_the_grid_is_highdicoms(tmp_path):
@@ -198,8 +208,8 @@ def test_a_series_of_too_many_voxels_is_refused_from_its_headers(tmp_path):
 def test_the_frames_of_a_volume_are_those_of_the_files(tmp_path):
     dicoms.series(tmp_path, DATA, AFFINE)
     paths = dicom_header.files_of(tmp_path)
-    found, series = read(tmp_path), dicom.survey(paths, "it", 10**7)
-    for frame, pixels in zip(series.frames, dicom.frames_of(found.data), strict=True):
+    found, surveyed = read(tmp_path), dicom.survey(paths, "it", 10**7)
+    for frame, pixels in zip(surveyed.frames, dicom.frames_of(found.data), strict=True):
         np.testing.assert_array_equal(pixels, pydicom.dcmread(paths[frame.file]).pixel_array)
 
 
@@ -247,7 +257,7 @@ def test_a_report_beside_the_images_is_passed_over(tmp_path):
 
 @pytest.mark.parametrize(
     "folder",
-    ["Roe_Ann", "ANN-ROE", "p4711b", "1960-02-29", "scan_20240131", "röe", dicoms.STUDY],
+    ["Roe_Ann", "ANN-ROE", "p4711b", "1960-02-29", "29.02.1960", "scan_20240131", "röe", dicoms.STUDY],
 )
 def test_a_folder_named_after_the_patient_names_nothing(tmp_path, folder):
     dicoms.series(tmp_path / folder / "T2", DATA, AFFINE)
@@ -261,8 +271,13 @@ def test_a_folder_named_after_the_patient_names_nothing(tmp_path, folder):
     assert subject.source == f"series:{hidden[4:]}"
     assert hidden in listing.notes[0]
     assert "table.tsv" in listing.notes[0]
-    (alone,) = sources.find(str(tmp_path / folder), layout="dicom")
-    assert alone.identifier == "sub-T2"  # nothing below the input tells
+    (alone,) = sources.find(str(tmp_path / folder / "T2"))
+    assert alone.identifier == hidden
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / folder)
+        assert sources.find("T2")[0].identifier == hidden
+    inputs = [str(tmp_path), str(tmp_path / folder), str(tmp_path / "P9")]
+    assert series.nameable(inputs, listing.found) == [inputs[0], inputs[2]]
 
 
 def test_a_pseudonym_is_kept_where_the_header_says_that_it_is_one(tmp_path):

@@ -1,6 +1,7 @@
 """Series of DICOM files in folders: each folder that holds some is a scan, and no name of a patient is passed on."""
 
 import hashlib
+import os
 import pathlib
 import re
 import unicodedata
@@ -13,8 +14,10 @@ from lgjax.scans.dicom_header import Identity
 from lgjax.scans.finding import folders, nested
 from lgjax.scans.finding.datasets import is_ours
 from lgjax.scans.finding.listing import Files, LeftOut, Listing, Other, shown
+from lgjax.scans.subject import Subject
 
 _DEPTH = ("", "*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")  # export/patient/study/series; discs have DICOM/ above
+_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)")
 _CONTAINED = 4  # letters and digits: a shorter one must be a word of its own
 _HASH = 8  # hexadecimal digits
 _HIDDEN = "series:"  # begins what stands for the path of a series whose folders are named after the patient
@@ -27,7 +30,7 @@ def dicom(root: pathlib.Path, other: Other) -> Listing[Files]:
       EnvironmentFault: there is one, and pydicom is not installed.
     """
     found = [(folder, paths) for folder in _places(root) if (paths := dicom_header.files_of(folder))]
-    hidden = {folder: neutral_name(paths[0], _parts(root, folder)) for folder, paths in found}
+    hidden = {folder: neutral_name(paths[0], folder) for folder, paths in found}
     names = {folder: hidden[folder] or folder.relative_to(root).as_posix() for folder, _ in found}
     reasons = {folder: other(folder, list(reversed(_parts(root, folder)))) for folder, _ in found}
     alone = Counter(folder.parent for folder, _ in found if not reasons[folder])
@@ -49,7 +52,7 @@ def one(path: pathlib.Path) -> Files | None:
     if not (paths := dicom_header.files_of(path)):
         return None
     name = re.sub(r"\.(dcm|dicom|ima)$", "", path.resolve().name, flags=re.IGNORECASE)
-    return _files([name], path, paths, neutral_name(paths[0], [name]), True)
+    return _files([name], path, paths, neutral_name(paths[0], path), True)
 
 
 def notes(found: Iterable[Files]) -> tuple[str, ...]:
@@ -61,17 +64,28 @@ def notes(found: Iterable[Files]) -> tuple[str, ...]:
     return (f"{told}: {shown(names)}. A table, --input=table.tsv, gives names of your own",)
 
 
-def neutral_name(file: pathlib.Path, names: Sequence[str]) -> str:
-    """Returns a name made of a hash for a series whose folders' names tell who was scanned, or when; else "".
+def nameable(inputs: Iterable[str], subjects: Sequence[Subject]) -> list[str]:
+    """Lists the inputs that a record may name: those whose path does not tell who was scanned in a series below."""
+    found = [each for each in subjects if each.slices and each.source.startswith(_HIDDEN)]
+    hidden = [pathlib.Path(os.path.abspath(each.paths[0])) for each in found]
+
+    def tells(path: pathlib.Path) -> bool:
+        return any(neutral_name(file, path) for file in hidden if file.is_relative_to(path))
+
+    return [name for name in inputs if not tells(pathlib.Path(os.path.abspath(name)))]
+
+
+def neutral_name(file: pathlib.Path, place: pathlib.Path) -> str:
+    """Returns a name made of a hash for a series on whose path a name tells who was scanned, or when; else "".
 
     The hash is that of the series' UID: no name of a file, no order and no other series changes the hash.
 
     Args:
       file: one of the series.
-      names: of folders.
+      place: the path.
     """
     identity = dicom_header.identity(file)
-    if identity is None or not any(_tells(name, identity) for name in names):
+    if identity is None or not any(_tells(name, identity) for name in pathlib.Path(os.path.abspath(place)).parts):
         return ""
     return hashlib.sha256(identity.series.encode()).hexdigest()[:_HASH]
 
@@ -80,10 +94,16 @@ def _tells(name: str, identity: Identity) -> bool:
     """Returns whether a name holds what tells who was scanned, but for case, accents and punctuation."""
     words = {word for text in identity.words for word in _words(text) if len(word) > 1}
     whole = {"".join(_words(text)) for text in (*identity.words, *identity.whole)}
+    whole |= {other for text in identity.whole if (date := _DATE.fullmatch(text)) for other in _written(*date.groups())}
     squeezed = "".join(_words(name))
     return bool(words & set(_words(name))) or any(
         len(each) >= _CONTAINED and each in squeezed for each in words | whole
     )
+
+
+def _written(year: str, month: str, day: str) -> tuple[str, str]:
+    """Returns how a date is written where the year comes last."""
+    return f"{day}{month}{year}", f"{month}{day}{year}"
 
 
 def _words(text: str) -> list[str]:
