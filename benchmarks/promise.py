@@ -1,15 +1,17 @@
-"""Tests p-values and promised volumes on healthy synthetic brains that calibration has not seen.
+"""Tests p-values and promised volumes on healthy brains that calibration has not seen.
 
     python benchmarks/promise.py --labels=LABEL_MAPS --output=benchmarks/promise.json
+    python benchmarks/promise.py --patients=FOLDER --output=benchmarks/promise_brats18.json
 
 The method is `mirror_tv3d` as it travels with lgjax. Its tails are learnt anew, with the code that `calibrate` runs:
 
 same     16 of 48 brains of one kind (MNI152's head, `phantom@2`) calibrate, the other 32 are judged: exchangeable
 heads    24 brains of two heads of LABEL_MAPS calibrate, 24 of two other heads are judged (`phantom@2+3`)
 shipped  the record that travels with lgjax (MNI152's head) judges those 24
+patients the same record judges what lies outside the reference lesions of real patients, who are no healthy subjects
 
-Coverage is the share of a scan's voxels with p <= alpha; intervals are Student's t over the judged scans. For `same`,
-promised volumes are learnt and judged in 500 random splits too, since a promise is one over calibrations as well.
+Coverage is the share of a scan's voxels with p <= alpha; intervals are Student's t over the judged scans. `same` is
+split at random 500 times too, since what is promised holds on average over calibrations as well.
 """
 
 import argparse
@@ -36,15 +38,16 @@ from lgjax.scans import orientation, sources
 ALPHAS = (0.05, 0.01, 0.001)
 VOLUMES, RATE, SCORE = ("1", "5"), "0.01", "positive"
 CALIBRATING, SPLITS, SEED = 16, 500, 0
+EVERY = 20  # voxels, of which one counts in the splits
 LESION_ALPHA = 0.1
 
 
 class Scan(NamedTuple):
-    """One healthy scan, restored."""
+    """What is healthy of one scan, restored."""
 
-    scores: np.ndarray  # of the brain's voxels, [n] float32
+    scores: np.ndarray  # of the brain's voxels outside a lesion, [n] float32
     cells: np.ndarray  # of the same, [n] uint8
-    brain: np.ndarray  # bool, cut to its box
+    brain: np.ndarray  # bool, these voxels, cut to their box
     voxel_ml: float
 
 
@@ -63,9 +66,10 @@ def restored(detector: Detector, spec: str) -> list[Scan]:
     for subject in sources.find(spec):
         prepared = detector.prepare(subject)
         brain = prepared.placement.brain
-        change = restore_scan(detector.runner, prepared, detector.strength).change[brain]
-        cells = strata.cells(brain, prepared.image.affine)[brain]
-        found.append(Scan(anomaly(change, SCORE), cells, brain[orientation.box(brain)], prepared.image.voxel_ml))
+        healthy = brain & (subject.lesion().data == 0) if subject.lesion else brain
+        change = restore_scan(detector.runner, prepared, detector.strength).change[healthy]
+        cells = strata.cells(brain, prepared.image.affine)[healthy]
+        found.append(Scan(anomaly(change, SCORE), cells, healthy[orientation.box(healthy)], prepared.image.voxel_ml))
         print(subject.identifier, flush=True)
     return found
 
@@ -149,23 +153,35 @@ def promised(learnt: Learnt, scans: Sequence[Scan]) -> dict[str, Any]:
 
 
 def splits(scans: Sequence[Scan]) -> dict[str, Any]:
-    """Learns promised volumes on random scans and judges them on the others, again and again."""
-    rng, capped = np.random.default_rng(SEED), {name: [] for name in VOLUMES}
-    tops = [top(scan) for scan in scans]
+    """Learns on random scans and judges on the others, again and again: means over calibrations and scans."""
+    rng, losses, shares = np.random.default_rng(SEED), dict.fromkeys(VOLUMES, 0.0), dict.fromkeys(ALPHAS, 0.0)
+    tops, thinned = [top(scan) for scan in scans], [thin(scan) for scan in scans]
     for _ in range(SPLITS):
-        order = rng.permutation(len(tops))
-        calibrating, judged = ([tops[i] for i in part] for part in (order[:CALIBRATING], order[CALIBRATING:]))
-        found = promise.learn(SCORE, [s.scores for s in calibrating], [s.voxel_ml for s in calibrating], VOLUMES)
+        order = rng.permutation(len(scans))
+        first, others = order[:CALIBRATING], order[CALIBRATING:]
+        found = promise.learn(SCORE, [tops[i].scores for i in first], [tops[i].voxel_ml for i in first], VOLUMES)
         for name, threshold in found.thresholds.items():
             assert threshold is not None
-            capped[name].append(float(np.mean([min(volume(scan, threshold), found.caps[name]) for scan in judged])))
-    return {name: {"mean_capped_ml": round(float(np.mean(means)), 4)} for name, means in capped.items()}
+            losses[name] += float(np.mean([min(volume(tops[i], threshold), found.caps[name]) for i in others]))
+        known = null.learn(SCORE, [thinned[i].scores for i in first], [thinned[i].cells for i in first])
+        judged = [null.pvalues(known, thinned[i].scores, thinned[i].cells) for i in others]
+        for alpha in ALPHAS:
+            shares[alpha] += float(np.mean([(p <= alpha).mean() for p in judged]))
+    return {
+        "capped_ml": {name: round(total / SPLITS, 4) for name, total in losses.items()},
+        "coverage": {f"{alpha:g}": round(total / SPLITS, 6) for alpha, total in shares.items()},
+    }
 
 
 def top(scan: Scan) -> Scan:
     """Keeps the highest scores of a scan, a little more than the largest cap holds: no loss depends on the others."""
     count = int(promise.CAP * max(map(float, VOLUMES)) / scan.voxel_ml) + 2
     return scan._replace(scores=np.sort(scan.scores)[-count:])
+
+
+def thin(scan: Scan) -> Scan:
+    """Keeps one voxel in so many."""
+    return scan._replace(scores=scan.scores[::EVERY], cells=scan.cells[::EVERY])
 
 
 def judged(learnt: Learnt, scans: Sequence[Scan]) -> dict[str, Any]:
@@ -183,30 +199,36 @@ def judged(learnt: Learnt, scans: Sequence[Scan]) -> dict[str, Any]:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", required=True, help="a folder of FreeSurfer-style label maps")
+    parser.add_argument("--labels", help="a folder of FreeSurfer-style label maps")
+    parser.add_argument("--patients", help="a folder of patients with reference lesions")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
     detector = lgjax.load(method="mirror_tv3d", device="cpu")
-    same = restored(detector, "phantom@2:calibration:16") + restored(detector, "phantom@2:test/healthy:32")
-    heads = restored(detector, f"phantom@2+3:calibration:24:{arguments.labels}")
-    others = restored(detector, f"phantom@2+3:test/healthy:24:{arguments.labels}")
+    parts: dict[str, Any] = {}
+    if arguments.labels:
+        same = restored(detector, "phantom@2:calibration:16") + restored(detector, "phantom@2:test/healthy:32")
+        heads = restored(detector, f"phantom@2+3:calibration:24:{arguments.labels}")
+        others = restored(detector, f"phantom@2+3:test/healthy:24:{arguments.labels}")
+        parts["same"] = {**judged(learn(same[:CALIBRATING]), same[CALIBRATING:]), "splits": splits(same)}
+        parts["heads"] = judged(learn(heads), others)
+        parts["shipped"] = judged(shipped(detector), others)
+    if arguments.patients:
+        parts["patients"] = judged(shipped(detector), restored(detector, arguments.patients))
     record = {
         "what": __doc__.splitlines()[0],
         "command": places.command(["python", *sys.argv]),
         "versions": devices.versions(),
         "method": detector.method.name,
         "seed": SEED,
-        "same": {**judged(learn(same[:CALIBRATING]), same[CALIBRATING:]), "splits": splits(same)},
-        "heads": judged(learn(heads), others),
-        "shipped": judged(shipped(detector), others),
+        **parts,
     }
     files.atomic_write(pathlib.Path(arguments.output), json.dumps(record, indent=1) + "\n")
-    for name in ("same", "heads", "shipped"):
-        for alpha, found in record[name]["coverage"].items():
+    for name, part in parts.items():
+        for alpha, found in part["coverage"].items():
             print(name, "p <=", alpha, found["all"])
-        for volume_ml, found in record[name]["volumes"].items():
+        for volume_ml, found in part["volumes"].items():
             print(name, volume_ml, "mL", found["capped_ml"], found["ml"], found["at_the_cap"])
-        print(name, record[name]["lesions"], record[name].get("splits", ""))
+        print(name, part["lesions"], part.get("splits", ""))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
         "label-lesion_desc-fpr0p5_mask.nii.gz",
         "label-lesion_desc-fpr1_mask.nii.gz",
         "label-lesion_desc-fpr5_mask.nii.gz",
+        "seg-lesions_desc-fpr1_dseg.nii.gz",
     ]
     for p in images:
         image = nib.load(p)
@@ -102,7 +103,8 @@ def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
         for code in ("qform_code", "sform_code", "xyzt_units"):
             assert image.header[code] == source.header[code], (p, code)
         np.testing.assert_allclose(image.get_qform(), source.get_qform(), atol=1e-5)
-        assert image.get_data_dtype() == (np.uint8 if "mask" in p.name else np.float32)
+        expected = np.uint8 if "mask" in p.name else np.int32 if "dseg" in p.name else np.float32
+        assert image.get_data_dtype() == expected
         assert np.isfinite(image.get_fdata()).all()
         sidecar = json.loads(p.with_name(p.name.replace(".nii.gz", ".json")).read_text())
         assert sidecar["Method"] == "vae_lg_neural_tv"

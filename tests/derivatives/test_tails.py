@@ -90,7 +90,11 @@ def test_without_tails_nothing_is_there_and_nothing_is_left(scan, healthy, tmp_p
 
 
 def test_strata_are_those_of_the_whole_brain_where_slices_are_left_out(scan, healthy):
-    made = detector(known(healthy))
+    cells = np.concatenate([strata.cells(brain, derived.GRID)[brain] for brain in healthy[1]])
+    scores = np.concatenate(healthy[0]) + 0.3 * cells.astype(np.float32)
+    many = null.learn("signed", [np.tile(scores, 40)], [np.tile(cells, 40)])
+    assert len(many.voxels) > 4
+    made = detector(known(healthy)._replace(null=many))
     whole = made(scan)
     made.step = 2
     some = made(scan)
