@@ -138,8 +138,9 @@ def test_a_detector_of_another_score_says_what_is_not_there(healthy, tmp_path, c
     digests = calibrations.digest(config), trained.digest, trained.recipe.digest
     rates = {f"{rate:g}": 1.0 for rate in config.restore.false_positive_rates}
     thresholds = {score: rates for score in ("absolute", "positive", "relative")}
-    parts = [part._asdict() for part in known(healthy, "positive")]
-    record = Calibration("intensity_tv3d", 2.0, None, 1, thresholds, [], *digests, "nothing", {}, None, *parts)
+    fields = ("null", "volume_thresholds", "largest")
+    parts = {name: part._asdict() for name, part in zip(fields, known(healthy, "positive"), strict=True)}
+    record = Calibration("intensity_tv3d", 2.0, None, 1, thresholds, [], *digests, "nothing", {}, **parts)
     calibrations.write(tmp_path, record)
     found = lgjax.load(tmp_path, method="intensity_tv3d", device="cpu")
     assert found.tails == known(healthy, "positive")
