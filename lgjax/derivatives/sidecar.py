@@ -194,6 +194,11 @@ def rate_name(rate: str) -> str:
     return "fpr" + f"{100 * float(rate):g}".replace(".", "p")
 
 
+def short_unit(score: str) -> str:
+    """Returns the unit of an anomaly map as pictures and pages write it."""
+    return "multiples" if score == "relative" else "sd"
+
+
 def lesions(rate: str) -> str:
     """Returns what names the labelled lesions of the mask at a rate, and the table of these."""
     return ANY_LESIONS.replace("*", rate_name(rate))

@@ -165,13 +165,13 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
             chosen.append(int(index))
     aspect = pictures.pixel_aspect(affine)
     threshold = provenance["Thresholds"][rate]
-    rows = {}
+    rows, unit = {}, sidecar.short_unit(provenance["Score"])
     for k in sorted(chosen, reverse=True):
         drawn = None if restored is None else restored[..., k]
         cut = (image[..., k], drawn, anomaly[..., k], detected[..., k], None, brain[..., k])
-        rows[f"slice {k}"] = pictures.Panels(*cut, aspect, rate, threshold, line(k))
+        rows[f"slice {k}"] = pictures.Panels(*cut, aspect, rate, threshold, line(k), unit)
     title = f"{provenance['Method']}, score {provenance['Score']}. Research use only, not for diagnosis."
     quality = sidecar.quality_of(provenance)
     if quality and quality.unlike:
         title += f"\n{quality.light}: this scan is unlike the healthy scans of the calibration; the sidecar says why."
-    return pictures.scan_figure(rows, title, "multiples" if provenance["Score"] == "relative" else "sd")
+    return pictures.scan_figure(rows, title)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lgjax.derivatives.read import Prediction
+from lgjax.derivatives.sidecar import short_unit
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
@@ -38,7 +39,7 @@ def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float]
     return Shown(
         identifier=prediction.identifier,
         method=sidecar.method,
-        unit="multiples" if sidecar.score == "relative" else "sd",
+        unit=short_unit(sidecar.score),
         affine=anomaly.affine,
         scan=image.data,
         brain=prediction.mask("desc-brain_mask", anomaly),

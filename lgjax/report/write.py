@@ -49,7 +49,7 @@ def picture(prediction: Prediction, subject: sources.Subject, values: Sequence[f
     if plane and midplane.fits(plane.score):
         line = midline(plane.normal, plane.offset_mm, affine, brain.shape, index)
     threshold = shown.thresholds.get(shown.rate, 0.0)
-    return Panels(*[*cut, pixel_aspect(affine), shown.rate, threshold, line])
+    return Panels(*[*cut, pixel_aspect(affine), shown.rate, threshold, line, shown.unit])
 
 
 def save(result: Result, folder: pathlib.Path) -> None:

@@ -41,7 +41,7 @@ class Panels(NamedTuple):
 
     image: np.ndarray  # [H, W], the input
     restored: np.ndarray | None  # [H, W], in the input's units; None for methods that restore nothing
-    anomaly: np.ndarray  # [H, W], standard deviations of the brain
+    anomaly: np.ndarray  # [H, W]
     detected: np.ndarray | None  # [H, W] bool, the mask that is shown
     reference: np.ndarray | None  # [H, W] bool; None where nobody drew one
     brain: np.ndarray  # [H, W] bool
@@ -49,6 +49,7 @@ class Panels(NamedTuple):
     rate: str = ""  # false positive rate of `detected` ("0.01")
     threshold: float = 0.0  # of `detected`, in the unit of `anomaly`
     midline: tuple[float, float, float] | None = None  # a, b, c of a column + b row = c; None: no mirror that fits
+    unit: str = "sd"  # of `anomaly`, in short
 
 
 def radiological(data: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -99,7 +100,9 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
     cell = float(np.clip(9.6 / columns, 1.45, 2.3))  # inches
     height = cell * window.aspect * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
     size = (cell * columns + 0.4, (3 * height + 0.75) * len(blocks))
-    with mpl.rc_context({**STYLE, "axes.titlesize": 8}):
+    longest = max(len(plain(name)) for name in panels)
+    fitting = cell * 72 / (0.6 * longest)  # points: a letter is about .6 of them wide
+    with mpl.rc_context({**STYLE, "axes.titlesize": min(8.0, fitting)}):
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02), facecolor="white")
         for part, block in zip(figure.subfigures(len(blocks), 1, squeeze=False)[:, 0], blocks, strict=True):
             grid = part.subplots(3, columns, squeeze=False)
@@ -130,13 +133,12 @@ class Picture(Figure):
         return encode(self, "png")
 
 
-def scan_figure(rows: Mapping[str, Panels], title: str, unit: str = "sd") -> Picture:
+def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
     """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection.
 
     Args:
       rows: by the name of the slice.
       title: of the whole.
-      unit: of the anomaly map.
     """
     panels = list(rows.values())
     box = _box(np.logical_or.reduce([panel.brain for panel in panels]))
@@ -159,7 +161,9 @@ def scan_figure(rows: Mapping[str, Panels], title: str, unit: str = "sd") -> Pic
             shown = _draw_anomaly(anomaly, panel, top)
             figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
             _draw_detected(detected, panel)
-        for axes, text in zip(grid[0], ("Input", "Restored", f"Anomaly, {unit}", detected_at(panels)), strict=True):
+        for axes, text in zip(
+            grid[0], ("Input", "Restored", f"Anomaly, {panels[0].unit}", detected_at(panels)), strict=True
+        ):
             axes.set_title(text)
         figure.suptitle(title, fontsize=9)
         return figure
@@ -203,12 +207,12 @@ def _draw_method(column: Sequence[Axes], name: str, panel: Panels) -> None:
         _sides(column[0])
     top, signed = _top(panel), bool(panel.anomaly.min() < 0)
     _draw_anomaly(column[1], panel, top)
-    column[1].set_xlabel(f"{-top:.2g} to {top:.2g} sd" if signed else f"0 to {top:.2g} sd", fontsize=7, labelpad=1)
+    column[1].set_xlabel(f"{f'{-top:.2g}' if signed else 0} to {top:.2g} {panel.unit}", fontsize=7, labelpad=1)
     _draw_detected(column[2], panel)
 
 
 def _draw_anomaly(axes: Axes, panel: Panels, top: float) -> AxesImage:
-    """Draws an anomaly map on a scale from 0 to `top` standard deviations, from -top where it is signed."""
+    """Draws an anomaly map on a scale from 0 to `top`, from -top where it is signed."""
     signed = bool(panel.anomaly.min() < 0)
     limits: Any = {"vmin": -top, "vmax": top, "cmap": "RdBu_r"} if signed else {"vmin": 0, "vmax": top, "cmap": "magma"}
     _sides(axes, dark=not signed)
@@ -251,7 +255,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _top(panel: Panels) -> float:
-    """Returns the end of the colour scale of an anomaly map, in standard deviations of the brain.
+    """Returns the end of the colour scale of an anomaly map, in the map's unit.
 
     The scale ends at the map's 99.5 percentile, or beyond: the threshold lies in its lower half, so that noise is dark.
     """

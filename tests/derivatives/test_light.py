@@ -36,7 +36,7 @@ def test_a_scan_of_the_same_making_is_green_and_says_nothing(detector, caplog):
 
 def test_a_scan_that_is_far_off_is_told_everywhere(detector, caplog, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(pictures, "scan_figure", lambda rows, title, unit: drawn.append(title) or SimpleNamespace())
+    monkeypatch.setattr(pictures, "scan_figure", lambda rows, title: drawn.append(title) or SimpleNamespace())
     monkeypatch.setattr(pictures, "encode", lambda figure, kind: b"")
     half = derived.brain(9)
     half[..., 3:] = 0

@@ -62,6 +62,6 @@ def test_the_colours_of_an_anomaly_map_reach_twice_the_threshold_at_least(monkey
 def test_a_picture_says_the_unit_of_its_map():
     brain = np.ones((20, 20), bool)
     panel = pictures.Panels(brain * 1.0, brain * 1.0, brain * 1.0, None, None, brain, 1.0)
-    for given, expected in (((), "Anomaly, sd"), (("multiples",), "Anomaly, multiples")):
-        figure = pictures.scan_figure({"a": panel}, "", *given)
-        assert expected in [axes.get_title() for axes in figure.axes]
+    for unit in ("sd", "multiples"):
+        figure = pictures.scan_figure({"a": panel._replace(unit=unit)}, "")
+        assert f"Anomaly, {unit}" in [axes.get_title() for axes in figure.axes]
