@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 import lgjax
+from lgjax.derivatives import sidecar
 from lgjax.detector import Detector
 from lgjax.runtime import files
 from lgjax.scans import pictures
@@ -35,7 +36,7 @@ def panels(detector: Detector, subject: Subject) -> pictures.Panels:
     overlap = 2 * (found.masks[rate] & lesion).sum() / (found.masks[rate].sum() + lesion.sum())
     volume = lesion.sum() * abs(np.linalg.det(affine)) / 1000
     print(f"{subject.identifier}: lesion {volume:.1f} mL, Dice {overlap:.3f} at {float(rate):.1%} FPR")
-    return pictures.Panels(*cut, aspect, rate, threshold)
+    return pictures.Panels(*cut, aspect, rate, threshold, unit=sidecar.short_unit(found.about["Score"]))
 
 
 def small(png: bytes) -> bytes:

@@ -28,6 +28,7 @@ from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
 from lgjax.derivatives import dicom, runs
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
+from lgjax.report import show
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing, series
@@ -103,6 +104,8 @@ def main(words: Sequence[str] = ()) -> int:
             closing.tell(outcome.total, outcome.skipped, outcome.failures, place)
             code = max(code, outcome.code)
             listing.record(place, scans)
+            if arguments.viewer and show.write_of_folder(place, scans.found):
+                app.say(f"Viewer: {place / show.FOLDER / 'index.html'}")
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)

@@ -115,6 +115,8 @@ def _restore(values: flags.FlagValues) -> None:
     flags.DEFINE_list("method", None, text, flag_values=values)
     text = "Write masks and scores of DICOM series as DICOM objects too; these hold the patient's name."
     flags.DEFINE_bool("dicom", False, text, values)
+    text = "Write a page for each scan that opens its volumes in a browser, a few MB each: viewer/ in --output."
+    flags.DEFINE_bool("viewer", False, text, values)
 
 
 def _export(values: flags.FlagValues) -> None:

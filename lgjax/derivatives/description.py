@@ -21,6 +21,7 @@ _IGNORED = {  # by what the folder holds: patterns as in .gitignore
         "/methods.md",
         "/results.json",
         "/run.json",
+        "/viewer",
     ),
     "prepared scans": (
         "sub-*/figures",

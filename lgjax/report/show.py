@@ -1,13 +1,15 @@
-"""From results on disk to the pages of the viewer: one scan in memory at a time."""
+"""From results, on disk or in memory, to the pages of the viewer: one scan in memory at a time."""
 
 import logging
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lgjax.derivatives.read import Prediction
-from lgjax.derivatives.sidecar import short_unit
+from lgjax.derivatives.read import Prediction, is_output, read_predictions
+from lgjax.derivatives.sidecar import Midplane, short_unit
+from lgjax.detector import Detection
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
@@ -15,6 +17,7 @@ from lgjax.runtime import progress
 from lgjax.runtime.errors import LgjaxError
 from lgjax.runtime.files import atomic_write
 from lgjax.scans import nifti, sources
+from lgjax.scans.volume import Volume
 
 LOG = logging.getLogger(__name__)
 FOLDER = "viewer"  # of the pages, beside what they belong to
@@ -91,6 +94,49 @@ def write(
     return found
 
 
+def write_of_folder(folder: pathlib.Path, subjects: Sequence[sources.Subject]) -> dict[str, str]:
+    """Writes the pages of those scans that are finished in a folder of results, into the folder; see `write`.
+
+    References are not read.
+    """
+    if not is_output(folder):
+        return {}
+    known = {subject.identifier: subject for subject in subjects}
+    predictions = {name: found for name, found in read_predictions(folder)[0].items() if name in known}
+    lines = [Line(name, "", None, _detected_ml(prediction), None) for name, prediction in predictions.items()]
+    return write(folder / FOLDER, lines, predictions, known)
+
+
+def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:
+    """Writes one page that opens the volumes of a detection in a browser, and returns its path.
+
+    Args:
+      found: what a detector returned.
+      path: the page, `scan.html` for example.
+
+    Raises:
+      EnvironmentFault: the disk refuses.
+    """
+    about, page = found.about, pathlib.Path(path)
+    shown = Shown(
+        identifier=found.identifier,
+        method=about["Method"],
+        unit=short_unit(about["Score"]),
+        affine=found.affine,
+        scan=found.subject.image.data,
+        brain=found.brain,
+        anomaly=found.anomaly,
+        restored=found.restored,
+        detected=found.masks[about["MaskRate"]],
+        reference=None,
+        thresholds=about["Thresholds"],
+        rate=about["MaskRate"],
+        plane=about["MidsagittalPlane"] and Midplane(**about["MidsagittalPlane"]),
+    )
+    atomic_write(page, viewer.page(shown))
+    return page
+
+
 def describe(line: Line) -> str:
     """Returns what is known of a scan beside its volumes, in words."""
     volume = "" if line.lesion_ml is None else f"{line.lesion_ml:.1f} mL of lesion"
@@ -99,7 +145,14 @@ def describe(line: Line) -> str:
     return ", ".join(part for part in (line.kind, volume, found, dice) if part)
 
 
-def _detected(prediction: Prediction, anomaly: nifti.Volume) -> np.ndarray | None:
+def _detected_ml(prediction: Prediction) -> float | None:
+    """Returns the volume of the mask that is shown."""
+    anomaly = prediction.read("desc-anomaly_T2w")
+    mask = _detected(prediction, anomaly)
+    return None if mask is None else float(mask.sum() * anomaly.voxel_ml)
+
+
+def _detected(prediction: Prediction, anomaly: Volume) -> np.ndarray | None:
     """Reads the mask that is shown; None for a map without calibrated thresholds."""
     rate = prediction.sidecar.mask_rate
     return prediction.detected(rate, anomaly) if rate in prediction.sidecar.thresholds else None

@@ -93,6 +93,7 @@ def index(lines: Sequence[Line], rate: str) -> str:
         notice=text.NOTICE,
         style=_code("templates/viewer.css"),
         lines=[(line, address(line.identifier)) for line in ordered(lines)],
+        kinds=any(line.kind for line in lines),
         rate=percent(rate),
     )
 

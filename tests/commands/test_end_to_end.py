@@ -155,8 +155,12 @@ def test_one_bad_scan_fails_and_the_others_are_done_once(workdir, tmp_path):
     assert not (tmp_path / "out" / "sub-cut").exists()
     anomaly = tmp_path / "out" / "sub-ascan" / "anat" / "sub-ascan_space-orig_desc-anomaly_T2w.nii.gz"
     written = anomaly.stat().st_mtime_ns
-    second = lgjax(*arguments)
+    second = lgjax(*arguments, "--viewer")
     assert "0 restored, 1 finished before, 1 failed" in second.stdout
+    assert f"Viewer: {tmp_path / 'out' / 'viewer' / 'index.html'}" in second.stdout
+    page = (tmp_path / "out" / "viewer" / "sub-ascan.html").read_text()
+    assert 'id="data-anomaly"' in page
+    assert 'id="data-reference"' not in page
     assert anomaly.stat().st_mtime_ns == written
     anomaly.with_name(anomaly.name.replace(".nii.gz", ".json")).unlink()
     assert "1 restored, 0 finished before" in lgjax(*arguments).stdout

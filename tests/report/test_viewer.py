@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from tags import Tags
 
+import lgjax
 from lgjax.derivatives.read import read_predictions
 from lgjax.report import show, viewer
 from lgjax.report.text import NOTICE
@@ -148,3 +149,33 @@ def test_pages_of_results_on_disk(tmp_path):
     assert "1.0 mL detected" in page
     assert list(embedded(page)) == ["scan", "restored", "anomaly", "detected"]  # no reference was asked for
     assert "sub-s2" not in (tmp_path / "pages" / "index.html").read_text()
+
+
+def test_pages_of_a_folder_of_results(tmp_path):
+    """Largest detection first; a folder without results has no pages."""
+    images.save(tmp_path / "raw" / "s0.nii.gz", derived.brain(), derived.GRID)
+    images.save(tmp_path / "raw" / "s1.nii.gz", np.minimum(derived.brain(1), 150), derived.GRID)
+    subjects = sources.find(str(tmp_path / "raw"))
+    assert show.write_of_folder(tmp_path / "out", subjects) == {}
+    derived.restore(tmp_path / "raw", tmp_path / "out")
+    detected = {}
+    for name, prediction in read_predictions(tmp_path / "out")[0].items():
+        mask = nib.load(prediction.path("label-lesion_desc-fpr1_mask"))
+        detected[name] = float(mask.get_fdata().sum() * 8 * 8 * 20 / 1000)
+    written = show.write_of_folder(tmp_path / "out", subjects)
+    assert list(written) == sorted(detected, key=lambda name: -detected[name])
+    listed = (tmp_path / "out" / "viewer" / "index.html").read_text()
+    assert all(f"{volume:.1f}</td>" in listed for volume in detected.values())
+    assert show.write_of_folder(tmp_path / "out", subjects[:1]).keys() == {subjects[0].identifier}
+
+
+def test_a_page_of_a_detection_is_that_of_its_files(tmp_path):
+    path = images.save(tmp_path / "raw" / "s0.nii.gz", derived.brain(), derived.GRID)
+    (subject,) = sources.find(str(path.parent))
+    found = derived.detector()(subject)
+    found.save(tmp_path / "out")
+    show.write_of_folder(tmp_path / "out", [subject])
+    page = lgjax.view(found, tmp_path / "page.html").read_text()
+    other = (tmp_path / "out" / "viewer" / "sub-s0.html").read_text()
+    assert re.findall(r'id="data-\w+">[^<]*<', page) == re.findall(r'id="data-\w+">[^<]*<', other)
+    assert re.findall(r'id="told">[^<]*<', page) == re.findall(r'id="told">[^<]*<', other)

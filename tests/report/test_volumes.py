@@ -61,6 +61,8 @@ def test_rounding_moves_no_value_by_more_than_half_a_step(data):
 def test_the_rounded_map_cut_at_its_threshold_is_the_mask(data, threshold):
     """Also after a file held the levels, and a reader multiplied them out."""
     data = np.where(np.abs(data) < 1, 0, data)
+    level = np.float32(threshold)
+    data[0, :, 0] = np.nextafter(level, np.float32(1e5)), level, np.nextafter(level, np.float32(-1e5))
     found = volumes.rounded_above(data, threshold)
     assert found.intercept == threshold
     file = volumes.nifti(found.levels, np.eye(4), found.slope, found.intercept)
