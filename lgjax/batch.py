@@ -11,7 +11,7 @@ import jax
 
 from lgjax import __version__
 from lgjax import detector as detectors
-from lgjax.calibration import procedure
+from lgjax.calibration import procedure, promise
 from lgjax.derivatives import boilerplate, description, dicom, occupied, read, results, runs, write
 from lgjax.derivatives.boilerplate import Used
 from lgjax.derivatives.results import Work
@@ -82,7 +82,7 @@ def used(detector: Detector, brains: frozenset[str]) -> Used:
       detector: that made the maps.
       brains: where the brain masks came from.
     """
-    about, search = detector.about, detector.about.get("Search")
+    about, search, pvalues = detector.about, detector.about.get("Search"), detector.about.get("PValues")
     packages = {"jax": "jax", "flax": "flax", "nibabel": "nibabel", "simpleitk": "SimpleITK"}
     return Used(
         versions={"lgjax": __version__, **{key: metadata.version(name) for key, name in packages.items()}},
@@ -100,6 +100,9 @@ def used(detector: Detector, brains: frozenset[str]) -> Used:
         threshold=about["Thresholds"][about["MaskRate"]],
         subjects=len(about["CalibrationSubjects"]),
         healthy=about.get("CalibratedOn", "healthy scans"),
+        pvalues=pvalues and (pvalues["Voxels"], pvalues["Strata"]),
+        promised=tuple((float(volume), value) for volume, value in (about.get("VolumeThresholds") or {}).items()),
+        cap=promise.CAP,
         slice_step=detector.step,
         brains=brains,
     )

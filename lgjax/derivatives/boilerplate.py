@@ -52,6 +52,9 @@ class Used(NamedTuple):
     threshold: float  # for this rate
     subjects: int  # that calibrated
     healthy: str  # what they are: healthy scans, or synthetic healthy brains
+    pvalues: tuple[int, int] | None  # healthy voxels that they come from, and strata; None: there are none
+    promised: tuple[tuple[float, float], ...]  # volumes of false positives, mL, and the thresholds that promise them
+    cap: int  # times that volume: what a scan counts at most
     slice_step: int  # one of so many axial slices was restored
     brains: frozenset[str]  # origins of the brain masks, of `BRAINS`
 
@@ -253,11 +256,33 @@ def _mixture(used: Used) -> str:
 
 
 def _detection(used: Used) -> str:
+    return " ".join([_threshold(used), *_pvalues(used), *_promises(used)])
+
+
+def _threshold(used: Used) -> str:
     score = f"The score of a voxel is {SCORES[used.score]}. " if used.score in SCORES and used.method.pictures else ""
     return (
         f"{score}Voxels with a score above {used.threshold:.4g} {used.unit} were detected, the smallest threshold that "
         f"at most {100 * float(used.rate):g} % of the brain voxels of {used.subjects} {used.healthy} exceed."
     )
+
+
+def _pvalues(used: Used) -> list[str]:
+    if used.pvalues is None:
+        return []
+    voxels, strata = used.pvalues
+    return [
+        "The p-value of a voxel is the share of healthy voxels of like depth and height in the brain that score as "
+        f"high [@vovk2005], out of {voxels} voxels of these scans in {strata} strata, uncorrected for their number."
+    ]
+
+
+def _promises(used: Used) -> list[str]:
+    return [
+        f"A further threshold, {threshold:.4g}, bounds the expected volume of false positives of a healthy scan by "
+        f"{volume:g} mL, each scan counted up to {used.cap} times that volume [@angelopoulos2024]."
+        for volume, threshold in used.promised
+    ]
 
 
 def _or(words: list[str]) -> str:

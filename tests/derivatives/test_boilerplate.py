@@ -64,6 +64,9 @@ def used(name: str = "vae_lg_neural_tv", **changed: Any) -> Used:
         threshold=0.625,
         subjects=17,
         healthy="healthy scans",
+        pvalues=(123456, 13),
+        promised=((7.5, 0.875),),
+        cap=19,
         slice_step=2,
         brains=frozenset(boilerplate.BRAINS),
     )
@@ -154,6 +157,7 @@ def parsed(bibliography: str) -> dict[str, dict[str, str]]:
 
 NEEDED = {
     "article": {"author", "title", "journal", "volume", "pages", "year", "doi"},
+    "book": {"author", "title", "publisher", "year"},
     "inproceedings": {"author", "title", "booktitle", "year"},
     "misc": {"author", "title", "year", "eprint"},
     "software": {"author", "title"},
@@ -183,10 +187,30 @@ def test_every_citation_has_its_entry_and_every_entry_is_cited(name):
 
 def test_what_was_not_used_is_neither_told_nor_cited():
     recipe = Recipe(RECIPE.grid, None, None, "auto")
-    record = used("mirror_tv3d", recipe=recipe, slice_step=1, ssim=None, brains=frozenset({"given"}), trained_on="no")
+    record = used(
+        "mirror_tv3d",
+        recipe=recipe,
+        slice_step=1,
+        pvalues=None,
+        promised=(),
+        ssim=None,
+        brains=frozenset({"given"}),
+        trained_on="no",
+    )
     told = boilerplate.text(record)
     assert boilerplate.cited(told) == {"beck2009", "chen2019", "jax", "lgjax", "nibabel", "pock2011", "rudin1992"}
-    for word in ("bias field", "percentiles", "clipped", "One of", "HD-BET", "Flax", "trained", "Adam"):
+    for word in (
+        "bias field",
+        "percentiles",
+        "clipped",
+        "One of",
+        "p-value",
+        "mL",
+        "HD-BET",
+        "Flax",
+        "trained",
+        "Adam",
+    ):
         assert word not in told
     assert "lambda was set to 5.125" in told
     assert "below the wanted 0.95" in boilerplate.text(used(reached=False))
