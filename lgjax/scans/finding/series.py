@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from lgjax.runtime.counting import counted
 from lgjax.scans import dicom_header
@@ -14,7 +15,9 @@ from lgjax.scans.dicom_header import Identity
 from lgjax.scans.finding import folders, nested
 from lgjax.scans.finding.datasets import is_ours
 from lgjax.scans.finding.listing import Files, LeftOut, Listing, Other, shown
-from lgjax.scans.subject import Subject
+
+if TYPE_CHECKING:  # importing it takes a while, and --help lists layouts
+    from lgjax.scans.subject import Subject
 
 _DEPTH = ("", "*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")  # export/patient/study/series; discs have DICOM/ above
 _DATE = re.compile(r"(\d{4})(\d\d)(\d\d)")
@@ -64,7 +67,7 @@ def notes(found: Iterable[Files]) -> tuple[str, ...]:
     return (f"{told}: {shown(names)}. A table, --input=table.tsv, gives names of your own",)
 
 
-def nameable(inputs: Iterable[str], subjects: Sequence[Subject]) -> list[str]:
+def nameable(inputs: Iterable[str], subjects: Sequence["Subject"]) -> list[str]:
     """Lists the inputs that a record may name: those whose path does not tell who was scanned in a series below."""
     found = [each for each in subjects if each.slices and each.source.startswith(_HIDDEN)]
     hidden = [pathlib.Path(os.path.abspath(each.paths[0])) for each in found]
