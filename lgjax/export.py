@@ -174,7 +174,7 @@ def main(words: Sequence[str] = ()) -> None:
     for name in names:
         methods.check_model(methods.parse(name), config.model.name)
     named = given.model or not flags.FLAGS["workdir"].using_default_value
-    app.say(f"model: {given.model or workdir}, released" if is_released(workdir) else opening.model(workdir, named))
+    app.say(f"model: {workdir.name}, released" if is_released(workdir) else opening.model(workdir, named))
     mesh = app.start()
     notes = pathlib.Path(given.notes) if given.notes else None
     export(config, workdir, output, given.dtype, names, calibration_of(config, workdir, mesh, source), notes)
