@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv with the needs of lgjax, tests and docs, once, and again when setup.py changes.
+# Makes .venv with the needs of lgjax, tests and docs, once, and again when setup.py changes. The other scripts source it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-$(command -v python3.11 || command -v python3)}"
@@ -13,3 +13,6 @@ if [ ! -e "$stamp" ]; then
   touch "$stamp"
 fi
 export PATH="$PWD/.venv/bin:$PATH"
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then  # run, not sourced: the caller's PATH is as it was
+  echo "ready: source $PWD/.venv/bin/activate, and then lgjax --help"
+fi
