@@ -104,7 +104,7 @@ def preprocess(
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
     with parallel.processes(config.workers) as pool:
         scans = passes.correct_all(jobs, config.workers, pool, {one.subject.identifier: one.scan for one in kept})
-        if config.histogram.match and recipe.histogram is None and scans.records:
+        if config.histogram.match and not given and recipe.histogram is None and scans.records:
             recipe = recipe._replace(histogram=passes.learn(scans.records, splits))
         recipes.write(folder / dataset.RECIPE, recipe)
         slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)

@@ -265,6 +265,13 @@ def test_patients_are_prepared_as_the_training_cohort_was(raw, first, tmp_path):
     assert {entry.split for entry in index.subjects} == {"test"}
 
 
+def test_a_recipe_without_a_histogram_matches_none(tmp_path):
+    images.save(tmp_path / "patients" / "p20.nii.gz", scan(20))
+    folder = ROOT / "lgjax" / "shipped" / "detection"
+    ok(run(f"--input={tmp_path / 'patients'}", f"--output={tmp_path / 'p'}", f"--recipe={folder}"))
+    assert dataset.read_index(tmp_path / "p").recipe == recipe.read(folder / dataset.RECIPE)
+
+
 def test_train_calibrate_and_restore_on_a_prepared_cohort(raw, first, tmp_path):
     """The whole path; a patient gives the same map raw and prepared."""
     folder, work = first[0], tmp_path / "w"
