@@ -121,6 +121,7 @@ def work(detector: Detector, subject: Subject, result: Ready | InputError | Work
     if isinstance(result, Work):
         return result
     if isinstance(result, InputError):
+        write.retract(folder, subject.identifier, digest_of(subject))
         return Work(results.FAILED, message=str(result))
     sha256, began = result.prepared.image.sha256, time.perf_counter()
     try:
@@ -128,6 +129,7 @@ def work(detector: Detector, subject: Subject, result: Ready | InputError | Work
         detected = time.perf_counter()
         found.save(folder)
     except InputError as error:
+        write.retract(folder, subject.identifier, result.digest)
         return Work(results.FAILED, sha256, result.seconds, message=str(error))
     return Work(results.RESTORED, sha256, result.seconds, detected - began, time.perf_counter() - detected)
 
@@ -140,6 +142,14 @@ def exported(done: Work, subject: Subject, folder: pathlib.Path) -> Work:
     except InputError as error:
         return done._replace(outcome=results.FAILED, message=str(error))
     return done
+
+
+def digest_of(subject: Subject) -> str | None:
+    """Returns the digest of a scan's files; None where they cannot be read."""
+    try:
+        return sources.digest(subject)
+    except (InputError, OSError):
+        return None
 
 
 def prepare_all(

@@ -53,6 +53,7 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
     config, workdir, folder = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), options.output_dir
     name, inputs = (flags.FLAGS.method or [config.restore.method])[0], [str(options.bids_dir)]
     experiment.check_used(config, workdir)
+    experiment.check_output(workdir, folder)
     methods.check_model(methods.parse(name), config.model.name)
     experiment.check_step(config, methods.parse(name))
     if not options.skip_validation:

@@ -83,8 +83,7 @@ def main(words: Sequence[str] = ()) -> int:
     inputs = named(words, config, is_released(workdir))
     folder = pathlib.Path(arguments.output or experiment.default_output(config, workdir))
     check_output(folder, inputs)
-    if is_released(workdir) and folder.resolve().is_relative_to(workdir.resolve()):
-        raise UsageError(f"--output={folder} lies in a released model, which stays as it is. Name another folder.")
+    experiment.check_output(workdir, folder)
     scans = scans_of_flags(inputs)
     if arguments.dicom:
         dicom.check(scans.found)

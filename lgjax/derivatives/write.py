@@ -54,6 +54,23 @@ def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> b
     return "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
 
 
+def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:
+    """Takes the mark of completion from maps of another scan than the one of this digest, which could not be restored.
+
+    Args:
+      folder: of the outputs.
+      subject: identifier of the scan.
+      digest: of the scan's files now; None: they cannot be read.
+    """
+    path = file(folder, subject, ANOMALY, "json")
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    if digest is None or found.get("SourceSHA256") != digest:
+        path.unlink()
+
+
 def lesions_of(found: Maps, affine: np.ndarray, provenance: Mapping[str, Any]) -> tuple[np.ndarray, list[Lesion]]:
     """Returns the lesions of the mask at the rate `MaskRate`: an image of labels, [X, Y, Z] int32, and a list."""
     labels = lesions.label(found.masks[provenance["MaskRate"]], affine)
@@ -108,7 +125,7 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
 
 def _clear(folder: pathlib.Path, subject: str, kept: Container[str]) -> None:
     """Removes the images that another method, or another calibration, left and that are not about to be replaced."""
-    for entities in (RESTORED, PVALUE, f"label-lesion_desc-{volume_name('*')}_mask"):
+    for entities in (RESTORED, PVALUE, "label-lesion_desc-*_mask"):
         for extension in ("json", "nii.gz"):
             pattern = file(folder, subject, entities, extension)
             for path in pattern.parent.glob(pattern.name):

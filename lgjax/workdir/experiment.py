@@ -53,6 +53,12 @@ def check_step(config: ml_collections.ConfigDict, method: names.Method) -> None:
         )
 
 
+def check_output(workdir: pathlib.Path, folder: pathlib.Path) -> None:
+    """Raises UsageError where outputs would lie in a released model, which nothing changes."""
+    if is_released(workdir) and folder.resolve().is_relative_to(workdir.resolve()):
+        raise UsageError(f"the output folder {folder} lies in a released model, which stays as it is. Name another.")
+
+
 def default_workdir(config: ml_collections.ConfigDict) -> pathlib.Path:
     """Returns runs/<config name>."""
     return RUNS / config.name

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from lgjax import batch
-from lgjax.derivatives import results
+from lgjax.derivatives import results, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED, Results, Work
 from lgjax.runtime import files
 from lgjax.runtime.errors import EnvironmentFault, InputError
@@ -156,3 +156,29 @@ def test_a_damaged_record_is_refused(tmp_path, text):
     with pytest.raises(InputError, match="Remove it"):
         Results(tmp_path, ABOUT)
     assert (tmp_path / "results.json").read_text() == text
+
+
+def test_a_replaced_scan_that_fails_is_finished_no_more(scans, tmp_path):
+    """The map of the scan that was there before would pass for one of the scan that is there now."""
+    out = tmp_path / "out"
+    restored(scans, out)
+    done = write.file(out, "sub-a", write.ANOMALY, "json")
+    whole = (scans / "a.nii.gz").read_bytes()
+    assert done.exists()
+    (scans / "a.nii.gz").write_bytes(whole[:300])
+    assert [name for name, _ in restored(scans, out).failures] == ["sub-a", "sub-b"]
+    assert not done.exists()
+    (scans / "a.nii.gz").write_bytes(whole)
+    restored(scans, out)
+    write.retract(out, "sub-a", batch.digest_of(sources.find(str(scans / "a.nii.gz"))[0]))  # of the very same scan
+    assert done.exists()
+
+
+def test_masks_of_rates_that_are_asked_no_more_go(scans, tmp_path):
+    out = tmp_path / "out"
+    restored(scans, out)
+    old = write.file(out, "sub-a", "label-lesion_desc-fpr7_mask")
+    old.write_bytes(b"of another calibration")
+    write.file(out, "sub-a", write.ANOMALY, "json").unlink()
+    restored(scans, out)
+    assert not old.exists()

@@ -243,3 +243,11 @@ def test_weights_that_float16_cannot_hold_are_not_written(small, tmp_path):
 def test_a_released_model_is_never_trained_on(small, whole):
     with pytest.raises(UsageError, match=r"is a released model and stays as it is\..*lgjax\.export --model="):
         experiment.check_workdir(small[0], whole)
+
+
+def test_no_output_goes_into_a_released_model(tmp_path):
+    (tmp_path / "M").mkdir()
+    (tmp_path / "M" / "model.safetensors").touch()
+    experiment.check_output(tmp_path / "M", tmp_path / "D")
+    with pytest.raises(UsageError, match="lies in a released model"):
+        experiment.check_output(tmp_path / "M", tmp_path / "M" / "maps")
