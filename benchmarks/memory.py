@@ -53,6 +53,7 @@ def main() -> None:
         for name, words in commands.items():
             found[name] = run([sys.executable, "-m", f"lgjax.{words[0]}", *words[1:]], None, folder)
             del found[name]["finished"]
+            found[name]["said"] = found[name]["said"].replace(f"{folder}/", "")
             print(name, found[name], flush=True)
     record = {
         "what": __doc__.splitlines()[0],

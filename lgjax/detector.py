@@ -14,7 +14,7 @@ import numpy as np
 from lgjax import __version__
 from lgjax.calibration import null, scores, tails
 from lgjax.calibration.tails import Tails
-from lgjax.derivatives import description, occupied, sidecar, write
+from lgjax.derivatives import description, occupied, provenance, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import Quality
 from lgjax.methods import names as methods
@@ -22,10 +22,8 @@ from lgjax.methods import runner as runners
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
-from lgjax.preparation import bias, cohort, likeness, measures, midplane, pipeline
-from lgjax.preparation.midplane import Plane
+from lgjax.preparation import cohort, likeness, measures, midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
-from lgjax.preparation.slices import evenly_spaced
 from lgjax.runtime import devices, places
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
@@ -38,7 +36,6 @@ from lgjax.workdir.recorded import RELEASED, SHIPPED
 from lgjax.workdir.weights import Trained
 
 LOG = logging.getLogger(__name__)
-CONVERGENCE_POINTS = 100  # of a trace that are kept in the sidecar
 RELATIVE = "medians of |Y - X| in the scan's brain"  # unit of the score of this name
 NOTICE = "Research use only. Not a medical device."
 
@@ -212,7 +209,7 @@ class Detector:
         maps = write.detect(restored.subject, change, anomaly, self.about["Thresholds"], promised)
         maps = maps._replace(pvalues=self.pvalues(anomaly, restored.subject, prepared))
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
-        plane = _midplane(restored.plane, prepared)
+        plane = provenance.midplane_of(restored.plane, prepared)
         notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared))
         for note in notes:
             LOG.warning("%s: %s", subject.identifier, note)
@@ -229,7 +226,7 @@ class Detector:
             "Warnings": [places.told(warning) for warning in (*prepared.image.warnings, *notes)],
         }
         return Detection(
-            subject.identifier, restored.subject, maps, restored.traces, _provenance(subject, common, restored)
+            subject.identifier, restored.subject, maps, restored.traces, provenance.of(subject, common, restored)
         )
 
     def pvalues(self, anomaly: np.ndarray, looked_at: Prepared, prepared: Prepared) -> np.ndarray | None:
@@ -311,43 +308,3 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
     runner = Runner(method, settings, weights.model(config), trained.params, mesh)
     lambda_, step, healthy = calibration.strength or 0.0, config.restore.slice_step, calibration.healthy_scans
     return Detector(method, trained, runner, lambda_, step, about, workdir, found, healthy)
-
-
-def _provenance(subject: Subject, common: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
-    """Returns what the sidecars of one subject say."""
-    prepared = restored.subject
-    image = prepared.image
-    return {
-        "Sources": [subject.source],
-        "SpatialReference": "orig",
-        "InputSHA256": image.sha256,
-        **common,
-        "BrainFrom": prepared.brain_from,
-        "BiasFieldRemoved": prepared.field is not None,
-        "N4Threads": None if prepared.field is None else bias.THREADS,
-        "HistogramMatched": prepared.transfer is not None,
-        "FilledVoxels": prepared.filled,
-        "Slices": len(prepared.slices.number),
-        "BatchSize": restored.pace.batch_size,
-        "SecondsPerIteration": restored.pace.seconds_per_iteration,
-        "Convergence": _convergence(restored),
-    }
-
-
-def _midplane(plane: Plane | None, prepared: Prepared) -> dict[str, Any] | None:
-    """Returns where a plane of the prepared slices lies in the scanner; None for methods without a mirror."""
-    if plane is None:
-        return None
-    normal, offset = midplane.in_scanner(plane, prepared.slices, prepared.placement, prepared.image.affine)
-    return dataclasses.asdict(sidecar.Midplane(list(normal), offset, plane.uncertainty, plane.score))
-
-
-def _convergence(restored: Restored) -> dict[str, Any] | None:
-    """Returns the mean trace of the slices, thinned; None for methods without a loop."""
-    if restored.traces is None or restored.taken is None:
-        return None
-    means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
-    kept = evenly_spaced(len(means["change"]), CONVERGENCE_POINTS)
-    taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped
-    values = {name: [float(f"{v:.6g}") for v in mean[kept]] for name, mean in means.items()}
-    return {"iterations_of_slices": taken, "iteration": kept.tolist(), **values}

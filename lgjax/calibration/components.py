@@ -4,11 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
-from lgjax.scans import orientation
-
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours, as those of lesions
+from lgjax.scans import connected, orientation
 
 
 class Largest(NamedTuple):
@@ -54,5 +51,5 @@ def largest(scores: np.ndarray, brain: np.ndarray, threshold: float) -> int:
     mask[brain] = scores > threshold
     if not mask.any():
         return 0
-    labels, _ = ndimage.label(mask[orientation.box(mask)], CONNECTIVITY)
+    labels, _ = connected.label(mask[orientation.box(mask)])
     return int(np.bincount(labels.ravel())[1:].max())

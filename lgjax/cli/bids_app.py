@@ -45,7 +45,8 @@ def parse_arguments(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS)
       UsageError: an argument is missing or wrong.
       InputError: the recorded config is damaged.
     """
-    found, others = parser().parse_known_args([_dashed(word) for word in argv])
+    known = _names()
+    found, others = parser().parse_known_args([_dashed(word, known) for word in argv])
     for word in others:
         if not word.startswith((f"{CONFIG}=", f"{CONFIG}.")):
             raise UsageError(_unknown(word))
@@ -159,11 +160,11 @@ class _Boutiques(argparse.Action):
         parser.exit()
 
 
-def _dashed(word: str) -> str:
+def _dashed(word: str, known: Sequence[str]) -> str:
     """Returns an argument as the parser knows it, also where it is spelled as the first BIDS-Apps did."""
     name, mark, value = word.partition("=")
     dashed = name.replace("_", "-")
-    return f"{dashed}{mark}{value}" if dashed in _names() else word
+    return f"{dashed}{mark}{value}" if dashed in known else word
 
 
 def _names() -> list[str]:

@@ -11,9 +11,8 @@ from scipy import ndimage
 
 from lgjax.derivatives.sidecar import Midplane
 from lgjax.preparation import midplane
-from lgjax.scans import orientation
+from lgjax.scans import connected, orientation
 
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours: voxels that share a corner are one lesion
 ONE_SIDE = 0.75  # of a lesion's voxels: a lesion with fewer of them on each side lies on the midline
 _SAME = 1e-9  # share by which equal volumes may differ by rounding
 _ROUNDING = 1e-3  # mm: a voxel this close to the plane lies on neither side
@@ -45,7 +44,7 @@ def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
       [X, Y, Z] int32.
     """
     order = orientation.to_lps(affine)
-    labels, count = ndimage.label(orientation.axial(mask, order), CONNECTIVITY)
+    labels, count = connected.label(orientation.axial(mask, order))
     largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:], kind="stable")
     numbers = np.zeros(count + 1, np.int32)
     numbers[largest] = np.arange(1, count + 1)

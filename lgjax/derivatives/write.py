@@ -46,11 +46,7 @@ def detect(
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
     """Returns whether the subject was finished with the same input, weights, settings and version."""
-    path = file(folder, subject, ANOMALY, "json")
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
+    found = _told(file(folder, subject, ANOMALY, "json")) or {}
     return "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
 
 
@@ -63,12 +59,18 @@ def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:
       digest: of the scan's files now; None: they cannot be read.
     """
     path = file(folder, subject, ANOMALY, "json")
+    found = _told(path)
+    if found is not None and (digest is None or found.get("SourceSHA256") != digest):
+        path.unlink()
+
+
+def _told(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a sidecar says; None where there is none that can be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return
-    if digest is None or found.get("SourceSHA256") != digest:
-        path.unlink()
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def lesions_of(found: Maps, affine: np.ndarray, provenance: Mapping[str, Any]) -> tuple[np.ndarray, list[Lesion]]:

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lgjax.derivatives import lesions, read, results
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.read import Prediction
@@ -142,7 +140,7 @@ def measure(prediction: Prediction) -> Measured:
     anomaly = prediction.read(ANOMALY)
     brain = prediction.mask("desc-brain_mask", anomaly)
     mask = prediction.detected(prediction.sidecar.mask_rate, anomaly)
-    millilitres = brain.sum() * abs(np.linalg.det(anomaly.affine[:3, :3])) / 1000
+    millilitres = brain.sum() * anomaly.voxel_ml
     labels, plane = lesions.label(mask, anomaly.affine), prediction.sidecar.midplane
     found = lesions.measure(labels, anomaly.data, brain, anomaly.affine, plane)
     return Measured(prediction.sidecar, found, float(millilitres))
