@@ -97,10 +97,17 @@ def check_places(options: Options) -> None:
         raise UsageError(f"{data} is no folder. Give that of a BIDS data set.")
     if not datasets.is_bids(data):
         raise UsageError(f"{data} is no BIDS data set: it holds no sub-*/anat. `lgjax restore` takes other layouts.")
-    if output.resolve() == data.resolve():
-        raise UsageError(f"OUTPUT_DIR is BIDS_DIR. Name another, such as {data / 'derivatives' / 'lgjax'}.")
+    if _is_among_raw(data.resolve(), output.resolve()):
+        place = "is BIDS_DIR" if output.resolve() == data.resolve() else f"{output} lies among the data of BIDS_DIR"
+        remedy = f"Name another, such as {data / 'derivatives' / 'lgjax'}"
+        raise UsageError(f"OUTPUT_DIR {place}, which is only read. {remedy}.")
     if work and work.resolve().is_relative_to(data.resolve()):
         raise UsageError(f"--work-dir={work} lies in BIDS_DIR, which is only read. Name another.")
+
+
+def _is_among_raw(data: pathlib.Path, output: pathlib.Path) -> bool:
+    """Returns whether a folder lies in a data set, but for those in its derivatives/; both without links."""
+    return output.is_relative_to(data) and data / "derivatives" not in output.parents
 
 
 def chosen(options: Options) -> Listing[Subject]:

@@ -100,9 +100,9 @@ def parser() -> argparse.ArgumentParser:
 def _choose(group: argparse._ArgumentGroup) -> None:
     """Adds what tells which scans are wanted."""
     text = "participants, with or without sub-; default: all"
-    group.add_argument("--participant-label", metavar="LABEL", nargs="+", default=(), help=text)
+    group.add_argument("--participant-label", metavar="LABEL", nargs="+", action="extend", default=[], help=text)
     text = "sessions, with or without ses-; default: all"
-    group.add_argument("--session-label", metavar="LABEL", nargs="+", default=(), help=text)
+    group.add_argument("--session-label", metavar="LABEL", nargs="+", action="extend", default=[], help=text)
     text = 'JSON file of PyBIDS entities for the query t2w: {"t2w": {"acquisition": "tse", "run": [1, 2]}}'
     group.add_argument("--bids-filter-file", type=path, metavar="FILE", help=text)
     text = "do not ask the BIDS validator (bids-validator-deno) about BIDS_DIR first"

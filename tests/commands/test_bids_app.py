@@ -89,6 +89,8 @@ def test_every_scan_is_restored_and_the_same_command_goes_on(raw, run, tmp_path,
         (("--participant-label", "01", "sub-03"), [ALL[0], ALL[1], ALL[3]]),
         (("--participant_label", "sub-02", "--session-label", "ses-a"), [ALL[2]]),
         (("--session_label", "b"), [ALL[1]]),
+        (("--participant-label", "02", "--participant_label", "sub-03", "01", "--session-label=a"), [ALL[0], ALL[2]]),
+        (("--session-label", "b", "--session-label", "a"), [ALL[0], ALL[1], ALL[2]]),
     ],
 )
 def test_labels_choose(raw, run, tmp_path, words, expected):
@@ -126,13 +128,39 @@ def test_folders_that_cannot_be_are_refused(raw, run, tmp_path, capsys):
     for data, out, told in (
         (tmp_path / "none", tmp_path / "out", "is no folder"),
         (plain, tmp_path / "out", "is no BIDS data set: it holds no sub-*/anat"),
-        (raw, raw, "OUTPUT_DIR is BIDS_DIR. Name another, such as"),
+        (raw, raw, "OUTPUT_DIR is BIDS_DIR, which is only read. Name another, such as"),
     ):
         assert run(data, out) == 2
         assert told in capsys.readouterr().out
     assert run(raw, tmp_path / "out", "-w", raw / "work") == 2
     assert "lies in BIDS_DIR" in capsys.readouterr().out
     assert not (raw / "work").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["sub-01", "sub-01/ses-a/anat", "sub-09", "code", "derivatives", "derivatives/../sub-02", "derivatives/link"],
+)
+def test_results_among_the_raw_data_are_refused(raw, run, tmp_path, capsys, place):
+    data = shutil.copytree(raw, tmp_path / "raw")
+    (data / "derivatives").mkdir()
+    (data / "derivatives" / "link").symlink_to(data / "sub-03")
+    before = sorted(data.rglob("*"))
+    assert run(data, data / place) == 2
+    assert f"Name another, such as {data / 'derivatives' / 'lgjax'}." in capsys.readouterr().out
+    assert sorted(data.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("unasked")
+@pytest.mark.parametrize("linked", [False, True])
+def test_results_in_a_folder_of_their_own_among_the_derivatives_are_made(raw, run, tmp_path, linked):
+    data = shutil.copytree(raw, tmp_path / "raw")
+    if linked:
+        (tmp_path / "elsewhere").mkdir()
+        (data / "derivatives").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here").symlink_to(data)
+    assert run(data, tmp_path / "here" / "derivatives" / "lgjax", "--participant-label", "03") == 0
+    assert read.identifiers(data / "derivatives" / "lgjax") == [ALL[3]]
 
 
 @pytest.mark.usefixtures("unasked")
