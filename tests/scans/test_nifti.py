@@ -420,10 +420,21 @@ def test_a_volume_that_never_was_a_file(tmp_path):
 
 def test_equal_data_give_equal_bytes(tmp_path, canonical):
     volume = nifti.read(canonical)
-    for name in ("one.nii.gz", "another.nii.gz"):
-        nifti.write(tmp_path / name, volume.data, volume, np.float32)
+    for name, order in (("one.nii.gz", "F"), ("another.nii.gz", "C")):
+        nifti.write(tmp_path / name, volume.data.copy(order), volume, np.float32)
     assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "another.nii.gz").read_bytes()
     assert (tmp_path / "one.nii.gz").read_bytes()[3:8] == bytes(5)  # no file name, no time
+
+
+def test_a_map_is_as_small_as_zlib_makes_it(tmp_path):
+    """A brain of noise in a background of zeros, as maps are."""
+    data = np.zeros((60, 60, 40), np.float32)
+    data[10:50, 10:50, 5:35] = np.random.default_rng(0).normal(size=(40, 40, 30)).round(2)
+    nifti.write(tmp_path / "map.nii.gz", data, images.volume(data, OBLIQUE), np.float32)
+    written = (tmp_path / "map.nii.gz").read_bytes()
+    plain = gzip.decompress(written)  # zlib's own reader, which checks length and checksum
+    np.testing.assert_array_equal(np.frombuffer(plain[352:], "<f4").reshape(data.shape, order="F"), data)
+    assert len(written) < 1.1 * len(gzip.compress(plain, 6)) < len(plain) / 2
 
 
 def test_header_extensions_are_not_passed_on(tmp_path):
