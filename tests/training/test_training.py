@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import both, shrunk, subject
+from programs import collectives
 
 from lgjax import models, train
 from lgjax.methods import names as methods
@@ -126,6 +127,25 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     trees = eight.variables["params"], one.variables["params"]
     parted = [np.abs(a - b) > 1e-5 for a, b in zip(*map(jax.tree.leaves, trees), strict=True)]
     assert np.mean(np.concatenate([p.ravel() for p in parted])) < 0.05
+
+
+def told(config, mesh, size: int, count: int):
+    """What devices tell each other in a training step of `count` slices, as `collectives` lists it, sorted."""
+    model, values = both(config)
+    state = jax.eval_shape(lambda: training.initial_state(model, values))
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), state)
+    x = jax.ShapeDtypeStruct((count, size, size, 1), np.float32, sharding=batch_sharding(mesh))
+    program = feeding.make_step(model, values, mesh).lower(state, x, x).compile()
+    return sorted(collectives(program.as_text()))
+
+
+def test_devices_sum_gradients_and_statistics_and_tell_each_other_nothing_else(config, mesh8):
+    """Sums over the batch alone: no slice and no activation travels, so twice the slices are told in as many bytes."""
+    found = told(config, mesh8, 16, 8)
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert told(config, mesh8, 16, 16) == found
+    shapes = [shape for _, several in found for shape in several]
+    assert {"f32[3,3,1,4]", "f32[]"} <= set(shapes)  # the gradient of the first kernel, a term of the loss
 
 
 def test_momentum_is_adam_s_b1(config):
