@@ -61,9 +61,9 @@ def restore(
       scratch: folder for what preparation needs for a while; None: the one of the results.
       as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
     """
-    if others := occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about):
-        maps = f"{counted(len(others), 'map')} in {folder} of other weights or settings"
-        LOG.info("made anew: %s: %s", maps, listing.shown(others))
+    others = occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about)
+    for what, names in others.items():
+        LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
     description.describe(folder, "restorations")
     pairs = zip(subjects, prepare_all(detector, subjects, folder, workers, scratch), strict=True)
     with results.Results(folder, detector.about) as record:

@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lgjax.derivatives.sidecar import ANOMALY, DONE, file
+from lgjax.derivatives.sidecar import ANOMALY, DONE, file, lesions
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
+
+SETTINGS, VERSION = "other weights or settings", "another version of lgjax"  # that maps can be of
 
 
 def check_folder(folder: pathlib.Path, method: str) -> None:
@@ -34,11 +36,30 @@ def brains(folder: pathlib.Path, identifiers: Iterable[str]) -> frozenset[str]:
     return frozenset(seen["BrainFrom"] for seen in found if isinstance(seen.get("BrainFrom"), str))
 
 
-def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> list[str]:
-    """Lists the scans whose maps, of the same method, other weights or settings gave: they are about to be replaced."""
-    found = _sidecars(folder, identifiers)
-    settings = [name for name in DONE if name in about]
-    return [name for name, seen in found.items() if seen and any(seen.get(key) != about[key] for key in settings)]
+def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Lists the scans whose maps are not those of one detector, by what the maps are of: `SETTINGS` or `VERSION`.
+
+    Args:
+      folder: of the outputs.
+      identifiers: of the scans.
+      about: what the sidecars of the detector say.
+    """
+    found: dict[str, list[str]] = {}
+    for name, seen in _sidecars(folder, identifiers).items():
+        differing = [key for key in DONE if key in about and seen.get(key) != about[key]]
+        if not seen or (not differing and is_whole(folder, name, seen)):
+            continue
+        stated = any(key in seen for key in differing if key != "Version")  # an earlier version leaves later keys out
+        found.setdefault(SETTINGS if stated else VERSION, []).append(name)
+    return found
+
+
+def is_whole(folder: pathlib.Path, identifier: str, seen: Mapping[str, Any]) -> bool:
+    """Returns whether a scan has what earlier versions did not write: the table of lesions, and a light in its sidecar.
+
+    The keys of `DONE` tell of p-values and promised volumes, which hang on the calibration.
+    """
+    return "Quality" in seen and file(folder, identifier, lesions(seen["MaskRate"]), "tsv").exists()
 
 
 def _sidecars(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, dict[str, Any]]:

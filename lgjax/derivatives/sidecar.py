@@ -42,6 +42,7 @@ DONE = (  # a subject with the same values need not be restored again
     "SliceStep",
     "VolumeThresholds",
     "PValues",
+    "LargestFalsePositives",
     "Version",
 )
 EARLIER_MASK_RATE = "0.01"  # of the sidecars that do not say theirs

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax.derivatives import dicom, lesion_table, lesions, sidecar
+from lgjax.derivatives import dicom, lesion_table, lesions, occupied, sidecar
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import ANOMALY, DONE, PVALUE, RESTORED, SPACE, UNITS, file, rate_name, volume_name
 from lgjax.preparation import midplane, pipeline
@@ -45,9 +45,10 @@ def detect(
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
-    """Returns whether the subject was finished with the same input, weights, settings and version."""
+    """Returns whether the subject was finished with the same input, weights, settings and version, and lacks nothing."""
     found = _told(file(folder, subject, ANOMALY, "json")) or {}
-    return "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
+    same = "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
+    return same and occupied.is_whole(folder, subject, found)
 
 
 def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:

@@ -2,11 +2,15 @@
 
 import json
 
+import derived
+import images
 import pytest
 
+from lgjax import batch
 from lgjax.derivatives import occupied
 from lgjax.derivatives.sidecar import file
 from lgjax.runtime.errors import UsageError
+from lgjax.scans import sources
 
 
 def finished(folder, identifier, content):
@@ -41,18 +45,65 @@ def test_the_same_method_goes_on_and_unfinished_scans_are_nobodys(tmp_path, cont
     occupied.check_scan(tmp_path / "absent", "sub-01", "gmm")
 
 
-def test_maps_of_other_weights_or_settings_are_told(tmp_path):
-    about = {
-        "Method": "gmm",
-        "WeightsSHA256": "w",
-        "Lambda": 0.5,
-        "Thresholds": {"0.01": 2.5},
-        "Version": "1",
-        "Device": "d",
-    }
-    finished(tmp_path, "sub-same", {**about, "Device": "other", "SourceSHA256": "x"})
-    for key, value in {"WeightsSHA256": "v", "Lambda": 0.6, "Thresholds": {"0.01": 2.6}, "Version": "0"}.items():
-        finished(tmp_path, f"sub-{key}", {**about, key: value})
+ABOUT = {
+    "Method": "gmm",
+    "WeightsSHA256": "w",
+    "Lambda": 0.5,
+    "Thresholds": {"0.01": 2.5},
+    "MaskRate": "0.01",
+    "PValues": {"Scans": 3},
+    "Version": "1",
+    "Device": "d",
+}
+WHOLE = {**ABOUT, "Quality": {"light": "green"}}
+
+
+def whole(folder, identifier, content):
+    finished(folder, identifier, content)
+    file(folder, identifier, "seg-lesions_desc-fpr1_dseg", "tsv").touch()
+
+
+def test_maps_of_other_weights_settings_or_versions_are_told(tmp_path):
+    whole(tmp_path, "sub-same", {**WHOLE, "Device": "other", "SourceSHA256": "x"})
+    others = {"WeightsSHA256": "v", "Lambda": 0.6, "Thresholds": {"0.01": 2.6}, "PValues": None}
+    for key, value in others.items():
+        whole(tmp_path, f"sub-{key}", {**WHOLE, key: value})
+    whole(tmp_path, "sub-Version", {**WHOLE, "Version": "0"})
+    for key in ("PValues", "Quality"):
+        whole(tmp_path, f"sub-no{key}", {name: value for name, value in WHOLE.items() if name != key})
+    finished(tmp_path, "sub-notable", WHOLE)
     finished(tmp_path, "sub-broken", "{")
-    names = ["sub-same", "sub-WeightsSHA256", "sub-Lambda", "sub-Thresholds", "sub-Version", "sub-broken", "sub-absent"]
-    assert occupied.outdated(tmp_path, names, about) == names[1:5]
+    earlier = ["sub-Version", "sub-noPValues", "sub-noQuality", "sub-notable"]
+    names = ["sub-same", *(f"sub-{key}" for key in others), *earlier, "sub-broken", "sub-absent"]
+    assert occupied.outdated(tmp_path, names, ABOUT) == {
+        "other weights or settings": [f"sub-{key}" for key in others],
+        "another version of lgjax": earlier,
+    }
+
+
+def taken(folder, path, key):
+    """Takes from an output what earlier versions did not write: a file, or a key of the sidecar."""
+    if path:
+        path.unlink()
+    sidecar = file(folder, "sub-x", "desc-anomaly_T2w", "json")
+    content = json.loads(sidecar.read_text())
+    content.pop(key, None)
+    sidecar.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("entities", "key"), [("seg-lesions_desc-fpr1_dseg", ""), ("", "Quality"), ("", "LargestFalsePositives")]
+)
+def test_what_an_earlier_version_left_out_is_made(tmp_path, caplog, entities, key):
+    """And what today's version has finished with the same detector is not restored again."""
+    caplog.set_level("INFO", "lgjax")
+    folder, scans = tmp_path / "out", sources.find(str(images.save(tmp_path / "x.nii.gz", derived.brain(), derived.GRID)))
+    detector = derived.detector()
+    detector.about |= {"LargestFalsePositives": [0.5, 1.25]}
+    batch.restore(detector, scans, folder, 1)
+    assert batch.restore(detector, scans, folder, 1).skipped == 1
+    assert "made anew" not in caplog.text
+    taken(folder, entities and file(folder, "sub-x", entities, "tsv"), key)
+    assert batch.restore(detector, scans, folder, 1).skipped == 0
+    assert f"made anew: 1 map in {folder} of another version of lgjax: sub-x" in caplog.text
+    assert batch.restore(detector, scans, folder, 1).skipped == 1
