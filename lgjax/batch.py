@@ -65,22 +65,32 @@ def restore(
     for what, names in others.items():
         LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
     description.describe(folder, "restorations")
+    boilerplate.remove(folder)
     pairs = zip(subjects, prepare_all(detector, subjects, folder, workers, scratch), strict=True)
     with results.Results(folder, detector.about) as record:
         for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
             done = work(detector, subject, result, folder)
             record.note(subject.identifier, exported(done, subject, folder) if as_dicom else done)
-    boilerplate.write(folder, used(detector, occupied.brains(folder, read.identifiers(folder))))
+    tell_methods(detector, folder)
     failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
     return Outcome(len(subjects), len(record.named(results.FINISHED)), failures)
 
 
-def used(detector: Detector, brains: frozenset[str]) -> Used:
+def tell_methods(detector: Detector, folder: pathlib.Path) -> None:
+    """Writes the methods section of a paper, of the maps in a folder that a detector made."""
+    names = read.identifiers(folder)
+    others = {name for some in occupied.outdated(folder, names, detector.about).values() for name in some}
+    brains = occupied.brains(folder, [name for name in names if name not in others])
+    boilerplate.write(folder, used(detector, brains, len(others)))
+
+
+def used(detector: Detector, brains: frozenset[str], others: int) -> Used:
     """Returns what the methods section of a paper needs to know of a folder of maps.
 
     Args:
       detector: that made the maps.
       brains: where the brain masks came from.
+      others: maps in the folder that were made otherwise.
     """
     about, search, pvalues = detector.about, detector.about.get("Search"), detector.about.get("PValues")
     packages = {"jax": "jax", "flax": "flax", "nibabel": "nibabel", "simpleitk": "SimpleITK"}
@@ -105,6 +115,7 @@ def used(detector: Detector, brains: frozenset[str]) -> Used:
         cap=promise.CAP,
         slice_step=detector.step,
         brains=brains,
+        others=others,
     )
 
 

@@ -9,6 +9,7 @@ from lgjax.methods.local import Settings
 from lgjax.methods.names import Method
 from lgjax.preparation.recipe import Recipe
 from lgjax.runtime import files
+from lgjax.runtime.counting import counted
 
 TEXT, BIBLIOGRAPHY = "methods.md", "citations.bib"
 LITERATURE = pathlib.Path(__file__).with_name("literature.bib")
@@ -57,6 +58,7 @@ class Used(NamedTuple):
     cap: int  # times that volume: what a scan counts at most
     slice_step: int  # one of so many axial slices was restored
     brains: frozenset[str]  # origins of the brain masks, of `BRAINS`
+    others: int  # maps in the folder that were made otherwise, which the text does not speak of
 
 
 def write(folder: pathlib.Path, used: Used) -> None:
@@ -66,9 +68,15 @@ def write(folder: pathlib.Path, used: Used) -> None:
     files.atomic_write(folder / BIBLIOGRAPHY, bibliography(told, used.versions))
 
 
+def remove(folder: pathlib.Path) -> None:
+    """Removes methods.md and citations.bib of an earlier run, which may not speak of what is about to be written."""
+    for name in (TEXT, BIBLIOGRAPHY):
+        (folder / name).unlink(missing_ok=True)
+
+
 def text(used: Used) -> str:
     """Returns the methods section, Markdown with citations as Pandoc reads them."""
-    parts = (_software(used), _preparation(used), _restoration(used), _detection(used), NOTICE)
+    parts = (_software(used), _preparation(used), _restoration(used), _detection(used), *_others(used), NOTICE)
     return "\n\n".join(["# Methods", *parts]) + "\n"
 
 
@@ -283,6 +291,13 @@ def _promises(used: Used) -> list[str]:
         f"{volume:g} mL, each scan counted up to {used.cap} times that volume [@angelopoulos2024]."
         for volume, threshold in used.promised
     ]
+
+
+def _others(used: Used) -> list[str]:
+    if not used.others:
+        return []
+    maps = f"{counted(used.others, 'other map')} in the folder {'is' if used.others == 1 else 'are'}"
+    return [f"*{maps} of other weights, settings or versions: this text does not speak of them.*"]
 
 
 def _or(words: list[str]) -> str:

@@ -45,7 +45,7 @@ def detect(
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
-    """Returns whether the subject was finished with the same input, weights, settings and version, and lacks nothing."""
+    """Returns whether the subject was finished with the same input, weights, settings and version, and is whole."""
     found = _told(file(folder, subject, ANOMALY, "json")) or {}
     same = "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
     return same and occupied.is_whole(folder, subject, found)

@@ -69,6 +69,7 @@ def used(name: str = "vae_lg_neural_tv", **changed: Any) -> Used:
         cap=19,
         slice_step=2,
         brains=frozenset(boilerplate.BRAINS),
+        others=29,
     )
     return record._replace(**changed)
 
@@ -196,6 +197,7 @@ def test_what_was_not_used_is_neither_told_nor_cited():
         ssim=None,
         brains=frozenset({"given"}),
         trained_on="no",
+        others=0,
     )
     told = boilerplate.text(record)
     assert boilerplate.cited(told) == {"beck2009", "chen2019", "jax", "lgjax", "nibabel", "pock2011", "rudin1992"}
@@ -210,6 +212,7 @@ def test_what_was_not_used_is_neither_told_nor_cited():
         "Flax",
         "trained",
         "Adam",
+        "other",
     ):
         assert word not in told
     assert "lambda was set to 5.125" in told
@@ -228,10 +231,50 @@ def test_a_folder_of_maps_says_how_it_was_made(tmp_path):
     batch.restore(detector, sources.find(str(tmp_path / "in")), out, 1)
     told = (out / "methods.md").read_text()
     assert "came from the empty background of a skull-stripped scan." in told
-    assert told == boilerplate.text(batch.used(detector, frozenset({"background"})))
+    assert told == boilerplate.text(batch.used(detector, frozenset({"background"}), 0))
     assert boilerplate.cited(told) == set(parsed((out / "citations.bib").read_text()))
     assert {"/methods.md", "/citations.bib"} <= set((out / ".bidsignore").read_text().splitlines())
     images.save(tmp_path / "more" / "b.nii.gz", derived.brain(1) + 50, derived.GRID)
     images.save(tmp_path / "more" / "b_mask.nii.gz", (derived.brain(1) > 0).astype("uint8"), derived.GRID)
     batch.restore(detector, sources.find(str(tmp_path / "more")), out, 1)
     assert "skull-stripped scan or a mask beside the scan." in (out / "methods.md").read_text()
+
+
+@pytest.fixture
+def two(tmp_path):
+    """An output folder with the maps of a scan with a mask, and another scan, which is to be restored there."""
+    images.save(tmp_path / "one" / "a.nii.gz", derived.brain(1) + 50, derived.GRID)
+    images.save(tmp_path / "one" / "a_mask.nii.gz", (derived.brain(1) > 0).astype("uint8"), derived.GRID)
+    images.save(tmp_path / "two" / "b.nii.gz", derived.brain(), derived.GRID)
+    batch.restore(derived.detector(), sources.find(str(tmp_path / "one")), tmp_path / "out", 1)
+    return tmp_path / "out", sources.find(str(tmp_path / "two"))
+
+
+def test_maps_of_other_settings_are_counted_and_not_told_of(two):
+    folder, scans = two
+    assert "a mask beside the scan" in (folder / "methods.md").read_text()
+    detector = derived.detector()
+    detector.about["Thresholds"] = {"0.01": 1.75, "0.05": 1.0}
+    batch.restore(detector, scans, folder, 1)
+    told = (folder / "methods.md").read_text()
+    assert "score above 1.75 standard" in told
+    assert "a mask beside the scan" not in told
+    assert "1 other map in the folder is of other weights, settings or versions" in told
+    batch.restore(detector, sources.find(str(folder.parent / "one")), folder, 1)
+    told = (folder / "methods.md").read_text()
+    assert "other map" not in told
+    assert "a mask beside the scan" in told
+
+
+def test_a_run_that_is_interrupted_leaves_no_text_of_another_run(two, monkeypatch):
+    folder, scans = two
+    assert (folder / "methods.md").exists()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "work", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        batch.restore(derived.detector(), scans, folder, 1)
+    assert not (folder / "methods.md").exists()
+    assert not (folder / "citations.bib").exists()

@@ -97,7 +97,10 @@ def taken(folder, path, key):
 def test_what_an_earlier_version_left_out_is_made(tmp_path, caplog, entities, key):
     """And what today's version has finished with the same detector is not restored again."""
     caplog.set_level("INFO", "lgjax")
-    folder, scans = tmp_path / "out", sources.find(str(images.save(tmp_path / "x.nii.gz", derived.brain(), derived.GRID)))
+    folder, scans = (
+        tmp_path / "out",
+        sources.find(str(images.save(tmp_path / "x.nii.gz", derived.brain(), derived.GRID))),
+    )
     detector = derived.detector()
     detector.about |= {"LargestFalsePositives": [0.5, 1.25]}
     batch.restore(detector, scans, folder, 1)
