@@ -27,7 +27,7 @@ from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, places
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import pictures, sources
+from lgjax.scans import scan_picture, sources
 from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
 from lgjax.scans.sources import find as find
@@ -114,7 +114,7 @@ class Detection:
         """Whether the scan is like the healthy scans of the calibration: a traffic light, reasons, measures."""
         return Quality(**self.about["Quality"])
 
-    def figure(self) -> pictures.Picture:
+    def figure(self) -> scan_picture.Picture:
         """Returns a matplotlib figure of the three slices with most detected anomaly, in radiological view."""
         return write.figure(self.subject, self.maps, self.about)
 

@@ -21,7 +21,7 @@ DOORS = {"preprocess", "train", "calibrate", "restore", "bids", "eval", "export"
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PURE = {"models", "restoration"}
 MATHS = {"jax", "flax", "optax", "numpy"}
-DRAWS = ("scans/pictures.py", "preparation/mosaic.py", "report/")
+DRAWS = ("scans/pictures.py", "scans/scan_picture.py", "preparation/mosaic.py", "report/")
 READS_CONFIG = DOORS | {"cli", "workdir"}
 STILL_READS_CONFIG = {
     "calibration",

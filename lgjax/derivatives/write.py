@@ -13,7 +13,7 @@ from lgjax.derivatives.sidecar import ANOMALY, DONE, PVALUE, RESTORED, SPACE, UN
 from lgjax.preparation import midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
-from lgjax.scans import nifti, pictures
+from lgjax.scans import nifti, pictures, scan_picture
 
 
 class Maps(NamedTuple):
@@ -156,10 +156,10 @@ def _of_image(entities: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def picture(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> bytes:
     """Encodes `figure` as PNG."""
-    return pictures.encode(figure(prepared, found, provenance), "png")
+    return scan_picture.encode(figure(prepared, found, provenance))
 
 
-def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pictures.Picture:
+def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> scan_picture.Picture:
     """Draws the three slices with most detected anomaly, at least a tenth of the brain apart, in radiological view."""
     affine = prepared.image.affine
 
@@ -194,4 +194,4 @@ def figure(prepared: Prepared, found: Maps, provenance: Mapping[str, Any]) -> pi
     quality = sidecar.quality_of(provenance)
     if quality and quality.unlike:
         title += f"\n{quality.light}: this scan is unlike the healthy scans of the calibration; the sidecar says why."
-    return pictures.scan_figure(rows, title)
+    return scan_picture.scan_figure(rows, title)

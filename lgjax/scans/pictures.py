@@ -94,7 +94,7 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
     names: list[str | None] = [None, *panels]  # None: the first column
     window = next(iter(panels.values()))
     window = window._replace(midline=next((panel.midline for panel in panels.values() if panel.midline), None))
-    box = _box(window.brain if window.reference is None else window.brain | window.reference)
+    box = window_of(window.brain if window.reference is None else window.brain | window.reference)
     blocks = np.array_split(np.array(names, dtype=object), -(-len(names) // COLUMNS))
     columns = max(map(len, blocks))
     cell = float(np.clip(9.6 / columns, 1.45, 2.3))  # inches
@@ -110,9 +110,9 @@ def subject_figure(panels: Mapping[str, Panels]) -> bytes:
                 _bare(axes)
             for column, name in zip(grid.T, block, strict=False):
                 if name is None:
-                    _draw_source(column, _crop(window, *box))
+                    _draw_source(column, crop(window, *box))
                 else:
-                    _draw_method(column, name, _crop(panels[name], *box))
+                    _draw_method(column, name, crop(panels[name], *box))
             methods = grid[:, 1 if block[0] is None else 0]
             for axes, text in zip(methods, ("Restored", "Anomaly", detected_at(panels.values())), strict=True):
                 axes.set_ylabel(text, fontsize=8)
@@ -126,52 +126,9 @@ def detected_at(panels: Iterable[Panels]) -> str:
     return f"Detected at {100 * float(rate):g} % FPR" if rate else "Detected"
 
 
-class Picture(Figure):
-    """A figure that a notebook shows as its cell's value, without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        return encode(self, "png")
-
-
-def scan_figure(rows: Mapping[str, Panels], title: str) -> Picture:
-    """Returns a figure of one scan without reference, a row for each slice: input, restored, anomaly map, detection.
-
-    Args:
-      rows: by the name of the slice.
-      title: of the whole.
-    """
-    panels = list(rows.values())
-    box = _box(np.logical_or.reduce([panel.brain for panel in panels]))
-    height = 2.2 * panels[0].aspect * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
-    top = max(map(_top, panels))
-    with mpl.rc_context({**STYLE, "axes.titlesize": 9}):
-        figure = Picture(figsize=(9.6, height * len(panels) + 0.7), layout="constrained", facecolor="white")
-        grid = figure.subplots(len(panels), 4, squeeze=False)
-        for row, (name, whole) in zip(grid, rows.items(), strict=True):
-            source, restored, anomaly, detected = row
-            panel = _crop(whole, *box)
-            for axes in row:
-                _bare(axes)
-            source.set_ylabel(plain(name), fontsize=8)
-            for axes, image in ((source, panel.image), (restored, panel.restored)):
-                if image is not None:
-                    axes.imshow(image, **_grey(panel))
-                    _sides(axes)
-            _draw_midline(source, panel)
-            shown = _draw_anomaly(anomaly, panel, top)
-            figure.colorbar(shown, ax=anomaly, shrink=0.75, pad=0.02).ax.tick_params(labelsize=7)
-            _draw_detected(detected, panel)
-        for axes, text in zip(
-            grid[0], ("Input", "Restored", f"Anomaly, {panels[0].unit}", detected_at(panels)), strict=True
-        ):
-            axes.set_title(text)
-        figure.suptitle(title, fontsize=9)
-        return figure
-
-
 def _draw_source(column: Sequence[Axes], panel: Panels) -> None:
     """Draws the input, what the colours of an anomaly map mean, and the reference, where there is one."""
-    column[0].imshow(panel.image, **_grey(panel))
+    column[0].imshow(panel.image, aspect=panel.aspect, **grey(panel))
     column[0].set_title("Input")
     _sides(column[0])
     _draw_midline(column[0], panel)
@@ -181,7 +138,7 @@ def _draw_source(column: Sequence[Axes], panel: Panels) -> None:
     bar.set_xticks([])
     bar.set_yticks([0, 127], ["end of scale", "- end of scale" if signed else "0"], fontsize=7)
     if panel.reference is not None:
-        column[2].imshow(panel.image, **_grey(panel))
+        column[2].imshow(panel.image, aspect=panel.aspect, **grey(panel))
         column[2].set_title("Reference")
         _outline(column[2], panel.reference)
         _sides(column[2])
@@ -191,7 +148,8 @@ def _draw_method(column: Sequence[Axes], name: str, panel: Panels) -> None:
     """Draws restoration, anomaly map with its scale, and detection of one method."""
     column[0].set_title(plain(name))
     if panel.restored is None:
-        column[0].imshow(np.full(panel.image.shape, np.nan), **_grey(panel))  # as large as the others
+        nothing = np.full(panel.image.shape, np.nan)  # as large as the others
+        column[0].imshow(nothing, aspect=panel.aspect, **grey(panel))
         column[0].text(
             0.5,
             0.5,
@@ -203,9 +161,9 @@ def _draw_method(column: Sequence[Axes], name: str, panel: Panels) -> None:
             color="#56606a",
         )
     else:
-        column[0].imshow(panel.restored, **_grey(panel))
+        column[0].imshow(panel.restored, aspect=panel.aspect, **grey(panel))
         _sides(column[0])
-    top, signed = _top(panel), bool(panel.anomaly.min() < 0)
+    top, signed = end_of_scale(panel), bool(panel.anomaly.min() < 0)
     _draw_anomaly(column[1], panel, top)
     column[1].set_xlabel(f"{f'{-top:.2g}' if signed else 0} to {top:.2g} {panel.unit}", fontsize=7, labelpad=1)
     _draw_detected(column[2], panel)
@@ -213,15 +171,14 @@ def _draw_method(column: Sequence[Axes], name: str, panel: Panels) -> None:
 
 def _draw_anomaly(axes: Axes, panel: Panels, top: float) -> AxesImage:
     """Draws an anomaly map on a scale from 0 to `top`, from -top where it is signed."""
-    signed = bool(panel.anomaly.min() < 0)
-    limits: Any = {"vmin": -top, "vmax": top, "cmap": "RdBu_r"} if signed else {"vmin": 0, "vmax": top, "cmap": "magma"}
-    _sides(axes, dark=not signed)
-    return axes.imshow(panel.anomaly, aspect=panel.aspect, **limits)
+    colours = scale(panel, top)
+    _sides(axes, dark=not colours["vmin"])
+    return axes.imshow(panel.anomaly, aspect=panel.aspect, **colours)
 
 
 def _draw_detected(axes: Axes, panel: Panels) -> None:
     """Draws the input, what was detected in it, and the outline of the reference."""
-    axes.imshow(panel.image, **_grey(panel))
+    axes.imshow(panel.image, aspect=panel.aspect, **grey(panel))
     if panel.detected is not None:
         fill = np.where(panel.detected, 1.0, np.nan)
         axes.imshow(fill, cmap=mpl.colors.ListedColormap([DETECTED]), alpha=0.75, aspect=panel.aspect)
@@ -240,11 +197,18 @@ def _draw_midline(axes: Axes, panel: Panels) -> None:
     axes.set_xlabel("dashed: mirror plane", fontsize=7, labelpad=1)
 
 
-def _grey(panel: Panels) -> dict[str, Any]:
+def grey(panel: Panels) -> dict[str, Any]:
     """Returns the grey scale of a panel's image: from its brain's 0.5 to 99.8 percentile."""
     values = panel.image[panel.brain] if panel.brain.any() else panel.image
     low, high = np.percentile(values, [0.5, 99.8])
-    return {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6), "aspect": panel.aspect}
+    return {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
+
+
+def scale(panel: Panels, end: float) -> dict[str, Any]:
+    """Returns the colours of an anomaly map: from 0 to `end`, dark at 0; from -end where the map is signed."""
+    if panel.anomaly.min() < 0:
+        return {"vmin": -end, "vmax": end, "cmap": "RdBu_r"}
+    return {"vmin": 0, "vmax": end, "cmap": "magma"}
 
 
 def _bare(axes: Axes) -> None:
@@ -254,7 +218,7 @@ def _bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _top(panel: Panels) -> float:
+def end_of_scale(panel: Panels) -> float:
     """Returns the end of the colour scale of an anomaly map, in the map's unit.
 
     The scale ends at the map's 99.5 percentile, or beyond: the threshold lies in its lower half, so that noise is dark.
@@ -285,7 +249,7 @@ def _outline(axes: Axes, mask: np.ndarray | None) -> None:
         axes.contour(np.pad(mask, 1)[1:-1, 1:-1].astype(float), [0.5], colors=[REFERENCE], linewidths=1.1)
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice]:
+def window_of(mask: np.ndarray) -> tuple[slice, slice]:
     """Returns rows and columns that hold a mask and a margin of four pixels; all of them if it is empty."""
     if not mask.any():
         return slice(0, mask.shape[0]), slice(0, mask.shape[1])
@@ -295,7 +259,7 @@ def _box(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(first[0], last[0]), slice(first[1], last[1])
 
 
-def _crop(panel: Panels, rows: slice, columns: slice) -> Panels:
+def crop(panel: Panels, rows: slice, columns: slice) -> Panels:
     """Returns the panels cut to a window."""
     parts: Any = [part[rows, columns] if isinstance(part, np.ndarray) else part for part in panel]
     if panel.midline is None:

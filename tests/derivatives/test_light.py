@@ -10,7 +10,7 @@ import pytest
 
 import lgjax
 from lgjax.derivatives import read, sidecar
-from lgjax.scans import pictures
+from lgjax.scans import scan_picture
 
 QUALITY = {"light": "amber", "reasons": ["tilt 20 degrees"], "measures": {"tilt": 20.5, "volume": 1200}}
 
@@ -36,8 +36,8 @@ def test_a_scan_of_the_same_making_is_green_and_says_nothing(detector, caplog):
 
 def test_a_scan_that_is_far_off_is_told_everywhere(detector, caplog, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(pictures, "scan_figure", lambda rows, title: drawn.append(title) or SimpleNamespace())
-    monkeypatch.setattr(pictures, "encode", lambda figure, kind: b"")
+    monkeypatch.setattr(scan_picture, "scan_figure", lambda rows, title: drawn.append(title) or SimpleNamespace())
+    monkeypatch.setattr(scan_picture, "encode", lambda figure: b"")
     half = derived.brain(9)
     half[..., 3:] = 0
     found = detector(scan(half))

@@ -8,7 +8,7 @@ import pytest
 from lgjax.derivatives import sidecar, write
 from lgjax.methods import names
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import pictures
+from lgjax.scans import pictures, scan_picture
 
 SIDECAR = {"Method": "gmm", "Score": "absolute", "InputSHA256": "i"}
 
@@ -36,7 +36,7 @@ def test_a_score_at_the_threshold_is_not_detected(prepared):
 
 def test_the_picture_shows_the_mask_of_the_mask_rate(prepared, monkeypatch):
     drawn = []
-    monkeypatch.setattr(pictures, "scan_figure", lambda *given: drawn.append(given[:2]))
+    monkeypatch.setattr(scan_picture, "scan_figure", lambda *given: drawn.append(given[:2]))
     anomaly = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
     rates = {"0.002": 0.9, "0.07": 0.3}
     found = write.detect(prepared, None, anomaly, rates)
@@ -56,7 +56,7 @@ PLANE = {"normal": [-0.8, 0.0, 0.6], "offset_mm": 3.0, "uncertainty_mm": 0.5, "s
 
 def test_the_picture_shows_the_plane_of_the_sidecar(prepared, monkeypatch):
     drawn = []
-    monkeypatch.setattr(pictures, "scan_figure", lambda *given: drawn.append(given[:2]))
+    monkeypatch.setattr(scan_picture, "scan_figure", lambda *given: drawn.append(given[:2]))
     found = write.detect(prepared, None, np.zeros((8, 8, 3), np.float32), {"0.01": 0.5})
     about = {"Method": "m", "Score": "absolute", "MaskRate": "0.01", "Thresholds": {"0.01": 0.5}}
     for plane in (PLANE, None, PLANE | {"score": 0.05}):  # the last one fits nothing

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgjax.scans import pictures
+from lgjax.scans import pictures, scan_picture
 
 
 def test_a_plane_cuts_the_slices_of_every_orientation_where_it_lies():
@@ -33,7 +33,7 @@ def test_the_line_is_drawn_where_the_plane_cuts_the_input():
     shown = {}
     for level in (None, 1.0, 16.0):  # the window begins with column 2
         one = plain._replace(midline=level and (1.0, 0.0, level))
-        figures = pictures.subject_figure({"m": one}), pictures.encode(pictures.scan_figure({"a": one}, ""), "png")
+        figures = pictures.subject_figure({"m": one}), scan_picture.encode(scan_picture.scan_figure({"a": one}, ""))
         images = [np.asarray(Image.open(io.BytesIO(figure)).convert("RGB")).astype(int) for figure in figures]
         shown[level] = [(red > 200) & (green > 160) & (blue < 90) for red, green, blue in map(np.transpose, images)]
     assert not any(yellow.any() for level in (None, 1.0) for yellow in shown[level])
@@ -53,15 +53,62 @@ def test_the_colours_of_an_anomaly_map_reach_twice_the_threshold_at_least(monkey
     seen, drawn = [], pictures._draw_anomaly
     monkeypatch.setattr(pictures, "_draw_anomaly", lambda *given: seen.append(drawn(*given)) or seen[-1])
     pictures.subject_figure(dict(zip("ab", panels, strict=True)))
-    for panel in panels:
-        pictures.scan_figure({"a": panel}, "")
-    assert [image.axes.get_xlabel() for image in seen[:2]] == ends
-    assert [image.get_clim()[1] for image in seen] == [1.0, 3.0, 1.0, 3.0]
+    assert [image.axes.get_xlabel() for image in seen] == ends
+    assert [image.get_clim()[1] for image in seen] == [1.0, 3.0]
+    for panel, top in zip(panels, (1.0, 3.0), strict=True):
+        (axes,) = scan_picture.scan_figure({"a": panel}, "").axes
+        maps = [image for image in axes.images if image.get_cmap().name in ("magma", "RdBu_r")]  # the map and its scale
+        assert [image.get_clim() for image in maps] == 2 * [(0 if sign > 0 else -top, top)]
 
 
 def test_a_picture_says_the_unit_of_its_map():
     brain = np.ones((20, 20), bool)
     panel = pictures.Panels(brain * 1.0, brain * 1.0, brain * 1.0, None, None, brain, 1.0)
     for unit in ("sd", "multiples"):
-        figure = pictures.scan_figure({"a": panel._replace(unit=unit)}, "")
-        assert f"Anomaly, {unit}" in [axes.get_title() for axes in figure.axes]
+        (axes,) = scan_picture.scan_figure({"a": panel._replace(unit=unit)}, "").axes
+        assert f"Anomaly, {unit}" in [text.get_text() for text in axes.texts]
+
+
+def test_the_panels_of_a_scan_lie_where_they_should_and_show_every_slice():
+    """Of two slices, pixel by pixel: wide pixels, a title of two lines, and nothing beyond a panel."""
+    shade = np.linspace(0, 1, 60)[:, None] * np.ones(40)
+    brain = np.zeros((60, 40), bool)
+    brain[10:50, 5:35] = True
+    one = pictures.Panels(shade, None, shade * brain, brain & (shade > 0.5), None, brain, 1.5, "0.01", 0.1)
+    figure = scan_picture.scan_figure({"a": one, "b": one._replace(image=1 - shade)}, "x\ny")
+    seen = np.asarray(Image.open(io.BytesIO(scan_picture.encode(figure)))).astype(int)
+    shown, (axes,) = {}, figure.axes
+    for image in axes.images:
+        left, right, low, high = image.get_extent()
+        shown[round(left), round(high)] = seen[round(high) : round(low), round(left) : round(right)]
+        assert (right - left) * 1.5 * 48 / 38 == pytest.approx(low - high) or right - left == 13  # a colour bar
+    (first, *_), (second, *_) = ([part for (x, y), part in sorted(shown.items()) if y == top] for top in rows_of(shown))
+    grey = [part[40:-40, part.shape[1] // 2, 0] for part in (first, second)]  # between the letters
+    assert (np.diff(grey[0]) >= 0).all()
+    assert (np.diff(grey[1]) <= 0).all()
+    assert np.ptp(grey[0]) > 150
+    assert (seen[: min(rows_of(shown)) - 30].min(axis=2) < 128).any()  # the title
+    assert seen.shape[1] == scan_picture.WIDTH
+
+
+def rows_of(shown):
+    """The two upper edges that most images share."""
+    tops = [y for _, y in shown]
+    return sorted(y for y in set(tops) if tops.count(y) > 1)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 7.03), (-7.03, 7.03), (0.0, 0.004)])
+def test_the_scale_says_what_its_colours_mean(ends):
+    """Every mark stands at the height where the bar has the colour of its number."""
+    shade = np.linspace(*ends, 400).reshape(20, 20)
+    panel = pictures.Panels(shade, None, shade, None, None, np.ones((20, 20), bool), 1.0, "", ends[1] / 2)
+    (axes,) = scan_picture.scan_figure({"a": panel}, "").axes
+    *_, bar = [image for image in axes.images if image.get_cmap().name in ("magma", "RdBu_r")]
+    _, right, low, high = bar.get_extent()
+    marks = [text for text in axes.texts if right < text.get_position()[0] < right + 30]
+    assert len(marks) > 3
+    for mark in marks:
+        value = float(mark.get_text().replace("\N{MINUS SIGN}", "-"))
+        wanted = low + (high - low) * (value - bar.norm.vmin) / (bar.norm.vmax - bar.norm.vmin)
+        assert mark.get_position()[1] == pytest.approx(wanted)
+    assert bar.get_array()[0, 0] == pytest.approx(bar.norm.vmax)
