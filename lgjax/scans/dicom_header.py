@@ -28,11 +28,6 @@ _SEQUENCE = [  # what tells a sequence, by the names that converters give these 
     *("Modality", "ImageType", "ScanningSequence", "SeriesDescription", "ProtocolName", "SequenceName"),
     *("EchoTime", "InversionTime", "Rows"),
 ]
-_WORDS = ["PatientName", "PatientID", "OtherPatientIDs"]
-_WHOLE = [
-    *("PatientBirthDate", "AccessionNumber", "StudyDate", "SeriesDate", "AcquisitionDate"),
-    *("StudyInstanceUID", "SeriesInstanceUID"),
-]
 _MILLISECONDS = ("EchoTime", "InversionTime")
 
 
@@ -49,14 +44,6 @@ class Frame(NamedTuple):
     intercept: float
     echo: float | None  # ms
     instance: str  # UID of the file: compared, never shown
-
-
-class Identity(NamedTuple):
-    """What a file says of who was scanned, and when: compared with the names of folders, and never shown."""
-
-    words: tuple[str, ...]  # of which each word tells
-    whole: tuple[str, ...]  # of which the whole tells
-    series: str  # UID
 
 
 class Header(NamedTuple):
@@ -83,7 +70,7 @@ def files_of(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     else:
         found = (path,) if foreign.is_dicom(path) and not folders.is_nifti(path) else ()
     if found and importlib.util.find_spec("pydicom") is None:
-        raise EnvironmentFault(f"{path} is DICOM, and pydicom is not installed. {NEEDED}.")
+        raise EnvironmentFault(f"There is a DICOM series, and pydicom is not installed. {NEEDED}.")
     return found
 
 
@@ -125,14 +112,11 @@ def summary(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
     return {}
 
 
-def identity(path: pathlib.Path) -> Identity | None:
-    """Returns what a file says of who was scanned, and when; None where it says that this was removed."""
-    with contextlib.suppress(InputError), damage([path], 0, ""):
-        found = _read(path, [*_WORDS, *_WHOLE, "PatientIdentityRemoved"])
-        if str(found.get("PatientIdentityRemoved", "")).upper() != "YES":
-            words, whole = (tuple(text for key in keys for text in _texts(found.get(key))) for keys in (_WORDS, _WHOLE))
-            return Identity(words, whole, str(found.get("SeriesInstanceUID", "")))
-    return None
+def texts(value: Any) -> list[str]:
+    """Returns the values of an element as texts; [] where it is absent or empty."""
+    if value is None or value == "":
+        return []
+    return [str(each) for each in value] if isinstance(value, MutableSequence) else [str(value)]
 
 
 @contextlib.contextmanager
@@ -175,7 +159,7 @@ def _header(file: int, found: Any) -> Header | None:
         series=str(found.get("SeriesInstanceUID", "")),
         number=str(found.get("SeriesNumber", "") or "none"),
         modality=str(found.get("Modality", "") or "MR"),
-        kinds=tuple(map(str.upper, _texts(found.get("ImageType")))),
+        kinds=tuple(map(str.upper, texts(found.get("ImageType")))),
         syntax=str(found.file_meta.get("TransferSyntaxUID", "")),
         colours=int(found.get("SamplesPerPixel") or 1),
         photometric=str(found.get("PhotometricInterpretation", "")),
@@ -227,20 +211,13 @@ def _summary(paths: Sequence[pathlib.Path], file: int) -> dict[str, Any]:
         found = _read(paths[file], _SEQUENCE)
         if "Rows" not in found:
             return {}
-        told: dict[str, Any] = {key: _texts(found.get(key)) for key in _SEQUENCE[:6]}
+        told: dict[str, Any] = {key: texts(found.get(key)) for key in _SEQUENCE[:6]}
         told |= {key: values[0] for key, values in told.items() if key != "ImageType" and len(values) == 1}
         times = {key: _numbers(found.get(key)) for key in _MILLISECONDS}
         return {**told, **{key: values[0] / 1000 for key, values in times.items() if values}}
 
 
-def _texts(value: Any) -> list[str]:
-    """Returns the values of an element as texts; [] where it is absent or empty."""
-    if value is None or value == "":
-        return []
-    return [str(each) for each in value] if isinstance(value, MutableSequence) else [str(value)]
-
-
 def _numbers(value: Any) -> tuple[float, ...]:
     """Returns the values of an element as numbers; () where it is absent, empty or not finite."""
-    found = tuple(map(float, _texts(value)))
+    found = tuple(map(float, texts(value)))
     return found if all(map(math.isfinite, found)) else ()

@@ -114,7 +114,8 @@ def _subjects(listing: Listing[Files], root: pathlib.Path, reading: Reading) -> 
             count = "two" if len(others) == 1 else str(len(others) + 1)
             problem = f"has {count} scans that would both be {identifier(first.name)}: {named}"
             fault = InputError(root, problem, "Keep one of them, or rename one by more than punctuation")
-            subjects.append(_refused(root, first, fault))
+            private = first.private.union(*(entry.private for entry in others))
+            subjects.append(_refused(root, first._replace(private=private), fault))
         elif first.refused:
             where = first.name if subject_table.is_table(str(first.image)) else first.said
             subjects.append(_refused(root, first, InputError(where, first.refused, first.remedy)))
@@ -163,6 +164,7 @@ def _refused(root: pathlib.Path, entry: Files, fault: InputError) -> Subject:
         kind=entry.kind,
         reading=str(fault),
         source=entry.source or uri(entry.image, root),
+        private=entry.private,
     )
 
 
@@ -196,6 +198,7 @@ def _subject(root: pathlib.Path, entry: Files, reading: Reading) -> Subject:
         reading=json.dumps({"assume_ras": assume_ras, "volume": volume, "single_slice": single_slice}),
         source=entry.source or uri(entry.image, root),
         slices=len(entry.series),
+        private=entry.private,
         **noticed,  # type: ignore[arg-type]
     )
 

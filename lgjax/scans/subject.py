@@ -30,6 +30,7 @@ class Subject:
       bias_field: None for a raw scan; for one that lgjax.preprocess wrote, the canonical JSON of the settings of
         the bias field that it removed ("null": none).
       person: of such a scan, who was scanned, as was noted then.
+      private: whole paths on the way to a DICOM series that no output may name: they may tell who was scanned.
       source: what outputs say of where a file comes from: a BIDS URI in which `raw` is the data set or folder.
     """
 
@@ -48,6 +49,7 @@ class Subject:
     mask_found: bool = False
     source: str = ""
     slices: int = 0
+    private: frozenset[pathlib.Path] = frozenset()
 
     def __repr__(self) -> str:
         return f"Subject({self.identifier})"

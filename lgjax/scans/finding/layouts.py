@@ -90,7 +90,9 @@ def listed(path: pathlib.Path, any_sequence: bool = False) -> Listing[Files]:
         reference, given = labels.given(row.reference), row.mask is not None
         files = Files(row.name, image, mask, reference, row.kind, given, row.person, problem, remedy)
         slices = dicom_header.files_of(image)  # whose folder may be named after the patient
-        found.append(files._replace(series=slices, source=f"series:{row.name}") if slices else files)
+        if slices:
+            files = files._replace(series=slices, source=f"series:{row.name}", private=series.private(slices, image))
+        found.append(files)
     if "reference" not in table.columns:
         found = datasets.with_references(found, datasets.starts(found), around)
     return Listing(found, (), table.notes)

@@ -32,6 +32,7 @@ class Files(NamedTuple):
     remedy: str = ""
     series: tuple[pathlib.Path, ...] = ()  # the files of a DICOM series, of which `image` is the folder
     source: str = ""  # what stands for the path of the image, where that names the patient
+    private: frozenset[pathlib.Path] = frozenset()  # as in Subject
 
     @property
     def said(self) -> str:

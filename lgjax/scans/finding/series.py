@@ -4,26 +4,25 @@ import hashlib
 import os
 import pathlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lgjax.runtime.counting import counted
-from lgjax.scans import dicom_header
-from lgjax.scans.dicom_header import Identity
+from lgjax.scans import dicom_header, dicom_identity
+from lgjax.scans.dicom import digest
+from lgjax.scans.dicom_identity import Identity
 from lgjax.scans.finding import folders, nested
 from lgjax.scans.finding.datasets import is_ours
 from lgjax.scans.finding.listing import Files, LeftOut, Listing, Other, shown
+from lgjax.scans.finding.subject_table import is_table
 
 if TYPE_CHECKING:  # importing it takes a while, and --help lists layouts
     from lgjax.scans.subject import Subject
 
 _DEPTH = ("", "*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")  # export/patient/study/series; discs have DICOM/ above
-_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)")
-_CONTAINED = 4  # letters and digits: a shorter one must be a word of its own
 _HASH = 8  # hexadecimal digits
-_HIDDEN = "series:"  # begins what stands for the path of a series whose folders are named after the patient
+_HIDDEN = "series:"  # begins what stands for the path of a series whose folders may be named after the patient
 
 
 def dicom(root: pathlib.Path, other: Other) -> Listing[Files]:
@@ -33,12 +32,12 @@ def dicom(root: pathlib.Path, other: Other) -> Listing[Files]:
       EnvironmentFault: there is one, and pydicom is not installed.
     """
     found = [(folder, paths) for folder in _places(root) if (paths := dicom_header.files_of(folder))]
-    hidden = {folder: neutral_name(paths[0], folder) for folder, paths in found}
-    names = {folder: hidden[folder] or folder.relative_to(root).as_posix() for folder, _ in found}
+    judged = {folder: _judge(paths, folder) for folder, paths in found}
+    names = {folder: judged[folder].hidden or folder.relative_to(root).as_posix() for folder, _ in found}
     reasons = {folder: other(folder, list(reversed(_parts(root, folder)))) for folder, _ in found}
     alone = Counter(folder.parent for folder, _ in found if not reasons[folder])
     taken = [
-        _files(_parts(root, folder), folder, paths, hidden[folder], alone[folder.parent] == 1)
+        _files(_parts(root, folder), folder, paths, judged[folder], alone[folder.parent] == 1)
         for folder, paths in found
         if not reasons[folder]
     ]
@@ -55,7 +54,7 @@ def one(path: pathlib.Path) -> Files | None:
     if not (paths := dicom_header.files_of(path)):
         return None
     name = re.sub(r"\.(dcm|dicom|ima)$", "", path.resolve().name, flags=re.IGNORECASE)
-    return _files([name], path, paths, neutral_name(paths[0], path), True)
+    return _files([name], path, paths, _judge(paths, path), True)
 
 
 def notes(found: Iterable[Files]) -> tuple[str, ...]:
@@ -64,54 +63,54 @@ def notes(found: Iterable[Files]) -> tuple[str, ...]:
     if not names:
         return ()
     told = f"{counted(len(names), 'scan')} called by a hash, since folders are named after the patient or a date"
-    return (f"{told}: {shown(names)}. A table, --input=table.tsv, gives names of your own",)
+    told += f", or headers do not tell that they are not: {shown(names)}"
+    return (f"{told}. A table, --input=table.tsv, gives names of your own",)
 
 
-def nameable(inputs: Iterable[str], subjects: Sequence["Subject"]) -> list[str]:
+def nameable(inputs: Iterable[str], subjects: Iterable["Subject"]) -> list[str]:
     """Lists the inputs that a record may name: those whose path does not tell who was scanned in a series below."""
-    found = [each for each in subjects if each.slices and each.source.startswith(_HIDDEN)]
-    hidden = [pathlib.Path(os.path.abspath(each.paths[0])) for each in found]
-
-    def tells(path: pathlib.Path) -> bool:
-        return any(neutral_name(file, path) for file in hidden if file.is_relative_to(path))
-
-    return [name for name in inputs if not tells(pathlib.Path(os.path.abspath(name)))]
+    private = frozenset().union(*(each.private for each in subjects))
+    return [name for name in inputs if private.isdisjoint(_paths(pathlib.Path(name), is_table(name)))]
 
 
-def neutral_name(file: pathlib.Path, place: pathlib.Path) -> str:
-    """Returns a name made of a hash for a series on whose path a name tells who was scanned, or when; else "".
+def private(paths: Sequence[pathlib.Path], place: pathlib.Path) -> frozenset[pathlib.Path]:
+    """Returns `Subject.private` of a series that a table names, as the user likes: folders whose path tells."""
+    return _private(dicom_identity.of(paths)._replace(comparable=True), place)
 
-    The hash is that of the series' UID: no name of a file, no order and no other series changes the hash.
 
-    Args:
-      file: one of the series.
-      place: the path.
+class _Judged(NamedTuple):
+    """What a name of a series may tell."""
+
+    hidden: str  # a hash in place of a name on the path that may tell who was scanned, or when; "": none may
+    private: frozenset[pathlib.Path]  # as in Subject
+
+
+def _judge(paths: Sequence[pathlib.Path], place: pathlib.Path) -> _Judged:
+    """Compares the path of a series with who was scanned; what cannot be compared may tell.
+
+    The hash is that of the series' UID, or of its content where no file has a UID: no name of a file, no order and no
+    other series changes the hash.
     """
-    identity = dicom_header.identity(file)
-    if identity is None or not any(_tells(name, identity) for name in pathlib.Path(os.path.abspath(place)).parts):
-        return ""
-    return hashlib.sha256(identity.series.encode()).hexdigest()[:_HASH]
+    identity = dicom_identity.of(paths)
+    private = _private(identity, place)
+    content = (identity.series or digest(paths)) if private else ""
+    return _Judged(hashlib.sha256(content.encode()).hexdigest()[:_HASH] if private else "", private)
 
 
-def _tells(name: str, identity: Identity) -> bool:
-    """Returns whether a name holds what tells who was scanned, but for case, accents and punctuation."""
-    words = {word for text in identity.words for word in _words(text) if len(word) > 1}
-    whole = {"".join(_words(text)) for text in (*identity.words, *identity.whole)}
-    whole |= {other for text in identity.whole if (date := _DATE.fullmatch(text)) for other in _written(*date.groups())}
-    squeezed = "".join(_words(name))
-    return bool(words & set(_words(name))) or any(
-        len(each) >= _CONTAINED and each in squeezed for each in words | whole
+def _private(identity: Identity, place: pathlib.Path) -> frozenset[pathlib.Path]:
+    """Returns the folders on a path, as `Subject.private`."""
+    return frozenset(
+        folder
+        for path in _paths(place)
+        for folder in (path, *path.parents)
+        if not identity.comparable or any(dicom_identity.tells(identity, name) for name in folder.parts)
     )
 
 
-def _written(year: str, month: str, day: str) -> tuple[str, str]:
-    """Returns how a date is written where the year comes last."""
-    return f"{day}{month}{year}", f"{month}{day}{year}"
-
-
-def _words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))
+def _paths(path: pathlib.Path, is_file: bool = False) -> list[pathlib.Path]:
+    """Returns a path as it is named and as links lead; of a file that is no series, those of its folder."""
+    path = path.parent if is_file else path
+    return [pathlib.Path(os.path.abspath(path)), path.resolve()]
 
 
 def _places(root: pathlib.Path) -> list[pathlib.Path]:
@@ -130,7 +129,10 @@ def _parts(root: pathlib.Path, folder: pathlib.Path) -> list[str]:
     return list(folder.relative_to(root).parts) or [root.resolve().name]
 
 
-def _files(parts: list[str], folder: pathlib.Path, paths: tuple[pathlib.Path, ...], hidden: str, alone: bool) -> Files:
-    name = hidden or nested.name(parts[:-1], parts[-1], alone)
+def _files(
+    parts: list[str], folder: pathlib.Path, paths: tuple[pathlib.Path, ...], judged: _Judged, alone: bool
+) -> Files:
+    name = judged.hidden or nested.name(parts[:-1], parts[-1], alone)
     mask = folders.mask_beside(folder)
-    return Files(name, folder, mask, series=paths, source=f"{_HIDDEN}{hidden}" if hidden else "")
+    source = f"{_HIDDEN}{judged.hidden}" if judged.hidden else ""
+    return Files(name, folder, mask, series=paths, source=source, private=judged.private)
