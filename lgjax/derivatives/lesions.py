@@ -43,12 +43,17 @@ def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     Returns:
       [X, Y, Z] int32.
     """
-    order = orientation.to_lps(affine)
-    labels, count = connected.label(orientation.axial(mask, order))
-    largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:], kind="stable")
-    numbers = np.zeros(count + 1, np.int32)
-    numbers[largest] = np.arange(1, count + 1)
-    return orientation.native(numbers[labels], order)
+    numbered = np.zeros_like(mask, np.int32)
+    if mask.any():
+        order = orientation.to_lps(affine)
+        seen = orientation.axial(mask, order)
+        box = orientation.box(seen)
+        labels, count = connected.label(seen[box])
+        largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:], kind="stable")
+        numbers = np.zeros(count + 1, np.int32)
+        numbers[largest] = np.arange(1, count + 1)
+        orientation.axial(numbered, order)[box] = numbers[labels]
+    return numbered
 
 
 def measure(
@@ -69,8 +74,8 @@ def measure(
     """
     order, to_mm = orientation.to_lps(affine), orientation.slice_affine(affine, labels.shape)
     seen, head = orientation.axial(labels, order), orientation.axial(brain, order)
-    inside = seen > 0
-    numbers = seen[inside]
+    found = np.nonzero(seen)
+    numbers = seen[found]
     if not numbers.size:
         return []
     voxels = np.bincount(numbers)[1:]
@@ -78,11 +83,11 @@ def measure(
     def mean(values: np.ndarray) -> np.ndarray:
         return np.bincount(numbers, values)[1:] / voxels
 
-    places = _millimetres(np.nonzero(seen), to_mm)
+    places = _millimetres(found, to_mm)
     centres = np.stack([mean(axis) for axis in places], axis=1)
     low, high = _box(head, to_mm)
     left, right = (mean(beyond) for beyond in _beyond(places, plane, _middle(head, to_mm)))
-    height = np.abs(orientation.axial(anomaly, order)[inside])
+    height = np.abs(orientation.axial(anomaly, order)[found])
     columns = {
         "volume_ml": (voxels * abs(np.linalg.det(to_mm[:3, :3])) / 1000).tolist(),
         "centroid_mm": map(tuple, centres.tolist()),
@@ -116,8 +121,10 @@ def _millimetres(voxels: tuple[np.ndarray, ...], to_mm: np.ndarray) -> np.ndarra
 
 def _middle(head: np.ndarray, to_mm: np.ndarray) -> float:
     """Returns where the sagittal plane through a brain's centroid lies, mm from the left to the right."""
-    centre = ndimage.center_of_mass(head)
-    return float(_millimetres(tuple(np.array([place]) for place in centre), to_mm)[0, 0])
+    plane = head.sum(axis=0)
+    counts = (head.sum(axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0))  # of voxels, along every axis
+    centre = [np.array([count @ np.arange(len(count)) / count.sum()]) for count in counts]
+    return float(_millimetres(tuple(centre), to_mm)[0, 0])
 
 
 def _box(head: np.ndarray, to_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -166,7 +166,17 @@ def _without_background(image: Volume) -> tuple[np.ndarray, str, str]:
     volume = brain.sum() * image.voxel_ml
     if flat.sum() < _MIN_BACKGROUND * size or volume > _MAX_BRAIN:
         return brain, f"still has its skull, it seems: {volume:.0f} ml differ from the background", note
-    labels, _ = ndimage.label(brain)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= _MIN_COMPONENT * sizes.max())[labels] & brain, "", note
+    return _without_crumbs(brain), "", note
+
+
+def _without_crumbs(brain: np.ndarray) -> np.ndarray:
+    """Removes the components of a mask, [X, Y, Z] bool, that are small beside the largest one."""
+    kept = np.zeros_like(brain)
+    if brain.any():
+        box = orientation.box(brain)
+        labels, _ = ndimage.label(brain[box].T)  # files are written from the last axis on
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        kept[box] = (sizes >= _MIN_COMPONENT * sizes.max())[labels].T
+        kept &= brain
+    return kept

@@ -141,7 +141,7 @@ def restored(prepared: Prepared, change: np.ndarray) -> np.ndarray:
     Returns:
       [X, Y, Z] float32.
     """
-    result = prepared.image.data.copy()
+    result = prepared.image.data.copy("K")
     for k in range(result.shape[2]):  # a plane at a time: big volumes are not copied
         inside = change[..., k] != 0
         data = result[..., k][inside]

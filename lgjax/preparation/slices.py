@@ -166,7 +166,7 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
 
 def every(slices: Slices, placement: Placement, step: int) -> tuple[Slices, Placement]:
     """Keeps the axial slices whose number is a multiple of `step`; the others leave the brain mask too."""
-    brain = placement.brain.copy()
+    brain = placement.brain.copy("K")
     inside = orientation.axial(brain, placement.orientation)
     inside[np.arange(len(inside)) % step != 0] = False
     kept = Slices(*(part[slices.number % step == 0] for part in slices))
@@ -189,7 +189,7 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     if values.shape != placement.mask.shape:
         raise ValueError(f"expected values of shape {placement.mask.shape}, got {values.shape}")
     inside = orientation.axial(placement.brain, placement.orientation)
-    result = np.zeros(placement.brain.shape, np.float32)
+    result = np.zeros_like(placement.brain, np.float32)  # in the brain's order in memory, that of the file
     planes = orientation.axial(result, placement.orientation)
     mask = placement.mask[..., 0].astype(np.float64)
     rows = _linear_weights(placement.rows, inside.shape[1])
@@ -201,10 +201,11 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
         known = weight > 1e-6
         plane = total / np.where(known, weight, 1)
         if (inside[k] & ~known).any():
+            box = orientation.box(known | inside[k])
             nearest = ndimage.distance_transform_edt(
-                ~known, sampling=sampling, return_distances=False, return_indices=True
+                ~known[box], sampling=sampling, return_distances=False, return_indices=True
             )
-            plane = plane[tuple(nearest)]
+            plane[box] = plane[box][tuple(nearest)]
         planes[k] = np.where(inside[k], plane, 0)
     return result
 

@@ -57,10 +57,9 @@ def slice_affine(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(affine) @ nib.orientations.inv_ornt_aff(to_lps(affine), shape)
 
 
-def box(inside: np.ndarray) -> tuple[slice, slice, slice]:
-    """Returns the bounding box of what is True in [S, H, W] bool, which must not be empty."""
-    plane = np.any(inside, axis=0)
-    lines = (np.any(inside, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0))
+def box(inside: np.ndarray) -> tuple[slice, ...]:
+    """Returns the bounding box of what is True in an array of any shape, bool, which must not be empty."""
+    axes = range(inside.ndim)
+    lines = [inside.any(axis=tuple(other for other in axes if other != axis)) for axis in axes]
     found = [np.flatnonzero(line) for line in lines]
-    slices, rows, columns = (slice(int(index[0]), int(index[-1]) + 1) for index in found)
-    return slices, rows, columns
+    return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in found)
