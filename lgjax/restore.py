@@ -25,7 +25,7 @@ from absl import flags
 from lgjax import batch
 from lgjax.cli import app, closing, opening
 from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
-from lgjax.derivatives import dicom, runs
+from lgjax.derivatives import dicom, pages, runs
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.report import show
@@ -103,8 +103,9 @@ def main(words: Sequence[str] = ()) -> int:
             closing.tell(outcome.total, outcome.skipped, outcome.failures, place)
             code = max(code, outcome.code)
             listing.record(place, scans)
-            if arguments.viewer and show.write_of_folder(place, scans.found):
-                app.say(f"Viewer: {place / show.FOLDER / 'index.html'}")
+            viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
+            closing.tell_pages(viewed.written, viewed.failures, pages.index(place))
+            code = max(code, viewed.code)
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)

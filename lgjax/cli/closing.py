@@ -4,6 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from lgjax.cli import app
 from lgjax.runtime.counting import counted
 
 
@@ -14,5 +15,16 @@ def tell(total: int, skipped: int, failures: Sequence[tuple[str, str]], folder: 
         f"{done} restored, {skipped} finished before, {len(failures)} failed of {counted(total, 'scan')} -> {folder}",
         flush=True,
     )
+    _failed(failures)
+
+
+def tell_pages(written: Sequence[str], failures: Sequence[tuple[str, str]], index: pathlib.Path) -> None:
+    """Says where the list of the pages is that were written for scans, and whose could not be written."""
+    if written:
+        app.say(f"Viewer: {index} ({counted(len(written), 'page')} written)")
+    _failed(failures)
+
+
+def _failed(failures: Sequence[tuple[str, str]]) -> None:
     for name, error in failures:
         print(f"failed: {name}: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lgjax.derivatives import dicom, lesion_table, lesions, occupied, sidecar
+from lgjax.derivatives import dicom, lesion_table, lesions, occupied, pages, sidecar
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import ANOMALY, DONE, PVALUE, RESTORED, SPACE, UNITS, file, rate_name, volume_name
 from lgjax.preparation import midplane, pipeline
@@ -63,6 +63,7 @@ def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:
     found = _told(path)
     if found is not None and (digest is None or found.get("SourceSHA256") != digest):
         path.unlink()
+        pages.forget(folder, subject)
 
 
 def _told(path: pathlib.Path) -> dict[str, Any] | None:
@@ -99,6 +100,7 @@ def write(folder: pathlib.Path, subject: str, prepared: Prepared, found: Maps, p
     done = file(folder, subject, ANOMALY, "json")
     done.unlink(missing_ok=True)  # while anything is replaced, the subject counts as unfinished
     dicom.forget(folder, subject)
+    pages.forget(folder, subject)
     images: dict[str, tuple[np.ndarray, type, str]] = {
         "desc-brain_mask": (found.brain, np.uint8, UNITS["mask"]),
         ANOMALY: (found.anomaly, np.float32, provenance["AnomalyUnits"]),

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from lgjax.derivatives import lesions, read, results
+from lgjax.derivatives import lesions, pages, read, results
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.read import Prediction
 from lgjax.derivatives.sidecar import ANOMALY, Sidecar
@@ -17,7 +17,7 @@ from lgjax.runtime import places, progress
 from lgjax.runtime.errors import InputError
 from lgjax.scans import names
 
-NAME = "group_T2w"
+NAME = pages.GROUP
 FINISHED, UNFINISHED = "finished", "unfinished"
 
 

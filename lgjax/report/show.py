@@ -1,110 +1,124 @@
 """From results, on disk or in memory, to the pages of the viewer: one scan in memory at a time."""
 
-import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
-from lgjax.derivatives.read import Prediction, is_output, read_predictions
+from lgjax.derivatives import pages, read, sidecar
+from lgjax.derivatives.read import Prediction
 from lgjax.derivatives.sidecar import Midplane, short_unit
 from lgjax.detector import Detection
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
 from lgjax.runtime import progress
-from lgjax.runtime.errors import LgjaxError
-from lgjax.runtime.files import atomic_write
+from lgjax.runtime.errors import InputError, LgjaxError
+from lgjax.runtime.files import atomic_write, check_contained
 from lgjax.scans import nifti, sources
 from lgjax.scans.volume import Volume
 
-LOG = logging.getLogger(__name__)
-FOLDER = "viewer"  # of the pages, beside what they belong to
+
+class Pages(NamedTuple):
+    """The pages that were written, and the scans that have none."""
+
+    written: list[str]  # identifiers
+    failures: list[tuple[str, str]]  # identifier, and why
+
+    @property
+    def code(self) -> int:
+        """The exit code: 0, or 3 if a scan has no page."""
+        return InputError.exit_code if self.failures else 0
 
 
-def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float] | None = (), about: str = "") -> Shown:
+def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float] | None = ()) -> Shown:
     """Reads one scan and what was found in it.
 
     Args:
       prediction: what `restore` wrote.
       subject: the scan.
       values: of the reference that are lesion, see `segmentations.lesion_of`; None: no reference is read.
-      about: the scan in words.
 
     Raises:
       InputError: a file cannot be read, or lies on another grid.
     """
-    image, sidecar = subject.image(), prediction.sidecar
-    anomaly = prediction.read("desc-anomaly_T2w")
+    image, told = subject.image(), prediction.sidecar
+    anomaly = prediction.read(sidecar.ANOMALY)
     nifti.check_same_grid(anomaly, image)
-    has_restored = prediction.path("desc-restored_T2w").exists()  # GMM and others restore nothing
     return Shown(
         identifier=prediction.identifier,
-        method=sidecar.method,
-        unit=short_unit(sidecar.score),
+        method=told.method,
+        unit=short_unit(told.score),
         affine=anomaly.affine,
         scan=image.data,
         brain=prediction.mask("desc-brain_mask", anomaly),
-        anomaly=anomaly.data,
-        restored=prediction.read("desc-restored_T2w").data if has_restored else None,
-        detected=_detected(prediction, anomaly),
+        anomaly=_finite(anomaly),
+        restored=_restored(prediction, anomaly),
+        detected=prediction.detected(told.mask_rate, anomaly) if told.mask_rate in told.thresholds else None,
         reference=None if values is None else references.read(subject, anomaly, values).lesion,
-        thresholds=sidecar.thresholds,
-        rate=sidecar.mask_rate,
-        about=about,
-        plane=sidecar.midplane,
+        thresholds=told.thresholds,
+        rate=told.mask_rate,
+        plane=told.midplane,
     )
 
 
 def write(
     folder: pathlib.Path,
-    lines: Sequence[Line],
     predictions: Mapping[str, Prediction],
     subjects: Mapping[str, sources.Subject],
+    is_kept: Callable[[str], bool],
+    lines: Mapping[str, Line] = MappingProxyType({}),
     values: Sequence[float] | None = None,
-) -> dict[str, str]:
-    """Writes a page for each scan and the page that lists them.
+) -> Pages:
+    """Writes a page for each scan, removes those of scans that are no more, and lists all that are there.
 
     Args:
-      folder: for the pages; made if need be.
-      lines: the scans.
-      predictions, subjects: by identifier.
+      folder: the pages lie in its folder `viewer`.
+      predictions: the scans to write, by identifier.
+      subjects: by identifier.
+      is_kept: says of the identifier of a page that lies there whether the page may stay.
+      lines: what is known of scans, by identifier; of the others, the list tells what was detected.
       values: see `of`.
 
     Returns:
-      The name of each scan's page by identifier. A scan that cannot be read has none, and is logged.
+      Whose pages were written. A scan that cannot be read has none, and stops no other.
 
     Raises:
+      InputError: a link leads out of the folder.
       EnvironmentFault: the disk refuses.
     """
-    found, order = {}, viewer.ordered(lines)
-    names = [None, *(line.identifier for line in order), None]
-    for before, line, after in progress.track(zip(names, order, names[2:], strict=False), "viewer", len(order), "page"):
-        name, prediction = line.identifier, predictions[line.identifier]
+    check_contained(folder, folder / pages.FOLDER)
+    found = Pages([], [])
+    for name, prediction in progress.track(predictions.items(), "viewer", len(predictions), "scan"):
         try:
-            shown = of(prediction, subjects[name], values, describe(line))
+            shown = of(prediction, subjects[name], values)
         except LgjaxError as error:
-            LOG.warning("no page of %s in the viewer: %s", name, error)
+            pages.page(folder, name).unlink(missing_ok=True)
+            found.failures.append((name, f"has no page in the viewer: {error}"))
             continue
-        atomic_write(folder / viewer.name(name), viewer.page(shown, before, after, index=True))
-        found[name] = viewer.name(name)
-    rate = predictions[order[0].identifier].sidecar.mask_rate if order else "0"
-    atomic_write(folder / "index.html", viewer.index([line for line in order if line.identifier in found], rate))
+        atomic_write(pages.page(folder, name), viewer.page(shown, lines.get(name) or _line(shown)))
+        found.written.append(name)
+    failed = {name for name, _ in found.failures}
+    _list(folder, lambda name: name not in failed and is_kept(name))
     return found
 
 
-def write_of_folder(folder: pathlib.Path, subjects: Sequence[sources.Subject]) -> dict[str, str]:
+def write_of_folder(folder: pathlib.Path, subjects: Sequence[sources.Subject]) -> Pages:
     """Writes the pages of those scans that are finished in a folder of results, into the folder; see `write`.
 
-    References are not read.
+    Pages of other scans stay while their scans are finished. References are not read.
     """
-    if not is_output(folder):
-        return {}
-    known = {subject.identifier: subject for subject in subjects}
-    predictions = {name: found for name, found in read_predictions(folder)[0].items() if name in known}
-    lines = [Line(name, "", None, _detected_ml(prediction), None) for name, prediction in predictions.items()]
-    return write(folder / FOLDER, lines, predictions, known)
+
+    def is_finished(name: str) -> bool:
+        return sidecar.file(folder, name, sidecar.ANOMALY, "json").exists()
+
+    known = {subject.identifier: subject for subject in subjects if is_finished(subject.identifier)}
+    if not known and not (folder / pages.FOLDER).exists():
+        return Pages([], [])
+    return write(folder, {name: read.read_one(folder, name) for name in known}, known, is_finished)
 
 
 def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:
@@ -137,22 +151,42 @@ def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:
     return page
 
 
-def describe(line: Line) -> str:
-    """Returns what is known of a scan beside its volumes, in words."""
-    volume = "" if line.lesion_ml is None else f"{line.lesion_ml:.1f} mL of lesion"
-    found = "" if line.detected_ml is None else f"{line.detected_ml:.1f} mL detected"
-    dice = "" if line.dice is None else f"Dice {line.dice:.3f}"
-    return ", ".join(part for part in (line.kind, volume, found, dice) if part)
+def _list(folder: pathlib.Path, is_kept: Callable[[str], bool]) -> None:
+    """Removes pages that are not to stay, and writes the list of the others; without any there is no list."""
+    lines = []
+    for path in sorted((folder / pages.FOLDER).glob(pages.name("*"))):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            line = viewer.read_line(file.read(viewer.START))
+        if line is None or path.name != pages.name(line.identifier):
+            continue  # no page of a scan
+        if is_kept(line.identifier):
+            lines.append(line)
+        else:
+            path.unlink(missing_ok=True)
+    if lines:
+        atomic_write(pages.index(folder), viewer.index(lines))
+    else:
+        pages.index(folder).unlink(missing_ok=True)
 
 
-def _detected_ml(prediction: Prediction) -> float | None:
-    """Returns the volume of the mask that is shown."""
-    anomaly = prediction.read("desc-anomaly_T2w")
-    mask = _detected(prediction, anomaly)
-    return None if mask is None else float(mask.sum() * anomaly.voxel_ml)
+def _line(shown: Shown) -> Line:
+    """Returns what a list tells of a scan of which no evaluation is known."""
+    voxel_ml = abs(float(np.linalg.det(shown.affine[:3, :3]))) / 1000
+    detected = None if shown.detected is None else float(shown.detected.sum() * voxel_ml)
+    return Line(shown.identifier, "", None, detected, None, shown.rate)
 
 
-def _detected(prediction: Prediction, anomaly: Volume) -> np.ndarray | None:
-    """Reads the mask that is shown; None for a map without calibrated thresholds."""
-    rate = prediction.sidecar.mask_rate
-    return prediction.detected(rate, anomaly) if rate in prediction.sidecar.thresholds else None
+def _restored(prediction: Prediction, anomaly: Volume) -> np.ndarray | None:
+    """Reads the restored scan; None for a method that restores none."""
+    if not prediction.path(sidecar.RESTORED).exists():
+        return None
+    restored = prediction.read(sidecar.RESTORED)
+    nifti.check_same_grid(anomaly, restored)
+    return restored.data
+
+
+def _finite(anomaly: Volume) -> np.ndarray:
+    """Returns the values of a map; raises InputError where one of them is no number."""
+    if not np.isfinite(anomaly.data).all():
+        raise InputError(anomaly.source, "has values that are not finite", "Restore it again")
+    return anomaly.data

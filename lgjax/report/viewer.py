@@ -4,9 +4,12 @@ The program is NiiVue (vendor/niivue.LICENSE.txt). `show.py` makes what is shown
 """
 
 import base64
+import datetime
 import functools
 import hashlib
+import html
 import json
+import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,12 +18,14 @@ from typing import Any, NamedTuple
 import markupsafe
 import numpy as np
 
-from lgjax.derivatives import lesions
+from lgjax.derivatives import lesions, pages
 from lgjax.derivatives.sidecar import Midplane
 from lgjax.evaluation.records import percent
 from lgjax.report import text, volumes
 
 MOST_LESIONS = 20  # of a kind that the page lists, the largest first
+START = 1 << 14  # characters of a page within which its line stands
+_LINE = "lgjax-line"
 
 
 class Shown(NamedTuple):
@@ -38,7 +43,6 @@ class Shown(NamedTuple):
     reference: np.ndarray | None  # bool; None: no reference is known
     thresholds: Mapping[str, float]  # by false positive rate, in the unit of the map
     rate: str  # of `detected`
-    about: str = ""  # kind of lesion and the like, in words
     plane: Midplane | None = None  # mid-sagittal, by which a lesion's side is told; None: none was looked for
 
 
@@ -50,15 +54,16 @@ class Line(NamedTuple):
     lesion_ml: float | None  # of the reference; None: no reference is known
     detected_ml: float | None
     dice: float | None
+    rate: str  # false positive rate of the detection
 
 
-def page(shown: Shown, before: str | None = None, after: str | None = None, index: bool = False) -> str:
+def page(shown: Shown, line: Line | None = None) -> str:
     """Returns the page of one scan.
 
     Args:
       shown: the scan.
-      before, after: identifiers of the scans whose pages lie beside this one and come before and after.
-      index: whether a page with the list of all scans lies beside this one.
+      line: of the scan in the list that lies beside the page; the page holds it, see `read_line`, and leads to the
+        neighbours by the list. None: the page lies alone.
     """
     part = volumes.box(shown.brain if shown.reference is None else shown.brain | shown.reference)
     layers = _layers(shown, part)
@@ -76,26 +81,54 @@ def page(shown: Shown, before: str | None = None, after: str | None = None, inde
         rate=percent(shown.rate),
         lesions=_lesions(shown, part),
         most=MOST_LESIONS,
-        before=before and address(before),
-        after=after and address(after),
-        index=index,
+        about=describe(line) if line else "",
+        line=line and json.dumps(line._asdict()),
+        name=_LINE,
+        index=pages.INDEX,
+        address=address(shown.identifier),
     )
 
 
-def index(lines: Sequence[Line], rate: str) -> str:
-    """Returns the page with the list of scans, the largest lesion first.
+def index(lines: Sequence[Line]) -> str:
+    """Returns the page with the list of scans, the largest lesion first; without references, the largest detection.
 
-    Args:
-      lines: in any order; scans without a reference are sorted by what was detected.
-      rate: false positive rate of the detections.
+    Every page leads to its neighbours by this one, which alone knows the order: `index.html#after=PAGE`.
     """
+    script = _code("templates/viewer_index.js")
     return text.template("viewer_index.html").render(
         notice=text.NOTICE,
         style=_code("templates/viewer.css"),
         lines=[(line, address(line.identifier)) for line in ordered(lines)],
         kinds=any(line.kind for line in lines),
-        rate=percent(rate),
+        rates=" or ".join(percent(rate) for rate in sorted({line.rate for line in lines})),
+        script=script,
+        allowed=_allowed(script),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def read_line(start: str) -> Line | None:
+    """Returns the line of the list that a page holds.
+
+    Args:
+      start: the first `START` characters of the page, or all of it.
+
+    Returns:
+      None where the page is no page of a scan beside a list.
+    """
+    found = re.search(f'<meta name="{_LINE}" content="([^"]*)">', start)
+    try:
+        return Line(**json.loads(html.unescape(found[1]))) if found else None
+    except (ValueError, TypeError):  # of another version
+        return None
+
+
+def describe(line: Line) -> str:
+    """Returns what is known of a scan beside its volumes, in words."""
+    volume = "" if line.lesion_ml is None else f"{line.lesion_ml:.1f} mL of lesion"
+    found = "" if line.detected_ml is None else f"{line.detected_ml:.1f} mL detected"
+    dice = "" if line.dice is None else f"Dice {line.dice:.3f}"
+    return ", ".join(part for part in (line.kind, volume, found, dice) if part)
 
 
 def ordered(lines: Sequence[Line]) -> list[Line]:
@@ -103,14 +136,9 @@ def ordered(lines: Sequence[Line]) -> list[Line]:
     return sorted(lines, key=lambda line: (-(line.lesion_ml or 0), -(line.detected_ml or 0), line.identifier))
 
 
-def name(identifier: str) -> str:
-    """Returns the file name of a scan's page."""
-    return f"{identifier}.html"
-
-
 def address(identifier: str) -> str:
     """Returns the address of a scan's page as seen from the pages beside it."""
-    return urllib.parse.quote(name(identifier), safe="")
+    return urllib.parse.quote(pages.name(identifier), safe="")
 
 
 def _layers(shown: Shown, part: tuple[slice, slice, slice]) -> list[tuple[str, str, str]]:

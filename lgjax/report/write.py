@@ -4,19 +4,20 @@ import json
 import logging
 import pathlib
 import time
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lgjax
+from lgjax.derivatives.pages import FOLDER
 from lgjax.derivatives.read import Prediction, read_predictions
 from lgjax.evaluation import compare, published, records, references
 from lgjax.evaluation.measure import Result, evaluate
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
 from lgjax.preparation import midplane
-from lgjax.report import show, tables, text
+from lgjax.report import show, tables, text, viewer
 from lgjax.report.page import Picture, failures, pictured_subjects, render
+from lgjax.report.show import Pages
 from lgjax.report.viewer import Line
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.runtime.files import atomic_write
@@ -113,11 +114,12 @@ def run_evaluation(
     if not found:
         raise faults[0]
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
-    viewed = _viewer(found, known, chosen, output) if with_viewer else {}
-    table, page = _save_comparison(found, known, chosen, output, settings, with_paper, command, viewed)
+    pages = _viewer(found, known, chosen, output) if with_viewer else Pages([], [])
+    table, page = _save_comparison(found, known, chosen, output, settings, with_paper, command, pages.written)
     results = list(found.values())
     warnings = [*tables.noted(results), *tables.missed(results), *tables.strange(results)]
-    return Written(table, page, [str(fault) for fault in faults] + failures(results), warnings)
+    unseen = [f"{name}: {problem}" for name, problem in pages.failures]
+    return Written(table, page, [str(fault) for fault in faults] + failures(results) + unseen, warnings)
 
 
 def _save_comparison(
@@ -128,11 +130,11 @@ def _save_comparison(
     settings: Settings,
     with_paper: bool,
     command: str,
-    viewed: Mapping[str, str],
+    viewed: Sequence[str],
 ) -> tuple[str, pathlib.Path]:
     """Writes the tables and the page of all methods; returns the table as Markdown and the path of the page.
 
-    The page links to the addresses `viewed` of subjects in the viewer, by identifier.
+    The page links to those subjects, by identifier, that are `viewed`: that have pages in the viewer.
     """
     results = list(found.values())
     evaluated = [name for name in chosen if any(result.name == name for result in results)]
@@ -142,7 +144,8 @@ def _save_comparison(
     atomic_write(output / table_name, table)
     record = as_json(results, differences, with_paper, command)
     atomic_write(output / json_name, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    page = render(results, _pictures(found, known, evaluated), differences, with_paper, viewed)
+    addresses = {name: f"{FOLDER}/{viewer.address(name)}" for name in viewed}
+    page = render(results, _pictures(found, known, evaluated), differences, with_paper, addresses)
     atomic_write(output / page_name, page)
     return table, output / page_name
 
@@ -209,15 +212,17 @@ def _probe(output: pathlib.Path) -> None:
 
 def _viewer(
     results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str], output: pathlib.Path
-) -> dict[str, str]:
-    """Writes the viewer's pages of one method: the first reference, or else the first; returns their addresses."""
+) -> Pages:
+    """Writes the viewer's pages of one method: the first reference, or else the first; pages of others go."""
     folder, result = min(results.items(), key=lambda item: item[1].name not in compared[:1])
     rate = result.metrics.mask_rate
-    lines = [
-        Line(row.participant_id, row.kind, row.lesion_ml, row.detected_ml, row.dice.get(rate)) for row in result.rows
-    ]
-    pages = show.write(output / show.FOLDER, lines, read_predictions(folder)[0], known.subjects, known.values)
-    return {name: f"{show.FOLDER}/{urllib.parse.quote(page)}" for name, page in pages.items()}
+    lines = {
+        row.participant_id: Line(row.participant_id, row.kind, row.lesion_ml, row.detected_ml, row.dice.get(rate), rate)
+        for row in result.rows
+    }
+    finished = read_predictions(folder)[0]
+    predictions = {name: finished[name] for name in lines}
+    return show.write(output, predictions, known.subjects, lines.__contains__, lines, known.values)
 
 
 def _pictures(results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str]) -> list[Picture]:

@@ -60,10 +60,10 @@ def browser():
 def folder(tmp_path_factory):
     """Pages of one scan and its list; the names on them are hostile."""
     folder = tmp_path_factory.mktemp("pages")
-    page = viewer.page(shown(identifier=f"sub-1{EVIL}", about=EVIL), "sub-0", "sub-2", index=True)
+    lines = [Line(f"sub-{k}{EVIL}", f"glioma{EVIL}", float(k), 1.0, 0.5, "0.01") for k in range(3)]
+    page = viewer.page(shown(identifier=f"sub-1{EVIL}"), lines[1])
     (folder / "page.html").write_text(page, encoding="utf-8")
-    lines = [Line(f"sub-{k}{EVIL}", "glioma", float(k), 1.0, 0.5) for k in range(3)]
-    (folder / "index.html").write_text(viewer.index(lines, "0.01"), encoding="utf-8")
+    (folder / "index.html").write_text(viewer.index(lines), encoding="utf-8")
     return folder
 
 
@@ -237,6 +237,25 @@ def test_the_page_said_and_asked_nothing(visit, folder):
     """After all of the above."""
     assert visit.complaints == []
     assert visit.asked == [(folder / "page.html").as_uri()]
+
+
+def test_the_list_leads_from_page_to_page(browser, tmp_path):
+    """Where a scan is the last one, or is gone, the list stays."""
+    names = ("sub-a", "sub-b b", "sub-c")
+    lines = [Line(name, "", None, 3.0 - k, None, "0.01") for k, name in enumerate(names)]
+    (tmp_path / "sub-b b.html").write_text(viewer.page(shown(identifier=names[1]), lines[1]))
+    (tmp_path / "sub-a.html").write_text("<title>the page before</title>")
+    (tmp_path / "index.html").write_text(viewer.index(lines[:2]))  # the third has changed since
+    found = Visit(browser, tmp_path / "sub-b b.html", viewport=DESKTOP)
+    before = found.tab.locator("#before").evaluate("(link) => link.href")
+    found.tab.keyboard.press(".")
+    found.tab.wait_for_url("**/index.html#after=sub-b%20b.html")
+    assert found.tab.locator("tbody a").all_inner_texts() == list(names[:2])
+    found.tab.goto("about:blank")
+    found.tab.goto(before)
+    found.tab.wait_for_url("**/sub-a.html")
+    assert found.complaints == []
+    found.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,7 +4,9 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import json
 import re
+import shutil
 
 import derived
 import images
@@ -15,11 +17,13 @@ from conftest import ROOT
 from tags import Tags
 
 import lgjax
+from lgjax.derivatives import pages, sidecar, write
 from lgjax.derivatives.read import read_predictions
 from lgjax.report import show, viewer
 from lgjax.report.text import NOTICE
 from lgjax.report.viewer import Line, Shown
-from lgjax.scans import sources
+from lgjax.runtime.errors import InputError
+from lgjax.scans import nifti, sources
 
 EVIL = "</script><script>alert('x')</script>"
 OBLIQUE = np.array([[-1.9, 0.3, -0.2, 21.0], [0.4, 1.6, 0.6, -17.0], [0.1, -0.5, 2.8, -15.0], [0, 0, 0, 1]])
@@ -41,22 +45,27 @@ def shown(**changes) -> Shown:
     return found._replace(**changes)
 
 
+LINE = Line("sub-1", "glioma", 9.0, 5.0, 0.5, "0.01")
+
+
 @pytest.fixture(scope="module")
 def page():
-    return viewer.page(shown(), "sub-0", "sub-2", index=True)
+    return viewer.page(shown(), LINE)
 
 
 def test_names_are_escaped():
-    page = viewer.page(shown(identifier=f"sub-1{EVIL}", about=EVIL, method=EVIL, unit=EVIL), f"sub-0{EVIL}")
+    line = LINE._replace(identifier=f"sub-1{EVIL}", kind=f"{EVIL}\"'&")
+    page = viewer.page(shown(identifier=line.identifier, method=EVIL, unit=EVIL), line)
+    assert viewer.read_line(page[: viewer.START]) == line
     assert page.count("<script") == len(re.findall("<script", viewer.page(shown())))
     assert "&lt;script&gt;alert" in page
-    listed = viewer.index([Line(f"sub-1{EVIL}", EVIL, 1.0, None, None)], "0.01")
-    assert "<script" not in listed
+    listed = viewer.index([line])
+    assert listed.count("<script") == 1
     for found in (page, listed):
         Tags(re.sub("<input[^>]*>", "", found.replace("<!DOCTYPE html>", "")))
         addresses = re.findall(r'href="([^"]*)"', found)
         assert addresses
-        assert all(re.fullmatch(r"[A-Za-z0-9_.%-]+", address) for address in addresses)
+        assert all(re.fullmatch(r"[A-Za-z0-9_.%#=-]+", address) for address in addresses)
 
 
 def test_only_the_scripts_of_the_page_may_run(page):
@@ -83,9 +92,12 @@ def test_the_page_says_what_a_reader_must_know(page):
     assert NOTICE in page
     assert "Reference: 2 lesions" in page
     assert "Detected at 1 %: 1 lesion" in page
-    assert 'href="sub-0.html"' in page
-    assert 'href="sub-2.html"' in page
-    assert "index.html" not in viewer.page(shown())
+    assert 'href="index.html#before=sub-1.html"' in page
+    assert 'href="index.html#after=sub-1.html"' in page
+    assert "glioma, 9.0 mL of lesion, 5.0 mL detected, Dice 0.500" in page
+    alone = viewer.page(shown())
+    assert "index.html" not in alone
+    assert viewer.read_line(alone) is None
 
 
 def embedded(page: str) -> dict[str, nib.Nifti1Image]:
@@ -123,50 +135,153 @@ def test_what_is_not_there_is_not_shown():
 
 
 def test_scans_are_listed_by_the_volume_of_their_lesions():
-    lines = [Line("a", "", None, 5.0, None), Line("b", "ms", 2.0, 1.0, 0.5), Line("c", "", 9.0, 0.0, 0.0)]
+    rest = {"kind": "", "rate": "0.01"}
+    lines = [
+        Line("a", lesion_ml=None, detected_ml=5.0, dice=None, **rest),
+        Line("b", lesion_ml=2.0, detected_ml=1.0, dice=0.5, **rest),
+        Line("c", lesion_ml=9.0, detected_ml=0.0, dice=0.0, **rest),
+    ]
     assert [line.identifier for line in viewer.ordered(lines)] == ["c", "b", "a"]
-    page = viewer.index(lines, "0.01")
+    page = viewer.index(lines)
     assert page.index(">c<") < page.index(">b<") < page.index(">a<")
     assert NOTICE in page
 
 
-def test_pages_of_results_on_disk(tmp_path):
-    """With a link to each neighbour; a scan that cannot be read stops no other."""
+NAMES = ["sub-s0", "sub-s1", "sub-s2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three scans and their results, without pages."""
+    folder = tmp_path_factory.mktemp("made")
     for number in range(3):
-        images.save(tmp_path / "raw" / f"s{number}.nii.gz", derived.brain(number), derived.GRID)
-    derived.restore(tmp_path / "raw", tmp_path / "out")
-    predictions, _ = read_predictions(tmp_path / "out")
-    subjects = {subject.identifier: subject for subject in sources.find(str(tmp_path / "raw"))}
-    missing = images.save(tmp_path / "other.nii.gz", derived.brain()[1:], derived.GRID)
-    (other,) = sources.find(str(missing))
-    subjects["sub-s2"] = dataclasses.replace(other, identifier="sub-s2")
-    lines = [Line(name, "", None, float(k), None) for k, name in enumerate(sorted(predictions))]
-    written = show.write(tmp_path / "pages", lines, predictions, subjects)
-    assert written == {"sub-s1": "sub-s1.html", "sub-s0": "sub-s0.html"}
-    assert {path.name for path in (tmp_path / "pages").iterdir()} == {*written.values(), "index.html"}
-    page = (tmp_path / "pages" / "sub-s1.html").read_text()
-    assert 'id="after" href="sub-s0.html"' in page
+        images.save(folder / "raw" / f"s{number}.nii.gz", derived.brain(number), derived.GRID)
+    assert derived.restore(folder / "raw", folder / "out") == NAMES
+    return folder
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    """A copy of these."""
+    shutil.copytree(made, tmp_path / "made")
+    return tmp_path / "made"
+
+
+def listed(folder) -> list[str]:
+    """The pages that the list of a folder leads to, in its order; all of them are there, and no others."""
+    found = re.findall(r'<th scope="row"><a href="([^"]*)"', pages.index(folder).read_text())
+    assert {path.name for path in (folder / "viewer").iterdir()} == {*found, "index.html"}
+    return found
+
+
+def subjects_of(results):
+    return sources.find(str(results / "raw"))
+
+
+def test_pages_of_results(results):
+    """Of an evaluation, whose lines are given; a scan that cannot be read, and one that is gone, stop no other."""
+    out = results / "out"
+    predictions, _ = read_predictions(out)
+    subjects = {subject.identifier: subject for subject in subjects_of(results)}
+    lines = {name: Line(name, "", None, float(k), None, "0.01") for k, name in enumerate(NAMES)}
+    written = show.write(out, predictions, subjects, lines.__contains__, lines)
+    assert (written.written, written.failures, written.code) == (NAMES, [], 0)
+    assert listed(out) == ["sub-s2.html", "sub-s1.html", "sub-s0.html"]
+    page = pages.page(out, "sub-s1").read_text()
     assert "1.0 mL detected" in page
     assert list(embedded(page)) == ["scan", "restored", "anomaly", "detected"]  # no reference was asked for
-    assert "sub-s2" not in (tmp_path / "pages" / "index.html").read_text()
+    (other,) = sources.find(str(images.save(results / "other.nii.gz", derived.brain()[1:], derived.GRID)))
+    subjects["sub-s2"] = dataclasses.replace(other, identifier="sub-s2")
+    (out / "viewer" / "mine.html").write_text(page)  # no page of ours is called so
+    del predictions["sub-s0"]
+    written = show.write(out, predictions, subjects, {"sub-s1", "sub-s2"}.__contains__, lines)
+    assert written.written == ["sub-s1"]
+    assert [name for name, _ in written.failures] == ["sub-s2"]
+    assert written.code == 3
+    (out / "viewer" / "mine.html").unlink()
+    assert listed(out) == ["sub-s1.html"]
 
 
-def test_pages_of_a_folder_of_results(tmp_path):
+def test_pages_of_a_folder_of_results(results):
     """Largest detection first; a folder without results has no pages."""
-    images.save(tmp_path / "raw" / "s0.nii.gz", derived.brain(), derived.GRID)
-    images.save(tmp_path / "raw" / "s1.nii.gz", np.minimum(derived.brain(1), 150), derived.GRID)
-    subjects = sources.find(str(tmp_path / "raw"))
-    assert show.write_of_folder(tmp_path / "out", subjects) == {}
-    derived.restore(tmp_path / "raw", tmp_path / "out")
+    out, subjects = results / "out", subjects_of(results)
+    assert show.write_of_folder(results / "none", subjects).written == []
+    assert not (results / "none").exists()
     detected = {}
-    for name, prediction in read_predictions(tmp_path / "out")[0].items():
+    for name, prediction in read_predictions(out)[0].items():
         mask = nib.load(prediction.path("label-lesion_desc-fpr1_mask"))
         detected[name] = float(mask.get_fdata().sum() * 8 * 8 * 20 / 1000)
-    written = show.write_of_folder(tmp_path / "out", subjects)
-    assert list(written) == sorted(detected, key=lambda name: -detected[name])
-    listed = (tmp_path / "out" / "viewer" / "index.html").read_text()
-    assert all(f"{volume:.1f}</td>" in listed for volume in detected.values())
-    assert show.write_of_folder(tmp_path / "out", subjects[:1]).keys() == {subjects[0].identifier}
+    assert show.write_of_folder(out, subjects[1:]).written == NAMES[1:]
+    assert show.write_of_folder(out, subjects[:1]).written == NAMES[:1]
+    assert listed(out) == [f"{name}.html" for name in sorted(detected, key=lambda name: (-detected[name], name))]
+    told = pages.index(out).read_text()
+    assert "3 scans" in told
+    assert "detected at 1 %, mL" in told
+    assert all(f"{volume:.1f}</td>" in told for volume in detected.values())
+
+
+def test_a_damaged_map_costs_its_own_page_alone(results):
+    out = results / "out"
+    show.write_of_folder(out, subjects_of(results))
+    anomaly = sidecar.file(out, "sub-s1", sidecar.ANOMALY)
+    anomaly.write_bytes(anomaly.read_bytes()[:200])
+    restored = nib.load(sidecar.file(out, "sub-s2", sidecar.RESTORED))
+    nib.save(restored.slicer[1:], restored.get_filename())
+    written = show.write_of_folder(out, subjects_of(results))
+    assert (written.written, written.code) == (["sub-s0"], 3)
+    assert [name for name, _ in written.failures] == ["sub-s1", "sub-s2"]
+    assert re.search("truncated|damaged", written.failures[0][1])
+    assert listed(out) == ["sub-s0.html"]
+    image = nib.load(sidecar.file(out, "sub-s0", sidecar.ANOMALY))
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), image.get_filename())
+    ((name, problem),) = show.write_of_folder(out, subjects_of(results)[:1]).failures
+    assert (name, "not finite" in problem) == ("sub-s0", True)
+    assert list((out / "viewer").iterdir()) == []  # no page, no list
+
+
+def test_a_map_is_read_once(results, monkeypatch):
+    seen, read = [], nifti.read
+    monkeypatch.setattr(nifti, "read", lambda path, **options: seen.append(path) or read(path, **options))
+    show.write_of_folder(results / "out", subjects_of(results))
+    maps = [path for path in seen if "desc-" in str(path)]
+    assert maps
+    assert len(maps) == len(set(maps))
+
+
+def test_what_shows_an_earlier_state_goes_when_a_scan_changes(results):
+    """Its page, the list that names the page, and the table of the cohort; until the list is written anew."""
+    out, subjects = results / "out", subjects_of(results)
+    show.write_of_folder(out, subjects)
+    tables = [out / f"group_T2w.{ending}" for ending in ("tsv", "json", "html")]
+
+    def after(change) -> set[str]:
+        for path in tables:
+            path.write_text("")
+        change()
+        return {path.name for path in [*(out / "viewer").iterdir(), *out.glob("group*")]}
+
+    same = json.loads(sidecar.file(out, "sub-s0", sidecar.ANOMALY, "json").read_text())["SourceSHA256"]
+    assert after(lambda: write.retract(out, "sub-s0", same)) >= {"sub-s0.html", "index.html", "group_T2w.tsv"}
+    assert after(lambda: derived.detector()(subjects[0]).save(out)) == {"sub-s1.html", "sub-s2.html"}
+    assert show.write_of_folder(out, []).written == []
+    assert sorted(listed(out)) == ["sub-s1.html", "sub-s2.html"]
+    assert after(lambda: write.retract(out, "sub-s1", None)) == {"sub-s2.html"}
+    show.write_of_folder(out, subjects)
+    assert sorted(listed(out)) == ["sub-s0.html", "sub-s2.html"]
+    shutil.rmtree(out / "sub-s2")  # by hand
+    show.write_of_folder(out, [])
+    assert listed(out) == ["sub-s0.html"]
+
+
+def test_a_link_leads_nowhere_out_of_the_results(results):
+    out, elsewhere = results / "out", results / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "sub-s0.html").write_text("mine")
+    (out / "viewer").symlink_to(elsewhere)
+    derived.detector()(subjects_of(results)[0]).save(out)
+    with pytest.raises(InputError, match="leads out of the output folder"):
+        show.write_of_folder(out, subjects_of(results))
+    assert [path.read_text() for path in elsewhere.iterdir()] == ["mine"]
 
 
 def test_a_page_of_a_detection_is_that_of_its_files(tmp_path):
