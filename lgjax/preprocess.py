@@ -97,7 +97,7 @@ def preprocess(
         app.say(f"prepared anew, since their scans changed: {listing.shown(changed)}")
     additions.write_settings(folder, asked)
     named = series.nameable(inputs, subjects)
-    source = ", ".join(named) or "DICOM series"
+    source = ", ".join(named) or opening.UNNAMED
     runs.write(folder, named)
     describe(folder, splits, everybody)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
@@ -199,7 +199,8 @@ def main(words: Sequence[str] = ()) -> int:
         raise UsageError(f"there is nothing to prepare. {remedy}; --input=phantom:train:8 are synthetic brains.")
     check_output(folder, inputs)
     scans = scans_of_flags(inputs)
-    app.say(f"{opening.scans(inputs, len(scans.found))}; output: {folder}")
+    named = series.nameable(inputs, scans.found)
+    app.say(f"{opening.scans(named, len(scans.found))}; output: {folder}")
     recipe = recipes.from_config(config)
     if arguments.recipe:
         path = pathlib.Path(arguments.recipe)

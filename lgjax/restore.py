@@ -87,7 +87,8 @@ def main(words: Sequence[str] = ()) -> int:
     scans = scans_of_flags(inputs)
     if arguments.dicom:
         dicom.check(scans.found)
-    app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, names)}")
+    shown = series.nameable(inputs, scans.found)
+    app.say(f"{opening.scans(shown, len(scans.found))}; {opening.taken(config, workdir, names)}")
     preparation.begin(config, workdir)
     mesh = app.start()
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
@@ -98,7 +99,7 @@ def main(words: Sequence[str] = ()) -> int:
         try:
             detector = batch.from_config(config, workdir, name, mesh)
             # First: it resolves the BIDS URIs, and eval asks it after an interruption too.
-            runs.write(place, series.nameable(inputs, scans.found))
+            runs.write(place, shown)
             outcome = batch.restore(detector, scans.found, place, config.data.workers, as_dicom=arguments.dicom)
             closing.tell(outcome.total, outcome.skipped, outcome.failures, place)
             code = max(code, outcome.code)

@@ -11,12 +11,13 @@ from lgjax.scans.sources import is_phantom
 from lgjax.workdir import calibrations, experiment
 from lgjax.workdir.recorded import RELEASED, SHIPPED, is_released
 
+UNNAMED = "DICOM series"  # in place of names that may tell who was scanned
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
 
 def scans(names: Sequence[str], count: int) -> str:
-    """Says where scans come from, and how many there are."""
-    named = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+    """Says where scans come from, and how many there are; of names that tell who was scanned none is given."""
+    named = (", ".join(names) or UNNAMED) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
     return f"input: {named} ({counted(count, 'scan')})"
 
 

@@ -111,7 +111,7 @@ def relative(labels: str, source: str) -> str:
     root = (root if root.is_dir() else root.parent).resolve()
     for start, before in ((root, ""), (root.parent, "../")):
         path = pathlib.Path(source).absolute()
-        if source and path.is_relative_to(start):
+        if source and path.exists() and path.is_relative_to(start):
             return before + path.relative_to(start).as_posix()
     return pathlib.PurePath(source).name
 

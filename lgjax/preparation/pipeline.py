@@ -90,12 +90,12 @@ def _mask(subject: Subject, image: Volume) -> tuple[Volume | None, str]:
     mask = subject.mask() if subject.mask else None
     if mask is None:
         return None, ""
-    name = pathlib.Path(mask.source).name
+    said = mask.source if subject.slices else f"the mask {pathlib.Path(mask.source).name}"
     if not subject.mask_found:  # what was given is used or refused
         problem = small(image, mask) if mask.data.shape == image.data.shape else ""
-        return mask, f"the mask {name} {problem}" if problem else ""
+        return mask, f"{said} {problem}" if problem else ""
     problem = misfit(image, mask)
-    return (None, f"the mask {name}, found by its name, is passed over: the mask {problem}") if problem else (mask, "")
+    return (None, f"{said}, found by its name, is passed over: the mask {problem}") if problem else (mask, "")
 
 
 def prepare(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = None) -> Prepared:

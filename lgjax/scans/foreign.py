@@ -14,7 +14,7 @@ _FREESURFER = ("is a FreeSurfer volume", "Convert it with `mri_convert X.mgz X.n
 _MINC = ("is a MINC file", "Convert it with `mnc2nii`")
 _NRRD = ("is an NRRD file", _EXPORT)
 _META = ("is a MetaImage file", _EXPORT)
-_DICOM = ("is a DICOM file", "Give the folder of its series, or convert the series to NIfTI, for example with dcm2niix")
+DICOM = ("is a DICOM file", "Give the folder of its series, or convert the series to NIfTI, for example with dcm2niix")
 _AFNI = ("is an AFNI data set", "Convert it with `3dAFNItoNIFTI`")
 _PHILIPS = ("is a Philips PAR/REC file", "Convert it to NIfTI, for example with dcm2niix")
 _SURFACE = ("is a surface, not a volume", "Give the scan that it was made from")
@@ -26,7 +26,7 @@ _ANNEX = (
 
 _BY_NAME = {  # the end of a name -> what the file is
     r"\.mg[hz]|\.mgh\.gz": _FREESURFER,
-    r"\.(dcm|dicom|ima)": _DICOM,
+    r"\.(dcm|dicom|ima)": DICOM,
     r"\.mnc2?(\.gz)?": _MINC,
     r"\.(nrrd|nhdr)": _NRRD,
     r"\.(mha|mhd)": _META,
@@ -50,8 +50,8 @@ _BY_START = {  # a pattern of the first bytes -> what the file is
     rb"BZh": ("is packed by bzip2", "Unpack it with `bzip2 -d`"),
     rb"\x28\xb5\x2f\xfd": ("is packed by zstd", "Unpack it with `zstd -d`"),
     rb"(?s).{257}ustar": ("is a tar archive", _UNPACK),
-    rb"(?s).{128}DICM": _DICOM,
-    rb"\x08\x00[\x00-\x18]\x00": _DICOM,  # without the preamble
+    rb"(?s).{128}DICM": DICOM,
+    rb"\x08\x00[\x00-\x18]\x00": DICOM,  # without the preamble
     rb"NRRD": _NRRD,
     rb"(?s)(ObjectType|NDims) *=": _META,
     rb"CDF[\x01\x02]": _MINC,
@@ -87,7 +87,7 @@ def scan_named(path: pathlib.Path, dicom: dict[pathlib.Path, bool] | None = None
     if said is None and not re.search(r"\.[A-Za-z]\w*$", path.name):
         if path.parent not in known:
             known[path.parent] = is_dicom(path)
-        return _DICOM if known[path.parent] else None
+        return DICOM if known[path.parent] else None
     return None if said in (_PICTURE, _SURFACE, _ARRAY) else said
 
 

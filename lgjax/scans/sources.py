@@ -1,12 +1,14 @@
 """What a user has, one file or a folder in a common layout, as a list of subjects to load one at a time."""
 
+import contextlib
+import dataclasses
 import functools
 import json
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from lgjax import __version__
@@ -19,6 +21,7 @@ from lgjax.scans.names import identifier, uri
 from lgjax.scans.prepared import noted, read_image
 from lgjax.scans.subject import Subject as Subject
 from lgjax.scans.synthetic import is_phantom as is_phantom
+from lgjax.scans.unnamed import FOUND, GIVEN, REFERENCE, unnamed
 from lgjax.scans.volume import Volume
 
 LOG = logging.getLogger(__name__)
@@ -178,17 +181,13 @@ def _subject(root: pathlib.Path, entry: Files, reading: Reading) -> Subject:
         nifti.read, max_voxels=reading.max_voxels, assume_ras=assume_ras, single_slice=single_slice
     )
     read = functools.partial(read_label, volume=volume)
-    if entry.series:
-        image = functools.partial(dicom.read, entry.series, entry.said, reading.max_voxels)
-    else:
-        image = functools.partial(read_image, read, entry.image)
     named, noticed = entry.reference, noted(entry.image)
     if entry.person:
         noticed["person"] = identifier(entry.person)
-    return Subject(
+    found = Subject(
         identifier=identifier(entry.name),
         original=entry.name,
-        image=image,
+        image=functools.partial(read_image, read, entry.image),
         mask=functools.partial(_read_mask, read_label, entry) if entry.mask else None,
         lesion=functools.partial(segmentations.read_one, named.paths, read_label) if named.paths else None,
         guess=functools.partial(segmentations.guess, entry.name, named, read_label),
@@ -201,6 +200,27 @@ def _subject(root: pathlib.Path, entry: Files, reading: Reading) -> Subject:
         private=entry.private,
         **noticed,  # type: ignore[arg-type]
     )
+    return _of_series(found, entry, reading.max_voxels) if entry.series else found
+
+
+def _of_series(subject: Subject, entry: Files, max_voxels: int) -> Subject:
+    """Makes the subject of a DICOM series: names around a series may tell who was scanned, and nothing says them."""
+    mask = {*twins.beside(entry.mask), *nifti.parts(entry.mask)} if entry.mask else ()
+    labels = (*entry.reference.paths, *entry.reference.beside, *map(pathlib.Path, entry.reference.looked_for))
+    said = GIVEN if entry.mask_given else FOUND
+    return dataclasses.replace(
+        subject,
+        image=functools.partial(dicom.read, entry.series, entry.said, max_voxels),
+        mask=subject.mask and functools.partial(_unnamed, subject.mask, said, mask),
+        lesion=subject.lesion and functools.partial(_unnamed, subject.lesion, REFERENCE, labels),
+        guess=subject.guess and functools.partial(_unnamed, subject.guess, REFERENCE, labels),
+    )
+
+
+def _unnamed(read: Callable[..., Volume], said: str, paths: Iterable[pathlib.Path], *arguments: Volume) -> Volume:
+    """Reads a file of which neither the volume nor a fault says more than `said`."""
+    with unnamed(said, paths):
+        return dataclasses.replace(read(*arguments), source=said)
 
 
 def _read_mask(read: Callable[[pathlib.Path], Volume], entry: Files) -> Volume:
@@ -213,6 +233,17 @@ def _read_mask(read: Callable[[pathlib.Path], Volume], entry: Files) -> Volume:
     return read(entry.mask)
 
 
+def _sha256(subject: Subject, number: int) -> str:
+    """Returns SHA-256 of one of a subject's files; a fault holds no name of a file around a DICOM series."""
+    path, images = subject.paths[number], subject.paths[: subject.slices]
+    if number < subject.slices:
+        with dicom_header.damage(images, number, subject.said):
+            return files.sha256(path)
+    hidden = unnamed(FOUND if subject.mask_found else GIVEN, [path]) if images else contextlib.nullcontext()
+    with hidden, files.faults(path):
+        return files.sha256(path)
+
+
 def digest(subject: Subject) -> str:
     """Returns SHA-256 of all that a subject's preparation starts from: the bytes of its files and how they are read.
 
@@ -221,9 +252,6 @@ def digest(subject: Subject) -> str:
     """
     found = [subject.original, __version__]
     if subject.paths:
-        found = []
-        for path in subject.paths:
-            with files.faults(path):
-                found.append(files.sha256(path))
+        found = [_sha256(subject, number) for number in range(len(subject.paths))]
         found = [*sorted(found[: subject.slices]), *found[subject.slices :]]
     return files.digest([found, subject.reading])

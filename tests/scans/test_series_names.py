@@ -1,15 +1,21 @@
 """Who was scanned names no series, whichever file of the series says who, and whichever file says nothing."""
 
+import functools
 import itertools
 import pathlib
 import shutil
 
 import derived
 import dicoms
+import images
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 
+from lgjax.preparation import pipeline, recipe
+from lgjax.preparation.slices import Grid
+from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import dicom_identity, sources
 from lgjax.scans.finding import series
 
@@ -160,6 +166,67 @@ def test_a_table_may_lie_in_a_folder_named_after_the_patient(tmp_path):
         assert subjects[0].identifier == "sub-P7"
         told = series.nameable([str(place / "table.tsv")], subjects)
         assert told == ([] if place.name == "Roe_Ann" else [str(place / "table.tsv")])
+
+
+def truncated_mask(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[:90])
+
+
+def missing_mask(path: pathlib.Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("Roe_Ann_gone.nii"))
+
+
+def twin_mask(path: pathlib.Path) -> None:
+    images.save(path.with_name(f"{path.name}.gz"), np.zeros(DATA.shape, np.uint8), AFFINE)
+
+
+def pair_mask(path: pathlib.Path) -> None:
+    nib.save(nib.Nifti1Pair(np.ones(DATA.shape, np.uint8), AFFINE), path.with_suffix(".img"))
+    path.with_suffix(".img").unlink()
+    path.unlink()
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["found", "given"])
+@pytest.mark.parametrize("fault", [truncated_mask, missing_mask, twin_mask, pair_mask])
+def test_a_fault_of_a_mask_beside_a_series_names_no_file(tmp_path, fault, given):
+    folder = write(tmp_path / "T2_Roe_Ann")
+    path = images.save(tmp_path / "T2_Roe_Ann_mask.nii", np.ones(DATA.shape, np.uint8), AFFINE)
+    fault(path)
+    path = path if fault is not pair_mask else path.with_suffix(".hdr")
+    (subject,) = sources.find(str(folder), mask=str(path)) if given else sources.find(str(tmp_path))
+    told = []
+    for each in (subject.mask, functools.partial(sources.digest, subject)):
+        try:
+            each()
+        except InputError as error:
+            told.append(str(error))
+    assert told or (fault is twin_mask and given)
+    assert all(one.startswith(f"the mask {'given for' if given else 'beside'} the series: ") for one in told)
+    assert not [one for one in told if "roe" in one.lower() or str(tmp_path) in one]
+
+
+def test_a_mask_that_does_not_fit_is_passed_over_without_its_name(tmp_path):
+    write(tmp_path / "T2_Roe_Ann", dicoms.datasets((derived.brain(3) * 7).astype(np.uint16), AFFINE))
+    images.save(tmp_path / "T2_Roe_Ann_mask.nii", np.ones((3, 3, 3), np.uint8))
+    (subject,) = sources.find(str(tmp_path))
+    found = pipeline.correct(subject, recipe.bare(Grid(32, 32, 8.0)))
+    (note,) = found.image.warnings
+    assert note.startswith("the mask beside the series, found by its name, is passed over: the mask is on another grid")
+
+
+def test_dicom_files_in_other_layouts_and_by_a_shell_s_pattern_are_counted_alone(tmp_path):
+    images.save(tmp_path / "P1" / "T2.nii", derived.brain(1), derived.GRID)
+    folder = write(tmp_path / "P2" / "Roe_Ann")
+    for listing in (
+        sources.survey(str(tmp_path), sources.Reading()),
+        sources.survey_files([str(tmp_path / "P1" / "T2.nii"), *map(str, folder.iterdir())], sources.Reading()),
+    ):
+        assert len(listing.found) == 1
+        assert [name for name, _ in listing.left_out] == [f"{COUNT} files, names untold"]
+    with pytest.raises(UsageError, match=r"None of the 6 files is a scan\. Left out, a DICOM file") as fault:
+        sources.survey_files(list(map(str, folder.iterdir())), sources.Reading())
+    assert "roe" not in str(fault.value).lower()
 
 
 SPELLED = {

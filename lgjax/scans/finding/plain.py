@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from lgjax.runtime.counting import counted
 from lgjax.scans import foreign
 from lgjax.scans.finding import folders, nested, sequences
 from lgjax.scans.finding.datasets import cases_without, is_ours, starts, with_references, written_here
@@ -83,6 +84,8 @@ def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) ->
     scans = [path for path in paths if folders.is_nifti(path) or foreign.scan_named(path)]
     headers = {path.with_name(stem(path)) for path in scans if folders.is_nifti(path)}
     scans = [path for path in scans if folders.is_nifti(path) or path.with_name(stem(path)) not in headers]
+    slices = {path for path in scans if not folders.is_nifti(path) and foreign.scan_named(path) is foreign.DICOM}
+    scans = [path for path in scans if path not in slices]
     reasons = {path: _no_scan(known, path) for path in scans}
     images = [path for path in scans if not reasons[path]]
     places: dict[str, set[pathlib.Path]] = {}
@@ -97,8 +100,12 @@ def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) ->
     around = folders.beside(images)
     found = _found(named, folders.index(around), around)
     beside = (path.with_name(re.sub(r"\.json$", "", stem(path))) for path in paths)  # sidecars and voxels of pairs
-    others = [path for path, start in zip(paths, beside, strict=True) if path not in scans and start not in headers]
-    return Listing(found, (*_unused(root, found, scans, reasons), *below(root, others, "no image by its name")))
+    known_ones = {*scans, *slices}
+    others = [
+        path for path, start in zip(paths, beside, strict=True) if path not in known_ones and start not in headers
+    ]
+    left_out = (*_unused(root, found, scans, reasons), *below(root, others, "no image by its name"))
+    return Listing(found, (*left_out, *_unnamed(len(slices))))
 
 
 def _found(named: list[Files], index: folders.Index, paths: list[pathlib.Path]) -> list[Files]:
@@ -140,6 +147,7 @@ def _unused(
 def _foreign(root: pathlib.Path, patterns: Iterable[str]) -> list[LeftOut]:
     """Lists what seems to be a scan in another format, each with what to do, and folders that are named like scans."""
     found: list[LeftOut] = []
+    unnamed = 0
     paths = [path for pattern in patterns for path in sorted(root.glob(pattern)) if not path.name.startswith(".")]
     headers = {(path.parent, stem(path)) for path in paths if folders.is_nifti(path)}
     dicom: dict[pathlib.Path, bool] = {}  # by folder: one file is looked into, since there may be very many
@@ -148,6 +156,17 @@ def _foreign(root: pathlib.Path, patterns: Iterable[str]) -> list[LeftOut]:
             if folders.is_nifti(path) and not folders.inside(path):
                 found += below(root, [path], "a folder that is named like a scan")
         elif (path.parent, stem(path)) not in headers and (said := foreign.scan_named(path, dicom)):
-            problem, remedy = said[0].removeprefix("is "), said[1]
-            found += below(root, [path], f"{problem} ({remedy[0].lower()}{remedy[1:]})")
-    return found
+            unnamed += said is foreign.DICOM
+            found += [] if said is foreign.DICOM else below(root, [path], _reason(said))
+    return [*found, *_unnamed(unnamed)]
+
+
+def _reason(said: tuple[str, str]) -> str:
+    """Returns why a file in another format is left out, see `foreign.scan_named`."""
+    problem, remedy = said[0].removeprefix("is "), said[1]
+    return f"{problem} ({remedy[0].lower()}{remedy[1:]})"
+
+
+def _unnamed(count: int) -> list[LeftOut]:
+    """Tells of DICOM files without their names, which may tell who was scanned."""
+    return [LeftOut(f"{counted(count, 'file')}, names untold", _reason(foreign.DICOM))] if count else []
