@@ -6,6 +6,9 @@
 
 Writes <workdir>/calibration/<method>.json. Thresholds are taken at the scans' own resolution, through the same path
 that lgjax.restore takes.
+
+On several hosts that share the folders, start the same command on each with --coordinator, --hosts and --host, as
+lgjax.train; every host restores its share of the scans, and the thresholds are those of one host to the bit.
 """
 
 import pathlib
@@ -22,6 +25,7 @@ from lgjax.calibration import procedure
 from lgjax.cli import app, opening
 from lgjax.methods import names as methods
 from lgjax.preparation import cohort
+from lgjax.runtime import devices, hosts
 from lgjax.workdir import experiment, preparation
 
 
@@ -35,6 +39,20 @@ def main(words: Sequence[str] = ()) -> None:
     for method in chosen:  # one that another model is needed for is found before the others are done
         methods.check_model(method, config.model.name)
         experiment.check_step(config, method)
+    if app.speaks():
+        introduce(config, workdir)
+    app.join()
+    mesh = devices.own(app.start())
+    with hosts.one_voice():
+        hosts.first_alone(preparation.begin, config, workdir)
+        calibrate = procedure.from_config(config, workdir, mesh)
+        for method in chosen:
+            calibrate(method)
+        print(f"calibrated: {', '.join(method.name for method in chosen)} -> {workdir / 'calibration'}")
+
+
+def introduce(config, workdir: pathlib.Path) -> None:
+    """Says what is calibrated, and on which scans."""
     source = experiment.source(config)
     scans = opening.cohort(source.spec, cohort.count(source))
     given = not flags.FLAGS["workdir"].using_default_value
@@ -42,12 +60,6 @@ def main(words: Sequence[str] = ()) -> None:
     app.say(f"{scans}; {model}")
     if not experiment.has_model(config) and (split := cohort.calibrating(source)):
         app.say(split)
-    preparation.begin(config, workdir)
-    mesh = app.start()
-    calibrate = procedure.from_config(config, workdir, mesh)
-    for method in chosen:
-        calibrate(method)
-    print(f"calibrated: {', '.join(method.name for method in chosen)} -> {workdir / 'calibration'}")
 
 
 if __name__ == "__main__":

@@ -186,11 +186,7 @@ def check_hosts(config, workdir: pathlib.Path, start: int, about: dict) -> None:
     checkpoint = checkpoints.weights_digest(workdir / "checkpoints", start) if start else files.digest(None)
     subjects = files.digest([about[name] for name in (*SUBJECTS, "TrainedOn", "RecipeSHA256")])
     found = {"config": files.digest(experiment.as_json(config)), "data": subjects, "checkpoint": checkpoint}
-    if names := hosts.differing(found):
-        raise UsageError(
-            f"the hosts differ in their {' and '.join(names)}. Start all of them with the same command; the folders "
-            "of --workdir and --config.data.source must be shared by them."
-        )
+    hosts.check_alike(found)
 
 
 def record(config, workdir: pathlib.Path, prepared: Recipe, about: dict | None = None) -> None:
@@ -275,11 +271,11 @@ def main(words: Sequence[str] = ()) -> None:
     config = values.config
     workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))
     experiment.check_workdir(config, workdir)
-    if not values.host and values.hosts != "auto":  # the first one of several speaks; auto finds out later which is
+    if app.speaks():
         source = experiment.source(config)
         scans = opening.cohort(source.spec, cohort.count(source))
         app.say(f"{scans}; {opening.model(workdir, given=True)}")
-    hosts.join(values.coordinator, values.hosts, values.host)
+    app.join()
     mesh = app.start(threads=None)  # no promise of equal bits slows training down
     with hosts.one_voice():
         train(config, workdir, mesh)

@@ -11,6 +11,7 @@ from lgjax import train
 from lgjax.calibration import procedure
 from lgjax.methods import names
 from lgjax.preparation import cohort, recipe
+from lgjax.runtime import shares
 from lgjax.scans import sources, synthetic
 from lgjax.training import twins
 from lgjax.workdir import preparation
@@ -88,9 +89,9 @@ def test_the_phantom_gives_brains_to_train_calibrate_and_judge_without_their_lab
     monkeypatch.setattr(synthetic, "twins", lambda spec: pairs(spec)[:1])
     source = cohort.Source("phantom@10", 1, 1)
     for split in ("train", "calibration"):
-        kept, faults = cohort.load(cohort.healthy(source, split), BARE, 1, "", lambda each: len(each.slices.number))
-        assert kept[0] > 5
-        assert not faults
+        everybody = shares.alone(cohort.healthy(source, split))
+        (count,) = cohort.load(everybody, BARE, 1, "", lambda each: len(each.slices.number)).own
+        assert count > 5
     assert len(twins.load(source, BARE, 1).mask) > 5
 
 

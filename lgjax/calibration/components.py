@@ -15,29 +15,23 @@ class Largest(NamedTuple):
     volumes: dict[str, list[float]]  # mL, by false positive rate ("0.01"); 0 for a scan without false positives
 
 
-def learn(
-    score: str,
-    scores: Sequence[np.ndarray],
-    brains: Sequence[np.ndarray],
-    voxel_ml: Sequence[float],
-    thresholds: Mapping[str, float],
-) -> Largest:
-    """Measures the largest connected component of healthy voxels above each threshold, scan by scan.
+def volumes(
+    scores: np.ndarray, brain: np.ndarray, voxel_ml: float, thresholds: Mapping[str, float]
+) -> dict[str, float]:
+    """Measures the largest connected component of a healthy scan's voxels above each threshold, mL.
 
     Args:
-      score: by name.
-      scores: of the brain voxels of each healthy scan, [n] float32.
-      brains: masks of the scans, each [X, Y, Z] bool.
-      voxel_ml: volume of a voxel of each scan.
+      scores: of the brain's voxels, [n] float32.
+      brain: [X, Y, Z] bool.
+      voxel_ml: volume of a voxel.
       thresholds: of the score, by false positive rate.
     """
-    volumes = {
-        rate: [
-            largest(values, brain, threshold) * ml for values, brain, ml in zip(scores, brains, voxel_ml, strict=True)
-        ]
-        for rate, threshold in thresholds.items()
-    }
-    return Largest(score, volumes)
+    return {rate: largest(scores, brain, threshold) * voxel_ml for rate, threshold in thresholds.items()}
+
+
+def pooled(score: str, found: Sequence[Mapping[str, float]]) -> Largest:
+    """Puts together what `volumes` says of each healthy scan."""
+    return Largest(score, {rate: [scan[rate] for scan in found] for rate in found[0]})
 
 
 def largest(scores: np.ndarray, brain: np.ndarray, threshold: float) -> int:

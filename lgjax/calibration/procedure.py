@@ -20,8 +20,9 @@ from lgjax.methods.runner import Runner, Settings, restore_scan
 from lgjax.models.base import Model
 from lgjax.preparation import cohort, measures
 from lgjax.preparation.pipeline import Prepared
-from lgjax.runtime import devices, progress
+from lgjax.runtime import devices, files, hosts, progress, shares
 from lgjax.runtime.errors import UsageError
+from lgjax.runtime.shares import Share
 from lgjax.workdir import calibrations, experiment, weights
 from lgjax.workdir.calibrations import Calibration
 from lgjax.workdir.weights import Trained
@@ -37,7 +38,7 @@ def from_config(
     Args:
       config: of the experiment.
       workdir: its work directory.
-      mesh: the devices.
+      mesh: the devices of this host.
       source: of the healthy subjects; None: the config's.
 
     Raises:
@@ -45,12 +46,13 @@ def from_config(
       UsageError: a scan is in the training set too, or there is none; a false positive rate is none.
     """
     trained = weights.load(config, workdir)
+    scans = source or experiment.source(config)
     return functools.partial(
         calibrate,
         settings=runners.from_config(config),
         model=weights.model(config),
         trained=trained,
-        prepared=prepare(trained, source or experiment.source(config), config.data.workers),
+        healthy=prepare(trained, scans, config.data.workers),
         goal=Goal(**config.calibrate) if "calibrate" in config else None,  # whose model has no lambda to find
         rates=rate_names(config.restore.false_positive_rates),
         volumes=promise.volume_names(config.restore.false_positive_volumes),
@@ -61,17 +63,20 @@ def from_config(
     )
 
 
-def prepare(trained: Trained, source: cohort.Source, workers: int) -> list[Prepared]:
-    """Prepares the held-out healthy subjects as those of the training were.
+def prepare(trained: Trained, source: cohort.Source, workers: int) -> Share[Prepared]:
+    """Prepares the held-out healthy subjects as those of the training were; every host prepares its share of them.
 
     Raises:
       UsageError: a scan is in the training set too, or there is none.
     """
     subjects = cohort.healthy(source, "calibration")
-    prepared, _ = cohort.load(subjects, trained.recipe, workers, "preparing", lambda subject: subject)
-    if leaked := [p.image.source for p in prepared if p.image.sha256 in trained.subjects]:
-        raise UsageError(f"{', '.join(leaked)}: in both the training and the calibration set. Keep them apart.")
-    return prepared
+    names = files.digest([subject.identifier for subject in subjects])
+    hosts.check_alike({"weights": trained.digest, "recipe": trained.recipe.digest, "scans": names})
+    healthy = cohort.load(shares.divided(subjects), trained.recipe, workers, "preparing", lambda subject: subject)
+    leaked = [p.image.source if p.image.sha256 in trained.subjects else "" for p in healthy.own]
+    if found := [*filter(None, healthy.pooled(leaked))]:
+        raise UsageError(f"{', '.join(found)}: in both the training and the calibration set. Keep them apart.")
+    return healthy
 
 
 def calibrate(
@@ -80,7 +85,7 @@ def calibrate(
     settings: Settings,
     model: Model | None,
     trained: Trained,
-    prepared: Sequence[Prepared],
+    healthy: Share[Prepared],
     goal: Goal | None,
     rates: Sequence[str],
     volumes: Sequence[str],
@@ -91,33 +96,37 @@ def calibrate(
 ) -> Calibration:
     """Calibrates one method on healthy subjects and writes the record.
 
+    Every host restores its own subjects on its own devices; all find the same, and the first writes it.
+
     Args:
       method: from `methods.names.parse`.
       settings: of the restoration.
       model: that `trained` belongs to; None where there is none.
       trained: the weights.
-      prepared: held-out healthy subjects, from `prepare`.
+      healthy: held-out subjects, from `prepare`.
       goal: of the search for lambda; None will do for methods that have none.
       rates: false positive rates that thresholds are found for, ("0.01").
       volumes: of false positives in mL that thresholds are to promise, ("5").
       score: whose p-values and promised volumes are learnt, where the method has a choice.
       digest: of the parts of the config that a restoration depends on, from `calibrations.digest`.
       workdir: where the record goes.
-      mesh: the devices.
+      mesh: the devices of this host.
 
     Raises:
       UsageError: the restoration of healthy slices diverged, or the config says nothing of lambda.
     """
-    seen: list[Seen | None] = [mirror.of(subject) if method.mirror else None for subject in prepared]
+    hosts.check_alike({"method": files.digest([method.name, *rates, *volumes, score]), "config": digest})
+    seen: list[Seen | None] = [mirror.of(subject) if method.mirror else None for subject in healthy.own]
     mirror_variance = None
     if method.mirror:
-        mirror_variance = mirror.variance(prepared, [one for one in seen if one])
+        own = [mirror.differences(subject, one) for subject, one in zip(healthy.own, seen, strict=True) if one]
+        mirror_variance = mirror.variance(healthy.pooled(own))
         settings = settings._replace(mirror_variance=mirror_variance)
     runner = Runner(method, settings, model, trained.params, mesh)
     search, window, strength = None, WINDOW * trained.recipe.grid.spacing, None
     if method.restores:
-        strength, search = _strength(method, runner, prepared, seen, goal)
-    changes = healthy_changes(method, runner, prepared, seen, strength or 0.0)
+        strength, search = _strength(method, runner, healthy, seen, goal)
+    changes = healthy.pooled_arrays(healthy_changes(method, runner, healthy.own, seen, strength or 0.0))
     found = {
         score: thresholds(np.concatenate([anomaly(change, score) for change in changes]), rates)
         for score in method.scores
@@ -129,30 +138,30 @@ def calibrate(
         search={**search._asdict(), "target": goal.ssim, "window_mm": window} if search and goal else None,
         voxels=sum(len(change) for change in changes),
         thresholds=found,
-        subjects=[p.image.sha256 for p in prepared],
+        subjects=healthy.pooled([p.image.sha256 for p in healthy.own]),
         config_digest=digest,
         weights_digest=trained.digest,
         recipe_digest=trained.recipe.digest,
         trained_on=trained.describe(method.model),
         versions=devices.versions(),
         mirror_variance=mirror_variance,
-        healthy_scans=measured(prepared, changes, seen),
-        **tails.learn(used, changes, prepared, found[used], volumes),
+        healthy_scans=measured(healthy, changes, seen),
+        **tails.learn(used, changes, healthy, found[used], volumes),
     )
-    path = calibrations.write(workdir, calibration)
-    LOG.info(summary(calibration, path))
+    hosts.first_alone(calibrations.write, workdir, calibration)
+    LOG.info(summary(calibration, calibrations.path(workdir, method.name)))
     return calibration
 
 
 def _strength(
-    method: Method, runner: Runner, prepared: Sequence[Prepared], seen: Sequence[Seen | None], goal: Goal | None
+    method: Method, runner: Runner, healthy: Share[Prepared], seen: Sequence[Seen | None], goal: Goal | None
 ) -> tuple[float, Search | None]:
     """Returns the lambda that the goal states, or the one that a search finds, and the search."""
     if goal is None:
         raise UsageError(f"{method.name} has a lambda, and the config has no part `calibrate` for it: train again.")
     if goal.strength:
         return goal.strength, None
-    search = trials.search(method, runner, prepared, seen, goal)
+    search = trials.search(method, runner, healthy, seen, goal)
     return search.strength, search
 
 
@@ -168,11 +177,11 @@ def healthy_changes(
 
 
 def measured(
-    prepared: Sequence[Prepared], changes: Sequence[np.ndarray], seen: Sequence[Seen | None]
+    healthy: Share[Prepared], changes: Sequence[np.ndarray], seen: Sequence[Seen | None]
 ) -> dict[str, list[float]]:
     """Returns the measures of healthy scans that later scans are held against, each ascending."""
-    subjects = zip(prepared, changes, seen, strict=True)
-    found = [measures.measure(subject, change, known and known.plane) for subject, change, known in subjects]
+    own = zip(healthy.own, healthy.of(changes), seen, strict=True)
+    found = healthy.pooled([measures.measure(subject, change, known and known.plane) for subject, change, known in own])
     names = dict.fromkeys(name for values in found for name in values)
     return {name: sorted(values[name] for values in found if name in values) for name in names}
 

@@ -13,6 +13,7 @@ from lgjax.calibration.scores import anomaly
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
+from lgjax.runtime.shares import Share
 from lgjax.workdir.calibrations import Calibration
 
 
@@ -27,7 +28,7 @@ class Tails(NamedTuple):
 def learn(
     score: str,
     changes: Sequence[np.ndarray],
-    prepared: Sequence[Prepared],
+    healthy: Share[Prepared],
     thresholds: Mapping[str, float],
     volumes: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
@@ -35,8 +36,8 @@ def learn(
 
     Args:
       score: by name.
-      changes: Y - X at the brain voxels of each scan, [n].
-      prepared: the scans.
+      changes: Y - X at the brain voxels of each scan of all hosts, [n].
+      healthy: the scans.
       thresholds: of the score, by false positive rate.
       volumes: of false positives, to promise, from `promise.volume_names`.
 
@@ -44,13 +45,15 @@ def learn(
       The tails as a record keeps them, by the fields of `Calibration`.
     """
     scored = [anomaly(change, score) for change in changes]
-    brains = [scan.placement.brain for scan in prepared]
-    cells = [strata.cells(brain, scan.image.affine)[brain] for scan, brain in zip(prepared, brains, strict=True)]
-    voxel_ml = [scan.image.voxel_ml for scan in prepared]
+    brains = [scan.placement.brain for scan in healthy.own]
+    cells = [strata.cells(brain, scan.image.affine)[brain] for scan, brain in zip(healthy.own, brains, strict=True)]
+    voxel_ml = [scan.image.voxel_ml for scan in healthy.own]
+    own = zip(healthy.of(scored), brains, voxel_ml, strict=True)
+    largest = healthy.pooled([components.volumes(values, brain, ml, thresholds) for values, brain, ml in own])
     return {
-        "null": null.learn(score, scored, cells)._asdict(),
-        "volume_thresholds": promise.learn(score, scored, voxel_ml, volumes)._asdict(),
-        "largest": components.learn(score, scored, brains, voxel_ml, thresholds)._asdict(),
+        "null": null.learn(score, scored, healthy.pooled_arrays(cells))._asdict(),
+        "volume_thresholds": promise.learn(score, scored, healthy.pooled(voxel_ml), volumes)._asdict(),
+        "largest": components.pooled(score, largest)._asdict(),
     }
 
 

@@ -51,6 +51,16 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
     _leave(code)
 
 
+def speaks() -> bool:
+    """Returns whether this host is to speak before the hosts are joined; with --hosts=auto, none knows its place."""
+    return not flags.FLAGS.host and flags.FLAGS.hosts != "auto"
+
+
+def join() -> None:
+    """Joins this process to the hosts that the command line names; to be called before `start`."""
+    hosts.join(flags.FLAGS.coordinator, flags.FLAGS.hosts, flags.FLAGS.host)
+
+
 def start(threads: int | None = devices.THREADS) -> jax.sharding.Mesh:
     """Chooses the device that --device names, says so, and returns a 1-D mesh over all devices; see `devices.start`."""
     mesh = devices.start(flags.FLAGS.device, threads)

@@ -83,8 +83,12 @@ def _preprocess(values: flags.FlagValues) -> None:
 
 def _train(values: flags.FlagValues) -> None:
     define_path("workdir", "Folder for everything that training writes; default: runs/<config name>.", values)
+    _define_hosts(values)
+
+
+def _define_hosts(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.", values)
-    text = "How many hosts train together; auto: found out on TPU pods and under SLURM."
+    text = "How many hosts work together; auto: found out on TPU pods and under SLURM."
     flags.DEFINE_string("hosts", None, text, values)
     flags.DEFINE_integer("host", None, "Which of the hosts this is, from 0.", flag_values=values)
 
@@ -102,6 +106,7 @@ def _define_model(values: flags.FlagValues) -> None:
 
 def _calibrate(values: flags.FlagValues) -> None:
     _define_trained(values)
+    _define_hosts(values)
     text = "Methods, separated by commas; default: the config's restore.method."
     flags.DEFINE_list("method", None, text, flag_values=values)
 

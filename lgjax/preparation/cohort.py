@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from lgjax.preparation.slices import Slices
 from lgjax.preparation.splits import splits_of
 from lgjax.runtime import parallel, places, progress
 from lgjax.runtime.errors import InputError, UsageError
+from lgjax.runtime.shares import Share
 from lgjax.scans import names, participants, phantom, sources
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
@@ -151,17 +152,12 @@ def rows(spec: str, entries: Sequence[Entry]) -> list[audit.Row]:
     ]
 
 
-def load(
-    subjects: Sequence[Subject], recipe: Recipe, workers: int, label: str, keep: Callable[[Prepared], T]
-) -> tuple[list[T], list[InputError]]:
-    """Prepares subjects in parallel, with a progress bar; one that cannot be used does not stop the others.
+def load(subjects: Share[Subject], recipe: Recipe, workers: int, label: str, keep: Callable[[Prepared], T]) -> Share[T]:
+    """Prepares this host's subjects in parallel, with a progress bar; one that cannot be used is left out by all hosts.
 
     Args:
-      subjects: at least one.
+      subjects: at least one, of all hosts.
       keep: what to keep of each, since whole scans of a cohort do not fit in memory.
-
-    Returns:
-      What was kept, in order, and what was wrong with the others.
 
     Raises:
       UsageError: nothing is left.
@@ -170,17 +166,15 @@ def load(
     def prepared(subject: sources.Subject) -> T:
         return keep(pipeline.prepare(subject, recipe))
 
-    kept: list[T] = []
-    faults: list[InputError] = []
-    for result in progress.track(parallel.attempts(prepared, subjects, workers), label, len(subjects), "subject"):
-        if isinstance(result, InputError):
-            faults.append(result)
-            LOG.warning("left out: %s", result)
-        else:
-            kept.append(result)
-    if not kept:
-        raise UsageError(f"none of {len(subjects)} scans can be used; the first: {faults[0]}")
-    return kept, faults
+    results = parallel.attempts(prepared, subjects.own, workers)
+    found = subjects.having(list(progress.track(results, label, len(subjects.own), "subject")))
+    faults = found.pooled([str(result) if isinstance(result, InputError) else "" for result in found.own])
+    for fault in filter(None, faults):
+        LOG.warning("left out: %s", fault)
+    usable = [place for place, fault in enumerate(faults) if not fault]
+    if not usable:
+        raise UsageError(f"none of {len(faults)} scans can be used; the first: {faults[0]}")
+    return cast(Share[T], found.chosen(usable))
 
 
 def pool(slices: Sequence[Slices]) -> Slices:

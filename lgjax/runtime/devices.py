@@ -118,6 +118,11 @@ def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
+def own(every: Mesh) -> Mesh:
+    """Returns the mesh of this host's devices among those of all hosts: what runs there needs no other host."""
+    return mesh(every.local_devices)
+
+
 @functools.cache
 def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
     """Returns the options of XLA to compile a `restoration` or `training` with; none where XLA does not know them."""

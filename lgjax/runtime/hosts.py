@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -73,9 +73,26 @@ def differing(digests: dict[str, str]) -> list[str]:
     return [name for name, same in zip(digests, (found == found[0]).all((0, 2)), strict=True) if not same]
 
 
+def check_alike(digests: dict[str, str]) -> None:
+    """Raises UsageError where digests, hex SHA-256, are not the same on all hosts; each waits here for the others."""
+    if names := differing(digests):
+        raise UsageError(
+            f"the hosts differ in their {' and '.join(names)}. Start all of them with the same command; the folders "
+            "of --workdir and --config.data.source must be shared by them."
+        )
+
+
 def wait_for_hosts(name: str) -> None:
     """Returns when all hosts have called it."""
     multihost_utils.sync_global_devices(name)
+
+
+def first_alone(function: Callable[..., Any], *arguments: Any) -> None:
+    """Calls a function on the first host; the others wait here until the function has returned."""
+    if is_first_host():
+        function(*arguments)
+    if jax.process_count() > 1:
+        wait_for_hosts(function.__name__)
 
 
 def _place(coordinator: str | None, hosts: str | None, host: int | None) -> dict[str, Any]:

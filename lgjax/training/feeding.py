@@ -15,7 +15,7 @@ from lgjax.preparation import audit, cohort
 from lgjax.preparation.dataset import Entry, Index
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import evenly_spaced
-from lgjax.runtime import devices, hosts
+from lgjax.runtime import devices, hosts, shares
 from lgjax.runtime.errors import UsageError
 from lgjax.training import step as training
 from lgjax.training import store
@@ -85,7 +85,8 @@ def find_slices(
     if index is None:
         subjects = cohort.healthy(source, split)
         label = f"preparing ({split})"
-        found, _ = cohort.load(subjects, recipe, workers, label, lambda p: (p.slices, p.image.sha256))
+        every = shares.alone(subjects)
+        found = cohort.load(every, recipe, workers, label, lambda p: (p.slices, p.image.sha256)).own
         pooled = cohort.pool([part for part, _ in found])
         return store.InMemory(pooled.y, pooled.mask), [sha256 for _, sha256 in found]
     entries = _entries(source, index, split)

@@ -1,5 +1,6 @@
 """What calibration computes, against NumPy and scikit-image: a restoration that is known takes the networks' place."""
 
+import functools
 import json
 import logging
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import together
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
@@ -16,13 +18,14 @@ from lgjax.calibration import procedure, tails
 from lgjax.calibration.procedure import Goal
 from lgjax.methods import gmm, mirror, names
 from lgjax.methods.runner import Pace, Settings
-from lgjax.preparation import pipeline, recipe
+from lgjax.preparation import cohort, pipeline, recipe
 from lgjax.preparation.midplane import Mirror, Plane
 from lgjax.preparation.slices import Grid
-from lgjax.runtime import devices
+from lgjax.runtime import devices, shares
 from lgjax.runtime.errors import UsageError
 from lgjax.workdir import calibrations, preparation, weights
 from lgjax.workdir.calibrations import Calibration
+from lgjax.workdir.weights import Trained
 
 SHAPE = (24, 24, 9)
 SPACING = 2.0  # mm, of scans and slices alike: a slice holds the scan's own voxels
@@ -93,9 +96,10 @@ def calibrated(prepared, monkeypatch, tmp_path, caplog):
         params=None, digest="w", recipe=recipe.bare(Grid(24, 24, SPACING)), describe=lambda _: "made-up scans"
     )
 
-    def calibrate(name: str, goal: Goal | None = GOAL, settings: Settings | None = None):
+    def calibrate(name: str, goal: Goal | None = GOAL, settings: Settings | None = None, share=shares.alone):
         wanted = {"rates": RATES, "volumes": VOLUMES, "score": "positive"}
-        values = wanted | {"settings": settings, "model": None, "trained": trained, "prepared": prepared, "digest": "c"}
+        values = wanted | {"settings": settings, "model": None, "trained": trained, "digest": "c" * 64}
+        values["healthy"] = share(prepared)
         mesh = devices.mesh(jax.devices()[:1])
         return procedure.calibrate(names.parse(name), goal=goal, workdir=tmp_path, mesh=mesh, **values)
 
@@ -308,3 +312,34 @@ def test_a_record_has_the_measures_of_each_healthy_scan(calibrated, standardised
     assert record.pop("HealthyScans") == found
     place.write_text(json.dumps(record))  # as in earlier records
     assert calibrations.read(tmp_path, "vae_lg_neural_tv").healthy_scans is None
+
+
+@pytest.mark.parametrize("hosts", [2, 5])
+@pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_reconstruction_mirror_tv3d", "intensity"])
+def test_hosts_find_what_one_finds_to_the_bit(calibrated, monkeypatch, tmp_path, name, hosts):
+    """Of three scans; two of five hosts have none. The search, and all that is pooled of healthy scans."""
+    alone = calibrated(name, settings=SETTINGS)
+    path = tmp_path / "calibration" / f"{name}.json"
+    record = path.read_bytes()
+    path.unlink()
+    work = functools.partial(calibrated, name, settings=SETTINGS, share=shares.divided)
+    assert together.threads(monkeypatch, hosts, work) == [alone] * hosts
+    assert path.read_bytes() == record
+
+
+def test_hosts_leave_out_the_same_scans(scans, monkeypatch, tmp_path, caplog):
+    """A host whose scans cannot be used goes on with the others; nobody has a scan that all can use."""
+    affine, source = np.diag([SPACING, SPACING, 5.0, 1.0]), cohort.Source("made up", 0, 9)
+    empty = np.zeros(SHAPE, np.float32)
+    given = [(scans[0][0], scans[0][1]), (empty, scans[1][1]), (scans[2][0], scans[2][1]), (empty, scans[0][1])]
+    subjects = [lgjax.read(data, affine, mask=mask, name=f"s{i}") for i, (data, mask) in enumerate(given)]
+    digest, bare = "0" * 64, recipe.bare(Grid(24, 24, SPACING))
+    trained = Trained(None, digest, "nothing", frozenset(), bare)
+    monkeypatch.setattr(cohort, "healthy", lambda *_: subjects)
+
+    def work():
+        found = procedure.prepare(trained, source, 1)
+        return len(found.own), found.owners
+
+    assert together.threads(monkeypatch, 2, work) == [(2, (0, 0)), (0, (0, 0))]
+    assert caplog.text.count("left out: ") == 4  # of two scans, by each host; the first alone is heard

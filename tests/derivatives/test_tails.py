@@ -36,7 +36,7 @@ def known(healthy, score: str = "signed") -> tails.Tails:
     return tails.Tails(
         null.learn(score, scores, cells),
         promise.learn(score, scores, voxel_ml, ("1.5", "5")),
-        components.learn(score, scores, brains, voxel_ml, {"0.01": 2.0}),
+        components.pooled(score, [*map(components.volumes, scores, brains, voxel_ml, [{"0.01": 2.0}] * len(brains))]),
     )
 
 

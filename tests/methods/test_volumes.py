@@ -225,7 +225,7 @@ def test_mirror_variance_by_numpy(subject):
     whole = mirror.Seen(Plane((1.0, 0.0, 0.0), 0.0, 0.5, 0.4), Mirror(mirrored, seen.astype(np.float32)))
     known = np.isfinite(seen)
     expected = ((subject.slices.y - mirrored)[known] ** 2).mean()
-    assert mirror.variance([subject, subject], [whole, whole]) == pytest.approx(float(expected), rel=1e-5)
+    assert mirror.variance([mirror.differences(subject, whole)] * 2) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(("method", "count"), [("mirror_tv3d", 1), ("intensity_tv3d", 7)])
