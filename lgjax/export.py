@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from lgjax import detector as detectors
 from lgjax.calibration import procedure
 from lgjax.cli import app, opening
 from lgjax.cli.recorded import calibrated
@@ -62,7 +63,7 @@ def export(
 
     Raises:
       InputError: the work directory holds no trained weights, or a method is not calibrated.
-      UsageError: float16 cannot hold the weights, or there is nobody to calibrate on.
+      UsageError: float16 cannot hold the weights, there is nobody to calibrate on, or a method could not be loaded.
       EnvironmentFault: the disk refuses.
     """
     trained = weights.load(config, workdir)
@@ -85,6 +86,8 @@ def export(
         )
         files.atomic_write(folder / card.NAME, about)
         sums.write(folder)
+        for name in names:  # none is written that nobody can load
+            detectors.load(folder, method=name)
 
 
 def with_notes(notes: pathlib.Path | None, folder: pathlib.Path) -> str:

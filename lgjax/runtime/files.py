@@ -49,8 +49,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
       EnvironmentFault: disk full, no permission, read-only file system; the temporary file is gone.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
-    try:
+    temporary = _beside(path)
+    with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
@@ -63,10 +63,6 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
-    except OSError as error:
-        reason = error.strerror or error
-        remedy = "Make room, check the permissions, or choose another output folder"
-        raise EnvironmentFault(f"{path}: cannot be written: {reason}. {remedy}.") from error
 
 
 @contextlib.contextmanager
@@ -77,19 +73,33 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       path: the final name, which nothing has yet.
 
     Raises:
-      EnvironmentFault: disk full, no permission, read-only file system; what was written is gone.
+      EnvironmentFault: the folder cannot be made or named; what was written is gone. What the `with` block raises,
+        and that is more than writing, is raised as it is.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
-    try:
+    temporary = _beside(path)
+    with _refusals(path):
         temporary.mkdir(parents=True)
-        try:
-            yield temporary
+    try:
+        yield temporary
+        with _refusals(path):
             os.rename(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    """Returns a name in the same folder that nothing has."""
+    return path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+
+
+@contextlib.contextmanager
+def _refusals(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a disk that refuses raises into an EnvironmentFault about `path`, which is being written."""
+    try:
+        yield
     except OSError as error:
         remedy = "Make room, check the permissions, or choose another output folder"
         raise EnvironmentFault(f"{path}: cannot be written: {error.strerror or error}. {remedy}.") from error

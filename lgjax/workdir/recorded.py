@@ -15,6 +15,7 @@ RUNS = pathlib.Path("runs")
 SHIPPED = pathlib.Path(__file__).parents[1] / "shipped" / "detection"
 RELEASED = SHIPPED.with_name("restorer")  # the trained model that travels with lgjax
 WEIGHTS = "model.safetensors"  # frozen, of a released model
+CHECKPOINTS = "checkpoints"  # of a training
 MAKE_ONE = "python -m lgjax.calibrate --config=detection --workdir="  # what makes another one
 FROM_HERE = "{workdir}/"  # before a path in config.json as seen from the work directory
 ADDED: dict[str, dict] = {  # values that earlier records lack, and what was done before there was a choice
@@ -66,8 +67,14 @@ def get_config(path: str) -> ml_collections.ConfigDict:
 
 
 def is_released(folder: pathlib.Path) -> bool:
-    """Returns whether a folder is, or was, a released model: one that nothing is written into."""
-    return (folder / WEIGHTS).exists() or (folder / sums.NAME).exists()
+    """Returns whether a folder is, or was, a released model: one that nothing is written into.
+
+    A folder with checkpoints is a training, whatever else lies there. A list of sums alone is a model that lost its
+    weights only if the list names them: users list the sums of their own folders too.
+    """
+    if (folder / CHECKPOINTS).exists():
+        return False
+    return (folder / WEIGHTS).exists() or sums.names(folder, WEIGHTS)
 
 
 def has_model(config: ml_collections.ConfigDict) -> bool:

@@ -37,6 +37,14 @@ def verify(folder: pathlib.Path) -> None:
             raise InputError(path, f"is not listed in {NAME}", "Remove it, or copy the whole model again")
 
 
+def names(folder: pathlib.Path, name: str) -> bool:
+    """Returns whether a folder's list, sound or not, names a file."""
+    try:
+        return f"  {name}\n".encode() in (folder / NAME).read_bytes()
+    except OSError:
+        return False
+
+
 def read(folder: pathlib.Path) -> dict[str, str]:
     """Returns the digests of a folder's files by their names, as listed.
 

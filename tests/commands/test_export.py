@@ -117,6 +117,32 @@ def test_an_export_that_fails_leaves_nothing(made, mesh1, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("false_positive_volumes", (2.0,), "false_positive_volumes=2: was not calibrated"),
+        ("false_positive_rates", (0.01, 0.2), "no threshold for the false positive rate 0.2"),
+        ("score", "signed", "no thresholds for the score signed"),
+    ],
+)
+def test_a_model_that_could_not_be_loaded_is_not_written(made, mesh1, tmp_path, name, value, told):
+    config = made[0].copy_and_resolve_references()
+    config.restore[name] = value
+    with pytest.raises(UsageError, match=told) as caught:
+        released((config, made[1]), mesh1, tmp_path / "m")
+    assert ".tmp" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_read_is_no_fault_of_the_disk(made, mesh1, tmp_path, monkeypatch):
+    def unreadable(*_):
+        raise FileNotFoundError(2, "No such file or directory", "scan.nii")
+
+    with pytest.raises(FileNotFoundError, match=r"scan\.nii"):
+        export.export(*made, tmp_path / "m", "float32", [METHOD], unreadable, None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_card_says_what_is_in_the_folder(made, mesh1, tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from lgjax.cli import app
 from lgjax.runtime import devices as runtime_devices
-from lgjax.runtime import signals
+from lgjax.runtime import files, signals
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.runtime.hosts import differing, join, one_voice
 
@@ -316,3 +316,17 @@ def test_a_lost_host_ends_the_other(number):
     assert hosts[0].returncode == 4
     assert "Traceback" not in said
     assert said.strip().endswith("Another host was lost. Run the same command on all of them again to go on.")
+
+
+def test_a_folder_that_the_disk_refuses_is_told_and_leaves_nothing(tmp_path):
+    def make(path, other) -> None:
+        with files.atomic_folder(path) as folder:
+            (folder / "ours").touch()
+            (path / other).mkdir(parents=True)  # by another process meanwhile
+
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentFault, match="file/m: cannot be written: Not a directory"):
+        make(tmp_path / "file" / "m", "theirs")
+    with pytest.raises(EnvironmentFault, match="m: cannot be written: Directory not empty"):
+        make(tmp_path / "m", "theirs")
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"file", "m", "m/theirs"}

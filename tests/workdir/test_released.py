@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from lgjax import models
 from lgjax.preparation import recipe
 from lgjax.runtime.errors import InputError, UsageError
-from lgjax.workdir import experiment, released, sums, weights
+from lgjax.workdir import experiment, recorded, released, sums, weights
 
 WORDS, SUBJECTS = "3 healthy subjects", frozenset({"a" * 64, "b" * 64})
 
@@ -238,6 +238,26 @@ def test_weights_that_float16_cannot_hold_are_not_written(small, tmp_path):
     with pytest.raises(UsageError, match=r"not finite as float16.*--dtype=float32"):
         released.write(tmp_path, released.Weights(large, WORDS, SUBJECTS), "float16")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_with_a_list_of_sums_is_no_released_model(whole, tmp_path):
+    """Users list the sums of their own work directories too."""
+    (tmp_path / "w" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "w" / "config.json").write_text("{}")
+    sums.write(tmp_path / "w")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "config.json").write_text("{}")  # without networks, as configs/detection.py makes one
+    sums.write(tmp_path / "d")
+    assert not recorded.is_released(tmp_path / "w")
+    assert not recorded.is_released(tmp_path / "d")
+    folder = copied(whole, tmp_path)
+    for lost in ("SHA256SUMS", "model.safetensors"):
+        (folder / lost).unlink()
+        assert recorded.is_released(folder)
+        shutil.copy(whole / lost, folder / lost)
+    (folder / "checkpoints").mkdir()
+    sums.write(folder)
+    assert not recorded.is_released(folder)
 
 
 def test_a_released_model_is_never_trained_on(small, whole):
