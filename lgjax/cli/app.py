@@ -17,6 +17,7 @@ from lgjax.runtime import devices, hosts, progress, signals
 from lgjax.runtime.errors import EnvironmentFault, LgjaxError
 
 _LOST = "Another host was lost. Run the same command on all of them again to go on."
+_LARGER = "Free some memory, or use fewer workers or a larger machine, and run the same command again to go on."
 
 
 def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) -> None:
@@ -28,7 +29,8 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
       main: of the command.
       words: the words of the command line that are no flags, from `early.begin`.
     """
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax reports every save at INFO
+    # Orbax reports every save, and with tracebacks what it raises anyway.
+    absl_logging.set_verbosity(absl_logging.WARNING if _is_debugged() else absl_logging.FATAL)
     _show_log()
     # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
     # written aside first, so nothing is half done.
@@ -43,10 +45,9 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
         code = 130 if isinstance(end, KeyboardInterrupt) else 143
     except Exception as error:
         known = _exit_code(error)
-        if known is None or ("debug" in flags.FLAGS and flags.FLAGS.debug):
+        if known is None or _is_debugged():
             traceback.print_exc()
-        remedy = f" {_LOST}" if hosts.is_lost(error) else ""
-        print(f"error: {error}{remedy}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         code = 1 if known is None else known
     _leave(code)
 
@@ -84,6 +85,10 @@ def note(text: str) -> None:
     progress.write(text, sys.stderr if _is_quiet() else sys.stdout)
 
 
+def _is_debugged() -> bool:
+    return "debug" in flags.FLAGS and bool(flags.FLAGS["debug"].value)
+
+
 def _is_quiet() -> bool:
     return "quiet" in flags.FLAGS and bool(flags.FLAGS["quiet"].value)
 
@@ -112,6 +117,14 @@ def _leave(code: int) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _told(error: Exception) -> str:
+    """Returns what a user is told of an error."""
+    if isinstance(error, MemoryError) or devices.is_out_of_memory(error):
+        reason = str(error).partition("\n")[0].rstrip(".")  # XLA lists its buffers below
+        return f"out of memory{reason and ': '}{reason}. {_LARGER}"
+    return f"{error} {_LOST}" if hosts.is_lost(error) else str(error)
 
 
 def _exit_code(error: Exception) -> int | None:

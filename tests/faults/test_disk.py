@@ -1,0 +1,143 @@
+"""Fault 33: a disk that is full, or that may not be written to: exit code 4, one line, nothing half written."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import forked
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from benchmarks import kills
+from lgjax.runtime.errors import EnvironmentFault
+from lgjax.workdir import checkpoints
+
+RESTORE = ["restore", "--method=mirror_tv3d"]
+PREPROCESS = ["preprocess", "--config=data:smoke", "--config.bias_field.iterations=10", "--config.workers=1"]
+COMMANDS = pytest.mark.parametrize("command", [RESTORE, PREPROCESS], ids=lambda words: words[0])
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return forked.heads(tmp_path_factory.mktemp("disk"))
+
+
+@contextlib.contextmanager
+def mounted(folder: pathlib.Path, *options: str):
+    """Mounts something for a while; skips the test where the system forbids it."""
+    folder.mkdir()
+    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def refused(ended: forked.Ended, reason: str) -> None:
+    """Checks that a command ended with 4, and said why in one line at the end."""
+    assert ended.code == 4, ended.said
+    assert "Traceback" not in ended.said
+    errors = [line for line in ended.said.splitlines() if line.startswith("error: ")]
+    assert errors == ended.said.strip().splitlines()[-1:]
+    assert reason in errors[0]
+    assert errors[0].endswith("Make room, check the permissions, or choose another output folder.")
+
+
+def litter(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [path for path in folder.rglob("*") if ".tmp" in path.name]
+
+
+@COMMANDS
+def test_a_full_disk(command, scans, tmp_path):
+    """Once there is room, the same command goes on to the end of a run that had room from the first."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=160k", "tmpfs") as disk:
+        words = [*command, f"--input={scans}", f"--output={disk / 'out'}"]
+        refused(forked.lgjax(*words, log=tmp_path / "log"), "No space left on device")
+        assert litter(disk) == []
+        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+        resumed = forked.lgjax(*words, log=tmp_path / "log")
+        assert resumed.code == 0, resumed.said
+        found = kills.of_files(disk / "out")
+    forked.lgjax(*command, f"--input={scans}", f"--output={tmp_path / 'whole' / 'out'}", log=tmp_path / "log")
+    assert kills.differences(found, kills.of_files(tmp_path / "whole" / "out")) == []
+
+
+@COMMANDS
+def test_a_disk_that_takes_no_more_of_a_file(command, scans, tmp_path):
+    """As a quota does; needs no right to mount."""
+    out = tmp_path / "out"
+    words = [*command, f"--input={scans}", f"--output={out}"]
+    refused(forked.lgjax(*words, log=tmp_path / "log", before=forked.small_files_only), "File too large")
+    assert litter(out) == []
+
+
+@COMMANDS
+def test_a_folder_that_may_only_be_read(command, scans, tmp_path):
+    (tmp_path / "own").mkdir()
+    with mounted(tmp_path / "shown", "--bind", "-o", "ro", str(tmp_path / "own")) as shown:
+        words = [*command, f"--input={scans}", f"--output={shown / 'out'}"]
+        refused(forked.lgjax(*words, log=tmp_path / "log"), "Read-only file system")
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_a_file_stands_where_a_folder_is_wanted(scans, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    words = [*RESTORE, f"--input={scans}", f"--output={tmp_path / 'file' / 'out'}"]
+    refused(forked.lgjax(*words, log=tmp_path / "log"), "Not a directory")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(scans, tmp_path):
+    (tmp_path / "own").mkdir(mode=0o555)
+    words = [*RESTORE, f"--input={scans}", f"--output={tmp_path / 'own' / 'out'}"]
+    refused(forked.lgjax(*words, log=tmp_path / "log"), "Permission denied")
+
+
+def test_a_full_disk_keeps_the_checkpoints_of_before(tmp_path):
+    state = {"kernel": np.random.default_rng(0).normal(size=20_000).astype(np.float32)}
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=300k", "tmpfs") as disk:
+        checkpoints.save(disk / "checkpoints", 1, state)
+        checkpoints.save(disk / "checkpoints", 2, state)
+        with pytest.raises(EnvironmentFault, match="cannot be written"):
+            checkpoints.save(disk / "checkpoints", 3, state)
+        restored, step = checkpoints.restore_newest(disk / "checkpoints", state)
+        assert sorted(path.name for path in (disk / "checkpoints").iterdir()) == ["1", "2"]
+    assert step == 2
+    np.testing.assert_array_equal(restored["kernel"], state["kernel"])
+
+
+UNDEBUGGED = """
+import pathlib, resource, sys
+import numpy as np
+from absl import flags
+from lgjax.cli import app, commands
+from lgjax.workdir import checkpoints
+
+def main(words):
+    state = {"kernel": np.random.default_rng(0).normal(size=20_000).astype(np.float32)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    checkpoints.save(pathlib.Path(words[1]), 1, state)
+
+commands.define_common(flags.FLAGS)
+app.run(main, flags.FLAGS(sys.argv))
+"""
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [((), False), (("--debug",), True)])
+def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line(tmp_path, arguments, shown):
+    """Orbax logs tracebacks of its own."""
+    command = [sys.executable, "-c", UNDEBUGGED, str(tmp_path / "checkpoints"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 4
+    assert ("Traceback" in done.stderr) == shown
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'checkpoints' / '1'}: cannot be written")
+    )
+    assert len(done.stderr.strip().splitlines()) == 1 or shown

@@ -1,0 +1,94 @@
+"""Fault 36: memory that runs out. Of the machine: exit code 4 and one line. Of the device: half as many slices at once.
+
+Allocations fail for real, since the system grants the process no more.
+"""
+
+import os
+import subprocess
+import sys
+
+import forked
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import ONE_DEVICE, ROOT
+
+from lgjax.cli import app
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="address space is limited as Linux does")
+
+
+def enormous(path) -> None:
+    """Writes a scan of 640^3 voxels, 1.05 GB as float32, of which the disk holds the header alone."""
+    image = nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), np.eye(4))
+    header = image.header.copy()
+    header.set_data_shape((640, 640, 640))
+    header["vox_offset"] = 352
+    header.set_sform(np.eye(4), 1)
+    header.set_slope_inter(1, 0)
+    with open(path, "wb") as file:
+        file.write(header.binaryblock + bytes(4))
+        file.truncate(352 + 640**3)
+
+
+def test_a_scan_that_the_machine_cannot_hold(tmp_path):
+    enormous(tmp_path / "t.nii")
+    words = ["restore", "--method=mirror_tv3d", f"--input={tmp_path / 't.nii'}", f"--output={tmp_path / 'out'}"]
+    ended = forked.lgjax(*words, log=tmp_path / "log", before=forked.little_memory)
+    assert ended.code == 4, ended.said
+    assert "Traceback" not in ended.said
+    last = ended.said.strip().splitlines()[-1]
+    assert last.startswith("error: out of memory: ")
+    assert last.endswith("run the same command again to go on.")
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "out of memory. Free"),
+        (MemoryError("Unable to allocate 2 GiB."), "out of memory: Unable to allocate 2 GiB. Free"),
+    ],
+)
+def test_what_is_told(error, told):
+    assert app._told(error).startswith(told)
+
+
+HUNGRY = """
+import logging
+import jax, jax.numpy as jnp, numpy as np
+import forked
+from configs import vae
+from lgjax.methods import names, runner as runners
+from lgjax.preparation.slices import Slices
+from lgjax.runtime import devices
+
+config = vae.smoke()
+config.restore.batch_size = 12
+mesh = devices.mesh(jax.devices()[:1])
+runner = runners.Runner(names.parse("intensity"), runners.from_config(config), None, {"a": 1.0}, mesh)
+micro = runner.micro
+logging.basicConfig()
+
+@jax.jit
+def hungry(params, y, *rest):  # takes 128 MB for each slice
+    steps = 2 + (y[0, 0, 0, 0] > 2)  # known when the program runs, so that there is a loop
+    much = jax.lax.fori_loop(0, steps, lambda _, much: much + y[:, :1, 0, 0], jnp.zeros((len(y), 1 << 25)))
+    return y + 0 * much[:, :1, None, None], None
+
+runner.function = hungry
+slices = Slices(*np.random.default_rng(0).random((2, 12, 8, 8, 1)).astype(np.float32), np.arange(12, dtype=np.int32))
+forked.limit_memory(1 << 30)
+x = np.concatenate([part for part, _ in runner(slices, np.ones(12, np.float32))])
+np.testing.assert_array_equal(x, slices.y)
+print(micro, runner.micro)
+"""
+
+
+def test_a_device_that_cannot_hold_a_batch_gets_fewer_slices_at_a_time():
+    environment = {**os.environ, "XLA_FLAGS": ONE_DEVICE, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", HUNGRY], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert 1 <= after < before
+    assert f"going on with {after} slices at a time" in done.stderr

@@ -1,0 +1,125 @@
+"""Commands in processes forked from a server that has imported JAX once: a second and more sooner than typed ones."""
+
+import ctypes
+import multiprocessing
+import os
+import pathlib
+import resource
+import runpy
+import socket
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import images
+import jax
+from conftest import ONE_DEVICE
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["lgjax.batch", "lgjax.calibration.procedure", "lgjax.preparation.passes", "lgjax.report.quality"]
+)
+
+
+def heads(folder: pathlib.Path) -> pathlib.Path:
+    """Writes three heads of 20x24x16 voxels, which are prepared and restored in a second; returns their folder."""
+    for number in range(3):
+        images.save(folder / "scans" / f"s{number}.nii.gz", images.head(seed=number))
+    return folder / "scans"
+
+
+class Ended(NamedTuple):
+    """A command that is over."""
+
+    code: int  # its exit code; -9: killed
+    said: str  # on standard output and error
+
+
+class Forked:
+    """A running command, with those methods of `subprocess.Popen` that tests need."""
+
+    def __init__(self, words: list[str], log: pathlib.Path, before: Callable[[], None] | None = None):
+        self._process = SERVER.Process(target=_run, args=(words, str(log), before))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def lgjax(*words, log: pathlib.Path, before: Callable[[], None] | None = None) -> Ended:
+    """Runs a command to its end.
+
+    Args:
+      words: the command and its arguments.
+      log: file for what the command says.
+      before: called in the process of the command, of this module.
+    """
+    code = Forked([str(word) for word in words], log, before).wait()
+    return Ended(code, log.read_text())
+
+
+def _run(words: list[str], log: str, before: Callable[[], None] | None) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.environ["XLA_FLAGS"] = ONE_DEVICE
+    jax.config.update("jax_disable_most_optimizations", False)  # a volume is solved in seconds with them alone
+    sys.argv = [words[0], *words[1:]]
+    if before:
+        before()
+    runpy.run_module(f"lgjax.{words[0]}", run_name="__main__", alter_sys=True)
+
+
+def small_files_only() -> None:
+    """Makes a disk that is full for this process after 4 KB of a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+def little_memory() -> None:
+    """Allows this process 1 GB of address space beyond what it has, enough for JAX to begin."""
+    limit_memory(1 << 30)
+
+
+def limit_memory(more: int) -> None:
+    """Allows this process so many bytes of address space beyond what it has."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def without_network() -> None:
+    """Leaves this process no network but a loopback that is down where the system allows, and no socket but local ones.
+
+    Raises:
+      AssertionError: in whoever asks for a socket, with a line on standard output that tests look for.
+    """
+    new_user, new_network = 0x10000000, 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET
+    libc = ctypes.CDLL(None, use_errno=True)
+    alone = not libc.unshare(new_network) or not libc.unshare(new_user | new_network)
+    print("no network" if alone else "no namespace of its own", flush=True)
+
+    class Local(socket.socket):
+        def __init__(self, family=-1, *rest, **named):
+            if family not in (socket.AF_UNIX, -1) or (family == -1 and named.get("fileno") is None):
+                print("a socket was asked for", flush=True)
+                raise AssertionError("a socket was asked for")
+            super().__init__(family, *rest, **named)
+
+    def unresolved(*_, **__):
+        print("an address was asked for", flush=True)
+        raise AssertionError("an address was asked for")
+
+    socket.socket, socket.getaddrinfo, socket.create_connection = Local, unresolved, unresolved
+
+
+def ask_for_a_socket() -> None:
+    """Does what `without_network` forbids."""
+    without_network()
+    socket.create_server(("localhost", 0))
