@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from lgjax.scans import orientation
 
-LEVELS = 1023  # steps between the lowest and the highest value of a volume: values are rounded to 0.1 % of their range
+LEVELS = 1023  # steps between the percentiles `FEW` and 100 - `FEW`: values are rounded to 0.1 % of that range
+FEW = 0.1  # %, of the voxels at either end of the values, which do not set the range
 MARGIN = 3  # voxels around the brain that are kept
-_MOST = 32000  # levels that int16 holds on either side of 0
+_MOST = 32000  # levels that are used on either side of 0, as int16 holds them: some 15 ranges and more
 
 
 class Rounded(NamedTuple):
@@ -39,24 +40,30 @@ def shifted(affine: np.ndarray, part: tuple[slice, slice, slice]) -> np.ndarray:
 
 
 def rounded(data: np.ndarray) -> Rounded:
-    """Rounds a volume to the nearest of evenly spaced levels between its lowest and highest value."""
-    low, slope = np.float32(data.min()), _step(data.min(), data.max())
-    return Rounded(np.round((data - low) / slope).astype(np.int16), float(slope), float(low))
+    """Rounds a volume to the nearest of evenly spaced levels, of which 0 is one where 0 is not far from the values.
+
+    Levels reach beyond the range that sets their distance; a value beyond all levels becomes the last of them.
+    """
+    low, high = _range(data)
+    slope = _step(low, high)
+    start = np.float32(0) if high > low and abs(low) <= slope * _MOST / 2 else low
+    return Rounded(_held(np.round((data - start) / slope)), float(slope), float(start))
 
 
 def rounded_above(data: np.ndarray, threshold: float) -> Rounded:
     """Rounds a volume up to levels of which a threshold is one: exactly the values above it stay above.
 
-    Where the threshold is positive, 0 is a level too, so that 0 stays 0.
+    Where the threshold is positive, 0 is a level too, so that 0 stays 0. Values beyond all levels: see `rounded`.
     """
     level = np.float32(threshold)
-    step = _step(min(data.min(), 0, level), max(data.max(), 0, level))
+    low, high = _range(data)
+    step = _step(min(low, 0, level), max(high, 0, level))
     if level <= step * LEVELS / _MOST:
-        return Rounded(np.ceil((data - level) / step).astype(np.int16), float(step), float(level))
+        return Rounded(_held(np.ceil((data - level) / step)), float(step), float(level))
     below = max(1, int(level / step))  # levels from 0 to the threshold
     step = level / np.float32(below)
     levels = np.where(data == 0, -below, np.ceil((data - level) / step))
-    return Rounded(levels.astype(np.int16), float(step), float(level))
+    return Rounded(_held(levels), float(step), float(level))
 
 
 def bordered(mask: np.ndarray) -> np.ndarray:
@@ -86,6 +93,17 @@ def nifti(levels: np.ndarray, affine: np.ndarray, slope: float = 1.0, intercept:
 def text(file: bytes) -> str:
     """Returns a file as the text that a page holds it in, base64."""
     return base64.b64encode(file).decode()
+
+
+def _range(data: np.ndarray) -> tuple[np.float32, np.float32]:
+    """Returns the range of all but the few lowest and highest values; of all where most are equal."""
+    low, high = np.percentile(data, (FEW, 100 - FEW)).astype(np.float32)
+    return (low, high) if high > low else (np.float32(data.min()), np.float32(data.max()))
+
+
+def _held(levels: np.ndarray) -> np.ndarray:
+    """Returns levels as int16; those beyond the last become the last."""
+    return np.clip(levels, -_MOST, _MOST).astype(np.int16)
 
 
 def _step(low: float, high: float) -> np.float32:

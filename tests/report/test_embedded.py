@@ -57,6 +57,33 @@ def test_rounding_moves_no_value_by_more_than_half_a_step(data):
     assert np.abs(back - data).max() <= 0.501 * step + 1e-3 * np.abs(data).max() / volumes.LEVELS
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+@pytest.mark.parametrize("bright", [1e4, 3e6, -3e6])
+def test_a_few_extreme_voxels_cost_the_others_no_levels(bright, offset):
+    """They keep their values as far as there are levels."""
+    usual = np.random.default_rng(0).uniform(0, 1000, (30, 20, 10))
+    data = (usual + offset).astype(np.float32)
+    data[3, 4:7, 5] = bright + offset
+    found = volumes.rounded(data)
+    back = found.levels * found.slope + found.intercept
+    others = np.abs(data - offset) <= 1000
+    assert np.abs(back - data)[others].max() <= 0.6 * 1000 / volumes.LEVELS
+    if bright == 1e4:
+        np.testing.assert_allclose(back[3, 4:7, 5], data[3, 4:7, 5], atol=1)
+    else:
+        assert np.abs(back[3, 4:7, 5] - offset).min() > 10_000  # still far beyond all others
+
+
+def test_a_few_extreme_voxels_of_a_map_do_not_hide_its_levels():
+    data = np.random.default_rng(0).uniform(0, 4, (30, 20, 10)).astype(np.float32)
+    data[3, 4:7, 5] = 5e5
+    found = volumes.rounded_above(data, 2.0)
+    back = found.levels * found.slope + found.intercept
+    np.testing.assert_array_equal(back > 2, data > 2)
+    assert np.abs(back - data)[data < 5].max() <= 1.1 * 4 / volumes.LEVELS
+    assert back[3, 4:7, 5].min() > 50
+
+
 @hypothesis.given(numbers, strategies.floats(0.015625, 9000, width=32))
 def test_the_rounded_map_cut_at_its_threshold_is_the_mask(data, threshold):
     """Also after a file held the levels, and a reader multiplied them out."""
