@@ -12,17 +12,20 @@ import jax
 from lgjax import __version__
 from lgjax import detector as detectors
 from lgjax.calibration import procedure, promise
-from lgjax.derivatives import boilerplate, description, dicom, occupied, read, results, runs, write
+from lgjax.derivatives import boilerplate, description, dicom, occupied, read, results, runs, sidecar, write
 from lgjax.derivatives.boilerplate import Used
 from lgjax.derivatives.results import Work
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
 from lgjax.preparation.pipeline import Prepared
-from lgjax.runtime import devices, parallel, progress
+from lgjax.runtime import claims as sharing
+from lgjax.runtime import devices, files, hosts, parallel, progress
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing
+from lgjax.scans.finding.listing import Listing
 from lgjax.scans.sources import Subject
 from lgjax.workdir import calibrations
 from lgjax.workdir.recorded import is_released
@@ -35,12 +38,29 @@ class Outcome(NamedTuple):
 
     total: int  # scans
     skipped: int  # of them: finished before
+    elsewhere: int  # of them: restored by other processes meanwhile
     failures: list[tuple[str, str]]  # of them: identifier, and why
 
     @property
     def code(self) -> int:
         """The exit code: 0, or 3 if some scans failed."""
         return InputError.exit_code if self.failures else 0
+
+
+def run(
+    detector: Detector,
+    scans: Listing[Subject],
+    inputs: Sequence[str],
+    folder: pathlib.Path,
+    workers: int,
+    scratch: pathlib.Path | None = None,
+    as_dicom: bool = False,
+) -> Outcome:
+    """Restores what a search found, as `restore` does, and records what the search left out."""
+    outcome = restore(detector, scans.found, folder, workers, scratch, as_dicom, inputs)
+    if hosts.is_first_host():
+        listing.record(folder, scans)
+    return outcome
 
 
 def restore(
@@ -50,8 +70,12 @@ def restore(
     workers: int,
     scratch: pathlib.Path | None = None,
     as_dicom: bool = False,
+    inputs: Sequence[str] = (),
+    expiry: float = sharing.EXPIRY,
 ) -> Outcome:
     """Restores subjects with one method; those that are finished are skipped, those that fail do not stop the others.
+
+    Several processes may do the same in one folder: they share the scans out, and each returns when all are done.
 
     Args:
       detector: the method.
@@ -60,20 +84,46 @@ def restore(
       workers: how many scans are prepared at once, ahead of their restoration.
       scratch: folder for what preparation needs for a while; None: the one of the results.
       as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
+      inputs: files and folders that the scans come from, for the record.
+      expiry: seconds without a sign of life after which other processes count as dead.
+
+    Raises:
+      UsageError: another process writes maps of another method, weights or settings in the folder.
     """
     others = occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about)
     for what, names in others.items():
         LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
-    description.describe(folder, "restorations")
-    boilerplate.remove(folder)
-    pairs = zip(subjects, prepare_all(detector, subjects, folder, workers, scratch), strict=True)
-    with results.Results(folder, detector.about) as record:
-        for subject, result in progress.track(pairs, detector.method.name, len(subjects), "scan"):
-            done = work(detector, subject, result, folder)
-            record.note(subject.identifier, exported(done, subject, folder) if as_dicom else done)
-    tell_methods(detector, folder)
+    with Claims(folder, task(detector), detector.method.name, expiry) as claims:
+        if hosts.is_first_host():
+            with claims.lock(runs.NAME):
+                runs.write(folder, inputs)  # first: it resolves the BIDS URIs, and eval asks it after an interruption
+            description.describe(folder, "restorations")
+            boilerplate.remove(folder)
+
+        def attempt(some: Sequence[Subject]) -> Iterator[Work | None]:
+            ready = prepare_all(detector, some, folder, workers, claims, scratch)
+            for subject, result in zip(some, ready, strict=True):
+                done = None if result is None else work(detector, subject, result, folder, claims)
+                done = exported(done, subject, folder) if done and as_dicom else done
+                claims.release(subject.identifier)
+                yield done
+
+        bar = progress.track(None, detector.method.name, len(subjects), "scan")
+        with results.Results(folder, detector.about, claims) as record, bar:
+            for subject, done, waited in parallel.until_done(attempt, subjects):
+                by_another = waited and done.outcome == results.FINISHED
+                record.note(subject.identifier, done._replace(outcome=results.ELSEWHERE) if by_another else done)
+                bar.update()
+        if hosts.is_first_host():
+            tell_methods(detector, folder)
     failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
-    return Outcome(len(subjects), len(record.named(results.FINISHED)), failures)
+    skipped, elsewhere = (len(record.named(outcome)) for outcome in (results.FINISHED, results.ELSEWHERE))
+    return Outcome(len(subjects), skipped, elsewhere, failures)
+
+
+def task(detector: Detector) -> str:
+    """Returns the digest of all that decides what a detector writes of a scan."""
+    return files.digest({key: detector.about.get(key) for key in sidecar.DONE})
 
 
 def tell_methods(detector: Detector, folder: pathlib.Path) -> None:
@@ -127,22 +177,44 @@ class Ready(NamedTuple):
     seconds: float  # that its preparation took
 
 
-def work(detector: Detector, subject: Subject, result: Ready | InputError | Work, folder: pathlib.Path) -> Work:
-    """Restores a prepared scan, writes its maps and says what was done, or why it could not be done."""
+def work(
+    detector: Detector, subject: Subject, result: Ready | InputError | Work, folder: pathlib.Path, claims: Claims
+) -> Work | None:
+    """Restores a prepared scan, writes its maps and says what was done, or why it could not be done.
+
+    Returns None, and leaves the results alone, where another process has taken the scan over.
+    """
     if isinstance(result, Work):
         return result
     if isinstance(result, InputError):
-        write.retract(folder, subject.identifier, digest_of(subject))
-        return Work(results.FAILED, message=str(result))
-    sha256, began = result.prepared.image.sha256, time.perf_counter()
+        return failed(subject, result, folder, claims, Work(results.FAILED), digest_of(subject))
+    began, done = time.perf_counter(), Work(results.RESTORED, result.prepared.image.sha256, result.seconds)
     try:
         found = detector.detect(subject, result.prepared, result.digest)
         detected = time.perf_counter()
+        if not still_holds(claims, subject):
+            return None
         found.save(folder)
     except InputError as error:
-        write.retract(folder, subject.identifier, result.digest)
-        return Work(results.FAILED, sha256, result.seconds, message=str(error))
-    return Work(results.RESTORED, sha256, result.seconds, detected - began, time.perf_counter() - detected)
+        return failed(subject, error, folder, claims, done, result.digest)
+    return done._replace(restore=detected - began, write=time.perf_counter() - detected)
+
+
+def failed(
+    subject: Subject, error: InputError, folder: pathlib.Path, claims: Claims, done: Work, digest: str | None
+) -> Work | None:
+    """Returns the work at a scan that failed, whose earlier results count no more if they are of another `digest`."""
+    if not still_holds(claims, subject):
+        return None
+    write.retract(folder, subject.identifier, digest)
+    return done._replace(outcome=results.FAILED, message=str(error))
+
+
+def still_holds(claims: Claims, subject: Subject) -> bool:
+    """Returns whether this process may write a scan's results; says so where another one has taken the scan over."""
+    if not (held := claims.confirm(subject.identifier)):
+        LOG.warning("%s: this process stood still, and another one took the scan over", subject.identifier)
+    return held
 
 
 def exported(done: Work, subject: Subject, folder: pathlib.Path) -> Work:
@@ -168,14 +240,18 @@ def prepare_all(
     subjects: Sequence[Subject],
     folder: pathlib.Path,
     workers: int,
+    claims: Claims,
     scratch: pathlib.Path | None = None,
-) -> Iterator[Ready | InputError | Work]:
-    """Prepares subjects in the background, a few ahead; yields what was done before where a scan is finished.
+) -> Iterator[Ready | InputError | Work | None]:
+    """Claims and prepares subjects in the background, a few ahead.
 
+    Yields what was done before where a scan is finished, and None where another process is at work on the scan.
     Arguments as in `restore`.
     """
 
-    def prepared(subject: Subject) -> Ready | Work:
+    def prepared(subject: Subject) -> Ready | Work | None:
+        if not claims.take(subject.identifier):
+            return None
         write.check_place(folder, subject.identifier)
         digest, began = sources.digest(subject), time.perf_counter()
         if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):

@@ -22,7 +22,7 @@ from absl import flags
 from lgjax import batch
 from lgjax.cli import app, closing, opening
 from lgjax.cli.bids_app import PARTICIPANT, Options
-from lgjax.derivatives import description, read, runs
+from lgjax.derivatives import description, read
 from lgjax.methods import names as methods
 from lgjax.report import group, group_page
 from lgjax.runtime import files
@@ -63,12 +63,10 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
     mesh = app.start()
     batch.check_place(folder, name, scans.found, inputs)
     detector = batch.from_config(config, workdir, name, mesh)
-    runs.write(folder, inputs)
-    outcome = batch.restore(detector, scans.found, folder, config.data.workers, options.work_dir)
-    listing.record(folder, scans)
+    outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir)
     for line in listing.lines(scans):
         app.note(line)
-    closing.tell(outcome.total, outcome.skipped, outcome.failures, folder)
+    closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, folder)
     return outcome.code
 
 

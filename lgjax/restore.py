@@ -25,7 +25,7 @@ from absl import flags
 from lgjax import batch
 from lgjax.cli import app, closing, opening
 from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
-from lgjax.derivatives import dicom, pages, runs
+from lgjax.derivatives import dicom, pages
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.report import show
@@ -98,12 +98,9 @@ def main(words: Sequence[str] = ()) -> int:
     for name, place in zip(names, folders, strict=True):
         try:
             detector = batch.from_config(config, workdir, name, mesh)
-            # First: it resolves the BIDS URIs, and eval asks it after an interruption too.
-            runs.write(place, shown)
-            outcome = batch.restore(detector, scans.found, place, config.data.workers, as_dicom=arguments.dicom)
-            closing.tell(outcome.total, outcome.skipped, outcome.failures, place)
+            outcome = batch.run(detector, scans, shown, place, config.data.workers, as_dicom=arguments.dicom)
+            closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, place)
             code = max(code, outcome.code)
-            listing.record(place, scans)
             viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
             closing.tell_pages(viewed.written, viewed.failures, pages.index(place))
             code = max(code, viewed.code)

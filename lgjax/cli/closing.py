@@ -8,13 +8,12 @@ from lgjax.cli import app
 from lgjax.runtime.counting import counted
 
 
-def tell(total: int, skipped: int, failures: Sequence[tuple[str, str]], folder: pathlib.Path) -> None:
-    """Says what was done; failures come last, by identifier."""
-    done = total - skipped - len(failures)
-    print(
-        f"{done} restored, {skipped} finished before, {len(failures)} failed of {counted(total, 'scan')} -> {folder}",
-        flush=True,
-    )
+def tell(total: int, skipped: int, elsewhere: int, failures: Sequence[tuple[str, str]], folder: pathlib.Path) -> None:
+    """Says what was done, here and by other processes meanwhile; failures come last, by identifier."""
+    done = total - skipped - elsewhere - len(failures)
+    others = f", {elsewhere} by other processes" if elsewhere else ""
+    told = f"{done} restored{others}, {skipped} finished before, {len(failures)} failed of {counted(total, 'scan')}"
+    print(f"{told} -> {folder}", flush=True)
     _failed(failures)
 
 

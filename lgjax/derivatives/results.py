@@ -8,19 +8,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lgjax.runtime import files, places, signals
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, LgjaxError
 
 NAME = "results.json"
 RESTORED, FINISHED, FAILED = "restored", "finished before", "failed"  # what was done to a scan
+ELSEWHERE = "restored by another process"  # while this run was at work
 INTERVAL = 10.0  # seconds between two writings while scans are restored
 _RUN = ("Method", "Version", "JaxVersion", "Device")  # what sidecars say of a run, by their keys
-_COUNTS = {"Restored": RESTORED, "FinishedBefore": FINISHED, "Failed": FAILED}
+_COUNTS = {"Restored": RESTORED, "RestoredElsewhere": ELSEWHERE, "FinishedBefore": FINISHED, "Failed": FAILED}
 
 
 class Work(NamedTuple):
     """What one run did to one scan."""
 
-    outcome: str  # RESTORED, FINISHED or FAILED
+    outcome: str  # RESTORED, ELSEWHERE, FINISHED or FAILED
     sha256: str = ""  # of the scan; "": unknown
     prepare: float | None = None  # s on the wall; scans are prepared while others are restored
     restore: float | None = None  # s
@@ -31,22 +33,24 @@ class Work(NamedTuple):
 class Results:
     """The record of a folder during one run: `note` every scan in a `with` block, which notes how the run ended."""
 
-    def __init__(self, folder: pathlib.Path, about: Mapping[str, Any]):
+    def __init__(self, folder: pathlib.Path, about: Mapping[str, Any], claims: Claims):
         """Reads the record of earlier runs.
 
         Args:
           folder: of the outputs.
           about: the run, by the keys of a sidecar.
+          claims: of this run in the folder.
 
         Raises:
           InputError: the record is damaged.
         """
         self.works: dict[str, Work] = {}
-        self._path, self._written = folder / NAME, time.monotonic()
-        self._noted: dict[str, Any] | None = None  # this run, as it stands in the record
+        self._path, self._claims, self._written = folder / NAME, claims, time.monotonic()
+        self._unwritten: dict[str, Work] = {}
         _read(self._path)  # a damaged one is told before the work
-        self._run = {"Start": _now(), "End": None, "ExitCode": None, **{key: about.get(key) for key in _RUN}}
-        self._signals = signals.before_end(self._end)
+        about = {key: about.get(key) for key in _RUN}
+        self._run = {"Id": claims.run, "Start": _now(), "End": None, "ExitCode": None, **about}
+        self._signals = signals.before_end(self._terminated)
 
     def __enter__(self) -> "Results":
         self._write()
@@ -68,7 +72,7 @@ class Results:
 
     def note(self, identifier: str, work: Work) -> None:
         """Notes what was done to a scan; what a killed process forgets is less than `INTERVAL` old."""
-        self.works[identifier] = work
+        self.works[identifier] = self._unwritten[identifier] = work
         if time.monotonic() - self._written >= INTERVAL:
             self._write()
 
@@ -76,17 +80,28 @@ class Results:
         self._run |= {"End": _now(), "ExitCode": code}
         self._write()
 
+    def _terminated(self, code: int) -> None:
+        self._end(code)
+        self._claims.leave()  # other hosts need not wait for signs of life
+
     def _write(self) -> None:
+        """Enters what was noted since the last time; other processes enter theirs."""
         counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
-        earlier, run = _read(self._path), {**self._run, **counts}  # other processes write there too
-        runs = [*(other for other in earlier["Runs"] if other != self._noted), run]
-        scans = dict(earlier["Scans"])
-        for name, work in self.works.items():
-            if work.outcome != FINISHED or scans.get(name, {}).get("Outcome") != RESTORED:
-                scans[name] = {"Run": self._run["Start"], **_entry(work)}
-        content = {"Runs": runs, "Scans": dict(sorted(scans.items()))}
-        files.atomic_write(self._path, json.dumps(content, indent=2) + "\n")
-        self._noted, self._written = run, time.monotonic()
+        with self._claims.lock(NAME):
+            earlier = _read(self._path)
+            others = [self._seen(run) for run in earlier["Runs"] if run.get("Id") != self._run["Id"]]
+            scans = dict(earlier["Scans"])
+            for name, work in self._unwritten.items():
+                if work.outcome in (RESTORED, FAILED) or scans.get(name, {}).get("Outcome") != RESTORED:
+                    scans[name] = {"Run": self._run["Id"], **_entry(work)}
+            content = {"Runs": [*others, {**self._run, **counts}], "Scans": dict(sorted(scans.items()))}
+            files.atomic_write(self._path, json.dumps(content, indent=2) + "\n")
+        self._unwritten, self._written = {}, time.monotonic()
+
+    def _seen(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Returns another run as the record is to tell it: one that has neither ended nor is at work was killed."""
+        lasts = run.get("End") is None and "Id" in run  # earlier versions do not say who they are
+        return {**run, "Killed": True} if lasts and not self._claims.is_at_work(run["Id"]) else run
 
 
 def failures(folder: pathlib.Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from lgjax.runtime.errors import EnvironmentFault, InputError
 
 T = TypeVar("T")
+PAUSE = 1.0  # seconds between two looks at items that other processes are at work on
 
 
 def ahead(
@@ -54,6 +56,29 @@ def attempts(
 ) -> Iterator[T | InputError]:
     """Applies a function as `ahead` does, but an InputError of the function is a result: the other items go on."""
     return ahead(functools.partial(_attempt, function), items, workers, pool)
+
+
+def until_done(attempt: Callable[[list], Iterable[T | None]], items: Iterable) -> Iterator[tuple[Any, T, bool]]:
+    """Attempts items until each is done by some process; so a process does what others leave when they die.
+
+    Args:
+      attempt: takes some items and yields what was done to each; None: another process is at work on the item.
+      items: what to work on.
+
+    Yields:
+      An item, what was done to the item, and whether another process was at work on it before.
+    """
+    left, waited = list(items), False
+    while left:
+        held = []
+        for item, done in zip(left, attempt(left), strict=True):
+            if done is None:
+                held.append(item)
+            else:
+                yield item, done, waited
+        left, waited = held, True
+        if left:
+            time.sleep(PAUSE)
 
 
 def _attempt(function: Callable[[Any], T], item: Any) -> T | InputError:

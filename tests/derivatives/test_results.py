@@ -1,5 +1,6 @@
 """results.json: what was done to which scan in how long, however the run ended."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from lgjax import batch
 from lgjax.derivatives import results, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED, Results, Work
 from lgjax.runtime import files
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, InputError
 from lgjax.scans import sources
 
@@ -35,13 +37,20 @@ def content(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+@contextlib.contextmanager
+def recorded(folder, about=ABOUT):
+    """A run of its own in a folder, as `batch.restore` begins one."""
+    with Claims(folder) as claims, Results(folder, about, claims) as record:
+        yield record
+
+
 def restored(scans, folder):
     return batch.restore(derived.detector(), sources.find(str(scans)), folder, 1)
 
 
 def test_runs_side_by_side_keep_each_other(tmp_path):
     """As jobs of a cluster do that share a folder, a participant each."""
-    with Results(tmp_path, {**ABOUT, "Device": "one"}) as one, Results(tmp_path, {**ABOUT, "Device": "two"}) as other:
+    with recorded(tmp_path, {**ABOUT, "Device": "one"}) as one, recorded(tmp_path, {**ABOUT, "Device": "two"}) as other:
         one.note("sub-a", Work(RESTORED, "a"))
         other.note("sub-b", Work(FAILED, message="b"))
     found = content(tmp_path)
@@ -102,7 +111,7 @@ def test_what_an_earlier_version_finished_is_entered(scans, tmp_path):
 )
 def test_an_early_end_is_noted(tmp_path, error, code):
     def ends() -> None:
-        with Results(tmp_path, ABOUT) as record:
+        with recorded(tmp_path) as record:
             record.note("sub-a", Work(RESTORED, "a", 1.0, 2.0, 0.5))
             raise error
 
@@ -117,7 +126,9 @@ def test_sigterm_is_noted_before_the_process_ends(tmp_path):
     code = f"""
 import os, pathlib, signal
 from lgjax.derivatives.results import Results, Work
-with Results(pathlib.Path({str(tmp_path)!r}), {ABOUT}) as record:
+from lgjax.runtime.claims import Claims
+folder = pathlib.Path({str(tmp_path)!r})
+with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
     record.note("sub-a", Work("restored"))
     os.kill(os.getpid(), signal.SIGTERM)
     print("not reached")
@@ -126,26 +137,67 @@ with Results(pathlib.Path({str(tmp_path)!r}), {ABOUT}) as record:
     assert (ended.returncode, ended.stdout) == (143, "")
     assert content(tmp_path)["Runs"][0]["ExitCode"] == 143
     assert list(content(tmp_path)["Scans"]) == ["sub-a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]  # other hosts see at once that it has gone
 
 
 def test_the_handler_of_before_is_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    with Results(tmp_path, ABOUT):
+    with recorded(tmp_path):
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_killed_process_leaves_what_was_done_until_shortly_before(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "INTERVAL", 0.0)
-    with Results(tmp_path, ABOUT) as record:
+    with recorded(tmp_path) as record:
         assert content(tmp_path)["Runs"][0]["ExitCode"] is None
         record.note("sub-a", Work(FAILED, message="no"))
         assert content(tmp_path)["Scans"]["sub-a"]["Message"] == "no"
 
 
+def test_the_next_run_says_of_a_killed_one_that_it_was_killed_and_of_one_at_work_nothing(tmp_path):
+    code = f"""
+import os, pathlib, signal
+from lgjax.derivatives.results import Results
+from lgjax.runtime.claims import Claims
+folder = pathlib.Path({str(tmp_path)!r})
+with Claims(folder) as claims, Results(folder, {ABOUT}, claims):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    old = {"Start": "2026-01-01T00:00:00+00:00", "End": None, "ExitCode": None}  # which an earlier version wrote
+    (tmp_path / "results.json").write_text(json.dumps({"Runs": [old], "Scans": {}}))
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == -signal.SIGKILL
+    assert ["Killed" in run for run in content(tmp_path)["Runs"]] == [False, False]
+    with recorded(tmp_path), recorded(tmp_path):
+        runs = content(tmp_path)["Runs"]
+    assert [run.get("Killed") for run in runs] == [None, True, None, None]
+    assert [run["End"] for run in runs] == [None] * 4
+    assert runs[0] == old
+
+
+def test_processes_that_write_at_a_time_lose_no_line(tmp_path, monkeypatch):
+    code = f"""
+import pathlib, sys
+from lgjax.derivatives import results
+from lgjax.derivatives.results import Results, Work
+from lgjax.runtime.claims import Claims
+results.INTERVAL = 0.0
+folder = pathlib.Path({str(tmp_path)!r})
+with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
+    for number in range(10):
+        record.note(f"sub-{{sys.argv[1]}}{{number}}", Work("restored"))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in "abc"]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    found = content(tmp_path)
+    assert sorted(found["Scans"]) == [f"sub-{name}{number}" for name in "abc" for number in range(10)]
+    assert [(run["Restored"], run["ExitCode"]) for run in found["Runs"]] == [(10, 0)] * 3
+    assert {scan["Run"] for scan in found["Scans"].values()} == {run["Id"] for run in found["Runs"]}
+
+
 def test_a_failure_replaces_and_is_replaced(tmp_path):
     for outcome in (RESTORED, FAILED, FINISHED):
-        with Results(tmp_path, ABOUT) as record:
+        with recorded(tmp_path) as record:
             record.note("sub-a", Work(outcome))
         assert content(tmp_path)["Scans"]["sub-a"]["Outcome"] == outcome
 
@@ -153,8 +205,8 @@ def test_a_failure_replaces_and_is_replaced(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"Runs": {}, "Scans": {}}', '{"Runs": [], "Scans": {"sub-a": 1}}'])
 def test_a_damaged_record_is_refused(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(InputError, match="Remove it"):
-        Results(tmp_path, ABOUT)
+    with pytest.raises(InputError, match="Remove it"), recorded(tmp_path):
+        pass
     assert (tmp_path / "results.json").read_text() == text
 
 

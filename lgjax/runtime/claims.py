@@ -1,0 +1,303 @@
+"""Items that several processes share out among themselves by files in one folder; no server, no clock in common.
+
+Each process has a file in `workers/`, which the process touches while it lives. A claim is a file in `claims/` that
+names its owner; its own name is a hash of the item and a generation. The highest generation holds. A claim is made by
+creating the generation after the highest one, which a file system grants to one process alone; the claim before must
+be none, or one whose owner is dead, and must still be there afterwards. So nobody removes or renames what another
+process holds. Owners are dead when their file is gone or is older than `EXPIRY`, as compared with a file that was
+touched just now on the same file system, or when their system says so. Gray and Cheriton 1989 call such claims leases.
+
+A process that stood still for longer than `EXPIRY` may have been followed by another one. `confirm` tells: a process
+follows itself, which fails where another one was first.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from lgjax.runtime import alive
+from lgjax.runtime.errors import EnvironmentFault, UsageError
+
+LOG = logging.getLogger(__name__)
+FOLDER = ".lgjax"
+EXPIRY = 60.0  # seconds without a sign of life after which a process counts as dead
+_BEATS = 12  # signs of life in that time
+_TURN = 0.02  # seconds between two looks at a lock that another process holds
+
+
+class Worker(NamedTuple):
+    """A process that works in a folder."""
+
+    run: str  # random: names the process's file
+    host: str
+    pid: int
+    began: str  # see `alive.began`
+    system: str  # see `alive.system`
+    task: str = ""  # digest of what the process works at; "": not said yet
+    label: str = ""  # of the task, in words
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class Claims:
+    """The part that one process has in the work on a folder, for a `with` block."""
+
+    def __init__(self, folder: pathlib.Path, task: str = "", label: str = "", expiry: float = EXPIRY):
+        """Prepares the part; nothing is written yet.
+
+        Args:
+          folder: that the work is for; the claims lie in `.lgjax` below it while the work lasts.
+          task: digest of what is done to the items; only processes with the same one may work at a time.
+          label: of the task, in words.
+          expiry: seconds without a sign of life after which a process counts as dead; the same for all.
+        """
+        self.run, self.expiry = secrets.token_hex(8), expiry
+        self._folder, self._root = folder, folder / FOLDER
+        self._workers, self._claims = self._root / "workers", self._root / "claims"
+        pid = os.getpid()
+        self._me = Worker(self.run, socket.gethostname(), pid, alive.began(pid), alive.system())
+        self._task, self._label = task, label
+        self._held: dict[str, int] = {}  # generations by key
+        self._ended, self._guard = threading.Event(), threading.RLock()
+
+    def __enter__(self) -> "Claims":
+        """Begins the work.
+
+        Raises:
+          UsageError: another process works at another task in this folder.
+          EnvironmentFault: the folder cannot be written.
+        """
+        with self._faults():
+            self._present()
+            threading.Thread(target=self._beat, daemon=True).start()
+            try:
+                with self.lock("task"):
+                    self._check_task()
+                    self._me = self._me._replace(task=self._task, label=self._label)
+                    self._present()
+            except BaseException:
+                self.leave()
+                raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Ends the work: lets all claims go, and those of the dead; the last process removes the folder of claims."""
+        with self._guard:
+            if self._ended.is_set():
+                return
+            try:
+                for key in list(self._held):
+                    self._let_go(key)
+                self._bury()
+            except OSError as error:  # as on a full disk: the next process buries
+                LOG.debug("claims are left: %s", error)
+            self._ended.set()
+            with self._faults():
+                self._file(self.run).unlink(missing_ok=True)
+        for folder in (self._claims, self._workers, self._root):
+            with contextlib.suppress(OSError):  # others are at work
+                folder.rmdir()
+
+    def take(self, item: str) -> bool:
+        """Claims an item; returns False where a living process, this one included, holds the item."""
+        with self._faults():
+            key = _key(item)
+            top = self._top(key)
+            before = self._owner(key, top)
+            return not self._holds(key, top, before) and self._follow(key, top, before)
+
+    def confirm(self, item: str) -> bool:
+        """Returns whether this process still holds an item, and makes sure that nobody took it for dead until now."""
+        with self._faults():
+            key = _key(item)
+            generation = self._held.get(key)
+            return generation is not None and self._follow(key, generation, self.run)
+
+    def release(self, item: str) -> None:
+        """Lets an item go; one that is not held stays as it is."""
+        with self._faults():
+            self._let_go(_key(item))
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Waits until no other process is in a block of this name; a block may stand within itself."""
+        key = _key(name)
+        if self._owner(key, self._top(key)) == self.run:  # as where a signal comes within the block
+            yield
+            return
+        while not self.take(name):
+            time.sleep(_TURN)
+        try:
+            yield
+        finally:
+            self.release(name)
+
+    def others(self) -> list[Worker]:
+        """Lists the other processes that work in this folder now."""
+        with self._faults():
+            runs = {path.stem for path in _list(self._workers)} - {self.run}
+            found = (self._living(run) for run in sorted(runs))
+            return [worker for worker in found if worker]
+
+    def is_at_work(self, run: str) -> bool:
+        """Returns whether the process of a run works in this folder now."""
+        with self._faults():
+            return self._living(run) is not None
+
+    def _check_task(self) -> None:
+        """Says who else works here; raises UsageError where that is another task."""
+        for other in self.others():
+            if other.task and other.task != self._task:
+                raise UsageError(
+                    f"{self._folder}: {other} is at work there on {other.label}, with other weights or settings. "
+                    "Wait for its end, or name another output folder."
+                )
+            if other.task:
+                LOG.info("another process works in this folder too (%s): the scans are shared", other)
+
+    def _follow(self, key: str, generation: int, before: str | None) -> bool:
+        """Creates the generation of a claim after one that was seen; undoes that where the claim was let go since."""
+        self._held.pop(key, None)
+        path = self._claim(key, generation + 1)
+        try:
+            self._claims.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except (FileExistsError, FileNotFoundError):  # the latter where the last process has just removed the folder
+            return False
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self.run)
+        if self._owner(key, generation) != before or self._top(key) != generation + 1:
+            path.unlink(missing_ok=True)
+            return False
+        self._held[key] = generation + 1
+        return True
+
+    def _let_go(self, key: str) -> None:
+        """Removes a claim, the first generation first: the highest one holds until all are gone."""
+        for generation in range(1, self._held.pop(key, 0) + 1):
+            self._claim(key, generation).unlink(missing_ok=True)
+
+    def _bury(self) -> None:
+        """Removes the files of processes that are dead, and the claims that these left."""
+        for key in {path.name.partition(".")[0] for path in _list(self._claims)}:
+            top = self._top(key)
+            before = self._owner(key, top)
+            if top and not self._holds(key, top, before) and self._follow(key, top, before):
+                self._let_go(key)
+        for path in _list(self._workers):
+            if not self._living(path.name):
+                path.unlink(missing_ok=True)
+
+    def _top(self, key: str) -> int:
+        """Returns the highest generation of a claim; 0: nobody holds the item."""
+        names = (path.name.partition(".") for path in _list(self._claims))
+        return max((int(generation) for name, _, generation in names if name == key), default=0)
+
+    def _owner(self, key: str, generation: int) -> str | None:
+        """Returns the run that made a claim; "" where it is just being made, None where there is no such claim."""
+        try:
+            return self._claim(key, generation).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _holds(self, key: str, generation: int, owner: str | None) -> bool:
+        """Returns whether a claim is that of a living process."""
+        if owner:
+            return self._living(owner) is not None
+        return owner is not None and self._read(self._claim(key, generation)) is not None
+
+    def _living(self, run: str) -> Worker | None:
+        """Returns the process of a run; None where it is dead."""
+        if run == self.run:
+            return self._me
+        text = self._read(self._file(run))
+        try:
+            worker = Worker(**json.loads(text or ""))
+        except (ValueError, TypeError):  # it is gone; or half written
+            return None
+        ended = worker.system and worker.system == self._me.system and alive.is_dead(worker.pid, worker.began)
+        return None if ended else worker
+
+    def _read(self, path: pathlib.Path) -> str | None:
+        """Reads a file; None where it has expired, or is gone."""
+        now = self._now()
+        try:
+            with open(path) as file:  # a network file system asks the server for the time at the opening
+                return file.read() if now - os.fstat(file.fileno()).st_mtime <= self.expiry else None
+        except FileNotFoundError:
+            return None
+
+    def _now(self) -> float:
+        """Touches the file of this process, and returns the time by the clock of the file system."""
+        path = self._file(self.run)
+        with self._guard:
+            try:
+                os.utime(path)
+            except FileNotFoundError:  # this process stood still, and another one took it for dead
+                self._present()
+            return path.stat().st_mtime
+
+    def _present(self) -> None:
+        """Writes the file of this process, all of it or none."""
+        path = self._file(self.run)
+        temporary = path.with_suffix(".tmp")
+        while True:
+            try:
+                self._workers.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(json.dumps(self._me._asdict()))
+                os.replace(temporary, path)
+                return
+            except FileNotFoundError:  # the last process has just removed the folder
+                LOG.debug("%s is made again", self._workers)
+
+    def _beat(self) -> None:
+        """Gives signs of life until the end."""
+        while not self._ended.wait(self.expiry / _BEATS):
+            with self._guard:
+                if self._ended.is_set():
+                    return
+                try:
+                    self._now()
+                except OSError as error:  # the next claim meets and tells it
+                    LOG.debug("no sign of life: %s", error)
+
+    def _claim(self, key: str, generation: int) -> pathlib.Path:
+        return self._claims / f"{key}.{generation}"
+
+    def _file(self, run: str) -> pathlib.Path:
+        return self._workers / run
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turns what the file system refuses into an EnvironmentFault."""
+        try:
+            yield
+        except OSError as error:
+            remedy = "Make room, check the permissions, or choose another output folder"
+            raise EnvironmentFault(f"{self._root}: cannot be written: {error.strerror or error}. {remedy}.") from error
+
+
+def _key(item: str) -> str:
+    """Returns what stands for an item in the names of its claims."""
+    return hashlib.sha256(item.encode()).hexdigest()[:32]
+
+
+def _list(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Lists a folder; [] where it is not there."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []

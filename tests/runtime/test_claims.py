@@ -1,0 +1,224 @@
+"""Processes that share items by files: each item is taken once, and what a dead process held is taken over."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, until
+
+from lgjax.runtime import alive, claims
+from lgjax.runtime.claims import Claims
+from lgjax.runtime.errors import EnvironmentFault, UsageError
+
+SOON = 0.6  # seconds of expiry, in tests that wait for it
+
+
+def start(code: str, *arguments) -> subprocess.Popen:
+    """A process that runs a program with `Claims` imported."""
+    program = f"import pathlib, sys, time\nfrom lgjax.runtime.claims import Claims\n{code}"
+    words = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+HOLDER = """
+with Claims(pathlib.Path(sys.argv[1]), expiry=float(sys.argv[2])) as mine:
+    print(mine.take("a"), mine.take("b"), flush=True)
+    sys.stdin.readline()
+    print(mine.confirm("a"), mine.confirm("b"), flush=True)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A function that starts a process which holds a and b, and confirms both when it is written a line."""
+    started = []
+
+    def begin(expiry: float) -> subprocess.Popen:
+        process = start(HOLDER, tmp_path, expiry)
+        started.append(process)
+        assert process.stdout.readline() == "True True\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+RACER = """
+done = pathlib.Path(sys.argv[1]) / "done"
+with Claims(pathlib.Path(sys.argv[1])) as mine:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    left = [str(number) for number in range(40)]
+    while left:
+        for item in list(left):
+            if not mine.take(item):
+                continue
+            if not (done / item).exists():
+                assert mine.confirm(item)
+                (done / item).touch(exist_ok=False)  # which fails where two of them do the same
+                print(item, flush=True)
+            mine.release(item)
+            left.remove(item)
+"""
+
+
+def test_of_eight_processes_one_alone_takes_each_item(tmp_path):
+    (tmp_path / "done").mkdir()
+    racers = [start(RACER, tmp_path) for _ in range(8)]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    took = [racer.communicate(timeout=60)[0].split() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 8
+    assert sorted(int(item) for items in took for item in items) == list(range(40))
+    assert sum(bool(items) for items in took) > 1
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]  # the last one has removed the claims
+
+
+def test_an_item_is_held_by_one_until_it_is_let_go(tmp_path):
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        assert one.take("a")
+        assert not one.take("a")
+        assert not other.take("a")
+        assert not other.confirm("a")
+        assert one.confirm("a")
+        assert not other.take("a")
+        other.release("a")
+        assert one.confirm("a")
+        one.release("a")
+        assert not one.confirm("a")
+        assert other.take("a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_held_is_taken_over_at_once(tmp_path, holder):
+    killed = holder(claims.EXPIRY)
+    with Claims(tmp_path) as mine:
+        assert not mine.take("a")
+        assert [other.pid for other in mine.others()] == [killed.pid]
+        killed.kill()
+        killed.wait()
+        assert mine.take("a")
+        assert mine.confirm("a")
+        assert mine.others() == []
+    assert list(tmp_path.iterdir()) == []  # b too, which nobody took
+
+
+def test_a_process_of_another_machine_counts_as_dead_when_it_gives_no_sign_of_life(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(alive, "system", lambda: "another")
+    killed = holder(SOON)
+    with Claims(tmp_path, expiry=SOON) as mine:
+        time.sleep(2 * SOON)
+        assert not mine.take("a")  # which lives
+        killed.kill()
+        killed.wait()
+        assert not mine.take("a")
+        until(lambda: mine.take("a"))
+        assert mine.take("b")
+
+
+def test_a_process_that_stood_still_has_lost_what_another_took_over(tmp_path, holder):
+    suspended = holder(SOON)
+    with Claims(tmp_path, expiry=SOON) as mine:
+        suspended.send_signal(signal.SIGSTOP)
+        assert not mine.take("a")
+        until(lambda: mine.take("a"))
+        suspended.send_signal(signal.SIGCONT)
+        said, _ = suspended.communicate("\n", timeout=60)
+        assert said == "False True\n"  # nobody took b
+        assert mine.confirm("a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_that_saw_the_same_dead_owner_one_takes_over(tmp_path, holder):
+    killed = holder(claims.EXPIRY)
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        killed.kill()
+        killed.wait()
+        key = claims._key("a")
+        seen = [(mine, mine._top(key), mine._owner(key, 1)) for mine in (one, other)]
+        assert [mine._follow(key, top, before) for mine, top, before in seen] == [True, False]
+        one.release("a")
+        late, top, before = seen[1]
+        assert not late._follow(key, top, before)  # the claim that it saw is there no more
+        assert late._top(key) == 0
+
+
+def test_a_process_that_was_taken_for_dead_and_buried_comes_back(tmp_path):
+    with Claims(tmp_path) as mine:
+        assert mine.take("a")
+        (tmp_path / ".lgjax" / "workers" / mine.run).unlink()
+        assert mine.confirm("a")
+        assert mine.is_at_work(mine.run)
+
+
+def test_a_claim_that_its_owner_never_signed_expires(tmp_path):
+    with Claims(tmp_path, expiry=SOON) as mine:
+        path = tmp_path / ".lgjax" / "claims" / f"{claims._key('a')}.1"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert not mine.take("a")
+        os.utime(path, (0, 0))
+        assert mine.take("a")
+
+
+def test_blocks_of_one_name_follow_each_other(tmp_path, holder):
+    code = """
+with Claims(pathlib.Path(sys.argv[1])) as mine:
+    for _ in range(20):
+        with mine.lock("count"), mine.lock("count"):
+            path = pathlib.Path(sys.argv[1]) / "count"
+            number = int(path.read_text())
+            time.sleep(0.002)
+            path.write_text(str(number + 1))
+"""
+    (tmp_path / "count").write_text("0")
+    processes = [start(code, tmp_path) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "60"
+    for process in processes:
+        process.communicate()
+
+
+def test_another_task_is_refused_while_the_first_is_at_work(tmp_path, caplog):
+    with Claims(tmp_path, "t", "mirror"):
+        with pytest.raises(UsageError, match=rf"process {os.getpid()} on .* at work there on mirror.*Wait for its end"):
+            Claims(tmp_path, "u", "intensity").__enter__()
+        caplog.set_level("INFO", "lgjax")
+        with Claims(tmp_path, "t", "mirror"):
+            assert f"works in this folder too (process {os.getpid()} on" in caplog.text
+    with Claims(tmp_path, "u", "intensity") as mine:
+        assert mine.others() == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / ".lgjax").write_text("")
+    with pytest.raises(EnvironmentFault, match=r"\.lgjax: cannot be written: "):
+        Claims(tmp_path).__enter__()
+
+
+def test_a_pid_that_is_used_again_is_another_process():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = alive.began(process.pid)
+    assert not alive.is_dead(process.pid, start)
+    assert alive.is_dead(process.pid, str(int(start) - 1))
+    process.kill()
+    until(lambda: alive.is_dead(process.pid, start))  # a zombie too
+    process.communicate()
+    assert alive.is_dead(process.pid, start)
+
+
+def test_claims_name_no_item(tmp_path):
+    with Claims(tmp_path) as mine:
+        mine.take("sub-janedoe")
+        files = [path for path in (tmp_path / ".lgjax").rglob("*") if path.is_file()]
+        assert len(files) == 2
+        assert "janedoe" not in "".join(f"{path} {path.read_text()}" for path in map(pathlib.Path, files))
