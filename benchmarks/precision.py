@@ -32,7 +32,7 @@ from lgjax.calibration import scores
 from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
 from lgjax.methods import runner as runners
-from lgjax.methods.runner import restore_scan
+from lgjax.methods.scan import restore_scan
 from lgjax.preparation import slices
 from lgjax.runtime import devices, files, places
 from lgjax.scans import sources

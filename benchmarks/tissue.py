@@ -25,6 +25,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from configs import detection
 from lgjax.methods import atlas, gmm, mirror, names
 from lgjax.methods import runner as runners
+from lgjax.methods.scan import restore_scan
 from lgjax.preparation import cohort, histogram, pipeline, recipe
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import saturate
@@ -115,7 +116,7 @@ def main() -> None:
         ways_of_one = made(one, other)
         for (way, row), program in programs.items():
             ready = one._replace(slices=one.slices._replace(y=ways_of_one[way]))
-            change = runners.restore_scan(program, ready, config.calibrate.strength).change
+            change = restore_scan(program, ready, config.calibrate.strength).change
             scores[way, row].append(np.maximum(change[one.placement.brain], 0))
         print(subject.identifier, flush=True)
     rows = {row: {way: figures(scores[way, row], labels) for way in variances} for row in ROWS}

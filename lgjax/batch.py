@@ -3,7 +3,7 @@
 import logging
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -12,21 +12,20 @@ import jax
 from lgjax import __version__
 from lgjax import detector as detectors
 from lgjax.calibration import procedure, promise
-from lgjax.derivatives import boilerplate, description, dicom, occupied, read, results, runs, sidecar, write
+from lgjax.derivatives import boilerplate, description, occupied, read, results, runs, sidecar
 from lgjax.derivatives.boilerplate import Used
-from lgjax.derivatives.results import Work
+from lgjax.derivatives.results import Speed
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
-from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import claims as sharing
 from lgjax.runtime import devices, files, hosts, parallel, progress
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
-from lgjax.scans import sources
 from lgjax.scans.finding import listing
 from lgjax.scans.finding.listing import Listing
 from lgjax.scans.sources import Subject
+from lgjax.stages import Stages
 from lgjax.workdir import calibrations
 from lgjax.workdir.recorded import is_released
 
@@ -40,6 +39,7 @@ class Outcome(NamedTuple):
     skipped: int  # of them: finished before
     elsewhere: int  # of them: restored by other processes meanwhile
     failures: list[tuple[str, str]]  # of them: identifier, and why
+    speed: Speed
 
     @property
     def code(self) -> int:
@@ -81,7 +81,7 @@ def restore(
       detector: the method.
       subjects: the scans.
       folder: for the results.
-      workers: how many scans are prepared at once, ahead of their restoration.
+      workers: how many scans are prepared at once, ahead of their restoration, and how many are written at once.
       scratch: folder for what preparation needs for a while; None: the one of the results.
       as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
       inputs: files and folders that the scans come from, for the record.
@@ -100,25 +100,20 @@ def restore(
             description.describe(folder, "restorations")
             boilerplate.remove(folder)
 
-        def attempt(some: Sequence[Subject]) -> Iterator[Work | None]:
-            ready = prepare_all(detector, some, folder, workers, claims, scratch)
-            for subject, result in zip(some, ready, strict=True):
-                done = None if result is None else work(detector, subject, result, folder, claims)
-                done = exported(done, subject, folder) if done and as_dicom else done
-                claims.release(subject.identifier)
-                yield done
-
         bar = progress.track(None, detector.method.name, len(subjects), "scan")
+        stages = Stages(detector, folder, claims, workers, scratch, as_dicom)
+        began, busy = time.perf_counter(), detector.runner.busy
         with results.Results(folder, detector.about, claims) as record, bar:
-            for subject, done, waited in parallel.until_done(attempt, subjects):
+            for subject, done, waited in parallel.until_done(stages.work, subjects):
                 by_another = waited and done.outcome == results.FINISHED
                 record.note(subject.identifier, done._replace(outcome=results.ELSEWHERE) if by_another else done)
                 bar.update()
+            speed = record.measure(time.perf_counter() - began, detector.runner.busy - busy)
         if hosts.is_first_host():
             tell_methods(detector, folder)
     failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
     skipped, elsewhere = (len(record.named(outcome)) for outcome in (results.FINISHED, results.ELSEWHERE))
-    return Outcome(len(subjects), skipped, elsewhere, failures)
+    return Outcome(len(subjects), skipped, elsewhere, failures, speed)
 
 
 def task(detector: Detector) -> str:
@@ -167,98 +162,6 @@ def used(detector: Detector, brains: frozenset[str], others: int) -> Used:
         brains=brains,
         others=others,
     )
-
-
-class Ready(NamedTuple):
-    """A prepared scan."""
-
-    prepared: Prepared
-    digest: str  # of its files
-    seconds: float  # that its preparation took
-
-
-def work(
-    detector: Detector, subject: Subject, result: Ready | InputError | Work, folder: pathlib.Path, claims: Claims
-) -> Work | None:
-    """Restores a prepared scan, writes its maps and says what was done, or why it could not be done.
-
-    Returns None, and leaves the results alone, where another process has taken the scan over.
-    """
-    if isinstance(result, Work):
-        return result
-    if isinstance(result, InputError):
-        return failed(subject, result, folder, claims, Work(results.FAILED), digest_of(subject))
-    began, done = time.perf_counter(), Work(results.RESTORED, result.prepared.image.sha256, result.seconds)
-    try:
-        found = detector.detect(subject, result.prepared, result.digest)
-        detected = time.perf_counter()
-        if not still_holds(claims, subject):
-            return None
-        found.save(folder)
-    except InputError as error:
-        return failed(subject, error, folder, claims, done, result.digest)
-    return done._replace(restore=detected - began, write=time.perf_counter() - detected)
-
-
-def failed(
-    subject: Subject, error: InputError, folder: pathlib.Path, claims: Claims, done: Work, digest: str | None
-) -> Work | None:
-    """Returns the work at a scan that failed, whose earlier results count no more if they are of another `digest`."""
-    if not still_holds(claims, subject):
-        return None
-    write.retract(folder, subject.identifier, digest)
-    return done._replace(outcome=results.FAILED, message=str(error))
-
-
-def still_holds(claims: Claims, subject: Subject) -> bool:
-    """Returns whether this process may write a scan's results; says so where another one has taken the scan over."""
-    if not (held := claims.confirm(subject.identifier)):
-        LOG.warning("%s: this process stood still, and another one took the scan over", subject.identifier)
-    return held
-
-
-def exported(done: Work, subject: Subject, folder: pathlib.Path) -> Work:
-    """Writes the DICOM objects of a finished scan that lacks them, and says what was done to the scan."""
-    try:
-        if done.outcome != results.FAILED:
-            dicom.write(folder, subject)
-    except InputError as error:
-        return done._replace(outcome=results.FAILED, message=str(error))
-    return done
-
-
-def digest_of(subject: Subject) -> str | None:
-    """Returns the digest of a scan's files; None where they cannot be read."""
-    try:
-        return sources.digest(subject)
-    except (InputError, OSError):
-        return None
-
-
-def prepare_all(
-    detector: Detector,
-    subjects: Sequence[Subject],
-    folder: pathlib.Path,
-    workers: int,
-    claims: Claims,
-    scratch: pathlib.Path | None = None,
-) -> Iterator[Ready | InputError | Work | None]:
-    """Claims and prepares subjects in the background, a few ahead.
-
-    Yields what was done before where a scan is finished, and None where another process is at work on the scan.
-    Arguments as in `restore`.
-    """
-
-    def prepared(subject: Subject) -> Ready | Work | None:
-        if not claims.take(subject.identifier):
-            return None
-        write.check_place(folder, subject.identifier)
-        digest, began = sources.digest(subject), time.perf_counter()
-        if write.is_done(folder, subject.identifier, {**detector.about, "SourceSHA256": digest}):
-            return Work(results.FINISHED, occupied.scans(folder, [subject.identifier])[subject.identifier])
-        return Ready(detector.prepare(subject, scratch or folder), digest, time.perf_counter() - began)
-
-    return parallel.attempts(prepared, subjects, workers)
 
 
 def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:

@@ -19,9 +19,11 @@ from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import Quality
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
+from lgjax.methods import scan as scans
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
-from lgjax.methods.runner import Restored, Runner, Traces, restore_scan
+from lgjax.methods.runner import Runner, Traces
+from lgjax.methods.scan import Answer, Plan, Restored, restore_scan
 from lgjax.preparation import cohort, likeness, measures, midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, places
@@ -191,18 +193,36 @@ class Detector:
         """Prepares one scan as the training scans were; arguments and errors as in `pipeline.prepare`."""
         return pipeline.prepare(subject, self.trained.recipe, scratch)
 
+    def plan(self, prepared: Prepared) -> Plan:
+        """Plans the restoration of one prepared scan; errors as in `methods.scan.plan`."""
+        return scans.plan(self.method, self.runner.settings, prepared, self.strength, self.step)
+
     def detect(self, subject: Subject, prepared: Prepared, digest: str) -> Detection:
-        """Restores one prepared scan and maps what changed.
+        """Restores one prepared scan and maps what changed; arguments as in `found`.
+
+        Raises:
+          InputError: no slice is looked at, or the restoration diverged.
+        """
+        restored = restore_scan(self.runner, prepared, self.strength, self.step)
+        return self._found(subject, prepared, digest, restored)
+
+    def found(self, subject: Subject, prepared: Prepared, digest: str, planned: Plan, answer: Answer) -> Detection:
+        """Maps what the restoration of one scan changed; needs no device.
 
         Args:
           subject: whose scan it is.
           prepared: from `prepare`.
           digest: of the subject's files, from `sources.digest`.
+          planned: from `plan`.
+          answer: of the runner to the plan.
 
         Raises:
           InputError: the restoration diverged.
         """
-        restored = restore_scan(self.runner, prepared, self.strength, self.step)
+        restored = scans.finish(planned, answer, self.runner.taken(answer.traces))
+        return self._found(subject, prepared, digest, restored)
+
+    def _found(self, subject: Subject, prepared: Prepared, digest: str, restored: Restored) -> Detection:
         anomaly = scores.anomaly(restored.change, self.about["Score"], restored.subject.placement.brain)
         change = restored.change if self.method.pictures else None
         promised = self.about.get("VolumeThresholds")

@@ -99,6 +99,7 @@ def main(words: Sequence[str] = ()) -> int:
         try:
             detector = batch.from_config(config, workdir, name, mesh)
             outcome = batch.run(detector, scans, shown, place, config.data.workers, as_dicom=arguments.dicom)
+            closing.tell_speed(*outcome.speed)
             closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, place)
             code = max(code, outcome.code)
             viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())

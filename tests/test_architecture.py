@@ -14,6 +14,7 @@ FLOORS = (  # from the bottom; a room imports only from floors below its own
     {"workdir"},
     {"calibration", "derivatives", "cli"},
     {"evaluation", "detector"},
+    {"stages"},
     {"report", "batch"},
     {"speed"},
 )

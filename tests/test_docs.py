@@ -377,7 +377,7 @@ def test_extras_are_those_of_jax_and_those_that_the_pages_name():
 
 def test_the_page_of_the_architecture_lists_the_rooms():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    listed = [(int(floor), room) for floor, room in re.findall(r"^\| (\d) \| `(\w+)` \|", text, re.MULTILINE)]
+    listed = [(int(floor), room) for floor, room in re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE)]
     expected = {(number, room) for number, rooms in enumerate(FLOORS, 1) for room in rooms}
     assert set(listed) == expected
     assert len(listed) == len(expected)

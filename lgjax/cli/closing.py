@@ -17,6 +17,13 @@ def tell(total: int, skipped: int, elsewhere: int, failures: Sequence[tuple[str,
     _failed(failures)
 
 
+def tell_speed(scans: int, seconds: float, busy: float) -> None:
+    """Says how many scans an hour were restored, if any, and which share of the time the devices were at work."""
+    if scans:
+        rate, share = f"{3600 * scans / seconds:.4g} scans/hour", f"{busy:.1f} of {seconds:.1f} s"
+        app.say(f"{rate}; the devices were at work for {share} ({busy / seconds:.0%})")
+
+
 def tell_pages(written: Sequence[str], failures: Sequence[tuple[str, str]], index: pathlib.Path) -> None:
     """Says where the list of the pages is that were written for scans, and whose could not be written."""
     if written:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lgjax.derivatives import sidecar
-from lgjax.methods.runner import Restored
+from lgjax.methods.scan import Restored
 from lgjax.preparation import bias, midplane
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared

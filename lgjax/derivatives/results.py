@@ -30,6 +30,19 @@ class Work(NamedTuple):
     message: str = ""  # of a failure
 
 
+class Speed(NamedTuple):
+    """How fast scans were restored."""
+
+    scans: int  # restored by this run
+    seconds: float  # on the wall, from the first scan that was read to the last one that was written
+    busy: float  # of them, the devices were at work; compiling does not count
+
+    @property
+    def scans_per_hour(self) -> float:
+        """How many scans take an hour."""
+        return 3600 * self.scans / self.seconds
+
+
 class Results:
     """The record of a folder during one run: `note` every scan in a `with` block, which notes how the run ended."""
 
@@ -75,6 +88,13 @@ class Results:
         self.works[identifier] = self._unwritten[identifier] = work
         if time.monotonic() - self._written >= INTERVAL:
             self._write()
+
+    def measure(self, seconds: float, busy: float) -> Speed:
+        """Notes how long the scans took, and how long of that the devices were at work; see `Speed`."""
+        speed = Speed(len(self.named(RESTORED)), seconds, busy)
+        times = {"Seconds": round(seconds, 3), "DeviceSeconds": round(busy, 3)}
+        self._run |= {**times, "ScansPerHour": float(f"{speed.scans_per_hour:.4g}")}
+        return speed
 
     def _end(self, code: int) -> None:
         self._run |= {"End": _now(), "ExitCode": code}

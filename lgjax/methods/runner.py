@@ -10,22 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgjax.methods import anogan, atlas, gmm, intensity, local, mirror, volumes
+from lgjax.methods import anogan, gmm, intensity, local, volumes
 from lgjax.methods.local import Settings as Settings
 from lgjax.methods.local import length as length
-from lgjax.methods.mirror import Seen
 from lgjax.methods.names import Method
 from lgjax.methods.volumes import Volume
 from lgjax.models import precision
 from lgjax.models.base import BoundModel, Model
-from lgjax.preparation import slices as preparation_slices
-from lgjax.preparation.midplane import Plane
-from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import loop
 from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.runtime import devices, parallel
-from lgjax.runtime.errors import InputError
 
 LOG = logging.getLogger(__name__)
 AUTHORS = 64  # slices that the authors' code restores at a time
@@ -140,8 +135,9 @@ class Runner:
         self.params = jax.device_put(params, devices.replicated(mesh))
         self.function = self._function()
         self.compiled: Callable | None = None  # for the present micro-batch
-        self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices
+        self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices, or of voxels for gmm
         self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
+        self.busy = 0.0  # seconds in which the devices had a program to run; compiling does not count
 
     def _function(self) -> Any:
         """Returns the method as a function to be compiled."""
@@ -154,6 +150,11 @@ class Runner:
         else:
             each = devices.on_each(restorer(self.method, self.settings, self.model), self.mesh)
         return jax.jit(each, compiler_options=devices.compiler_options(self.mesh, "restoration"))
+
+    @property
+    def whole_volumes(self) -> bool:
+        """Whether the method takes all slices of a volume at once, and so has no batches."""
+        return self.whole or self.method.volume
 
     @property
     def dispatched(self) -> int:
@@ -198,13 +199,20 @@ class Runner:
     def _at_once(self, filled: Volume, strength: np.float32) -> tuple[np.ndarray, Traces]:
         """Restores one padded volume, and times the restoration."""
         size = len(filled.number)
-        if size not in self.programs:
-            self.programs[size] = self.function.lower(self.params, filled, strength).compile()
-        began = time.perf_counter()
-        x, trace = jax.device_get(self.programs[size](self.params, filled, strength))
+        (x, trace), seconds = self._run(size, self.params, filled, strength)
         if self.iterates:
-            self.timed.append((size, (time.perf_counter() - began) / self.taken(trace).max()))
+            self.timed.append((size, seconds / self.taken(trace).max()))
         return x, trace
+
+    def _run(self, size: int, *given: Any) -> tuple[Any, float]:
+        """Runs the program for one size of what is given, compiled first; returns how long the run took, too."""
+        if size not in self.programs:
+            self.programs[size] = self.function.lower(*given).compile()
+        began = time.perf_counter()
+        found = jax.device_get(self.programs[size](*given))
+        seconds = time.perf_counter() - began
+        self.busy += seconds
+        return found, seconds
 
     def _mixture(self, slices: Slices, priors: np.ndarray | None) -> Iterator[tuple[np.ndarray, None]]:
         """Yields the slices of one volume minus their distance to the nearest tissue, once."""
@@ -214,7 +222,8 @@ class Runner:
             priors = np.ones((self.mixture.classes, n), np.float32)
         pad = (0, -n % VOLUME_STEP)
         values, mask = np.pad(slices.y[inside], pad), np.pad(np.ones(n, np.float32), pad)
-        distance = jax.device_get(self.function(values, mask, np.pad(priors, ((0, 0), pad), constant_values=1)))
+        priors = np.pad(priors, ((0, 0), pad), constant_values=1)
+        distance, _ = self._run(len(values), values, mask, priors)
         x = slices.y.copy()
         x[inside] -= distance[:n]
         yield x, None
@@ -223,16 +232,23 @@ class Runner:
         """Yields the restored slices of one batch after the other."""
         start, total = 0, len(slices.number)
         while start < total:
-            part = tuple(a[start : start + self.size] for a in (*slices, strength))
-            try:
-                x, trace = self._batch(part)
-            except jax.errors.JaxRuntimeError as error:
-                self._halve(error)
-                continue
+            x, trace = self.batch([a[start : start + self.size] for a in (*slices, strength)])
             yield x, trace
             start += len(x)
 
-    def _batch(self, part: tuple[np.ndarray, ...]) -> tuple[np.ndarray, Traces]:
+    def batch(self, part: Sequence[np.ndarray]) -> tuple[np.ndarray, Traces]:
+        """Restores the first slices of a part as one batch: as many as `size` says after an out-of-memory error.
+
+        Args:
+          part: Y, mask, number and lambda of at most `size` slices.
+        """
+        while True:
+            try:
+                return self._batch([a[: self.size] for a in part])
+            except jax.errors.JaxRuntimeError as error:
+                self._halve(error)
+
+    def _batch(self, part: Sequence[np.ndarray]) -> tuple[np.ndarray, Traces]:
         """Restores one batch, some micro-batches at a time, and times the batch."""
         n, step = len(part[0]), self.dispatched
         pieces = [self.place([a[i : i + step] for a in part]) for i in range(0, n, step)]
@@ -241,6 +257,7 @@ class Runner:
         program, began = self.compiled, time.perf_counter()
         done = list(parallel.ahead(lambda piece: jax.device_get(program(self.params, *piece)), pieces, IN_FLIGHT))
         seconds = time.perf_counter() - began
+        self.busy += seconds
         x, trace = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *done)
         if self.iterates:  # a micro-batch goes on until its last slice has stopped
             self.timed.append((len(pieces) * step, seconds / self.taken(trace).max()))
@@ -251,13 +268,13 @@ class Runner:
         padded = [np.pad(a, [(0, self.dispatched - len(a))] + [(0, 0)] * (a.ndim - 1)) for a in part]
         return jax.device_put(padded, devices.batch_sharding(self.mesh))
 
-    def taken(self, traces: loop.Trace | anogan.Trace) -> np.ndarray:
-        """Counts the iterations that slices took until they stopped, [N]."""
-        return loop.taken(np.asarray(traces.change), self.tolerance)
+    def taken(self, traces: Traces) -> Any:
+        """Counts the iterations that slices took until they stopped, [N]; None where nothing is iterated."""
+        return None if traces is None else loop.taken(np.asarray(traces.change), self.tolerance)
 
     def pace(self) -> Pace:
         """Returns the median pace of the largest batches since the last call."""
-        size = max((size for size, _ in self.timed), default=None if self.whole or self.method.volume else self.size)
+        size = max((size for size, _ in self.timed), default=None if self.whole_volumes else self.size)
         rates = [seconds for batch, seconds in self.timed if batch == size]
         self.timed = []
         return Pace(size, float(np.median(rates)) if rates else None)
@@ -274,63 +291,3 @@ class Runner:
             "warning: out of device memory: going on with %d slices at a time on each device. Roundings may differ.",
             self.micro,
         )
-
-
-class Restored(NamedTuple):
-    """One subject, restored."""
-
-    subject: Prepared  # with the slices that were looked at, and the brain mask in those
-    change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in the method's unit
-    traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
-    taken: np.ndarray | None  # iterations that each slice took, [N]; None for methods without a loop
-    pace: Pace  # of its batches
-    plane: Plane | None = None  # at which the mirror image was made; None for methods without
-
-
-def restore_scan(
-    runner: Runner, subject: Prepared, strength: float, step: int = 1, seen: Seen | None = None
-) -> Restored:
-    """Restores every `step`-th slice of one subject with one lambda.
-
-    Args:
-      runner: of the method.
-      subject: prepared.
-      strength: lambda; 0 where the method has none.
-      step: 1 for all slices.
-      seen: the subject's mirror image, from `mirror.of`; None: made here where the method needs one.
-
-    Raises:
-      InputError: the restoration diverged.
-    """
-    kept, placement = preparation_slices.every(subject.slices, subject.placement, step)
-    slices = subject.slices if runner.whole or runner.method.volume else kept
-    if not len(kept.number):
-        remedy = "Restore with a smaller --config.restore.slice_step"
-        raise InputError(subject.image.source, f"has no slice whose number is a multiple of {step}", remedy)
-    if runner.method.mirror and seen is None:
-        seen = mirror.of(subject)
-    known = _known(runner, subject, seen)
-    batches = list(runner(slices, np.full(len(slices.number), strength, np.float32), known))
-    difference = slices.y - np.concatenate([x for x, _ in batches])
-    if not np.isfinite(difference).all():
-        bad = slices.number[~np.isfinite(difference).all(axis=(1, 2, 3))]
-        raise InputError(
-            subject.image.source,
-            f"its restoration diverged in {len(bad)} slices",
-            "Lower --config.restore.learning_rate, calibrate and restore again",
-        )
-    traces = None if batches[0][1] is None else jax.tree.map(lambda *t: np.concatenate(t), *(t for _, t in batches))
-    taken = None if traces is None else runner.taken(traces)
-    change = preparation_slices.from_slices(difference[slices.number % step == 0], placement)
-    looked_at = subject._replace(slices=kept, placement=placement)
-    plane = seen.plane if seen and runner.method.mirror else None
-    return Restored(looked_at, change, traces, taken, runner.pace(), plane)
-
-
-def _known(runner: Runner, subject: Prepared, seen: Seen | None) -> np.ndarray | Volume | None:
-    """Returns what a method wants to know of a volume beside its slices."""
-    if runner.method.volume:
-        return volumes.volume(subject, seen.mirror if seen and runner.method.mirror else None)
-    if runner.whole and runner.mixture.atlas != "none":
-        return atlas.tissue_priors(subject.placement, subject.image.affine)
-    return None

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -21,7 +21,7 @@ PAUSE = 1.0  # seconds between two looks at items that other processes are at wo
 
 def ahead(
     function: Callable[[Any], T], items: Iterable, workers: int, pool: ProcessPoolExecutor | None = None
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Applies a function to items in order; no more than `workers` + 1 results wait for the reader.
 
     Args:
@@ -53,7 +53,7 @@ def ahead(
 
 def attempts(
     function: Callable[[Any], T], items: Iterable, workers: int, pool: ProcessPoolExecutor | None = None
-) -> Iterator[T | InputError]:
+) -> Generator[T | InputError, None, None]:
     """Applies a function as `ahead` does, but an InputError of the function is a result: the other items go on."""
     return ahead(functools.partial(_attempt, function), items, workers, pool)
 

@@ -273,7 +273,7 @@ def test_a_run_that_is_interrupted_leaves_no_text_of_another_run(two, monkeypatc
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch, "work", interrupted)
+    monkeypatch.setattr(batch.Stages, "work", interrupted)
     with pytest.raises(KeyboardInterrupt):
         batch.restore(derived.detector(), scans, folder, 1)
     assert not (folder / "methods.md").exists()

@@ -12,7 +12,7 @@ import images
 import pytest
 from conftest import ROOT
 
-from lgjax import batch
+from lgjax import batch, stages
 from lgjax.derivatives import results, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED, Results, Work
 from lgjax.runtime import files
@@ -222,7 +222,7 @@ def test_a_replaced_scan_that_fails_is_finished_no_more(scans, tmp_path):
     assert not done.exists()
     (scans / "a.nii.gz").write_bytes(whole)
     restored(scans, out)
-    write.retract(out, "sub-a", batch.digest_of(sources.find(str(scans / "a.nii.gz"))[0]))  # of the very same scan
+    write.retract(out, "sub-a", stages.digest_of(sources.find(str(scans / "a.nii.gz"))[0]))  # of the very same scan
     assert done.exists()
 
 

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from lgjax.methods import atlas, names
 from lgjax.methods import runner as runners
+from lgjax.methods.scan import restore_scan
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Grid, to_slices
 from lgjax.scans import phantom
@@ -85,6 +86,6 @@ def test_the_atlas_finds_what_a_mixture_takes_for_csf(config, mesh1, patient):
     for where in ("none", "mni152"):
         config.gmm.atlas, config.gmm.iterations = where, 30
         runner = runners.Runner(names.parse("gmm"), runners.from_config(config), None, {}, mesh1)
-        change = runners.restore_scan(runner, prepared(patient), 0.0).change[patient.brain]
+        change = restore_scan(runner, prepared(patient), 0.0).change[patient.brain]
         areas[where] = roc_auc_score(patient.lesion[patient.brain], change)
     assert areas["none"] < 0.5 < 0.95 < areas["mni152"]

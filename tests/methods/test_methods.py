@@ -10,6 +10,7 @@ import pytest
 from lgjax import models
 from lgjax.methods import gmm, names
 from lgjax.methods import runner as runners
+from lgjax.methods.scan import restore_scan
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop
@@ -410,7 +411,7 @@ def subject():
 @pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
 def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
     runner = runner_of(name, config, params, mesh1)
-    _, change, traces, *_ = runners.restore_scan(runner, subject, 1.0)
+    _, change, traces, *_ = restore_scan(runner, subject, 1.0)
     assert change.shape == subject.image.data.shape
     assert change.dtype == np.float32
     assert (change[subject.image.data == 0] == 0).all()
@@ -428,7 +429,7 @@ def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
 def test_a_slice_is_the_same_among_all_and_among_few(config, params, mesh1, subject, name):
     """gmm too: it fits the whole volume, whatever is looked at."""
     runner = runner_of(name, settings(config, 4), params, mesh1)
-    whole, few = (runners.restore_scan(runner, subject, 1.0, step) for step in (1, 2))
+    whole, few = (restore_scan(runner, subject, 1.0, step) for step in (1, 2))
     slices = np.arange(16) % 2 == 0
     np.testing.assert_array_equal(few.subject.placement.brain[..., ~slices], False)
     np.testing.assert_array_equal(few.subject.placement.brain[..., slices], (subject.image.data > 0)[..., slices])
@@ -444,7 +445,7 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
     ramp = np.where(brain, 100 + np.indices(brain.shape)[axis], 0).astype(np.float32)
     slices, placement = to_slices(ramp, brain, images.affine(), Grid(16, 16, 2.0))
     runner = runner_of("intensity", config, params, mesh1)
-    change = runners.restore_scan(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0).change
+    change = restore_scan(runner, Prepared(images.volume(ramp), 0, slices, placement), 0.0).change
     shown = brain & (change != 0)  # slices at the poles have too little brain
     assert shown.sum() > 0.9 * brain.sum()
     assert np.corrcoef(change[shown], ramp[shown])[0, 1] > 0.97
@@ -454,7 +455,7 @@ def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subjec
     config = settings(config, 4, iterations=40, rate=1e30)
     runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     with pytest.raises(InputError, match=r"made: its restoration diverged in \d+ slices.*learning_rate"):
-        runners.restore_scan(runner, subject, 1.0)
+        restore_scan(runner, subject, 1.0)
 
 
 def test_one_bad_slice_is_counted(config, params, mesh1, subject):
@@ -467,7 +468,7 @@ def test_one_bad_slice_is_counted(config, params, mesh1, subject):
 
     runner.function = Uncompiled(spoilt)
     with pytest.raises(InputError, match="diverged in 1 slices"):
-        runners.restore_scan(runner, subject, 1.0)
+        restore_scan(runner, subject, 1.0)
 
 
 def test_background_is_background(slices):

@@ -8,9 +8,10 @@ import pytest
 from lgjax import models
 from lgjax.methods import mirror, names, volumes
 from lgjax.methods import runner as runners
+from lgjax.methods.scan import restore_scan
 from lgjax.preparation.midplane import Mirror, Plane
 from lgjax.preparation.pipeline import Prepared
-from lgjax.preparation.slices import Grid, Slices, to_slices
+from lgjax.preparation.slices import Grid, Slices, from_slices, to_slices
 from lgjax.restoration import operators
 from lgjax.runtime.devices import mesh
 
@@ -203,16 +204,14 @@ def test_the_mirror_is_made_of_all_slices(quick, mesh1, subject, monkeypatch):
 
     monkeypatch.setattr(mirror, "of", of)
     runner = runners.Runner(names.parse("mirror_tv3d"), runners.from_config(quick), None, {}, mesh1)
-    restored = runners.restore_scan(runner, subject, 0.0, 2)
+    restored = restore_scan(runner, subject, 0.0, 2)
     assert asked == [len(subject.slices.number)]
     assert restored.plane == Plane((1.0, 0.0, 0.0), 0.0, 0.5, 0.4)
     assert restored.pace == (None, None)
     kept = restored.subject.slices
-    expected = runners.preparation_slices.from_slices(
-        (kept.y - kept.number.reshape(-1, 1, 1, 1)) * kept.mask, restored.subject.placement
-    )
+    expected = from_slices((kept.y - kept.number.reshape(-1, 1, 1, 1)) * kept.mask, restored.subject.placement)
     np.testing.assert_allclose(restored.change, expected, rtol=1e-5, atol=1e-5)  # lambda 0: Y - mY as it is
-    runners.restore_scan(runner, subject, 0.0, seen=of(subject))
+    restore_scan(runner, subject, 0.0, seen=of(subject))
     assert len(asked) == 2  # by this test
 
 

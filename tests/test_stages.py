@@ -1,0 +1,146 @@
+"""Preparation, restoration and writing of many scans at once: in order, each with its own fault, few at a time."""
+
+import threading
+import time
+
+import derived
+import images
+import numpy as np
+import pytest
+
+from lgjax import batch
+from lgjax.derivatives import results, sidecar, write
+from lgjax.derivatives.results import FAILED, FINISHED, RESTORED
+from lgjax.runtime.claims import Claims
+from lgjax.runtime.errors import EnvironmentFault, InputError
+from lgjax.scans import nifti, sources
+from lgjax.stages import Stages
+
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Small scans whose slices do not fill batches; the third is cut short."""
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(COUNT):
+        images.save(folder / f"s{number:02}.nii.gz", derived.brain(number), derived.GRID)
+    damaged = folder / "s02.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    return sources.find(str(folder))
+
+
+@pytest.fixture
+def detector():
+    made = derived.detector()
+    made.runner.micro = made.runner.wanted = 1
+    assert made.runner.size == 8  # slices, on eight devices; a scan has four
+    return made
+
+
+def worked(detector, scans, folder, workers=2):
+    with Claims(folder) as claims:
+        return list(Stages(detector, folder, claims, workers).work(scans))
+
+
+def test_maps_are_those_of_one_scan_at_a_time(detector, scans, tmp_path):
+    some = scans[:9]
+    done = worked(detector, some, tmp_path / "together")
+    assert [work.outcome for work in done] == [RESTORED, RESTORED, FAILED, *[RESTORED] * 6]
+    for subject, work in zip(some, done, strict=True):
+        if work.outcome == FAILED:
+            assert "s02.nii.gz" in work.message
+            continue
+        assert min(work.prepare, work.restore, work.write) > 0
+        detector(subject).save(tmp_path / "alone")
+        for name in (sidecar.ANOMALY, sidecar.RESTORED):
+            ours, theirs = (sidecar.file(tmp_path / place, subject.identifier, name) for place in ("together", "alone"))
+            np.testing.assert_array_equal(nifti.read(ours).data, nifti.read(theirs).data)
+    again = worked(detector, some, tmp_path / "together")
+    assert [work.outcome for work in again] == [FINISHED, FINISHED, FAILED, *[FINISHED] * 6]
+
+
+def test_scans_are_told_in_order_and_a_fault_of_writing_is_that_of_its_scan(detector, scans, tmp_path, monkeypatch):
+    """However long the writing of each takes, and although others are written meanwhile."""
+    written = write.write
+
+    def slow(folder, subject, *rest):
+        time.sleep(0.05 * (hash(subject) % 3))
+        if subject == scans[5].identifier:
+            raise InputError(subject, "is refused", "Never mind")
+        written(folder, subject, *rest)
+
+    monkeypatch.setattr(write, "write", slow)
+    outcome = batch.restore(detector, scans[:9], tmp_path / "out", 3)
+    assert [name for name, _ in outcome.failures] == [scans[2].identifier, scans[5].identifier]
+    assert "is refused" in outcome.failures[1][1]
+    finished = {path.name.partition("_")[0] for path in (tmp_path / "out").rglob(f"*{sidecar.ANOMALY}.json")}
+    assert finished == {one.identifier for one in scans[:9]} - {scans[2].identifier, scans[5].identifier}
+    assert outcome.speed.scans == 7
+    assert 0 < outcome.speed.busy < outcome.speed.seconds
+
+
+def test_no_stage_runs_far_ahead_of_the_next_one(detector, scans, tmp_path, monkeypatch):
+    """So the memory of a cohort is that of a few scans, however slow the disk."""
+    prepared, done, most = [], [], []
+    prepare, written = detector.prepare, write.write
+    monkeypatch.setattr(detector, "prepare", lambda *given: prepared.append(1) or prepare(*given))
+
+    def slow(*given):
+        time.sleep(0.03)
+        most.append(len(prepared) - len(done))
+        written(*given)
+        done.append(1)
+
+    monkeypatch.setattr(write, "write", slow)
+    good = [one for number, one in enumerate(scans) if number != 2]
+    worked(detector, good, tmp_path / "out", workers=1)
+    # Two prepared ahead and one on its way; two that share a batch and one on its way; one written, and one behind it.
+    assert 4 <= max(most) <= 2 + 1 + 2 + 1 + 2
+    assert len(prepared) == len(done) == COUNT - 1
+
+
+def test_the_main_thread_alone_drives_the_devices(detector, scans, tmp_path, monkeypatch):
+    threads, run = set(), detector.runner.batch
+    monkeypatch.setattr(
+        detector.runner, "batch", lambda part: threads.add(threading.current_thread().name) or run(part)
+    )
+    worked(detector, scans[:2], tmp_path)
+    assert threads == {threading.current_thread().name}
+
+
+def test_a_full_disk_ends_the_run_and_nothing_is_half_done(detector, scans, tmp_path, monkeypatch):
+    written = write.write
+
+    def full(folder, subject, *rest):
+        if subject == scans[1].identifier:
+            raise EnvironmentFault("the disk is full")
+        written(folder, subject, *rest)
+
+    monkeypatch.setattr(write, "write", full)
+    with pytest.raises(EnvironmentFault, match="full"):
+        batch.restore(detector, scans[:9], tmp_path / "out", 2)
+    assert threading.active_count() <= 1 + sum(thread.daemon for thread in threading.enumerate())
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    monkeypatch.undo()
+    outcome = batch.restore(detector, scans[:9], tmp_path / "out", 2)
+    assert [name for name, _ in outcome.failures] == [scans[2].identifier]
+    assert outcome.skipped >= 1
+
+
+def test_the_record_says_how_fast_the_scans_were_restored(detector, scans, tmp_path):
+    speed = batch.restore(detector, scans[:2], tmp_path, 1).speed
+    (run,) = results._read(tmp_path / results.NAME)["Runs"]
+    assert run["Seconds"] == pytest.approx(speed.seconds, abs=1e-3)
+    assert run["DeviceSeconds"] == pytest.approx(speed.busy, abs=1e-3)
+    assert run["ScansPerHour"] == pytest.approx(2 * 3600 / speed.seconds, rel=1e-3)
+    assert 0 < speed.busy < speed.seconds
+
+
+def test_a_scan_that_another_process_took_over_is_left_alone(detector, scans, tmp_path):
+    with Claims(tmp_path) as claims:
+        stages = Stages(detector, tmp_path, claims, 1)
+        claims.confirm = lambda identifier: identifier != scans[1].identifier
+        done = list(stages.work(scans[:4]))
+    assert [work and work.outcome for work in done] == [RESTORED, None, FAILED, RESTORED]
+    assert not sidecar.file(tmp_path, scans[1].identifier, sidecar.ANOMALY).exists()
