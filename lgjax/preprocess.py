@@ -6,15 +6,15 @@
 Input is a BIDS, Cam-CAN, IXI, BraTS or plain folder, one NIfTI file, or phantom:train. The output is a BIDS
 derivative with corrected scans, memory-mapped slices, a split by subject, a summary table and a page to look at,
 qc.html. Train on it with --config.data.source=prepared/cohort. Finished subjects are skipped when the command is run
-again. All scans of a person fall into one split; who is not healthy, as participants.tsv says, is in no split but test.
-Patients need no preparation, since lgjax.restore does the same to raw scans; prepared once, they spare it the
-bias field. Research use only.
+again; several processes, on one host or on many that share the folder, share the subjects. All scans of a person fall
+into one split; who is not healthy, as participants.tsv says, is in no split but test. Patients need no preparation,
+since lgjax.restore does the same to raw scans; prepared once, they spare it the bias field. Research use only.
 """
 
 import json
 import pathlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lgjax.cli import early
@@ -31,15 +31,19 @@ from lgjax.derivatives import description, runs
 from lgjax.preparation import additions, audit, dataset, passes
 from lgjax.preparation import recipe as recipes
 from lgjax.preparation.brain import find_tool
+from lgjax.preparation.dataset import Index
 from lgjax.preparation.passes import Job
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.splits import assign
 from lgjax.report import quality
-from lgjax.runtime import files, parallel
+from lgjax.runtime import files, parallel, signals
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import participants, sources
 from lgjax.scans.finding import listing, series
 from lgjax.scans.sources import Subject
+
+SHARED = "files of all subjects"  # the name of a lock
 
 
 class People(NamedTuple):
@@ -65,6 +69,8 @@ def preprocess(
 ) -> int:
     """Prepares subjects into `folder`.
 
+    Several processes may do the same in one folder: they share the subjects out, and each returns when all are done.
+
     Args:
       recipe: how; its histogram is learnt from the training subjects unless the recipe is `given`.
       config: of configs/data.py.
@@ -76,7 +82,8 @@ def preprocess(
       The exit code: 0, or 3 if some subjects failed.
 
     Raises:
-      UsageError: the folder was prepared otherwise, or holds subjects that would be dropped; nothing is done then.
+      UsageError: the folder was prepared otherwise, or holds subjects that would be dropped, or another process
+        prepares other subjects there; nothing is done then.
     """
     percentiles = recipe.histogram.percentiles if recipe.histogram else tuple(config.histogram.percentiles)
     tool = find_tool(recipe.stripper)  # before anything is written
@@ -95,28 +102,29 @@ def preprocess(
     announce(everybody, splits, {one.subject.identifier for one in kept}, given)
     if changed:
         app.say(f"prepared anew, since their scans changed: {listing.shown(changed)}")
-    additions.write_settings(folder, asked)
     named = series.nameable(inputs, subjects)
-    source = ", ".join(named) or opening.UNNAMED
-    runs.write(folder, named)
-    describe(folder, splits, everybody)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
-    with parallel.processes(config.workers) as pool:
-        scans = passes.correct_all(jobs, config.workers, pool, {one.subject.identifier: one.scan for one in kept})
-        if config.histogram.match and not given and recipe.histogram is None and scans.records:
-            recipe = recipe._replace(histogram=passes.learn(scans.records, splits))
-        recipes.write(folder / dataset.RECIPE, recipe)
-        slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool)
-    records = {one.subject.identifier: (one.scan, one.slices) for one in kept}
-    records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
-    dataset.write_index(folder, passes.index(recipe, splits, records))
-    failures = {**scans.failures, **slices.failures}
-    for name in failures:  # what an earlier run left of them counts no more
-        dataset.retract(folder, name)
-    rows = [passes.row(name, splits[name], *found) for name, found in sorted(records.items())]
-    about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
-    report(folder, rows, failures, about)
+    task = files.digest([asked, people.add, sorted(splits)])
+    with Claims(folder, task, "prepared scans") as claims, signals.before_end(lambda _: claims.leave()):
+        with claims.lock(SHARED):
+            additions.write_settings(folder, asked)
+            runs.write(folder, named)
+            describe(folder, splits, everybody)
+        with parallel.processes(config.workers) as pool:
+            known = {one.subject.identifier: one.scan for one in kept}
+            scans = passes.correct_all(jobs, config.workers, pool, claims, known)
+            if config.histogram.match and not given and recipe.histogram is None and scans.records:
+                recipe = recipe._replace(histogram=passes.learn(scans.records, splits))
+            recipes.write(folder / dataset.RECIPE, recipe)
+            slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool, claims)
+        records = {one.subject.identifier: (one.scan, one.slices) for one in kept}
+        records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
+        failures = {**scans.failures, **slices.failures}
+        source = ", ".join(named) or opening.UNNAMED
+        about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
+        with claims.lock(SHARED):
+            finish(folder, passes.index(recipe, splits, records), records, failures, about)
     before = f"before: {scans.before} corrected, {slices.before} sliced"
     print(f"{len(slices.records)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
     for name, error in failures.items():
@@ -177,6 +185,23 @@ def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Su
     description.describe(folder, "prepared scans")
     rows = [(subject.identifier, splits[subject.identifier], subject.kind) for subject in subjects]
     description.write_participants(folder, rows)
+
+
+def finish(
+    folder: pathlib.Path,
+    index: Index,
+    records: Mapping[str, tuple[dict, dict]],
+    failures: dict[str, InputError],
+    about: dict[str, str],
+) -> None:
+    """Writes what all subjects share, the index last, unless another process of the same command has just done so."""
+    for name in failures:  # what an earlier run left of them, or the first pass of this one, counts no more
+        dataset.retract(folder, name)
+    if dataset.is_prepared(folder):
+        return
+    rows = [passes.row(entry.identifier, entry.split, *records[entry.identifier]) for entry in index.subjects]
+    report(folder, rows, failures, about)
+    dataset.write_index(folder, index)
 
 
 def report(folder: pathlib.Path, rows: list[dict], failures: dict[str, InputError], about: dict[str, str]) -> None:

@@ -4,8 +4,9 @@ The first finds each brain and removes its bias field; then the training subject
 histogram; the second matches every scan to it and cuts the slices.
 """
 
+import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from lgjax.preparation import bias, dataset, histogram, mosaic, pipeline
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import pixel_affine
 from lgjax.runtime import files, parallel, places, progress
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import orientation, sources
 from lgjax.scans.sources import Subject
@@ -37,21 +39,25 @@ class Outcome(NamedTuple):
 
     records: dict[str, dict[str, Any]]  # by identifier
     failures: dict[str, InputError]
-    before: int  # finished by an earlier run
+    before: int  # finished by an earlier run, or by another process during this one
+
+
+Step = Callable[[Job], tuple[dict[str, Any], bool]]  # one pass over one subject: `correct` or `cut`
 
 
 def correct_all(
-    jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor, kept: Mapping[str, dict[str, Any]]
+    jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor, claims: Claims, kept: Mapping[str, dict[str, Any]]
 ) -> Outcome:
     """Runs the first pass; two files with one content are one scan, so the second is refused.
 
     Args:
-      jobs: of the subjects.
+      jobs: of the subjects, shared with other processes in the folder.
       workers: that work at once.
       pool: of them.
+      claims: of this process in the folder.
       kept: records of subjects that an earlier command prepared, by identifier.
     """
-    outcome = _run(correct, jobs, workers, pool, "correcting")
+    outcome = _run(correct, jobs, workers, pool, claims, "correcting")
     seen = {digest: name for name, record in kept.items() for digest in _contents(record)}
     shown = {job.subject.identifier: job.subject.said for job in jobs}
     for name, record in list(outcome.records.items()):
@@ -68,25 +74,38 @@ def _contents(record: dict[str, Any]) -> tuple[str, str]:
     return record["InputSHA256"], record["SHA256"]
 
 
-def slice_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor) -> Outcome:
-    """Runs the second pass."""
-    return _run(cut, jobs, workers, pool, "slicing")
+def slice_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor, claims: Claims) -> Outcome:
+    """Runs the second pass; arguments as in `correct_all`."""
+    return _run(cut, jobs, workers, pool, claims, "slicing")
 
 
-def _run(step: Callable[[Job], Any], jobs: Sequence[Job], workers: int, pool, label: str) -> Outcome:
-    outcome = Outcome({}, {}, 0)
-    if not jobs:
-        return outcome
-    records, failures, before = outcome
-    results = parallel.attempts(step, jobs, workers, pool)
-    for job, result in progress.track(zip(jobs, results, strict=True), label, len(jobs), "scan"):
-        name = job.subject.identifier
+def _run(step: Step, jobs: Sequence[Job], workers: int, pool, claims: Claims, label: str) -> Outcome:
+    """Takes one step for every subject; what another process finishes meanwhile is found done, in the same order."""
+
+    def attempt(some: Sequence[Job]) -> Iterator[tuple[dict[str, Any], bool] | InputError | None]:
+        taken = (job if claims.take(job.subject.identifier) else None for job in some)
+        results = parallel.attempts(functools.partial(_if_taken, step), taken, workers, pool)
+        for job, result in zip(some, results, strict=True):
+            claims.release(job.subject.identifier)
+            yield result
+
+    done: dict[str, tuple[dict[str, Any], bool] | InputError] = {}
+    if jobs:
+        for job, result, _ in progress.track(parallel.until_done(attempt, jobs), label, len(jobs), "scan"):
+            done[job.subject.identifier] = result
+    outcome = Outcome({}, {}, sum(result[1] for result in done.values() if not isinstance(result, InputError)))
+    for name in (job.subject.identifier for job in jobs):
+        result = done[name]
         if isinstance(result, InputError):
-            failures[name] = result
+            outcome.failures[name] = result
         else:
-            records[name], finished = result
-            before += finished
-    return Outcome(records, failures, before)
+            outcome.records[name] = result[0]
+    return outcome
+
+
+def _if_taken(step: Step, job: Job | None) -> tuple[dict[str, Any], bool] | None:
+    """Takes a step for a subject; None where another process is at work on the subject."""
+    return None if job is None else step(job)
 
 
 def correct(job: Job) -> tuple[dict[str, Any], bool]:

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 S = TypeVar("S")
-PIECE = 2**24  # bytes that a host sends at a time: what devices hold of a message, once for each host
+PIECE = 2**22  # bytes that a host sends at a time: what devices hold of a message, once for each host
 
 
 @dataclasses.dataclass(frozen=True)

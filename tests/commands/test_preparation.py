@@ -230,6 +230,27 @@ def test_killed_half_way_it_goes_on_to_the_same_end(raw, first, tmp_path):
     assert {name for name in before if before[name] != after[name]} <= {"qc.html"}
 
 
+def test_of_two_processes_in_one_folder_one_is_killed_and_the_other_does_all(raw, first, tmp_path):
+    """The same command twice: the data set is that of one process, whose subjects were all prepared once."""
+    folder = tmp_path / "p"
+    arguments = "preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1"
+    killed, other = start(*arguments), start(*arguments)
+    deadline = time.monotonic() + 600
+    while len(list(folder.rglob("*_desc-preproc_T2w.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    out, err = other.communicate(timeout=900)
+    assert other.returncode == 3, err
+    assert "7 prepared (before: " in out
+    assert [line for line in err.splitlines() if line.startswith("failed: ")] == [
+        line for line in first[1].stderr.splitlines() if line.startswith("failed: ")
+    ]
+    before, after = contents(first[0]), contents(folder)
+    assert all(name.endswith(".tmp") for name in after.keys() - before.keys())  # of a file that was being written
+    assert [name for name in before if before[name] != after[name]] == []
+
+
 def test_a_changed_scan_or_mask_is_prepared_again(raw, first, tmp_path):
     folder, scans = tmp_path / "p", tmp_path / "raw"
     shutil.copytree(first[0], folder)

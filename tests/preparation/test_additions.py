@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import zlib
 
@@ -16,6 +17,7 @@ from lgjax import preprocess
 from lgjax.preparation import additions, cohort, dataset, recipe, splits
 from lgjax.preprocess import People
 from lgjax.runtime import parallel
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import participants, sources
 
@@ -53,11 +55,28 @@ def index(folder):
     return {entry.identifier: entry for entry in dataset.read_index(folder).subjects}
 
 
+def test_a_folder_in_which_another_process_prepares_others_is_refused(tmp_path):
+    site(tmp_path / "a", ["A1"])
+    with Claims(tmp_path / "p", "others"), pytest.raises(UsageError, match=f"process {os.getpid()} on "):
+        prepare(tmp_path / "a", tmp_path / "p")
+    assert not list((tmp_path / "p").iterdir())
+
+
 @pytest.fixture
 def first(tmp_path):
     """A folder in which four subjects of one site are prepared."""
     prepare(site(tmp_path / "a", ["A1", "A2", "A3", "A4"]), tmp_path / "p")
     return tmp_path / "p"
+
+
+def test_a_refused_copy_counts_no_more_where_another_process_has_written_the_index(first):
+    """The first pass corrects a copy of a scan before it knows that, in every process that comes to the copy."""
+    dataset.note(first, "sub-A9", dataset.SCAN, {})
+    before = (first / "index.json").read_bytes()
+    fault = InputError("A9.nii", "is the same scan as sub-A1", "Keep one of the two")
+    preprocess.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {})
+    assert dataset.record(first, "sub-A9", dataset.SCAN) is None
+    assert (first / "index.json").read_bytes() == before
 
 
 def contents(folder):
