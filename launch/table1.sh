@@ -8,7 +8,7 @@
 #   bash launch/table1.sh --smoke --data=FOLDER    # patients of a BIDS or BraTS folder in place of synthetic ones
 #
 # --workdir=DIR keeps models and results (default: runs/table1 or runs/table1-smoke).
-variant=paper count=20 step=3 data= workdir="$(dirname "$0")/../runs/table1" training=() slices=() failed=0
+variant=paper count=20 step=3 data='' workdir="$(dirname "$0")/../runs/table1" training=() slices=() failed=0
 for argument in "$@"; do
   case "$argument" in
     --smoke) variant=smoke count=2 workdir+=-smoke ;;
@@ -22,7 +22,7 @@ data="${data:-phantom:test:$count}" workdir=$(realpath -m "${own:-$workdir}")
 output="$workdir/results-$(basename "${data//:/-}")"
 if [ $variant = smoke ]; then  # every 3rd slice of a synthetic scan, every 8th of a real one: the same for each row
   training=(--config.train.steps=700 --config.data.train_subjects=120)
-  slices=(--config.restore.slice_step=$step)
+  slices=("--config.restore.slice_step=$step")
 fi
 source "$(dirname "$0")/setup.sh"
 

