@@ -46,7 +46,7 @@ def rounded(data: np.ndarray) -> Rounded:
     """
     low, high = _range(data)
     slope = _step(low, high)
-    start = np.float32(0) if high > low and abs(low) <= slope * _MOST / 2 else low
+    start = np.float32(0 if high > low and abs(low) <= slope * _MOST / 2 else low)
     return Rounded(_held(np.round((data - start) / slope)), float(slope), float(start))
 
 
@@ -57,7 +57,7 @@ def rounded_above(data: np.ndarray, threshold: float) -> Rounded:
     """
     level = np.float32(threshold)
     low, high = _range(data)
-    step = _step(min(low, 0, level), max(high, 0, level))
+    step = _step(min(low, 0.0, float(level)), max(high, 0.0, float(level)))
     if level <= step * LEVELS / _MOST:
         return Rounded(_held(np.ceil((data - level) / step)), float(step), float(level))
     below = max(1, int(level / step))  # levels from 0 to the threshold
@@ -95,10 +95,10 @@ def text(file: bytes) -> str:
     return base64.b64encode(file).decode()
 
 
-def _range(data: np.ndarray) -> tuple[np.float32, np.float32]:
+def _range(data: np.ndarray) -> tuple[float, float]:
     """Returns the range of all but the few lowest and highest values; of all where most are equal."""
-    low, high = np.percentile(data, (FEW, 100 - FEW)).astype(np.float32)
-    return (low, high) if high > low else (np.float32(data.min()), np.float32(data.max()))
+    low, high = (float(value) for value in np.percentile(data, (FEW, 100 - FEW)).astype(np.float32))
+    return (low, high) if high > low else (float(data.min()), float(data.max()))
 
 
 def _held(levels: np.ndarray) -> np.ndarray:
