@@ -177,8 +177,12 @@ class Claims:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except (FileExistsError, FileNotFoundError):  # the latter where the last process has just removed the folder
             return False
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.run)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(self.run)
+        except OSError:  # as on a full disk; a claim without a name would count until it expires
+            path.unlink(missing_ok=True)
+            raise
         if self._owner(key, generation) != before or self._top(key) != generation + 1:
             path.unlink(missing_ok=True)
             return False

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import kills
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault
 from lgjax.workdir import checkpoints
 
@@ -97,6 +98,19 @@ def test_a_folder_without_permission(scans, tmp_path):
     (tmp_path / "own").mkdir(mode=0o555)
     words = [*RESTORE, f"--input={scans}", f"--output={tmp_path / 'own' / 'out'}"]
     refused(forked.lgjax(*words, log=tmp_path / "log"), "Permission denied")
+
+
+def test_a_claim_that_a_full_disk_refused_holds_nobody_up(tmp_path):
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64k", "tmpfs") as disk:
+        with Claims(disk) as mine:
+            with contextlib.suppress(OSError), open(disk / "filling", "wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            with pytest.raises(EnvironmentFault, match="No space left"):
+                mine.take("scan")
+            (disk / "filling").unlink()
+        with Claims(disk) as other:
+            assert other.take("scan")
 
 
 def test_a_full_disk_keeps_the_checkpoints_of_before(tmp_path):
