@@ -1,7 +1,10 @@
 """Fault 41: no network. Commands work the same, and none asks for a socket or an address."""
 
+import ast
+
 import forked
 import pytest
+from conftest import ROOT
 
 COMMANDS = [
     ["restore", "--method=mirror_tv3d"],
@@ -22,3 +25,36 @@ def test_commands_do_without(command, tmp_path):
 def test_who_asks_is_noticed(tmp_path):
     ended = forked.lgjax("asks", log=tmp_path / "log", before=forked.ask_for_a_socket)
     assert "a socket was asked for" in ended.said
+
+
+NETWORK = {"aiohttp", "asyncio", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "socketserver", "ssl"}
+NETWORK |= {"urllib3", "xmlrpc"}
+
+
+def asks(code: str) -> list[str]:
+    """What a module imports that can reach a network, and what it asks sockets for but the name of this machine."""
+    tree, found = ast.parse(code), []
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+        found += [
+            name for name in names if name.partition(".")[0] in NETWORK - {"socket"} or name.startswith("socket.")
+        ]
+        found += [name for name in names if name.startswith(("urllib.request", "multiprocessing.connection"))]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "socket":
+            found += [f"socket.{node.attr}"] if node.attr != "gethostname" else []
+    return found
+
+
+def test_no_module_can_reach_a_network():
+    """JAX alone does, between hosts that --hosts joins."""
+    found = {path.name: asks(path.read_text(encoding="utf-8")) for path in (ROOT / "lgjax").rglob("*.py")}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import requests", "from urllib.request import urlopen", "import socket\nsocket.create_connection(('x', 1))"],
+)
+def test_a_module_that_could_is_noticed(code):
+    assert asks(code)
