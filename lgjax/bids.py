@@ -22,9 +22,9 @@ from absl import flags
 from lgjax import batch
 from lgjax.cli import app, closing, opening
 from lgjax.cli.bids_app import PARTICIPANT, Options
-from lgjax.derivatives import description, read
+from lgjax.derivatives import description, pages, read
 from lgjax.methods import names as methods
-from lgjax.report import group, group_page
+from lgjax.report import group, group_page, show
 from lgjax.runtime import files
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, UsageError, printable
@@ -68,7 +68,9 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
         app.note(line)
     closing.tell_speed(*outcome.speed)
     closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, folder)
-    return outcome.code
+    viewed = show.write_of_folder(folder, scans.found if flags.FLAGS.viewer else ())
+    closing.tell_pages(viewed.written, viewed.failures, pages.index(folder))
+    return max(outcome.code, viewed.code)
 
 
 def tell_of_group(options: Options, scans: Listing[Subject]) -> int:

@@ -15,7 +15,7 @@ from lgjax.runtime.errors import UsageError
 
 PROGRAM = "lgjax bids"
 PARTICIPANT, GROUP = LEVELS = ("participant", "group")
-PASSED = ("method", "workdir", "model", "device", "debug", "quiet")  # to the flags of `lgjax restore`
+PASSED = ("method", "workdir", "model", "device", "viewer", "debug", "quiet")  # to the flags of `lgjax restore`
 CONFIG = "--config"  # and what begins so
 
 
@@ -123,6 +123,8 @@ def _restore(group: argparse._ArgumentGroup) -> None:
     )
     text = "default: the fastest"
     group.add_argument("--device", choices=("auto", "cpu", "gpu", "tpu"), default="auto", help=text)
+    text = "write a page for each scan that opens its volumes in a browser, some 9 MB each: viewer/ in OUTPUT_DIR"
+    group.add_argument("--viewer", action="store_true", help=text)
     text = "folder for what can be made again: compiled programs, with which later runs start faster, and what a skull "
     text += "stripper needs for a while; default: the user's cache, and OUTPUT_DIR for the stripper"
     group.add_argument("-w", "--work-dir", type=path, metavar="FOLDER", help=text)

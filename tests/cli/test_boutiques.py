@@ -48,6 +48,7 @@ def test_a_command_that_bosh_makes_means_what_was_asked(descriptor, tmp_path):
         "method": "mirror_tv3d",
         "device": "cpu",
         "work_dir": "work",
+        "viewer": True,
         "quiet": True,
     }
     invocation = tmp_path / "invocation.json"
@@ -66,7 +67,8 @@ def test_a_command_that_bosh_makes_means_what_was_asked(descriptor, tmp_path):
         pathlib.Path("work"),
         True,
     )
-    assert (values.method, values.device, values.quiet, values.debug) == (["mirror_tv3d"], "cpu", True, False)
+    assert (values.method, values.device) == (["mirror_tv3d"], "cpu")
+    assert (values.viewer, values.quiet, values.debug) == (True, True, False)
 
 
 @pytest.mark.parametrize("ending", [["--boutiques"], ["--version"], ["-h"], ["raw", "--help"]])

@@ -12,7 +12,7 @@ from test_end_to_end import lgjax, ok
 
 from lgjax import batch, bids
 from lgjax.cli import app, bids_app
-from lgjax.derivatives import read, write
+from lgjax.derivatives import pages, read, sidecar, write
 from lgjax.runtime import devices, files
 from lgjax.runtime.errors import LgjaxError
 from lgjax.scans import validator
@@ -161,6 +161,29 @@ def test_results_in_a_folder_of_their_own_among_the_derivatives_are_made(raw, ru
     (tmp_path / "here").symlink_to(data)
     assert run(data, tmp_path / "here" / "derivatives" / "lgjax", "--participant-label", "03") == 0
     assert read.identifiers(data / "derivatives" / "lgjax") == [ALL[3]]
+
+
+@pytest.mark.usefixtures("unasked")
+def test_the_viewer_shows_the_scans_of_the_folder_as_they_are(raw, run, tmp_path, capsys):
+    """Jobs of a participant each share the list; a scan that changed has no page until somebody asks for one."""
+    data, out = shutil.copytree(raw, tmp_path / "raw"), tmp_path / "out"
+
+    def listed() -> list[str]:
+        return sorted(re.findall(r'href="(sub-[^"]*)\.html"', pages.index(out).read_text()))
+
+    assert run(data, out, "--participant-label", "01", "--viewer") == 0
+    assert f"Viewer: {pages.index(out)} (2 pages written)" in capsys.readouterr().out
+    assert run(data, out, "--participant-label", "02", "03", "--viewer") == 0
+    assert listed() == ALL
+    images.save(data / f"{SCANS[2]}.nii.gz", derived.brain(9), derived.GRID)
+    assert run(data, out) == 0
+    assert "Viewer" not in capsys.readouterr().out.splitlines()[-1]
+    assert listed() == [ALL[0], ALL[1], ALL[3]]
+    anomaly = sidecar.file(out, ALL[3], sidecar.ANOMALY)
+    anomaly.write_bytes(anomaly.read_bytes()[:200])
+    assert run(data, out, "--viewer") == 3
+    assert f"failed: {ALL[3]}: has no page in the viewer" in capsys.readouterr().err
+    assert listed() == ALL[:3]
 
 
 @pytest.mark.usefixtures("unasked")
