@@ -90,7 +90,8 @@ def restore(
     Raises:
       UsageError: another process writes maps of another method, weights or settings in the folder.
     """
-    others = occupied.outdated(folder, [subject.identifier for subject in subjects], detector.about)
+    before = occupied.sidecars(folder, [subject.identifier for subject in subjects])
+    others = occupied.outdated(folder, before, detector.about)
     for what, names in others.items():
         LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
     with Claims(folder, task(detector), detector.method.name, expiry) as claims:
@@ -123,9 +124,9 @@ def task(detector: Detector) -> str:
 
 def tell_methods(detector: Detector, folder: pathlib.Path) -> None:
     """Writes the methods section of a paper, of the maps in a folder that a detector made."""
-    names = read.identifiers(folder)
-    others = {name for some in occupied.outdated(folder, names, detector.about).values() for name in some}
-    brains = occupied.brains(folder, [name for name in names if name not in others])
+    found = occupied.sidecars(folder, read.identifiers(folder))
+    others = {name for some in occupied.outdated(folder, found, detector.about).values() for name in some}
+    brains = occupied.brains(seen for name, seen in found.items() if name not in others)
     boilerplate.write(folder, used(detector, brains, len(others)))
 
 

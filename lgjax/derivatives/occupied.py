@@ -26,26 +26,31 @@ def check_scan(folder: pathlib.Path, identifier: str, method: str) -> None:
 
 def scans(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, str]:
     """Returns the SHA-256 of the scans whose maps lie in a folder, by identifier."""
-    found = _sidecars(folder, identifiers)
-    return {name: str(seen.get("InputSHA256", "")) for name, seen in found.items()}
+    return {name: str(seen.get("InputSHA256", "")) for name, seen in sidecars(folder, identifiers).items()}
 
 
-def brains(folder: pathlib.Path, identifiers: Iterable[str]) -> frozenset[str]:
-    """Returns where the brain masks of the scans came from whose maps lie in a folder."""
-    found = _sidecars(folder, identifiers).values()
-    return frozenset(seen["BrainFrom"] for seen in found if isinstance(seen.get("BrainFrom"), str))
+def sidecars(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Reads the sidecars of scans' maps in a folder, by identifier; {} is the one of an unfinished scan."""
+    return {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
 
 
-def outdated(folder: pathlib.Path, identifiers: Iterable[str], about: Mapping[str, Any]) -> dict[str, list[str]]:
+def brains(known: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Returns where the brain masks of scans came from, by the sidecars of their maps."""
+    return frozenset(seen["BrainFrom"] for seen in known if isinstance(seen.get("BrainFrom"), str))
+
+
+def outdated(
+    folder: pathlib.Path, known: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]
+) -> dict[str, list[str]]:
     """Lists the scans whose maps are not those of one detector, by what the maps are of: `SETTINGS` or `VERSION`.
 
     Args:
       folder: of the outputs.
-      identifiers: of the scans.
+      known: sidecars of the maps, from `sidecars`.
       about: what the sidecars of the detector say.
     """
     found: dict[str, list[str]] = {}
-    for name, seen in _sidecars(folder, identifiers).items():
+    for name, seen in known.items():
         differing = [key for key in DONE if key in about and seen.get(key) != about[key]]
         if not seen or (not differing and is_whole(folder, name, seen)):
             continue
@@ -60,11 +65,6 @@ def is_whole(folder: pathlib.Path, identifier: str, seen: Mapping[str, Any]) -> 
     The keys of `DONE` tell of p-values and promised volumes, which hang on the calibration.
     """
     return "Quality" in seen and file(folder, identifier, lesions(seen["MaskRate"]), "tsv").exists()
-
-
-def _sidecars(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Reads the sidecars of the maps in a folder, by identifier."""
-    return {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_maps_of_other_weights_settings_or_versions_are_told(tmp_path):
     finished(tmp_path, "sub-broken", "{")
     earlier = ["sub-Version", "sub-noPValues", "sub-noQuality", "sub-notable"]
     names = ["sub-same", *(f"sub-{key}" for key in others), *earlier, "sub-broken", "sub-absent"]
-    assert occupied.outdated(tmp_path, names, ABOUT) == {
+    assert occupied.outdated(tmp_path, occupied.sidecars(tmp_path, names), ABOUT) == {
         "other weights or settings": [f"sub-{key}" for key in others],
         "another version of lgjax": earlier,
     }
