@@ -9,6 +9,10 @@ Input is NIfTI files, a table of scans (.tsv, .csv), a folder (BIDS, Cam-CAN, IX
 for each patient), a prepared data set, or phantom:test. Without an input, after a training on synthetic brains, the
 command restores the embedded synthetic test patients. Outputs lie on the scan's own grid. Finished subjects are skipped
 when the command is run again. Research use only.
+
+Start the same command several times, on one machine or on machines that share the folder of --output, and the processes
+share the scans: each scan is restored by one of them, and what a killed process leaves the others do. On TPU pods, and
+under SLURM with one task a GPU, --hosts=auto makes one voice of them; so do --coordinator, --hosts and --host.
 """
 
 import pathlib
@@ -20,6 +24,7 @@ from lgjax.cli import early
 if __name__ == "__main__":
     words = early.begin("restore")  # before the imports below, which take seconds
 
+import jax
 from absl import flags
 
 from lgjax import batch
@@ -29,9 +34,12 @@ from lgjax.derivatives import dicom, pages
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.report import show
+from lgjax.runtime import devices, hosts
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing, series
+from lgjax.scans.finding.listing import Listing
+from lgjax.scans.sources import Subject
 from lgjax.workdir import experiment, preparation
 from lgjax.workdir.recorded import is_released
 
@@ -88,9 +96,27 @@ def main(words: Sequence[str] = ()) -> int:
     if arguments.dicom:
         dicom.check(scans.found)
     shown = series.nameable(inputs, scans.found)
-    app.say(f"{opening.scans(shown, len(scans.found))}; {opening.taken(config, workdir, names)}")
-    preparation.begin(config, workdir)
-    mesh = app.start()
+    if app.speaks():
+        app.say(f"{opening.scans(shown, len(scans.found))}; {opening.taken(config, workdir, names)}")
+    app.join()
+    mesh = devices.own(app.start())
+    with hosts.one_voice():
+        hosts.first_alone(preparation.begin, config, workdir)
+        return restore(config, workdir, mesh, names, scans, inputs, folder)
+
+
+def restore(
+    config,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+    names: Sequence[str],
+    scans: Listing[Subject],
+    inputs: Sequence[str],
+    folder: pathlib.Path,
+) -> int:
+    """Restores scans with methods, each into a folder of its own where there are several; returns the exit code."""
+    arguments, shown = flags.FLAGS, series.nameable(inputs, scans.found)
+    whole = arguments.method == ["table1"]
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
     for name, place in zip(names, folders, strict=True):
         batch.check_place(place, name, scans.found, inputs)
@@ -102,9 +128,10 @@ def main(words: Sequence[str] = ()) -> int:
             closing.tell_speed(*outcome.speed)
             closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, place)
             code = max(code, outcome.code)
-            viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
-            closing.tell_pages(viewed.written, viewed.failures, pages.index(place))
-            code = max(code, viewed.code)
+            if hosts.is_first_host():
+                viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
+                closing.tell_pages(viewed.written, viewed.failures, pages.index(place))
+                code = max(code, viewed.code)
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)

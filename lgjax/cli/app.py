@@ -37,8 +37,9 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.signal(signal.SIGINT, signals.interrupt)
     sys.unraisablehook = signals.raise_again
+    ended = False
     try:
-        code = main(words) or 0
+        code, ended = main(words) or 0, True
     except (KeyboardInterrupt, signals.Terminated) as end:
         if not end.args or isinstance(end, signals.Terminated):  # nothing is said yet
             os.write(2, signals.INTERRUPTED)
@@ -49,7 +50,7 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
             traceback.print_exc()
         print(f"error: {_told(error)}", file=sys.stderr)
         code = 1 if known is None else known
-    _leave(code)
+    _leave(code, ended)
 
 
 def speaks() -> bool:
@@ -110,9 +111,9 @@ def _show_log() -> None:
     log.propagate = False
 
 
-def _leave(code: int) -> None:
-    """Ends the process; among several hosts a fault ends it at once, since a farewell would wait for the others."""
-    if code and jax.distributed.is_initialized():
+def _leave(code: int, ended: bool) -> None:
+    """Ends the process; among several hosts at once where its work has not ended, since a farewell waits for all."""
+    if not ended and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

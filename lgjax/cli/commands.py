@@ -116,6 +116,7 @@ def _restore(values: flags.FlagValues) -> None:
     define_path("output", "Folder for the results; default: <workdir>/restored.", values)
     _define_trained(values)
     _define_model(values)
+    _define_hosts(values)
     text = "Methods, separated by commas; several get a folder each; table1: all that the paper compares."
     flags.DEFINE_list("method", None, text, flag_values=values)
     text = "Write masks and scores of DICOM series as DICOM objects too; these hold the patient's name."

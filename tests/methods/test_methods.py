@@ -6,6 +6,7 @@ import images
 import jax
 import numpy as np
 import pytest
+from programs import collectives
 
 from lgjax import models
 from lgjax.methods import gmm, names
@@ -291,6 +292,14 @@ def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1
     x, other = restored(24, mesh8, tolerance)
     np.testing.assert_array_equal(x, reference)
     jax.tree.map(np.testing.assert_array_equal, other, trace)
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_reconstruction"])
+def test_devices_tell_each_other_nothing_while_slices_are_restored(config, params, mesh8, slices, name):
+    runner = runner_of(name, config, params, mesh8)
+    join(runner(slices, np.ones(7, np.float32)))
+    assert collectives(runner.compiled.as_text()) == []
 
 
 def test_pace_counts_what_was_done(config, params, mesh1, slices, monkeypatch):

@@ -4,6 +4,7 @@ import images
 import jax
 import numpy as np
 import pytest
+from programs import collectives
 
 from lgjax import models
 from lgjax.methods import mirror, names, volumes
@@ -60,6 +61,21 @@ def test_bits_depend_on_the_volume_alone(quick, params, joined, name):
         x, other = run(name, quick, params, mesh(jax.devices()[:devices]), many)
         np.testing.assert_array_equal(x, reference)
         jax.tree.map(np.testing.assert_array_equal, other, trace)
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(
+    ("name", "told"), [("mirror_tv3d", set()), ("intensity_tv3d", set()), ("vae_reconstruction_tv3d", {"all-gather"})]
+)
+def test_devices_tell_each_other_what_networks_say_of_their_slices_and_nothing_else(
+    quick, params, mesh8, joined, name, told
+):
+    settings = runners.from_config(quick)._replace(mirror_variance=0.7)
+    model = models.from_config(quick, quick.restore.precision)
+    runner = runners.Runner(names.parse(name), settings, model, params, mesh8)
+    list(runner(Slices(*joined[:3]), np.full(7, 0.1, np.float32), joined))
+    (program,) = runner.programs.values()
+    assert {kind for kind, _ in collectives(program.as_text())} == told
 
 
 @pytest.mark.usefixtures("shallow")
