@@ -3,7 +3,7 @@
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -168,9 +168,25 @@ def used(detector: Detector, brains: frozenset[str], others: int) -> Used:
 def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
     """Loads a method, which is calibrated first if nobody has; a released model stays as it is."""
     if not calibrations.path(workdir, name).exists() and not is_released(workdir):
-        LOG.info("%s is not calibrated yet: calibrating on held-out healthy scans first", name)
-        procedure.from_config(config, workdir, mesh)(methods.parse(name))
+        calibrate(
+            calibrations.path(workdir, name), lambda: procedure.from_config(config, workdir, mesh)(methods.parse(name))
+        )
     return detectors.from_config(config, workdir, name, mesh)
+
+
+def calibrate(path: pathlib.Path, calibration: Callable[[], object]) -> None:
+    """Makes a record of calibration: joined hosts do so together; of other processes, the first one does it for all.
+
+    Args:
+      path: of the record.
+      calibration: makes the record.
+    """
+    with Claims(path.parent) as claims:
+        while jax.process_count() == 1 and not claims.take(path.name):  # another process calibrates
+            time.sleep(parallel.PAUSE)
+        if jax.process_count() > 1 or not path.exists():
+            LOG.info("%s is not calibrated yet: calibrating on held-out healthy scans first", path.stem)
+            calibration()
 
 
 def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> None:

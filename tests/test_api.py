@@ -19,7 +19,8 @@ from test_docs import readme_python
 import lgjax
 from lgjax import detector
 from lgjax.derivatives import lesions
-from lgjax.methods.runner import Pace, Restored
+from lgjax.methods.runner import Pace
+from lgjax.methods.scan import Restored
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.slices import every
 from lgjax.runtime.errors import InputError, UsageError
