@@ -152,21 +152,40 @@ def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:
 
 
 def _list(folder: pathlib.Path, is_kept: Callable[[str], bool]) -> None:
-    """Removes pages that are not to stay, and writes the list of the others; without any there is no list."""
+    """Removes pages that are not to stay, and writes the list of the others; without any there is no list.
+
+    Other processes may write and remove pages at the same time: who writes the list last looks once more.
+    """
+    listed, lines = None, _lines(folder, is_kept)
+    while lines != listed:
+        if lines:
+            atomic_write(pages.index(folder), viewer.index(lines))
+        else:
+            pages.index(folder).unlink(missing_ok=True)
+        listed, lines = lines, _lines(folder, is_kept)
+
+
+def _lines(folder: pathlib.Path, is_kept: Callable[[str], bool]) -> list[Line]:
+    """Reads the lines of the pages that are to stay; removes the pages of other scans."""
     lines = []
     for path in sorted((folder / pages.FOLDER).glob(pages.name("*"))):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            line = viewer.read_line(file.read(viewer.START))
+        line = _line_of(path)
         if line is None or path.name != pages.name(line.identifier):
             continue  # no page of a scan
         if is_kept(line.identifier):
             lines.append(line)
         else:
             path.unlink(missing_ok=True)
-    if lines:
-        atomic_write(pages.index(folder), viewer.index(lines))
-    else:
-        pages.index(folder).unlink(missing_ok=True)
+    return lines
+
+
+def _line_of(path: pathlib.Path) -> Line | None:
+    """Reads the line that a page holds; None where the page holds none, or is gone."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return viewer.read_line(file.read(viewer.START))
+    except FileNotFoundError:  # another process has removed the page
+        return None
 
 
 def _line(shown: Shown) -> Line:

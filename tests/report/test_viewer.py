@@ -220,6 +220,26 @@ def test_pages_of_a_folder_of_results(results):
     assert all(f"{volume:.1f}</td>" in told for volume in detected.values())
 
 
+def test_who_writes_the_list_last_looks_once_more(results, monkeypatch):
+    """Between two looks, another process writes a page and removes another."""
+    out, subjects = results / "out", subjects_of(results)
+    show.write_of_folder(out, subjects)
+    page = pages.page(out, "sub-s2")
+    late = page.read_bytes()
+    page.unlink()
+    wrote = show.atomic_write
+
+    def write_while_another_does(path, content):
+        if path == pages.index(out) and not page.exists():
+            page.write_bytes(late)
+            pages.page(out, "sub-s0").unlink()
+        wrote(path, content)
+
+    monkeypatch.setattr(show, "atomic_write", write_while_another_does)
+    show.write_of_folder(out, subjects[1:2])
+    assert sorted(listed(out)) == ["sub-s1.html", "sub-s2.html"]
+
+
 def test_a_damaged_map_costs_its_own_page_alone(results):
     out = results / "out"
     show.write_of_folder(out, subjects_of(results))
