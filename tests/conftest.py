@@ -27,11 +27,13 @@ import pytest
 from configs import vae
 from lgjax import models
 from lgjax.preparation.slices import BACKGROUND, Slices
+from lgjax.runtime.counting import counted
 from lgjax.runtime.devices import mesh
 from lgjax.training import settings
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+NO_CHROMIUM = "no Chromium can be started"  # why tests that look at pages in a browser are skipped
 AS_USERS = "LGJAX_TESTS_AS_USERS"
 ONE_DEVICE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")  # XLA's flags for commands
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -51,6 +53,15 @@ TINY = [  # flags of a model that is trained, calibrated and used in seconds
     "--config.calibrate.lambdas=2",
     "--config.calibrate.tolerance=10.0",
 ]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says at the end how many tests nobody ran for want of a browser; a count of all skipped tests hides them."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if NO_CHROMIUM in str(report.longrepr)]
+    if skipped:
+        remedy = "Debian: apt install chromium; else: python -m playwright install --with-deps chromium"
+        told = f"browser tests were skipped: {NO_CHROMIUM}; {counted(len(skipped), 'test')} looked at no page. {remedy}"
+        terminalreporter.write_line(told, yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

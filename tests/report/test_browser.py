@@ -4,11 +4,14 @@ import base64
 import io
 import re
 import shutil
+import types
 
+import conftest
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from playwright import sync_api
 from test_viewer import EVIL, OBLIQUE, shown
 
 from lgjax.report import viewer, volumes
@@ -45,15 +48,28 @@ CONTRASTS = """() => {
 @pytest.fixture(scope="module")
 def browser():
     """A Chromium that reaches no host, drawing without a GPU."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install lgjax[test]"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH: the viewer is not looked at (Debian: apt install chromium)")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    with sync_api.sync_playwright() as driver:
+        try:  # that on the PATH, or else the one that playwright has installed
+            running = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        except sync_api.Error as error:
+            pytest.skip(f"{conftest.NO_CHROMIUM}: {str(error).splitlines()[0]}")
         yield running
         running.close()
+
+
+def test_the_end_of_a_run_says_that_nobody_looked_at_pages():
+    told = []
+    reports = [types.SimpleNamespace(longrepr=("path", 1, f"Skipped: {why}")) for why in (conftest.NO_CHROMIUM, "slow")]
+
+    def end(**stats) -> list[str]:
+        told.clear()
+        write_line = lambda line, **_: told.append(line)  # noqa: E731
+        conftest.pytest_terminal_summary(types.SimpleNamespace(stats=stats, write_line=write_line))
+        return told
+
+    (line,) = end(skipped=reports, passed=reports)
+    assert line.startswith("browser tests were skipped: no Chromium can be started; 1 test")
+    assert end(skipped=reports[1:]) == end() == []
 
 
 @pytest.fixture(scope="module")
