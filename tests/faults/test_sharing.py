@@ -92,7 +92,10 @@ def test_two_hosts_give_the_bits_of_one_and_the_first_speaks(scans, alone, tmp_p
 
 
 def test_two_processes_that_know_nothing_of_each_other_share_the_scans(scans, alone, tmp_path):
-    processes = [started(scans, tmp_path / "out", f"log{number}") for number in range(2)]
+    with Claims(tmp_path / "out") as held:  # so that neither ends before the other has begun
+        assert held.take("sub-s0")
+        processes = [started(scans, tmp_path / "out", f"log{number}") for number in range(2)]
+        until(lambda: len([other for other in held.others() if other.task]) == 2)
     assert [process.wait() for process in processes] == [3, 3]
     said = [(tmp_path / f"log{number}").read_text() for number in range(2)]
     assert all(TOLD in one for one in said)
@@ -119,13 +122,18 @@ def test_a_process_that_stood_still_does_not_write_over_its_successor(tmp_path, 
     images.save(tmp_path / "in" / "a.nii.gz", derived.brain(), derived.GRID)
     detector, saved, (subject,) = derived.detector(), [], sources.find(str(tmp_path / "in"))
     found, save, folder = detector.found, write.write, tmp_path / "out"
+
+    def take_over(worker) -> bool:
+        os.utime(worker, (0, 0))  # no sign of life since 1970
+        return successor.take(subject.identifier)
+
     with Claims(folder, batch.task(detector)) as successor:
 
         def slow(*arguments):
             if not slow.taken:
                 (worker,) = set((folder / FOLDER / "workers").iterdir()) - {successor._file(successor.run)}
-                os.utime(worker, (0, 0))  # no sign of life since 1970
-                slow.taken = successor.take(subject.identifier)
+                until(lambda: take_over(worker))
+                slow.taken = True
             return found(*arguments)
 
         def written(*arguments):

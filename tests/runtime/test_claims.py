@@ -5,7 +5,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT, until
@@ -13,8 +12,6 @@ from conftest import ROOT, until
 from lgjax.runtime import alive, claims
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, UsageError
-
-SOON = 0.6  # seconds of expiry, in tests that wait for it
 
 
 def start(code: str, *arguments) -> subprocess.Popen:
@@ -37,7 +34,7 @@ def holder(tmp_path):
     """A function that starts a process which holds a and b, and confirms both when it is written a line."""
     started = []
 
-    def begin(expiry: float) -> subprocess.Popen:
+    def begin(expiry: float = claims.EXPIRY) -> subprocess.Popen:
         process = start(HOLDER, tmp_path, expiry)
         started.append(process)
         assert process.stdout.readline() == "True True\n"
@@ -47,6 +44,14 @@ def holder(tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+
+
+def silence(mine: Claims) -> pathlib.Path:
+    """Makes the other process one that gave no sign of life since 1970; returns its file."""
+    (other,) = mine.others()
+    path = mine._file(other.run)
+    os.utime(path, (0, 0))
+    return path
 
 
 RACER = """
@@ -100,7 +105,7 @@ def test_an_item_is_held_by_one_until_it_is_let_go(tmp_path):
 
 
 def test_what_a_killed_process_held_is_taken_over_at_once(tmp_path, holder):
-    killed = holder(claims.EXPIRY)
+    killed = holder()
     with Claims(tmp_path) as mine:
         assert not mine.take("a")
         assert [other.pid for other in mine.others()] == [killed.pid]
@@ -114,23 +119,31 @@ def test_what_a_killed_process_held_is_taken_over_at_once(tmp_path, holder):
 
 def test_a_process_of_another_machine_counts_as_dead_when_it_gives_no_sign_of_life(tmp_path, holder, monkeypatch):
     monkeypatch.setattr(alive, "system", lambda: "another")
-    killed = holder(SOON)
-    with Claims(tmp_path, expiry=SOON) as mine:
-        time.sleep(2 * SOON)
-        assert not mine.take("a")  # which lives
+    killed = holder()
+    with Claims(tmp_path) as mine:
         killed.kill()
         killed.wait()
         assert not mine.take("a")
-        until(lambda: mine.take("a"))
+        silence(mine)
+        assert mine.take("a")
         assert mine.take("b")
 
 
+def test_a_process_gives_signs_of_life(tmp_path, holder):
+    holder(0.5)
+    with Claims(tmp_path) as mine:
+        path = silence(mine)
+        until(lambda: path.stat().st_mtime > 0)
+        assert not mine.take("a")
+
+
 def test_a_process_that_stood_still_has_lost_what_another_took_over(tmp_path, holder):
-    suspended = holder(SOON)
-    with Claims(tmp_path, expiry=SOON) as mine:
+    suspended = holder()
+    with Claims(tmp_path) as mine:
         suspended.send_signal(signal.SIGSTOP)
         assert not mine.take("a")
-        until(lambda: mine.take("a"))
+        silence(mine)
+        assert mine.take("a")
         suspended.send_signal(signal.SIGCONT)
         said, _ = suspended.communicate("\n", timeout=60)
         assert said == "False True\n"  # nobody took b
@@ -139,7 +152,7 @@ def test_a_process_that_stood_still_has_lost_what_another_took_over(tmp_path, ho
 
 
 def test_of_two_that_saw_the_same_dead_owner_one_takes_over(tmp_path, holder):
-    killed = holder(claims.EXPIRY)
+    killed = holder()
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         killed.kill()
         killed.wait()
@@ -161,7 +174,7 @@ def test_a_process_that_was_taken_for_dead_and_buried_comes_back(tmp_path):
 
 
 def test_a_claim_that_its_owner_never_signed_expires(tmp_path):
-    with Claims(tmp_path, expiry=SOON) as mine:
+    with Claims(tmp_path) as mine:
         path = tmp_path / ".lgjax" / "claims" / f"{claims._key('a')}.1"
         path.parent.mkdir(exist_ok=True)
         path.touch()
