@@ -22,8 +22,8 @@ SERVER.set_forkserver_preload(
 
 
 def heads(folder: pathlib.Path) -> pathlib.Path:
-    """Writes three heads of 20x24x16 voxels, which are prepared and restored in a second; returns their folder."""
-    for number in range(3):
+    """Writes two heads of 20x24x16 voxels, which are prepared and restored in a second; returns their folder."""
+    for number in range(2):
         images.save(folder / "scans" / f"s{number}.nii.gz", images.head(seed=number))
     return folder / "scans"
 

@@ -68,11 +68,10 @@ def test_a_full_disk(command, scans, tmp_path):
     assert kills.differences(found, kills.of_files(tmp_path / "whole" / "out")) == []
 
 
-@COMMANDS
-def test_a_disk_that_takes_no_more_of_a_file(command, scans, tmp_path):
+def test_a_disk_that_takes_no_more_of_a_file(scans, tmp_path):
     """As a quota does; needs no right to mount."""
     out = tmp_path / "out"
-    words = [*command, f"--input={scans}", f"--output={out}"]
+    words = [*RESTORE, f"--input={scans}", f"--output={out}"]
     refused(forked.lgjax(*words, log=tmp_path / "log", before=forked.small_files_only), "File too large")
     assert litter(out) == []
 
