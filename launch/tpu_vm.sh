@@ -10,7 +10,6 @@
 #   --zone=ZONE        where
 #   --type=TYPE        accelerator type (default: v5litepod-8)
 #   --version=IMAGE    runtime version (default: v2-alpha-tpuv5-lite)
-#   --chips=X,Y,Z      chips of one worker, as they are laid out (default: 2,4,1; of a v5litepod-16 and larger: 2,2,1)
 #   --queued           waits in the queue for the TPU
 #   --spot             takes one that may be pre-empted; wants --share, so that nothing is lost
 #   --share=HOST:/DIR  NFS export that all workers mount: scans and output are paths in it. Without: scans of this
@@ -19,10 +18,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/steps.sh
-name=lgjax zone='' type=v5litepod-8 version=v2-alpha-tpuv5-lite chips=2,4,1 queued='' spot=() share='' keep=''
+name=lgjax zone='' type=v5litepod-8 version=v2-alpha-tpuv5-lite queued='' spot=() share='' keep=''
 for argument in "$@"; do
   case "$argument" in
-    --name=?* | --zone=?* | --type=?* | --version=?* | --chips=?* | --share=?*)
+    --name=?* | --zone=?* | --type=?* | --version=?* | --share=?*)
       key="${argument%%=*}"
       printf -v "${key#--}" %s "${argument#*=}" ;;
     --queued) queued=yes ;;
@@ -40,8 +39,8 @@ everywhere() {  # runs a command on all workers
 }
 of() {  # prints a command for a worker's shell, in the folder of lgjax
   local line
-  printf -v line '%q ' "${@:2}"
-  echo "cd lgjax && export PATH=\$PWD/.venv/bin:\$PATH$1 && ${line% }"
+  printf -v line '%q ' "$@"
+  echo "cd lgjax && export PATH=\$PWD/.venv/bin:\$PATH && ${line% }"
 }
 delete() {
   if [ -n "$queued" ]; then
@@ -111,7 +110,6 @@ for key in healthy patients labels output; do
 done
 steps
 [ -n "$share" ] || output=$root/$output  # as seen from the home folder
-own="TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=$chips"  # a worker that minds its own chips
 
 before=$(state)
 trap leave EXIT
@@ -133,11 +131,11 @@ for pair in "${copied[@]}"; do
   run "${gcloud[@]}" tpu-vm scp --recurse "${pair%:*}" "$name:lgjax/${pair##*:}" "--zone=$zone" --worker=0
 done
 made=yes
-everywhere try "$(of '' "${preprocess[@]}" --config.workers=16)"
-everywhere run "$(of '' "${train[@]}" --hosts=auto)"
-everywhere run "$(of '' "${calibrate[@]}" --hosts=auto)"
-everywhere try "$(of " $own" "${restore[@]}")"
+everywhere try "$(of "${preprocess[@]}" --config.workers=16)"
+everywhere run "$(of "${train[@]}" --hosts=auto)"
+everywhere run "$(of "${calibrate[@]}" --hosts=auto)"
+everywhere try "$(of "${restore[@]}" --hosts=auto)"
 if [ -n "$labels" ]; then
-  try "${gcloud[@]}" tpu-vm ssh "$name" "--zone=$zone" --worker=0 "--command=$(of " $own" "${evaluate[@]}")"
+  try "${gcloud[@]}" tpu-vm ssh "$name" "--zone=$zone" --worker=0 "--command=$(of "${evaluate[@]}")"
 fi
 exit $failed

@@ -21,9 +21,9 @@ SERVER.set_forkserver_preload(
 )
 
 
-def heads(folder: pathlib.Path) -> pathlib.Path:
-    """Writes two heads of 20x24x16 voxels, which are prepared and restored in a second; returns their folder."""
-    for number in range(2):
+def heads(folder: pathlib.Path, count: int = 3) -> pathlib.Path:
+    """Writes heads of 20x24x16 voxels, which are prepared and restored in a second; returns their folder."""
+    for number in range(count):
         images.save(folder / "scans" / f"s{number}.nii.gz", images.head(seed=number))
     return folder / "scans"
 

@@ -23,7 +23,7 @@ COMMANDS = pytest.mark.parametrize("command", [RESTORE, PREPROCESS], ids=lambda 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    return forked.heads(tmp_path_factory.mktemp("disk"))
+    return forked.heads(tmp_path_factory.mktemp("disk"), 2)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Fault 31 and 32: SIGKILL while restore and preprocess write; the same command again comes to the same end.
 
-Training is killed in tests/training/test_streaming.py, preparation in tests/commands/test_preparation.py too. All three are killed 20 times by benchmarks/kills.py, whose
-functions are used here.
+Training is killed in tests/training/test_streaming.py, preparation in tests/commands/test_preparation.py too. All three
+are killed 20 times by benchmarks/kills.py, whose functions are used here.
 """
 
 import itertools
@@ -19,7 +19,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    return forked.heads(tmp_path_factory.mktemp("kills"))
+    return forked.heads(tmp_path_factory.mktemp("kills"), 2)
 
 
 @pytest.mark.parametrize(("command", "count"), [("restore", 2), ("preprocess", 1)])

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 
 def test_restore_does_without(tmp_path):
-    words = ["restore", "--method=mirror_tv3d", f"--input={forked.heads(tmp_path)}", f"--output={tmp_path / 'out'}"]
+    words = ["restore", "--method=mirror_tv3d", f"--input={forked.heads(tmp_path, 2)}", f"--output={tmp_path / 'out'}"]
     ended = forked.lgjax(*words, log=tmp_path / "log", before=forked.without_network)
     assert ended.code == 0, ended.said
     assert "asked for" not in ended.said
