@@ -41,7 +41,8 @@ def detect(
         {name: (anomaly > threshold) & brain for name, threshold in (by_name or {}).items()}
         for by_name in (thresholds, volume_thresholds)
     )
-    return Maps(restored, np.where(brain, anomaly, 0).astype(np.float32), masks, brain, volume_masks)
+    score = np.where(brain, anomaly, np.float32(0)).astype(np.float32, copy=False)
+    return Maps(restored, score, masks, brain, volume_masks)
 
 
 def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
