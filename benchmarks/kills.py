@@ -44,6 +44,10 @@ QUICK = ["--config=data:smoke", "--config.bias_field.iterations=5"]
 class Running(Protocol):
     """A command that was started: what `subprocess.Popen` has."""
 
+    @property
+    def pid(self) -> int | None:
+        """The number of the process."""
+
     def poll(self) -> int | None:
         """Returns the exit code, None while the command runs."""
 
@@ -124,7 +128,7 @@ def of_files(folder: pathlib.Path) -> dict[str, str]:
     found = {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
     if "results.json" in found:
         scans = json.loads((folder / "results.json").read_text())["Scans"]
-        done = {name: [scan["Outcome"] == "failed", scan["InputSHA256"]] for name, scan in scans.items()}
+        done = {name: [scan["Outcome"] == "failed", scan.get("InputSHA256")] for name, scan in scans.items()}
         found["results.json"] = json.dumps(done, sort_keys=True)
     return found
 

@@ -42,6 +42,10 @@ class Forked:
         self._process = SERVER.Process(target=_run, args=(words, str(log), before))
         self._process.start()
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
     def poll(self) -> int | None:
         return self._process.exitcode
 
