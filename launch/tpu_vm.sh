@@ -89,7 +89,7 @@ turn() {  # returns when the TPU's turn in the queue has come
 }
 
 # Where things are on the workers, and what has to be copied there.
-here=$output root=lgjax made='' copied=()
+here=$output root=lgjax made='' scans='' copied=()
 [ -z "$share" ] || root=/mnt/lgjax
 for key in healthy patients labels output; do
   folder="${!key}"
@@ -112,13 +112,18 @@ steps
 [ -n "$share" ] || output=$root/$output  # as seen from the home folder
 
 before=$(state)
-trap leave EXIT
 case "$before" in
-  READY | ACTIVE) ;;  # kept by an earlier run
-  '') create ;;
-  *) delete && create ;;  # what a pre-emption left
+  READY | ACTIVE | WAITING* | PROVISIONING | ACCEPTED) trap leave EXIT ;;  # kept by an earlier run
+  '') trap leave EXIT; create ;;
+  PREEMPTED | TERMINATED | SUSPENDED | FAILED) delete; trap leave EXIT; create ;;
+  *) echo "the TPU $name in $zone is $before: wait, or give another --name" >&2; exit 4 ;;
 esac
 [ -z "$queued" ] || turn
+second=("${gcloud[@]}" tpu-vm ssh "$name" "--zone=$zone" --worker=1 --command=true)
+if [ -z "$share" ] && run "${second[@]}" 2> /dev/null && [ -z "$dry_run" ]; then
+  echo "$type has several workers, which must share a disk: give --share" >&2
+  exit 2
+fi
 run mkdir -p build
 run git archive --format=tar.gz --output=build/lgjax.tar.gz HEAD
 run "${gcloud[@]}" tpu-vm scp build/lgjax.tar.gz "$name:" "--zone=$zone" --worker=all

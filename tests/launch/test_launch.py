@@ -31,7 +31,7 @@ printf '\\n' >> "$LOG"
 TPU = """case "$*" in  # of gcloud: a TPU is there once it is made
   *create*) touch "$LOG.made" ;;
   *queued*describe*) [ ! -e "$LOG.made" ] || echo ACTIVE ;;
-  *describe*) exit 1 ;;
+  *describe* | *worker=1*) exit 1 ;;  # nor is there a second worker
 esac"""
 STAGES = ["preprocess", "train", "calibrate", "restore", "eval"]
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="launch/ wants bash")
@@ -221,11 +221,26 @@ def test_a_tpu_that_could_not_be_made_is_deleted_too(machine):
 
 @pytest.mark.parametrize(("state", "begin"), [("READY", []), ("PREEMPTED", ["delete", "create"])])
 def test_a_tpu_that_is_there_is_used_again_or_replaced(machine, state, begin):
-    machine.fake("gcloud", f'case "$*" in *describe*) echo {state} ;; esac')
+    machine.fake("gcloud", f'case "$*" in *describe*) echo {state} ;; *worker=1*) exit 1 ;; esac')
     assert machine.run(*SCRIPTS["tpu"], *COHORT, "--keep").returncode == 0
     done = tpus(machine)
     assert done[: 1 + len(begin)] == ["describe", *begin]
     assert done.count("delete") == begin.count("delete")
+
+
+def test_a_tpu_in_another_state_is_left_alone(machine):
+    machine.fake("gcloud", 'case "$*" in *describe*) echo CREATING ;; esac')
+    done = machine.run(*SCRIPTS["tpu"], *COHORT)
+    assert (done.returncode, tpus(machine)) == (4, ["describe"])
+    assert "is CREATING" in done.stderr
+
+
+def test_several_workers_want_a_disk_in_common(machine):
+    machine.fake("gcloud", 'case "$*" in *describe*) exit 1 ;; esac')
+    done = machine.run(*SCRIPTS["tpu"], *COHORT)
+    assert done.returncode == 2
+    assert "--share" in done.stderr
+    assert tpus(machine) == ["describe", "create", "ssh", "delete"]
 
 
 @pytest.mark.parametrize(
