@@ -7,15 +7,21 @@ import shutil
 import types
 
 import conftest
+import measured
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 from playwright import sync_api
+from test_report import panels, result
 from test_viewer import EVIL, OBLIQUE, shown
 
-from lgjax.report import viewer, volumes
+from lgjax.evaluation import compare
+from lgjax.report import group_page, viewer, volumes
+from lgjax.report.group import Cohort
+from lgjax.report.page import Picture, render
 from lgjax.report.viewer import Line
+from lgjax.scans.pictures import subject_figure
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = (
@@ -83,6 +89,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def reports(folder):
+    """Reports of an evaluation and of a cohort, with all that they may say."""
+    results = [result("vae_lg_neural_tv", 2.0), result("intensity", 1.0)]
+    picture = subject_figure({item.name: panels() for item in results})
+    differences = [compare.compare(results, results[0].name, measured.settings())]
+    page = render(results, [Picture(f"sub-0{EVIL}", "glioma", picture)], differences, with_paper=True)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "group.html").write_text(group_page.render(Cohort({}, {f"sub-1{EVIL}": "is truncated"})))
+
+
 class Visit:
     """One page in a tab that refuses every request but for files, and keeps what the page complains of."""
 
@@ -96,7 +113,7 @@ class Visit:
         self.tab.on("dialog", lambda dialog: self.complaints.append(dialog.message))
         self.tab.on("request", lambda request: self.asked.append(request.url))
         self.tab.goto(path.as_uri())
-        if path.name != "index.html":
+        if path.name == "page.html":
             self.tab.wait_for_selector("html[data-ready]", state="attached", timeout=120_000)
 
     def refuse(self, route):
@@ -275,13 +292,18 @@ def test_the_list_leads_from_page_to_page(browser, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["page.html", "index.html"])
+@pytest.mark.parametrize("name", ["page.html", "index.html", "report.html", "group.html"])
+@pytest.mark.usefixtures("reports")
 def test_a_phone_shows_all_in_either_scheme_with_enough_contrast(browser, folder, name, scheme):
     found = Visit(browser, folder / name, viewport=PHONE, color_scheme=scheme, has_touch=True, is_mobile=True)
     width, wanted = found.tab.evaluate("() => [document.documentElement.clientWidth, document.body.scrollWidth]")
     assert wanted <= width == PHONE["width"]
     paper = found.tab.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", paper))) < 60) == (scheme == "dark")
+    found.tab.evaluate("() => document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+    grounds = found.tab.evaluate("() => [...document.images].map((it) => getComputedStyle(it).backgroundColor)")
+    assert set(grounds) <= {"rgb(255, 255, 255)"}  # charts have dark ink
+    assert bool(grounds) == (name == "report.html")
     contrasts = found.tab.evaluate(CONTRASTS)
     assert len(contrasts) > 5
     assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
