@@ -44,6 +44,8 @@ class Known:
 
     settings = None  # of the last one
 
+    busy = 0.0  # s
+
     def __init__(self, method, settings, *_):
         """Takes what `Runner` takes."""
         self.method, Known.settings = method, settings
@@ -56,6 +58,9 @@ class Known:
 
     def pace(self):
         return Pace(None, None)
+
+    def taken(self, traces):
+        return None
 
 
 def scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
