@@ -268,7 +268,8 @@ def load(workdir: str | os.PathLike | None = None, *, method: str | None = None,
     """Loads a trained and calibrated method.
 
     Args:
-      workdir: folder that `lgjax train` or `lgjax export` wrote; None: what travels with lgjax and needs no training.
+      workdir: folder that `lgjax train` or `lgjax export` wrote; None: what travels with lgjax and needs no training,
+        whatever lies in the current folder.
       method: by name; None: the one that the recorded config names.
       device: auto (the fastest), cpu, gpu or tpu.
 

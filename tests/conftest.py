@@ -30,6 +30,7 @@ from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.counting import counted
 from lgjax.runtime.devices import mesh
 from lgjax.training import settings
+from lgjax.workdir import experiment
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -218,3 +219,15 @@ def subject(sha256: str, slices: Slices) -> types.SimpleNamespace:
     """What a training asks of a healthy subject, and of the scan of the subject once it is prepared."""
     image = types.SimpleNamespace(sha256=sha256)
     return types.SimpleNamespace(identifier=f"sub-{sha256}", participant=f"sub-{sha256}", image=image, slices=slices)
+
+
+@pytest.fixture
+def trained_into():
+    """Makes a folder look like the work directory of a training: its config, and the mark of a whole checkpoint."""
+
+    def make(config, folder: pathlib.Path) -> None:
+        experiment.record(config, folder)
+        (folder / "checkpoints" / "4").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints" / "4" / "manifest.json").touch()
+
+    return make

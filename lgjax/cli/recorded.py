@@ -9,16 +9,24 @@ from absl import flags
 from lgjax.cli import configs
 from lgjax.cli.commands import expand
 from lgjax.runtime.errors import UsageError
-from lgjax.workdir.recorded import MAKE_ONE, RELEASED, RUNS, SHIPPED, get_config, has_model, is_released
+from lgjax.workdir.recorded import (
+    MAKE_ONE,
+    RELEASED,
+    RUNS,
+    SHIPPED,
+    get_config,
+    has_model,
+    is_released,
+    is_trained,
+    model_of,
+)
 
 
 def recorded_config(argv: Sequence[str], values: flags.FlagValues, shipped: bool = False) -> ml_collections.ConfigDict:
     """Returns the config that the work directory records, or the one that --config names.
 
-    Without --workdir and --model, the work directory is that of the config which is named; or the one without weights
-    that travels with lgjax, where all methods that --method names are calibrated there; or the one in runs/ that was
-    calibrated or, if none is, trained last; or the released model that travels with lgjax: the default of --workdir
-    from then on. An experiment without a model needs no training.
+    Without --workdir and --model, the work directory is that of the config which is named, or the one that `_default`
+    finds: the default of --workdir from then on. An experiment without a model needs no training.
 
     Args:
       argv: the command line, the command first.
@@ -70,15 +78,40 @@ def check_released(folder: pathlib.Path, model: str) -> None:
 
 
 def _default(argv: Sequence[str], shipped: bool) -> pathlib.Path:
-    """Finds the work directory where the command line names none; errors as in `newest`."""
-    if not shipped:
-        return newest(argv)
-    if _shipped(argv):
+    """Finds the work directory where the command line names none.
+
+    In this order: the one without weights that travels with lgjax, where it has all methods that --method names; those
+    in runs/ with a model of these methods; the released model that travels with lgjax, where it has them all; all in
+    runs/. Of several in runs/, the one that was calibrated or, if none is, trained last.
+
+    Args:
+      argv: the command line.
+      shipped: whether what travels with lgjax will do.
+
+    Raises:
+      UsageError: there is none, or --method names no method.
+    """
+    names = asked(argv)
+    if shipped and names and _has_all(SHIPPED, names):
         return SHIPPED
-    known = calibrated(RELEASED)
-    if not trained() and all(name in known for name in asked(argv)):
+    there = trained()
+    if fitting := [folder for folder in there if not names or model_of(folder) in _models(names)]:
+        return newest(fitting)
+    if shipped and _has_all(RELEASED, names):
         return RELEASED
-    return newest(argv)
+    if there:
+        return newest(there)
+    raise UsageError(f"nothing is trained in {RUNS}/{_remedy(configs.given(argv, 'method') or '')}")
+
+
+def _has_all(folder: pathlib.Path, names: Sequence[str]) -> bool:
+    """Returns whether a folder has calibrations of all these methods."""
+    return set(names) <= set(calibrated(folder))
+
+
+def _models(names: Sequence[str]) -> set[str]:
+    """Returns what may be models of methods, by the first words of their names: whether they are takes seconds."""
+    return {name.partition("_")[0] for name in names}
 
 
 def asked(argv: Sequence[str]) -> list[str]:
@@ -105,7 +138,7 @@ def check_trained(workdir: pathlib.Path) -> None:
     if is_released(workdir):
         return
     if not workdir.is_dir():
-        others = ", ".join(sorted(str(path.parent) for path in RUNS.glob("*/config.json"))[:5])
+        others = ", ".join(sorted(map(str, trained()))[:5])
         remedy = f"Give one of {others}" if others else f"Train first: python -m lgjax.train --workdir={workdir}"
         raise UsageError(f"--workdir={workdir} does not exist. {remedy}.")
     if not (workdir / "config.json").is_file():
@@ -113,28 +146,18 @@ def check_trained(workdir: pathlib.Path) -> None:
         raise UsageError(f"--workdir={workdir} holds no config.json. {remedy}")
 
 
-def _shipped(argv: Sequence[str]) -> bool:
-    """Returns whether all methods that a command line names are calibrated in what travels with lgjax."""
-    names = asked(argv)
-    return bool(names) and all(name in calibrated(SHIPPED) for name in names)
-
-
-def newest(argv: Sequence[str]) -> pathlib.Path:
-    """Finds the work directory in runs/ that was calibrated last, or trained last if none is calibrated.
-
-    Raises:
-      UsageError: there is none, or --method names none either.
-    """
-    found = [file for path in trained() for file in path.parent.glob("calibration/*.json")] or trained()
-    if not found:
-        raise UsageError(f"nothing is trained in {RUNS}/{_remedy(configs.given(argv, 'method') or '')}")
-    path = max(found, key=lambda file: file.stat().st_mtime)
-    return path.parent.parent if path.parent.name == "calibration" else path.parent
+def newest(folders: Sequence[pathlib.Path]) -> pathlib.Path:
+    """Returns the work directory that was calibrated last, or trained last if none is calibrated."""
+    calibrations = [path for folder in folders for path in folder.glob("calibration/*.json")]
+    if calibrations:
+        return max(calibrations, key=lambda path: path.stat().st_mtime).parents[1]
+    return max(folders, key=lambda folder: (folder / "config.json").stat().st_mtime)
 
 
 def trained() -> list[pathlib.Path]:
-    """Lists the configs of the work directories in runs/."""
-    return [path for path in RUNS.glob("*/config.json") if not is_released(path.parent)]
+    """Lists the work directories in runs/ that can restore."""
+    folders = [path.parent for path in RUNS.glob("*/config.json")]
+    return [folder for folder in folders if not is_released(folder) and is_trained(folder)]
 
 
 def _remedy(asked: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lgjax.runtime import files, places
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
-from lgjax.scans import dicom, nifti, sources
+from lgjax.scans import dicom_header, nifti, sources
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 
@@ -64,7 +64,7 @@ def _content(subject: Subject) -> str:
         return ""
     try:
         series = subject.paths[: subject.slices]
-        return dicom.digest(series) if series else files.sha256(*nifti.parts(subject.paths[0]))
+        return dicom_header.digest(series) if series else files.sha256(*nifti.parts(subject.paths[0]))
     except (OSError, LgjaxError):  # told when the scan's turn comes
         return ""
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lgjax.runtime import files
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
 from lgjax.scans import dicom_geometry, dicom_header
@@ -25,15 +24,6 @@ class Series(NamedTuple):
     stack: Stack
 
 
-def digest(paths: Sequence[pathlib.Path]) -> str:
-    """Returns SHA-256 of a series: of its files' contents, whatever their names and their order.
-
-    Raises:
-      OSError: a file cannot be read.
-    """
-    return files.digest(sorted(files.sha256(path) for path in paths))
-
-
 def read(paths: Sequence[pathlib.Path], said: str, max_voxels: int) -> Volume:
     """Reads a series, classic or Enhanced MR: slope and intercept applied frame by frame.
 
@@ -50,7 +40,7 @@ def read(paths: Sequence[pathlib.Path], said: str, max_voxels: int) -> Volume:
     """
     series = survey(paths, said, max_voxels)
     with dicom_header.damage(paths, 0, said):
-        content = digest(paths)
+        content = dicom_header.digest(paths)
     return Volume(_voxels(paths, series, said), series.stack.affine, None, content, said)
 
 

@@ -74,6 +74,15 @@ def files_of(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     return found
 
 
+def digest(paths: Sequence[pathlib.Path]) -> str:
+    """Returns SHA-256 of a series: of its files' contents, whatever their names and their order.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    return files.digest(sorted(files.sha256(path) for path in paths))
+
+
 def series_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the DICOM files directly inside a folder by name, whatever their endings; a DICOMDIR is none."""
     if folder.is_dir():

@@ -77,6 +77,22 @@ def is_released(folder: pathlib.Path) -> bool:
     return (folder / WEIGHTS).exists() or sums.names(folder, WEIGHTS)
 
 
+def is_trained(folder: pathlib.Path) -> bool:
+    """Returns whether a work directory can restore: it has a whole checkpoint, or an experiment without networks.
+
+    Nothing is verified; a training that was stopped before its first checkpoint has neither.
+    """
+    return any(folder.glob(f"{CHECKPOINTS}/[0-9]*/manifest.json")) or model_of(folder) == "none"
+
+
+def model_of(folder: pathlib.Path) -> str:
+    """Returns the name of the model that a work directory records; "" where the record cannot be read."""
+    try:
+        return str(json.loads((folder / "config.json").read_text())["model"]["name"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
 def has_model(config: ml_collections.ConfigDict) -> bool:
     """Returns whether an experiment has networks to train."""
     return config.model.name != "none"

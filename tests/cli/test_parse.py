@@ -30,10 +30,10 @@ def refusal(command: str, *words: str) -> str:
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch, config):
+def elsewhere(tmp_path, monkeypatch, config, trained_into):
     """Another folder than the clone's, with a trained model in runs/."""
     monkeypatch.chdir(tmp_path)
-    experiment.record(config, tmp_path / "runs" / "mine")
+    trained_into(config, tmp_path / "runs" / "mine")
     return tmp_path
 
 

@@ -352,13 +352,13 @@ def test_a_scan_called_workdir(config, tmp_path):
     assert recorded(["restore", "workdir", f"--workdir={tmp_path}"]).workdir == str(tmp_path)
 
 
-def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch):
+def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch, trained_into):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="nothing is trained"):
         recorded(["restore", "scan.nii.gz"])
     for age, name in enumerate(("old", "new")):
         config.seed = age
-        experiment.record(config, experiment.RUNS / name)
+        trained_into(config, experiment.RUNS / name)
         os.utime(experiment.RUNS / name / "config.json", (1000 + age, 1000 + age))
 
     def chosen():

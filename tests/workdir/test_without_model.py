@@ -1,5 +1,7 @@
 """Experiments without a model: a work directory that no training makes, and what is calibrated there."""
 
+import os
+import pathlib
 import re
 import shutil
 
@@ -11,6 +13,7 @@ from conftest import ROOT
 
 import lgjax
 from configs import detection
+from lgjax import detector
 from lgjax.cli import commands, configs, recorded
 from lgjax.methods import names
 from lgjax.preparation import cohort, dataset, recipe
@@ -133,11 +136,58 @@ def test_a_newcomer_gets_the_released_model(shipped):
         workdir_of("calibrate")
 
 
-def test_a_model_in_runs_goes_before_the_released_one(shipped, tmp_path, experiments):
-    experiment.record(experiments.smoke(), tmp_path / "runs" / "mine")
+def test_a_model_in_runs_goes_before_the_released_one(shipped, tmp_path, experiments, trained_into):
+    trained_into(experiments.smoke(), tmp_path / "runs" / "mine")
     assert workdir_of("restore") == workdir_of("calibrate") == "runs/mine"
     assert workdir_of("restore", "--model=released") == str(RELEASED)
     assert workdir_of("restore", "--method=mirror_tv3d") == str(shipped)
+    for known in ("restorer_reconstruction", "restorer_reconstruction,restorer_reconstruction_tv3d"):
+        assert workdir_of("restore", f"--method={known}") == str(RELEASED)
+        assert workdir_of("calibrate", f"--method={known}") == "runs/mine"  # which says what it needs
+    for others in ("vae_lg_neural_tv", "restorer_reconstruction,vae_lg_neural_tv", "gmm", "table1"):
+        assert workdir_of("restore", f"--method={others}") == "runs/mine"
+
+
+def test_a_method_takes_the_model_in_runs_that_it_is_one_of(shipped, tmp_path, experiments, trained_into):
+    for age, model in enumerate(("restorer", "vae", "gmvae")):
+        config = experiments.smoke()
+        config.model.name = model
+        trained_into(config, tmp_path / "runs" / model)
+        os.utime(tmp_path / "runs" / model / "config.json", (1000 + age, 1000 + age))
+    for method in ("restorer_reconstruction", "vae_lg_neural_tv", "gmvae_elbo_tv"):
+        for command in ("restore", "calibrate"):
+            assert workdir_of(command, f"--method={method}") == f"runs/{method.partition('_')[0]}"
+    assert workdir_of("restore", "--method=dae_lg_neural_tv") == workdir_of("restore") == "runs/gmvae"
+
+
+@pytest.mark.parametrize("left", [(), (".4.tmp/manifest.json",), ("4/state/array",), ("best/manifest.json",)])
+def test_a_training_without_a_whole_checkpoint_is_no_model(shipped, tmp_path, experiments, left):
+    experiment.record(experiments.smoke(), tmp_path / "runs" / "x")
+    for name in left:
+        (tmp_path / "runs" / "x" / "checkpoints" / name).parent.mkdir(parents=True)
+        (tmp_path / "runs" / "x" / "checkpoints" / name).touch()
+    assert workdir_of("restore") == str(RELEASED)
+    with pytest.raises(UsageError, match="nothing is trained"):
+        workdir_of("calibrate")
+    with pytest.raises(UsageError, match="nothing is trained"):
+        workdir_of("restore", "--method=vae_lg_neural_tv")
+
+
+def test_a_work_directory_without_networks_needs_no_checkpoint(config, shipped, tmp_path):
+    preparation.begin(config, tmp_path / "runs" / "own")
+    (tmp_path / "runs" / "damaged").mkdir()
+    (tmp_path / "runs" / "damaged" / "config.json").write_text('{"model": 3}')
+    assert workdir_of("restore") == workdir_of("calibrate", "--method=gmm") == "runs/own"
+
+
+def test_python_takes_what_a_command_takes_in_a_fresh_folder(tmp_path, monkeypatch):
+    """The same of all that travels, by every method of each."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "get_config", pathlib.Path)  # which goes no further
+    monkeypatch.setattr(detector, "from_config", lambda _config, folder, *_: str(folder))
+    for folder in (SHIPPED, RELEASED):
+        for name in recorded.calibrated(folder):
+            assert lgjax.load(method=name) == workdir_of("restore", f"--method={name}") == str(folder)
 
 
 def test_a_released_model_is_named_by_its_folder(shipped, tmp_path):

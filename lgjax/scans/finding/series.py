@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lgjax.runtime.counting import counted
 from lgjax.scans import dicom_header, dicom_identity
-from lgjax.scans.dicom import digest
 from lgjax.scans.dicom_identity import Identity
 from lgjax.scans.finding import folders, nested
 from lgjax.scans.finding.datasets import is_ours
@@ -93,7 +92,7 @@ def _judge(paths: Sequence[pathlib.Path], place: pathlib.Path) -> _Judged:
     """
     identity = dicom_identity.of(paths)
     private = _private(identity, place)
-    content = (identity.series or digest(paths)) if private else ""
+    content = (identity.series or dicom_header.digest(paths)) if private else ""
     return _Judged(hashlib.sha256(content.encode()).hexdigest()[:_HASH] if private else "", private)
 
 
