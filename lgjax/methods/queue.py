@@ -58,6 +58,7 @@ class Queue(Generic[T]):
             self._append([*plan.slices, plan.strength])
             while self._count() >= self._runner.size:
                 self._run()
+                yield from self._done()  # at once: the scan is written while the next batch runs
         yield from self._done()
 
     def flush(self) -> Iterator[tuple[T, Answer | None]]:

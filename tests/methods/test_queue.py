@@ -122,6 +122,19 @@ def test_a_scan_without_a_plan_waits_for_those_before_it_alone():
     assert list(line.flush()) == []
 
 
+def test_a_scan_comes_out_as_soon_as_its_last_slice_is_restored():
+    """So its writing goes on while the next one is restored, and its pace is that of its own batches."""
+    runner, (first, second) = Counting(), scans(9, 40)
+    line = queue.Queue(runner)
+    assert list(line.put("a", first)) == []
+    out = line.put("b", second)
+    name, answer = next(out)
+    assert (name, runner.batches, answer.pace.seconds_per_iteration) == ("a", [8, 8], 2)
+    assert list(out) == []
+    (rest,) = line.flush()
+    assert (rest[0], runner.batches) == ("b", [8, 8, 8, 8, 8, 8, 1])
+
+
 def test_methods_of_volumes_take_one_scan_at_a_time(monkeypatch):
     asked = []
     monkeypatch.setattr(scan, "restore", lambda runner, one: asked.append(one) or len(asked))
