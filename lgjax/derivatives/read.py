@@ -43,6 +43,10 @@ class Prediction(NamedTuple):
         """Reads the detection mask at one calibrated false positive rate, [X, Y, Z] bool."""
         return self.mask(f"label-lesion_desc-{sidecars.rate_name(rate)}_mask", like)
 
+    def promised(self, volume: str, like: Volume) -> np.ndarray:
+        """Reads the mask of one promised volume of false positives, mL, [X, Y, Z] bool."""
+        return self.mask(f"label-lesion_desc-{sidecars.volume_name(volume)}_mask", like)
+
 
 def is_output(folder: pathlib.Path) -> bool:
     """Returns whether a folder holds anomaly maps."""

@@ -1,6 +1,7 @@
 """The schema of a restored subject: the names of its files, the keys of their sidecars, and what these may hold."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -100,6 +101,7 @@ class Sidecar:
     score: str
     input_sha256: str
     thresholds: dict[str, float]  # in the unit of the anomaly map, by false positive rate ("0.01"), ascending
+    volume_thresholds: dict[str, float]  # as `thresholds`, by promised volume in mL ("5"); {} where none is promised
     mask_rate: str  # the one of them whose mask is shown, and whose lesions are counted
     slice_step: int  # one of so many axial slices was restored
     calibration_subjects: list[str]  # SHA-256 of their scans
@@ -129,7 +131,7 @@ class Sidecar:
 
 def parse(content: Mapping[str, Any]) -> Sidecar:
     """Returns a sidecar in which `problem_of` finds no problem; old ones left out some of it."""
-    thresholds = dict(sorted(content.get("Thresholds", {}).items(), key=lambda item: float(item[0])))
+    thresholds = _ascending(content.get("Thresholds", {}))
     shown = content.get("MaskRate") or EARLIER_MASK_RATE
     content = {**content, "Thresholds": thresholds, "MaskRate": shown, "SliceStep": content.get("SliceStep") or 1}
     return Sidecar(
@@ -137,6 +139,7 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         score=content["Score"],
         input_sha256=content["InputSHA256"],
         thresholds=content["Thresholds"],
+        volume_thresholds=_ascending(content.get("VolumeThresholds") or {}),
         mask_rate=content["MaskRate"],
         slice_step=content["SliceStep"],
         calibration_subjects=content.get("CalibrationSubjects") or [],
@@ -163,6 +166,11 @@ def parse(content: Mapping[str, Any]) -> Sidecar:
         largest_false_positives=content.get("LargestFalsePositives") or [],
         shared={key: content.get(key) for key in SAME},
     )
+
+
+def _ascending(thresholds: Mapping[str, float]) -> dict[str, float]:
+    """Sorts thresholds by the number that names them."""
+    return dict(sorted(thresholds.items(), key=lambda item: float(item[0])))
 
 
 def midplane_of(content: Mapping[str, Any]) -> Midplane | None:
@@ -224,10 +232,7 @@ def problem_of(sidecar: Any) -> str | None:
         if sidecar.get(key) is not None and not holds(sidecar[key]):
             return f"has {key} {str(sidecar[key])[:60]!r}; expected {expected}"
     thresholds = sidecar.get("Thresholds", {})
-    rates_are_numbers = isinstance(thresholds, dict) and all(
-        re.fullmatch(r"0\.[0-9]{1,9}", rate) and _is_number(value) for rate, value in thresholds.items()
-    )
-    if not rates_are_numbers:
+    if not _are_thresholds(r"0\.[0-9]{1,9}", thresholds):
         return f"has the thresholds {thresholds!r}; expected numbers by rate"
     shown = sidecar.get("MaskRate")
     if shown is not None and shown not in list(thresholds):
@@ -246,6 +251,11 @@ def _is_count(value) -> bool:
 def _are(check: Callable[[Any], bool], values, size: int | None = None) -> bool:
     """Returns whether `values` is a list, of `size` values where that is given, that all pass."""
     return isinstance(values, list) and size in (None, len(values)) and all(map(check, values))
+
+
+def _are_thresholds(name: str, value) -> bool:
+    """Returns whether `value` holds numbers by names of one pattern."""
+    return isinstance(value, dict) and all(re.fullmatch(name, key) and _is_number(t) for key, t in value.items())
 
 
 def _is_search(value) -> bool:
@@ -279,6 +289,7 @@ def _is_quality(value) -> bool:
 # What a sidecar may say, null or left out where it does not apply: what is expected, and whether a value is that.
 OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "CalibrationSubjects": ("a list of hashes", lambda value: _are(lambda item: isinstance(item, str), value)),
+    "VolumeThresholds": ("numbers by volume", functools.partial(_are_thresholds, r"[0-9]{1,6}(\.[0-9]{1,6})?")),
     "SecondsPerIteration": ("a number above 0", lambda value: _is_number(value) and value > 0),
     "BatchSize": ("a number of slices", _is_count),
     "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),

@@ -3,22 +3,34 @@
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from lgjax.calibration import promise
 from lgjax.derivatives import lesions, pages, read, results
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.read import Prediction
-from lgjax.derivatives.sidecar import ANOMALY, Sidecar
+from lgjax.derivatives.sidecar import ANOMALY, Sidecar, volume_name
 from lgjax.evaluation.records import percent
 from lgjax.preparation.likeness import MEASURES
 from lgjax.report import text
 from lgjax.runtime import places, progress
 from lgjax.runtime.errors import InputError
 from lgjax.scans import names
+from lgjax.scans.volume import Volume
 
 NAME = pages.GROUP
 FINISHED, UNFINISHED = "finished", "unfinished"
+
+
+class Part(NamedTuple):
+    """What a mask holds."""
+
+    lesions: int  # connected components
+    ml: float
 
 
 class Measured(NamedTuple):
@@ -27,6 +39,7 @@ class Measured(NamedTuple):
     sidecar: Sidecar
     lesions: list[Lesion]  # in the mask at the rate `mask_rate`, the largest first
     brain_ml: float
+    promised: dict[str, Part]  # what the mask of a promised volume holds, by the volume in mL
 
     @property
     def p(self) -> float | None:
@@ -96,6 +109,31 @@ COLUMNS = {
         lambda found: found.sidecar.used_in_training, "Whether the networks have learned from this very scan"
     ),
 }
+
+
+def columns(cohort: Cohort) -> dict[str, Column]:
+    """Returns the columns of a cohort: `COLUMNS`, and those of the masks of promised volumes that its scans have."""
+    volumes = sorted({volume for found in cohort.finished.values() for volume in found.promised}, key=float)
+    return COLUMNS | {name: column for volume in volumes for name, column in _of_promise(volume).items()}
+
+
+def _of_promise(volume: str) -> dict[str, Column]:
+    """Returns the columns of the mask of a promised volume, mL."""
+
+    def read(found: Measured) -> Part | None:
+        return found.promised.get(volume)
+
+    about = f"mask with {volume} mL of false positives at most, on average, in healthy scans like those of calibration"
+    name, about = volume_name(volume), f"{about} (a scan counts at most {promise.CAP} times that)"
+    count = Column(
+        lambda found: (part := read(found)) and part.lesions, f"Connected components (26 neighbours) of a {about}"
+    )
+    return {
+        f"{name}_lesion_count": count,
+        f"{name}_lesion_ml": Column(lambda found: (part := read(found)) and part.ml, f"Volume of a {about}", "mL"),
+    }
+
+
 NAMES = {  # columns that unfinished scans have too
     "bids_name": "Name of the scan",
     "participant_id": "Participant",
@@ -137,29 +175,38 @@ def measure(prediction: Prediction) -> Measured:
     Raises:
       InputError: a map is missing or damaged.
     """
-    anomaly = prediction.read(ANOMALY)
+    told, anomaly = prediction.sidecar, prediction.read(ANOMALY)
     brain = prediction.mask("desc-brain_mask", anomaly)
-    mask = prediction.detected(prediction.sidecar.mask_rate, anomaly)
+    mask = prediction.detected(told.mask_rate, anomaly)
     millilitres = brain.sum() * anomaly.voxel_ml
-    labels, plane = lesions.label(mask, anomaly.affine), prediction.sidecar.midplane
-    found = lesions.measure(labels, anomaly.data, brain, anomaly.affine, plane)
-    return Measured(prediction.sidecar, found, float(millilitres))
+    labels = lesions.label(mask, anomaly.affine)
+    found = lesions.measure(labels, anomaly.data, brain, anomaly.affine, told.midplane)
+    promised = {volume: _part(prediction.promised(volume, anomaly), anomaly) for volume in told.volume_thresholds}
+    return Measured(told, found, float(millilitres), promised)
 
 
-def row(identifier: str, found: Measured | None) -> dict[str, Any]:
+def _part(mask: np.ndarray, anomaly: Volume) -> Part:
+    """Returns what a mask, [X, Y, Z] bool, on the grid of a map holds."""
+    return Part(int(lesions.label(mask, anomaly.affine).max(initial=0)), float(mask.sum() * anomaly.voxel_ml))
+
+
+def row(
+    identifier: str, found: Measured | None, columns: Mapping[str, Column] = MappingProxyType(COLUMNS)
+) -> dict[str, Any]:
     """Returns the values of a scan by column, None where there is none; a scan without results has its names alone."""
     session = next((part for part in identifier.split("_") if part.startswith("ses-")), None)
     status = UNFINISHED if found is None else FINISHED
     head = (f"{identifier}_T2w", names.subject(identifier), session, status)
-    values = {name: None if found is None else column.read(found) for name, column in COLUMNS.items()}
+    values = {name: None if found is None else column.read(found) for name, column in columns.items()}
     return dict(zip(NAMES, head, strict=True)) | values
 
 
 def table(cohort: Cohort) -> str:
     """Returns the table as tab-separated values, all scans by identifier; what a scan lacks is n/a."""
-    rows = [row(name, cohort.finished.get(name)) for name in sorted(cohort.finished | cohort.unfinished)]
+    named = columns(cohort)
+    rows = [row(name, cohort.finished.get(name), named) for name in sorted(cohort.finished | cohort.unfinished)]
     lines = [[text.ABSENT if value is None else text.cell(value) for value in each.values()] for each in rows]
-    return "".join("\t".join(line) + "\n" for line in [[*NAMES, *COLUMNS], *lines])
+    return "".join("\t".join(line) + "\n" for line in [[*NAMES, *named], *lines])
 
 
 def dictionary(cohort: Cohort) -> str:
@@ -167,7 +214,7 @@ def dictionary(cohort: Cohort) -> str:
     made = next((found.sidecar for found in cohort.finished.values()), None)
     entries: dict[str, Any] = {name: {"Description": about} for name, about in NAMES.items()}
     entries["status"] |= {"Levels": LEVELS}
-    for name, column in COLUMNS.items():
+    for name, column in columns(cohort).items():
         about = column.about
         if made:
             about = about.replace(

@@ -2,7 +2,7 @@
 
 import math
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lgjax.derivatives import sidecar
@@ -31,7 +31,8 @@ FEATURES = (
 
 def render(cohort: Cohort) -> str:
     """Returns the page: HTML without script, which opens from any place; links lead to the pictures beside it."""
-    rows = [group.row(name, found) for name, found in cohort.finished.items()]
+    columns = group.columns(cohort)
+    rows = [group.row(name, found, columns) for name, found in cohort.finished.items()]
     rows.sort(key=lambda row: (-row["lesion_ml"], row["bids_name"]))
     made = next((found.sidecar for found in cohort.finished.values()), None)
     return text.template("group.html").render(
@@ -39,7 +40,7 @@ def render(cohort: Cohort) -> str:
         name=group.NAME,
         rows=rows,
         names=[row["bids_name"] for row in rows],
-        columns=_columns(rows),
+        columns=_columns(columns, rows),
         spreads=[spread for spread in quality.spreads(rows, FEATURES) if not math.isnan(spread.median)],
         limit=quality.LIMIT,
         least=quality.MIN_SUBJECTS,
@@ -52,9 +53,9 @@ def render(cohort: Cohort) -> str:
     )
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lists the columns of the table that have a value; the measures of likeness are shown as distributions alone."""
-    return [name for name in group.COLUMNS if name not in group.LIKENESS and any(row[name] is not None for row in rows)]
+def _columns(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lists those columns of the table that have a value; the measures of likeness are shown as distributions alone."""
+    return [name for name in names if name not in group.LIKENESS and any(row[name] is not None for row in rows)]
 
 
 def _notes(told: Sidecar) -> list[str]:
@@ -65,9 +66,11 @@ def _notes(told: Sidecar) -> list[str]:
 
 def _about(made: Sidecar) -> dict[str, str]:
     """Returns how the results were made, which is the same for all scans."""
+    promised = ", ".join(f"{volume} mL: {value:.4g}" for volume, value in made.volume_thresholds.items())
     return {
         "method, score": f"{made.method}, {made.score}",
         "thresholds": ", ".join(f"{percent(rate)}: {value:.4g}" for rate, value in made.thresholds.items()),
+        **({"thresholds of promised volumes": promised} if promised else {}),
         "calibrated on": counted(len(made.calibration_subjects), "healthy scan"),
         "trained on": text.describe(made.trained_on),
         "lgjax": text.describe(made.version),

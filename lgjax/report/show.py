@@ -60,6 +60,7 @@ def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float]
         detected=prediction.detected(told.mask_rate, anomaly) if told.mask_rate in told.thresholds else None,
         reference=None if values is None else references.read(subject, anomaly, values).lesion,
         thresholds=told.thresholds,
+        promised=told.volume_thresholds,
         rate=told.mask_rate,
         plane=told.midplane,
     )
@@ -144,6 +145,7 @@ def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:
         detected=found.masks[about["MaskRate"]],
         reference=None,
         thresholds=about["Thresholds"],
+        promised=about.get("VolumeThresholds") or {},
         rate=about["MaskRate"],
         plane=about["MidsagittalPlane"] and Midplane(**about["MidsagittalPlane"]),
     )

@@ -13,11 +13,13 @@ import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import markupsafe
 import numpy as np
 
+from lgjax.calibration import promise
 from lgjax.derivatives import lesions, pages
 from lgjax.derivatives.sidecar import Midplane
 from lgjax.evaluation.records import percent
@@ -43,6 +45,7 @@ class Shown(NamedTuple):
     reference: np.ndarray | None  # bool; None: no reference is known
     thresholds: Mapping[str, float]  # by false positive rate, in the unit of the map
     rate: str  # of `detected`
+    promised: Mapping[str, float] = MappingProxyType({})  # thresholds, by promised volume of false positives in mL
     plane: Midplane | None = None  # mid-sagittal, by which a lesion's side is told; None: none was looked for
 
 
@@ -78,6 +81,8 @@ def page(shown: Shown, line: Line | None = None) -> str:
         layers=layers,
         data=_for_the_program(shown, part),
         rates=[(rate, percent(rate), float(np.float32(value))) for rate, value in shown.thresholds.items()],
+        promises=[(volume, float(np.float32(value))) for volume, value in shown.promised.items()],
+        cap=promise.CAP,
         rate=percent(shown.rate),
         lesions=_lesions(shown, part),
         most=MOST_LESIONS,
@@ -169,7 +174,7 @@ def _for_the_program(shown: Shown, part: tuple[slice, slice, slice]) -> markupsa
     """Returns what the program of the page is told, as JSON that is safe inside a script element."""
     inside = shown.scan[shown.brain & np.isfinite(shown.scan)]
     low, high = np.percentile(inside, (1, 99.5)) if inside.size else (0.0, 1.0)
-    largest = max(shown.thresholds.values(), default=0.0)
+    largest = max((*shown.thresholds.values(), *shown.promised.values()), default=0.0)
     values = shown.anomaly[shown.brain]
     top = max(1.5 * largest, float(np.percentile(values, 99.95)) if values.size else 0.0, 1e-6)
     told: dict[str, Any] = {

@@ -77,6 +77,14 @@ def test_the_plane_of_a_sidecar():
     assert sidecar.problem_of(SIDECAR | {"MidsagittalPlane": PLANE}) is None
 
 
+def test_promised_volumes_are_checked_and_sorted():
+    """They name files, and stand on pages."""
+    assert sidecar.parse(SIDECAR).volume_thresholds == {}
+    assert list(sidecar.parse(SIDECAR | {"VolumeThresholds": {"10": 1.0, "2.5": 2}}).volume_thresholds) == ["2.5", "10"]
+    for wrong in ({"../1": 1.0}, {"1": "x"}, {"1": None}, [1.0], {"1e3": 1.0}, {"1": float("inf")}):
+        assert "VolumeThresholds" in sidecar.problem_of(SIDECAR | {"VolumeThresholds": wrong})
+
+
 @pytest.mark.parametrize(
     ("rates", "expected"),
     [

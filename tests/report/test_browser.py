@@ -195,6 +195,9 @@ def test_the_threshold_starts_as_calibrated_and_changes_the_picture(visit):
     assert visit.tab.locator(".rate[aria-pressed=true]").count() == 0
     visit.tab.get_by_role("button", name="0.1 %").click()
     assert visit.text("above") == f"3.00 sd; {(made.anomaly > 3).sum() * voxel_ml:.1f} mL lie above"
+    visit.tab.get_by_role("button", name="1 mL").click()
+    assert visit.text("above") == f"3.25 sd; {(made.anomaly > 3.25).sum() * voxel_ml:.1f} mL lie above"
+    assert visit.tab.locator(".rate[aria-pressed=true]").all_inner_texts() == ["1 mL"]
     visit.tab.keyboard.press("t")
     assert visit.text("above").startswith("2.00 sd")
     np.testing.assert_array_equal(visit.picture(), before)

@@ -20,6 +20,7 @@ from tags import Tags
 
 from lgjax.derivatives import description, read, sidecar, write
 from lgjax.derivatives.sidecar import Quality
+from lgjax.detector import Detector
 from lgjax.report import group, group_page
 from lgjax.report.group import Cohort
 from lgjax.report.text import NOTICE
@@ -28,6 +29,16 @@ from lgjax.scans import names
 
 SCANS = ("sub-01_ses-a", "sub-01_ses-b", "sub-02_acq-tse", "sub-03", "sub-04", "sub-05")
 EVIL = "<script>alert('x')</script>"
+
+
+made = derived.detector
+
+
+def promising() -> Detector:
+    """Returns a method whose calibration promised volumes of false positives."""
+    found = made()
+    found.about["VolumeThresholds"] = {"10": 1.25, "0.5": 2.0}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +55,7 @@ def results(tmp_path_factory):
         nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), None, image.header), path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "picture", lambda *_: b"")
+        patch.setattr(derived, "detector", promising)
         assert sorted(derived.restore(folder / "raw", folder / "out")) == sorted(SCANS)
     return folder / "out"
 
@@ -74,6 +86,11 @@ def test_numbers_are_those_of_the_files(results, cohort):
         largest = max(ndimage.sum(mask, labels, range(1, count + 1)))
         assert float(row["largest_lesion_ml"]) == pytest.approx(largest * millilitres, rel=1e-5)
         assert float(row["peak"]) == pytest.approx(np.abs(anomaly[mask > 0]).max(), rel=1e-5)
+        for volume in ("vol0p5", "vol10"):
+            held = nib.load(sidecar.file(results, name, f"label-lesion_desc-{volume}_mask")).get_fdata()
+            assert int(row[f"{volume}_lesion_count"]) == ndimage.label(held, np.ones((3, 3, 3)))[1]
+            assert float(row[f"{volume}_lesion_ml"]) == pytest.approx(held.sum() * millilitres, rel=1e-5)
+        assert float(row["vol0p5_lesion_ml"]) < float(row["lesion_ml"]) < float(row["vol10_lesion_ml"])
         assert int(row["slices"]) == brain.any((0, 1)).sum()
         assert (row["status"], row["midplane_score"], row["used_in_training"]) == ("finished", "n/a", "false")
         assert row["largest_lesion_p"] == "n/a"  # nobody has measured healthy scans
@@ -102,6 +119,21 @@ def test_how_like_healthy_scans_a_scan_is_is_shown(cohort):
     assert group.row("sub-05", earlier)["light"] is None
 
 
+def test_masks_of_promised_volumes_are_those_that_scans_have(cohort, results, tmp_path):
+    """Of an earlier calibration there are none; a mask that is gone makes its scan unfinished."""
+    first, *others = cohort.finished
+    earlier = cohort.finished[first]._replace(promised={})
+    mixed = Cohort({**cohort.finished, first: earlier}, {})
+    assert rows(group.table(mixed))[f"{first}_T2w"]["vol10_lesion_ml"] == "n/a"
+    assert rows(group.table(mixed))[f"{others[0]}_T2w"]["vol10_lesion_ml"] != "n/a"
+    assert "vol10_lesion_ml" not in group.table(Cohort({first: earlier}, {}))
+    assert "vol10 lesion ml" in group_page.render(cohort)
+    assert "0.5 mL: 2, 10 mL: 1.25" in group_page.render(cohort)
+    folder = shutil.copytree(results, tmp_path / "out")
+    sidecar.file(folder, first, "label-lesion_desc-vol10_mask").unlink()
+    assert list(group.survey(folder, SCANS, everything=True).unfinished) == [first]
+
+
 def test_the_dictionary_explains_every_column(cohort):
     columns = group.table(cohort).splitlines()[0].split("\t")
     about = json.loads(group.dictionary(cohort))
@@ -109,6 +141,9 @@ def test_the_dictionary_explains_every_column(cohort):
     assert all(entry["Description"] for entry in about.values())
     assert about["lesion_ml"]["Units"] == "mL"
     assert "at 1 % false positives" in about["lesion_ml"]["Description"]
+    assert about["vol10_lesion_ml"]["Units"] == "mL"
+    assert "mask with 10 mL of false positives at most, on average" in about["vol10_lesion_ml"]["Description"]
+    assert columns[-4:] == [f"{name}_lesion_{what}" for name in ("vol0p5", "vol10") for what in ("count", "ml")]
     assert about["peak"]["Units"] == "standard deviations of the brain"
     assert set(about["status"]["Levels"]) == {"finished", "unfinished"}
 
@@ -173,7 +208,7 @@ def test_hostile_text_stays_text(cohort):
     assert page.count("&lt;script&gt;") >= 5
     lines = group.table(hostile).split("\n")
     assert len(lines) == 4
-    assert {line.count("\t") for line in lines[:3]} == {len(group.NAMES) + len(group.COLUMNS) - 1}
+    assert {line.count("\t") for line in lines[:3]} == {len(group.NAMES) + len(group.columns(hostile)) - 1}
 
 
 def test_a_cohort_without_any_result_still_has_a_page():

@@ -40,7 +40,7 @@ def shown(**changes) -> Shown:
     reference[5, 20, 10] = True
     found = Shown(
         "sub-1", "mirror_tv3d", "sd", OBLIQUE, scan, brain, anomaly, 0.5 * scan, anomaly > 2, reference,
-        {"0.001": 3.0, "0.01": 2.0}, "0.01",
+        {"0.001": 3.0, "0.01": 2.0}, "0.01", {"1": 3.25},
     )  # fmt: skip
     return found._replace(**changes)
 
@@ -307,10 +307,17 @@ def test_a_link_leads_nowhere_out_of_the_results(results):
 def test_a_page_of_a_detection_is_that_of_its_files(tmp_path):
     path = images.save(tmp_path / "raw" / "s0.nii.gz", derived.brain(), derived.GRID)
     (subject,) = sources.find(str(path.parent))
-    found = derived.detector()(subject)
+    detector = derived.detector()
+    detector.about["VolumeThresholds"] = {"5": 1.3}
+    found = detector(subject)
     found.save(tmp_path / "out")
+    (mask,) = (tmp_path / "out").rglob("*desc-vol5_mask.nii.gz")
     show.write_of_folder(tmp_path / "out", [subject])
     page = lgjax.view(found, tmp_path / "page.html").read_text()
     other = (tmp_path / "out" / "viewer" / "sub-s0.html").read_text()
     assert re.findall(r'id="data-\w+">[^<]*<', page) == re.findall(r'id="data-\w+">[^<]*<', other)
+    buttons = re.findall(r'class="rate" data-threshold="([^"]*)"[^>]*>([^<]*)<', page)
+    assert buttons == re.findall(r'class="rate" data-threshold="([^"]*)"[^>]*>([^<]*)<', other)
+    (threshold,) = [float(value) for value, name in buttons if name == "5 mL"]
+    np.testing.assert_array_equal(found.anomaly > threshold, nib.load(mask).get_fdata() == 1)
     assert re.findall(r'id="told">[^<]*<', page) == re.findall(r'id="told">[^<]*<', other)
