@@ -122,6 +122,15 @@ def test_restore_and_eval(export, run, tmp_path, caplog):
     assert len(read.identifiers(out)) == 4
 
 
+@pytest.mark.parametrize("content", [b"", bytes(128) + b"DICM", b"zebra"])
+def test_restore_of_a_file_that_cannot_be_read(run, tmp_path, caplog, content):
+    path = tmp_path / "Zebra_Quagga.dcm"
+    path.write_bytes(content)
+    code, printed = restored(run, path, tmp_path / "out")
+    assert code == 3
+    check(tmp_path / "out", printed, caplog)
+
+
 def test_preprocess(export, run, tmp_path, caplog):
     words = (
         "--config=configs/data.py:smoke",

@@ -62,13 +62,16 @@ class Header(NamedTuple):
 def files_of(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """Returns the files of the series that a folder, or one file, is; () for anything else.
 
+    A single file that is named like DICOM counts whatever it holds: its name may tell who was scanned.
+
     Raises:
       EnvironmentFault: it is a series, and pydicom is not installed.
     """
     if path.is_dir():
         found = tuple(series_files(path))
     else:
-        found = (path,) if foreign.is_dicom(path) and not folders.is_nifti(path) else ()
+        is_dicom = foreign.named(path.name) == foreign.DICOM or foreign.is_dicom(path)
+        found = (path,) if is_dicom and not folders.is_nifti(path) else ()
     if found and importlib.util.find_spec("pydicom") is None:
         raise EnvironmentFault(f"There is a DICOM series, and pydicom is not installed. {NEEDED}.")
     return found

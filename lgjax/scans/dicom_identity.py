@@ -68,6 +68,13 @@ def of(paths: Sequence[pathlib.Path]) -> Identity:
     return Identity(words, texts, series, None not in read and (complete or not told))
 
 
+def anybody(identities: Iterable[Identity]) -> Identity:
+    """Returns what all of some series say together, as `tells` asks for it."""
+    found = list(identities)
+    words, texts = (frozenset().union(*(getattr(one, part) for one in found)) for part in ("words", "texts"))
+    return Identity(words, texts, "", all(one.comparable for one in found))
+
+
 def tells(identity: Identity, name: str) -> bool:
     """Returns whether a name holds what tells who was scanned, but for case, accents, order and punctuation."""
     for plain in _spellings(_CAMEL.sub("_", name)):

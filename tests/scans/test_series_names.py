@@ -123,6 +123,41 @@ def test_without_any_identity_the_content_names_the_scan(tmp_path):
     assert check_hidden(tmp_path / "three", [str(other)]) != names[0]
 
 
+def text(path: pathlib.Path) -> None:
+    path.write_text("a web page")
+
+
+def dead_link(path: pathlib.Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("fault", [truncated, stub, garbled, dead_link, text])
+@pytest.mark.parametrize("name", ["Roe_Ann.dcm", "Roe_Ann.IMA"])
+def test_a_single_file_that_cannot_be_read_is_not_called_by_its_name(tmp_path, name, fault):
+    path = write(tmp_path / "in", dicoms.datasets(DATA, AFFINE)[:1]) / "000"
+    path = path.rename(path.with_name(name))
+    fault(path)
+    check_hidden(path, [str(path), str(path.parent)])
+    (subject,) = sources.find(str(path))
+    with pytest.raises(InputError) as told:
+        subject.image()
+    assert "roe" not in str(told.value).lower()
+
+
+@pytest.mark.parametrize("place", ["Roe_Ann/loc", "P1/loc_RoeAnn", "Roe_Ann"])
+def test_what_is_left_out_is_not_named_after_the_patient_of_another_series(tmp_path, place):
+    write(tmp_path / "P1" / "T2")
+    nameless = of_all(PatientIdentityRemoved="YES", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write(tmp_path / place, nameless)
+    write(tmp_path / "P2" / "loc", nameless)
+    listing = sources.survey(str(tmp_path), sources.Reading())
+    names = [name for name, _ in listing.left_out]
+    assert len(names) == 2
+    assert "P2/loc" in names
+    assert not [word for word in ("roe", "ann") if word in str(names).lower()]
+
+
 @pytest.mark.parametrize("fault", [stub, cut, garbled])
 def test_what_was_removed_by_its_own_account_needs_every_file(tmp_path, fault):
     folder = write(tmp_path / "P01", of_all(PatientIdentityRemoved="YES", PatientName="", PatientID=""))

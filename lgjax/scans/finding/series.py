@@ -1,5 +1,7 @@
 """Series of DICOM files in folders: each folder that holds some is a scan, and no name of a patient is passed on."""
 
+import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -30,17 +32,26 @@ def dicom(root: pathlib.Path, other: Other) -> Listing[Files]:
     Raises:
       EnvironmentFault: there is one, and pydicom is not installed.
     """
-    found = [(folder, paths) for folder in _places(root) if (paths := dicom_header.files_of(folder))]
-    judged = {folder: _judge(paths, folder) for folder, paths in found}
-    names = {folder: judged[folder].hidden or folder.relative_to(root).as_posix() for folder, _ in found}
-    reasons = {folder: other(folder, list(reversed(_parts(root, folder)))) for folder, _ in found}
-    alone = Counter(folder.parent for folder, _ in found if not reasons[folder])
+    found = {folder: paths for folder in _places(root) if (paths := dicom_header.files_of(folder))}
+    identities = {folder: dicom_identity.of(paths) for folder, paths in found.items()}
+    judged = {folder: _judge(identities[folder], paths, folder) for folder, paths in found.items()}
+    reasons = {folder: other(folder, list(reversed(_parts(root, folder)))) for folder in found}
+    tells = functools.cache(functools.partial(dicom_identity.tells, dicom_identity.anybody(identities.values())))
+
+    def said(folder: pathlib.Path) -> str:
+        """Names a series that is left out: it may lie in a folder that is named after the patient of another one."""
+        place = folder.relative_to(root)
+        if judged[folder].hidden or any(map(tells, place.parts)):
+            return judged[folder].hidden or _hash(identities[folder], found[folder])
+        return place.as_posix()
+
+    alone = Counter(folder.parent for folder in found if not reasons[folder])
     taken = [
         _files(_parts(root, folder), folder, paths, judged[folder], alone[folder.parent] == 1)
-        for folder, paths in found
+        for folder, paths in found.items()
         if not reasons[folder]
     ]
-    left_out = tuple(LeftOut(names[folder], reason) for folder, reason in reasons.items() if reason)
+    left_out = tuple(LeftOut(said(folder), reason) for folder, reason in reasons.items() if reason)
     return Listing(taken, left_out, notes(taken))
 
 
@@ -53,7 +64,7 @@ def one(path: pathlib.Path) -> Files | None:
     if not (paths := dicom_header.files_of(path)):
         return None
     name = re.sub(r"\.(dcm|dicom|ima)$", "", path.resolve().name, flags=re.IGNORECASE)
-    return _files([name], path, paths, _judge(paths, path), True)
+    return _files([name], path, paths, _judge(dicom_identity.of(paths), paths, path), True)
 
 
 def notes(found: Iterable[Files]) -> tuple[str, ...]:
@@ -84,16 +95,21 @@ class _Judged(NamedTuple):
     private: frozenset[pathlib.Path]  # as in Subject
 
 
-def _judge(paths: Sequence[pathlib.Path], place: pathlib.Path) -> _Judged:
-    """Compares the path of a series with who was scanned; what cannot be compared may tell.
-
-    The hash is that of the series' UID, or of its content where no file has a UID: no name of a file, no order and no
-    other series changes the hash.
-    """
-    identity = dicom_identity.of(paths)
+def _judge(identity: Identity, paths: Sequence[pathlib.Path], place: pathlib.Path) -> _Judged:
+    """Compares the path of a series with who was scanned; what cannot be compared may tell."""
     private = _private(identity, place)
-    content = (identity.series or dicom_header.digest(paths)) if private else ""
-    return _Judged(hashlib.sha256(content.encode()).hexdigest()[:_HASH] if private else "", private)
+    return _Judged(_hash(identity, paths) if private else "", private)
+
+
+def _hash(identity: Identity, paths: Sequence[pathlib.Path]) -> str:
+    """Returns a hash of a series' UID, or of its content where no file has a UID.
+
+    No name of a file, no order and no other series changes the hash. What cannot be read counts as empty.
+    """
+    content = identity.series
+    with contextlib.suppress(OSError):  # told when the scan's turn comes
+        content = content or dicom_header.digest(paths)
+    return hashlib.sha256(content.encode()).hexdigest()[:_HASH]
 
 
 def _private(identity: Identity, place: pathlib.Path) -> frozenset[pathlib.Path]:
