@@ -37,6 +37,7 @@ def render(cohort: Cohort) -> str:
     made = next((found.sidecar for found in cohort.finished.values()), None)
     return text.template("group.html").render(
         notice=text.NOTICE,
+        date=text.now(),
         name=group.NAME,
         rows=rows,
         names=[row["bids_name"] for row in rows],

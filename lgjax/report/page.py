@@ -1,7 +1,6 @@
 """The page of an evaluation: one self-contained HTML file to read offline, with every table, chart and picture."""
 
 import base64
-import datetime
 import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -47,7 +46,7 @@ def render(
         conditions=tables.conditions(results),
         notice=text.NOTICE,
         notes=[*notes(results), *resolutions(results)],
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=text.now(),
         headings=[column.heading for column in columns],
         table=tables.table(results, columns),
         our_headings=[column.heading for column in ours],

@@ -1,5 +1,6 @@
 """The text that tables and pages share: the notice, provenance in words, the templates of the pages."""
 
+import datetime
 import json
 import math
 from typing import Any
@@ -10,6 +11,11 @@ import numpy as np
 NOTICE = "Research use only. Not a medical device: nothing here may guide the care of a patient."
 
 ABSENT = "n/a"  # BIDS: an empty cell of a table
+
+
+def now() -> str:
+    """Returns when a page is made, to the minute."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def describe(value: Any) -> str:

@@ -4,7 +4,6 @@ The program is NiiVue (vendor/niivue.LICENSE.txt). `show.py` makes what is shown
 """
 
 import base64
-import datetime
 import functools
 import hashlib
 import html
@@ -108,7 +107,7 @@ def index(lines: Sequence[Line]) -> str:
         rates=" or ".join(percent(rate) for rate in sorted({line.rate for line in lines})),
         script=script,
         allowed=_allowed(script),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=text.now(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import json
 import pathlib
 import re
@@ -184,6 +185,9 @@ def test_the_page_shows_every_scan_the_most_lesion_first(cohort):
     tags = Tags(page)
     assert NOTICE in page
     assert "6 scans with results, 0 without" in page
+    (made,) = re.findall(r"lgjax group report · (\d{4}-\d\d-\d\d \d\d:\d\d) UTC", page)
+    made = datetime.datetime.fromisoformat(f"{made}+00:00")
+    assert datetime.timedelta() <= datetime.datetime.now(datetime.UTC) - made < datetime.timedelta(minutes=2)
     shown = [link["href"] for link in tags.all("a") if link["href"].startswith("sub-")]
     volumes = {name: sum(one.volume_ml for one in found.lesions) for name, found in cohort.finished.items()}
     ordered = sorted(volumes, key=lambda name: -volumes[name])
