@@ -26,7 +26,7 @@ from absl import flags
 from lgjax.cli import app
 from lgjax.cli.commands import expand
 from lgjax.derivatives import read, runs
-from lgjax.evaluation import settings
+from lgjax.evaluation import references, settings
 from lgjax.report import write
 from lgjax.runtime import places
 from lgjax.runtime.counting import counted
@@ -109,10 +109,12 @@ def main(words: Sequence[str] = ()) -> int:
     output = pathlib.Path(values.output or folders[0].parent / "evaluation")
     if pathlib.Path(labels).resolve() == output.resolve():
         raise UsageError(f"--output={output} is the folder of the references. Name another.")
-    app.say(told(folders, labels))
-    command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]])
-    options = (values.assume_ras, values.against, values.paper, command, lesion, values.any_sequence, values.viewer)
-    return tell(write.run_evaluation(folders, labels, output, settings.from_config(values.config), *options))
+    known = references.find(labels, values.assume_ras, lesion, values.any_sequence)
+    app.say(told(folders, known.said))
+    is_told = known.said == labels  # by the command, too
+    command = places.command(["python", "-m", "lgjax.eval", *sys.argv[1:]]) if is_told else ""
+    options = (values.against, values.paper, command, values.viewer)
+    return tell(write.run_evaluation(folders, known, output, settings.from_config(values.config), *options))
 
 
 def told(folders: Sequence[pathlib.Path], labels: str) -> str:

@@ -121,7 +121,7 @@ def preprocess(
         records = {one.subject.identifier: (one.scan, one.slices) for one in kept}
         records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
         failures = {**scans.failures, **slices.failures}
-        source = ", ".join(named) or opening.UNNAMED
+        source = ", ".join(named) or series.UNNAMED
         about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
         with claims.lock(SHARED):
             finish(folder, passes.index(recipe, splits, records), records, failures, about)

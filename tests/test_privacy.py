@@ -22,7 +22,7 @@ from tensorboardX.proto.event_pb2 import Event
 from configs import eval as eval_config
 from lgjax import train
 from lgjax.derivatives import sidecar
-from lgjax.evaluation import settings
+from lgjax.evaluation import references, settings
 from lgjax.preparation import recipe
 from lgjax.report import page, write
 from lgjax.runtime import devices, places
@@ -171,7 +171,7 @@ def test_an_evaluation_and_what_failed_in_it(restored, scans, place, several, mo
     output = place / f"evaluation{several}"
     words = ["lgjax.eval", f"--predictions={restored}", f"--labels={scans}", f"--output={output}"]
     judging = settings.from_config(eval_config.get_config())
-    found = write.run_evaluation(folders, str(scans), output, judging, command=places.command(words))
+    found = write.run_evaluation(folders, references.find(str(scans)), output, judging, command=places.command(words))
     assert len(found.failures) == len(folders)  # the reference of b lies elsewhere
     assert told(output) == []
 

@@ -17,7 +17,7 @@ from lgjax.derivatives import read, write
 from lgjax.report import page
 from lgjax.report import write as report
 from lgjax.runtime import devices, parallel
-from lgjax.scans import validator
+from lgjax.scans import sources, validator
 
 DATA = (derived.brain(3) * 7).astype(np.uint16)
 AFFINE = dicoms.oblique(zooms=(8.0, 8.0, 20.0)) @ np.diag([1, 1, -1, 1])
@@ -120,6 +120,20 @@ def test_restore_and_eval(export, run, tmp_path, caplog):
     assert code == 3
     check(out, printed, caplog)
     assert len(read.identifiers(out)) == 4
+
+
+def test_eval_against_references_in_the_folder_of_a_patient(export, run, tmp_path, caplog):
+    folder = tmp_path / "T2_ZEBRA_QUAGGA"
+    make(folder / "T2", "T2", None)
+    scan = sources.find(str(folder))[0].image()
+    images.save(folder / "T2_seg.nii.gz", (scan.data > scan.data.max() * 0.8).astype(np.uint8), scan.affine)
+    table = folder / "table.tsv"
+    table.write_text("participant_id\timage\treference\nP7\tT2\tT2_seg.nii.gz\n")
+    code, printed = restored(run, table, tmp_path / "out")
+    assert code == 0
+    code, more = run("eval", f"--predictions={tmp_path / 'out'}", f"--labels={table}", f"--output={tmp_path / 'e'}")
+    assert code == 0
+    check(tmp_path / "e", printed + more, caplog)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(128) + b"DICM", b"zebra"])

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from absl import flags
 
 from lgjax.runtime.counting import counted
+from lgjax.scans.finding import series
 from lgjax.scans.sources import is_phantom
 from lgjax.workdir import calibrations, experiment
 from lgjax.workdir.recorded import RELEASED, SHIPPED, is_released
 
-UNNAMED = "DICOM series"  # in place of names that may tell who was scanned
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
 
 def scans(names: Sequence[str], count: int) -> str:
     """Says where scans come from, and how many there are; of names that tell who was scanned none is given."""
-    named = (", ".join(names) or UNNAMED) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+    named = (", ".join(names) or series.UNNAMED) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
     return f"input: {named} ({counted(count, 'scan')})"
 
 

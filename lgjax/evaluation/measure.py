@@ -224,7 +224,7 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
     """
     predictions, broken = read_predictions(folder)
     failed = {name: _absent(name, folder) for name in known.subjects if name not in predictions}
-    named = places.shown(known.labels)
+    named = places.shown(known.said)
     failed |= {name: f"{named} holds no reference of it" for name in predictions if name not in known.subjects}
     failed |= {name: places.told(text) for name, text in broken.items()}
     matched = {name: item for name, item in predictions.items() if name in known.subjects}

@@ -36,7 +36,7 @@ def provenance(folder: pathlib.Path, references: References, sidecars: Sequence[
     first = sidecars[0]
     return Provenance(
         predictions=places.shown(folder),
-        labels=places.shown(references.labels),
+        labels=places.shown(references.said),
         lesion_labels=references.values,
         trained_on=places.told(first.trained_on) if isinstance(first.trained_on, str) else first.trained_on,
         lambda_=first.strength,

@@ -8,6 +8,7 @@ import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti, segmentations, sources
+from lgjax.scans.finding import series
 from lgjax.scans.participants import is_called_healthy
 from lgjax.scans.volume import Volume
 
@@ -20,6 +21,11 @@ class References(NamedTuple):
     labels: str  # how the user named them
     subjects: Mapping[str, sources.Subject]  # by identifier
     values: tuple[float, ...] = ()  # that are lesion; (): see `segmentations.lesion_of`
+
+    @property
+    def said(self) -> str:
+        """What outputs and messages call the references: `labels`, unless that may tell who was scanned."""
+        return next(iter(series.nameable([self.labels], self.subjects.values())), series.UNNAMED)
 
 
 class Reference(NamedTuple):

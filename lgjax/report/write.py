@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import lgjax
 from lgjax.derivatives.pages import FOLDER
 from lgjax.derivatives.read import Prediction, read_predictions
-from lgjax.evaluation import compare, published, records, references
+from lgjax.evaluation import compare, published, records
 from lgjax.evaluation.measure import Result, evaluate
 from lgjax.evaluation.references import References
 from lgjax.evaluation.settings import Settings
@@ -63,30 +63,24 @@ def save(result: Result, folder: pathlib.Path) -> None:
 
 def run_evaluation(
     folders: Sequence[pathlib.Path],
-    labels: str,
+    known: References,
     output: pathlib.Path,
     settings: Settings,
-    assume_ras: bool = False,
     against: str | None = None,
     with_paper: bool = False,
     command: str = "",
-    lesion_labels: Sequence[float] = (),
-    any_sequence: bool = False,
     with_viewer: bool = True,
 ) -> Written:
     """Evaluates folders of predictions and writes everything.
 
     Args:
       folders: what lgjax.restore wrote, a method each.
-      labels: scans with references.
+      known: the references.
       output: where metrics.json, tables and report go.
       settings: of the evaluation.
-      assume_ras: takes references that state no orientation as RAS.
       against: the method that every other one is compared with; None: the references of `settings` that are there.
       with_paper: appends the paper's own numbers, and names the outputs table1.
       command: how this was started, for the record.
-      lesion_labels: values of references that are lesion; (): see `segmentations.lesion_of`.
-      any_sequence: takes scans whose names or sidecars say another sequence than T2.
       with_viewer: writes a page for each subject that opens its volumes.
 
     Returns:
@@ -99,7 +93,6 @@ def run_evaluation(
     present = [folder for folder in folders if any(names.places(folder))] or folders[:1]
     named = _names(present)
     chosen = _compared(against, settings.references, list(named.values()))
-    known = references.find(labels, assume_ras, lesion_labels, any_sequence)
     _probe(output)
     found: dict[pathlib.Path, Result] = {}
     remedy = "Run lgjax.restore again, or name another folder"

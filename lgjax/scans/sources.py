@@ -71,8 +71,9 @@ def find(
       UsageError: there is no subject, no such layout, or a mask is given for a folder.
     """
     listing = survey(spec, Reading(layout, mask, max_voxels, assume_ras, volume, single_slice, any_sequence))
+    named = "".join(f"{name}: " for name in series.nameable([spec], listing.found))
     for line in lines(listing):
-        LOG.warning("%s: %s", spec, line)
+        LOG.warning("%s%s", named, line)
     return listing.found
 
 

@@ -40,7 +40,9 @@ PAIRS = measured.settings(least_subjects=2)  # intervals of the few subjects tha
 
 def run_evaluation(folders, labels, output, settings=PAIRS, **named) -> int:
     """Evaluates as the command does; returns the exit code."""
-    return door.tell(write.run_evaluation(folders, labels, output, settings, **named))
+    ways = {key: named.pop(key) for key in ("assume_ras", "any_sequence") if key in named}
+    known = references.find(labels, values=named.pop("lesion_labels", ()), **ways)
+    return door.tell(write.run_evaluation(folders, known, output, settings, **named))
 
 
 def evaluate(folder, known, settings=PAIRS) -> measure.Result:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing it takes a while, and --help lists layouts
 
 _DEPTH = ("", "*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")  # export/patient/study/series; discs have DICOM/ above
 _HASH = 8  # hexadecimal digits
+UNNAMED = "DICOM series"  # in place of names that may tell who was scanned
 _HIDDEN = "series:"  # begins what stands for the path of a series whose folders may be named after the patient
 
 
