@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pathlib
 
 import images
 import numpy as np
@@ -366,5 +367,9 @@ def test_paths_of_references_are_relative(tmp_path):
         (tmp_path / "jane" / "a.nii", "a.nii"),
         ("", ""),
         ("phantom:test:ms:1", "phantom:test:ms:1"),
+        ("the reference of the series", "the reference of the series"),
     ):
+        if isinstance(path, pathlib.Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         assert references.relative(str(root), str(path)) == told
