@@ -122,6 +122,28 @@ def test_restore_and_eval(export, run, tmp_path, caplog):
     assert len(read.identifiers(out)) == 4
 
 
+def test_restore_with_pages_of_the_viewer(export, run, tmp_path, caplog):
+    out = tmp_path / "out"
+    flags_of_it = ("--config=detection", "--method=intensity", f"--workdir={tmp_path / 'w'}", "--viewer")
+    code, printed = run("restore", *flags_of_it, f"--input={export}", f"--output={out}")
+    assert code == 3
+    assert list(out.glob("viewer/*.html"))
+    check(out, printed, caplog)
+
+
+def test_bids_with_dicom_in_sourcedata(run, tmp_path, caplog):
+    data = tmp_path / "data"
+    (data / "sub-01" / "anat").mkdir(parents=True)
+    images.save(data / "sub-01" / "anat" / "sub-01_T2w.nii.gz", DATA, AFFINE)
+    for name, fault in (("Zebra_Quagga/T2", None), ("sub-01/zebra_T2", ("cut", 2))):
+        make(data / "sourcedata" / name, name, fault)
+    words = ("participant", "--method=mirror_tv3d", "--skip-bids-validation")
+    code, printed = run("bids", data, tmp_path / "out", *words)
+    assert code == 0
+    check(tmp_path / "out", printed, caplog)
+    assert read.identifiers(tmp_path / "out") == ["sub-01"]
+
+
 def test_eval_against_references_in_the_folder_of_a_patient(export, run, tmp_path, caplog):
     folder = tmp_path / "T2_ZEBRA_QUAGGA"
     make(folder / "T2", "T2", None)
