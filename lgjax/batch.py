@@ -17,6 +17,7 @@ from lgjax.derivatives.boilerplate import Used
 from lgjax.derivatives.results import Speed
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
+from lgjax.preparation.kept import Kept
 from lgjax.runtime import claims as sharing
 from lgjax.runtime import devices, files, hosts, parallel, progress
 from lgjax.runtime.claims import Claims
@@ -55,9 +56,10 @@ def run(
     workers: int,
     scratch: pathlib.Path | None = None,
     as_dicom: bool = False,
+    kept: Kept | None = None,
 ) -> Outcome:
     """Restores what a search found, as `restore` does, and records what the search left out."""
-    outcome = restore(detector, scans.found, folder, workers, scratch, as_dicom, inputs)
+    outcome = restore(detector, scans.found, folder, workers, scratch, as_dicom, inputs, kept)
     if hosts.is_first_host():
         listing.record(folder, scans)
     return outcome
@@ -71,6 +73,7 @@ def restore(
     scratch: pathlib.Path | None = None,
     as_dicom: bool = False,
     inputs: Sequence[str] = (),
+    kept: Kept | None = None,
     expiry: float = sharing.EXPIRY,
 ) -> Outcome:
     """Restores subjects with one method; those that are finished are skipped, those that fail do not stop the others.
@@ -85,6 +88,7 @@ def restore(
       scratch: folder for what preparation needs for a while; None: the one of the results.
       as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
       inputs: files and folders that the scans come from, for the record.
+      kept: scans that methods before this one prepared; None: each is prepared here.
       expiry: seconds without a sign of life after which other processes count as dead.
 
     Raises:
@@ -102,7 +106,7 @@ def restore(
             boilerplate.remove(folder)
 
         bar = progress.track(None, detector.method.name, len(subjects), "scan")
-        stages = Stages(detector, folder, claims, workers, scratch, as_dicom)
+        stages = Stages(detector, folder, claims, workers, scratch, as_dicom, kept)
         began, busy = time.perf_counter(), detector.runner.busy
         with results.Results(folder, detector.about, claims) as record, bar:
             for subject, done, waited in parallel.until_done(stages.work, subjects):

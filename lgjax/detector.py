@@ -189,9 +189,9 @@ class Detector:
             raise UsageError(f"a detector takes one scan, no {given}. Read it first: detector(lgjax.read(image)).")
         return self.detect(subject, self.prepare(subject), sources.digest(subject))
 
-    def prepare(self, subject: Subject, scratch: pathlib.Path | None = None) -> Prepared:
-        """Prepares one scan as the training scans were; arguments and errors as in `pipeline.prepare`."""
-        return pipeline.prepare(subject, self.trained.recipe, scratch)
+    def prepare(self, subject: Subject) -> Prepared:
+        """Prepares one scan as the training scans were; errors as in `pipeline.prepare`."""
+        return pipeline.prepare(subject, self.trained.recipe)
 
     def plan(self, prepared: Prepared) -> Plan:
         """Plans the restoration of one prepared scan; errors as in `methods.scan.plan`."""

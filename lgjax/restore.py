@@ -33,6 +33,7 @@ from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
 from lgjax.derivatives import dicom, pages
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
+from lgjax.preparation import kept
 from lgjax.report import show
 from lgjax.runtime import devices, hosts
 from lgjax.runtime.errors import InputError, UsageError
@@ -120,11 +121,12 @@ def restore(
     folders = [folder / name if whole or len(names) > 1 else folder for name in names]
     for name, place in zip(names, folders, strict=True):
         batch.check_place(place, name, scans.found, inputs)
-    code = 0
+    code, prepared = 0, kept.Kept(kept.room(len(names)))
     for name, place in zip(names, folders, strict=True):
         try:
             detector = batch.from_config(config, workdir, name, mesh)
-            outcome = batch.run(detector, scans, shown, place, config.data.workers, as_dicom=arguments.dicom)
+            workers, as_dicom = config.data.workers, arguments.dicom
+            outcome = batch.run(detector, scans, shown, place, workers, as_dicom=as_dicom, kept=prepared)
             closing.tell_speed(*outcome.speed)
             closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, place)
             code = max(code, outcome.code)

@@ -17,6 +17,7 @@ from lgjax.derivatives.results import Work
 from lgjax.detector import Detector
 from lgjax.methods.queue import Queue
 from lgjax.methods.scan import Answer, Plan
+from lgjax.preparation.kept import Kept
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import parallel
 from lgjax.runtime.claims import Claims
@@ -55,6 +56,7 @@ class Stages:
         workers: int,
         scratch: pathlib.Path | None = None,
         as_dicom: bool = False,
+        kept: Kept | None = None,
     ):
         """Keeps what the stages share.
 
@@ -65,9 +67,10 @@ class Stages:
           workers: how many scans are prepared at once, and how many are written at once.
           scratch: folder for what preparation needs for a while; None: the one of the results.
           as_dicom: writes what was found in DICOM series as DICOM objects too.
+          kept: scans that methods before this one prepared; None: each is prepared here.
         """
         self.detector, self.folder, self.claims, self.workers = detector, folder, claims, workers
-        self.scratch, self.as_dicom = scratch or folder, as_dicom
+        self.scratch, self.as_dicom, self.kept = scratch or folder, as_dicom, kept or Kept()
 
     def work(self, subjects: Sequence[Subject]) -> Iterator[Work | None]:
         """Yields what was done to each subject, in order; None: another process is at work on it, or took it over."""
@@ -102,7 +105,7 @@ class Stages:
         about = {**self.detector.about, "SourceSHA256": digest}
         if write.is_done(self.folder, subject.identifier, about):
             return Work(results.FINISHED, occupied.scans(self.folder, [subject.identifier])[subject.identifier])
-        prepared = self.detector.prepare(subject, self.scratch)
+        prepared = self.kept.prepare(subject, self.detector.trained.recipe, digest, self.scratch)
         return Ready(prepared, self.detector.plan(prepared), digest, time.perf_counter() - began)
 
     def finish(self, job: Job) -> Work | None:

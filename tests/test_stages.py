@@ -11,6 +11,8 @@ import pytest
 from lgjax import batch
 from lgjax.derivatives import results, sidecar, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED
+from lgjax.preparation import pipeline
+from lgjax.preparation.kept import Kept
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, InputError
 from lgjax.scans import nifti, sources
@@ -83,8 +85,8 @@ def test_scans_are_told_in_order_and_a_fault_of_writing_is_that_of_its_scan(dete
 def test_no_stage_runs_far_ahead_of_the_next_one(detector, scans, tmp_path, monkeypatch):
     """So the memory of a cohort is that of a few scans, however slow the disk."""
     prepared, done, most = [], [], []
-    prepare, written = detector.prepare, write.write
-    monkeypatch.setattr(detector, "prepare", lambda *given: prepared.append(1) or prepare(*given))
+    prepare, written = pipeline.prepare, write.write
+    monkeypatch.setattr(pipeline, "prepare", lambda *given: prepared.append(1) or prepare(*given))
 
     def slow(*given):
         time.sleep(0.03)
@@ -144,3 +146,16 @@ def test_a_scan_that_another_process_took_over_is_left_alone(detector, scans, tm
         done = list(stages.work(scans[:4]))
     assert [work and work.outcome for work in done] == [RESTORED, None, FAILED, RESTORED]
     assert not sidecar.file(tmp_path, scans[1].identifier, sidecar.ANOMALY).exists()
+
+
+def test_the_next_method_takes_scans_as_they_were_prepared(detector, scans, tmp_path, monkeypatch):
+    prepared, prepare = [], pipeline.prepare
+    monkeypatch.setattr(pipeline, "prepare", lambda *given: prepared.append(1) or prepare(*given))
+    kept, two = Kept(1e9), scans[:2]
+    for name in ("one", "other"):
+        outcome = batch.restore(detector, two, tmp_path / name, 1, kept=kept)
+        assert outcome.speed.scans == 2
+    assert len(prepared) == 2
+    for subject in two:
+        ours, theirs = (sidecar.file(tmp_path / name, subject.identifier, sidecar.ANOMALY) for name in ("one", "other"))
+        assert ours.read_bytes() == theirs.read_bytes()
