@@ -46,7 +46,7 @@ class Machine:
         (folder / "launch" / "setup.sh").write_text('printf "setup.sh\\0$extras\\0\\n" >> "$LOG"\n')
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / "bin").mkdir()
-        for name in ("python", "srun", "scontrol", "gcloud", "git", "nvidia-smi"):
+        for name in ("python", "srun", "scontrol", "scancel", "gcloud", "git", "nvidia-smi"):
             self.fake(name)
         self.fake("nvidia-smi", '[ $# = 0 ] && echo "| CUDA Version: 12.4 |" || seq 3')
         self.fake("gcloud", TPU)
@@ -181,15 +181,45 @@ def test_sigterm_reaches_the_command_and_is_awaited(machine):
     assert stages(machine.noted())[-1] == "train"
 
 
-def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(machine):
-    machine.fake("srun", f'[[ "$*" = *lgjax.train* ]] || exit 0\n{KEEPS}')
+SRUN = f"""[[ "$*" = *lgjax.train* ]] || exit 0
+({KEEPS}) & task=$!
+trap 'kill -KILL "$task"; wait "$task"; exit 137' TERM  # srun(1): "forcing job termination"
+echo "$task" > "$LOG.task"
+wait "$task\""""
+SCANCEL = """case "$*" in  # of a job with --signal, no other than KILL reaches the batch script
+  "--signal=TERM 7") kill -TERM "$(cat "$LOG.task")" ;;
+esac"""
+
+
+def job(machine: Machine) -> subprocess.Popen:
+    """A job that trains."""
+    machine.fake("srun", SRUN)
+    machine.fake("scancel", SCANCEL)
     process = machine.start(*SCRIPTS["slurm"], *COHORT)
-    until((machine.folder / "log.up").exists)
+    until(lambda: (machine.folder / "log.up").exists() and (machine.folder / "log.task").exists())
+    return process
+
+
+def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(machine):
+    process = job(machine)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=30)
     assert process.returncode == 143
-    assert (machine.folder / "log.kept").exists()
-    assert machine.noted()[-1] == ["scontrol", "requeue", "7"]
+    assert (machine.folder / "log.kept").read_text() == "kept\n"
+    assert machine.noted()[-2:] == [["scancel", "--signal=TERM", "7"], ["scontrol", "requeue", "7"]]
+
+
+def test_a_job_that_slurm_ends_leaves_its_tasks_the_time_to_save(machine):
+    """SLURM has told the tasks: a second signal, or srun's end, would let them save nothing."""
+    process = job(machine)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=0.5)
+    os.kill(int((machine.folder / "log.task").read_text()), signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert (machine.folder / "log.kept").read_text() == "kept\n"
+    assert machine.noted()[-1][0] == "srun"
 
 
 def test_the_job_asks_for_the_signal_that_it_awaits():
