@@ -129,6 +129,7 @@ class Stages:
             detected = time.perf_counter()
             if not self._holds(subject):
                 return None
+            write.sweep(self.folder, subject.identifier)
             detection.save(self.folder)
         except InputError as error:
             return self._failed(subject, error, done, found.digest)

@@ -159,3 +159,19 @@ def test_the_next_method_takes_scans_as_they_were_prepared(detector, scans, tmp_
     for subject in two:
         ours, theirs = (sidecar.file(tmp_path / name, subject.identifier, sidecar.ANOMALY) for name in ("one", "other"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_scan_is_written(detector, scans, tmp_path):
+    one, out = scans[0], tmp_path / "out"
+    maps, figures = sidecar.file(out, one.identifier, sidecar.ANOMALY), sidecar.picture(out, one.identifier)
+    litter = [path.with_name(f".{path.name}.0123456789ab.tmp") for path in (maps, figures)]
+    others = [
+        maps.with_name(f".{one.identifier}_run-2_space-orig_mask.nii.gz.0123456789ab.tmp"),  # another scan's
+        maps.with_name(f"{one.identifier}_space-orig_notes.tmp"),  # a user's
+    ]
+    for path in (*litter, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    worked(detector, [one], out)
+    assert [path.exists() for path in (*litter, *others)] == [False, False, True, True]
+    assert maps.exists()

@@ -13,7 +13,7 @@ from lgjax.derivatives.sidecar import ANOMALY, DONE, PVALUE, RESTORED, SPACE, UN
 from lgjax.preparation import midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import files
-from lgjax.scans import nifti, pictures, scan_picture
+from lgjax.scans import names, nifti, pictures, scan_picture
 
 
 class Maps(NamedTuple):
@@ -65,6 +65,12 @@ def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:
     if found is not None and (digest is None or found.get("SourceSHA256") != digest):
         path.unlink()
         pages.forget(folder, subject)
+
+
+def sweep(folder: pathlib.Path, subject: str) -> None:
+    """Removes what killed processes left half written of a subject; nobody else may be writing the subject now."""
+    for place in (names.file, names.figure):
+        files.sweep(place(folder, subject, f"{SPACE}_"))
 
 
 def _told(path: pathlib.Path) -> dict[str, Any] | None:

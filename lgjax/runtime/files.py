@@ -1,6 +1,7 @@
 """Files on disk: all-or-nothing writing, reading that verifies and stays bounded, checksums."""
 
 import contextlib
+import glob
 import gzip
 import hashlib
 import json
@@ -17,6 +18,7 @@ from lgjax.runtime.errors import EnvironmentFault, InputError
 
 _CHUNK = 1 << 20  # bytes
 _MAX_PADDING = 1 << 20  # bytes of zeros tolerated after the content
+_SHOWN = 60  # characters of a name in that of its temporary file
 _MAX_DEFLATE_RATIO = 1032  # what deflate can reach
 COPY_AGAIN = "Copy or download the file again"
 
@@ -90,9 +92,19 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     _sync_folder(path.parent)
 
 
+def sweep(path: pathlib.Path) -> None:
+    """Removes the temporary files that killed processes left of files whose names begin with that of a path.
+
+    Nobody may be writing such files now. Of names too long to be told apart, the files stay.
+    """
+    if len(path.name) <= _SHOWN:
+        for left in path.parent.glob(f".{glob.escape(path.name)}*.tmp"):
+            left.unlink(missing_ok=True)
+
+
 def _beside(path: pathlib.Path) -> pathlib.Path:
     """Returns a name in the same folder that nothing has."""
-    return path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+    return path.with_name(f".{path.name[:_SHOWN]}.{secrets.token_hex(6)}.tmp")
 
 
 @contextlib.contextmanager
