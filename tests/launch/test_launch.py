@@ -145,11 +145,31 @@ def test_every_gpu_restores_with_a_process_of_its_own(machine):
     assert sorted(shown["restore"]) == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(("visible", "task", "gpu"), [("4,6", "1", "6"), ("", "3", "3"), ("GPU-a,GPU-b", "0", "GPU-a")])
+def own_gpu(machine: Machine, visible: str | None, task: str) -> subprocess.CompletedProcess:
+    """What a task is given on a node whose driver tells of GPUs 1, 2 and 3."""
+    shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    machine.environment |= {"SLURM_LOCALID": task, **shown}
+    return machine.run("own_gpu.sh", "printenv", "CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("visible", "task", "gpu"),
+    [("4,6", "1", "6"), ("GPU-a,GPU-b", "0", "GPU-a"), ("0", "3", "0"), (None, "2", "3")],
+)
 def test_a_task_has_a_gpu_of_its_own(machine, visible, task, gpu):
-    environment = {"CUDA_VISIBLE_DEVICES": visible, "SLURM_LOCALID": task, "PATH": os.environ["PATH"]}
-    command = ["bash", ROOT / "launch" / "own_gpu.sh", "printenv", "CUDA_VISIBLE_DEVICES"]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == f"{gpu}\n"
+    assert own_gpu(machine, visible, task).stdout == f"{gpu}\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "task", "count"), [("0,1,2,3", "6", 4), ("", "0", 0), (None, "0", 0), (None, "3", 3)]
+)
+def test_a_task_without_a_gpu_says_so_and_runs_nothing(machine, visible, task, count):
+    if count == 0:
+        machine.fake("nvidia-smi", "echo No devices were found; exit 6")
+    done = own_gpu(machine, visible, task)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith(f"task {task} of this node has no GPU: {count} are visible")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
