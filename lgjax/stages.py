@@ -104,6 +104,8 @@ class Stages:
         digest, began = sources.digest(subject), time.perf_counter()
         about = {**self.detector.about, "SourceSHA256": digest}
         if write.is_done(self.folder, subject.identifier, about):
+            if not self.as_dicom:  # in its turn it would be held for as long as a scan before it lacks its batch
+                self.claims.release(subject.identifier)
             return Work(results.FINISHED, occupied.scans(self.folder, [subject.identifier])[subject.identifier])
         prepared = self.kept.prepare(subject, self.detector.trained.recipe, digest, self.scratch)
         return Ready(prepared, self.detector.plan(prepared), digest, time.perf_counter() - began)

@@ -139,6 +139,18 @@ def test_the_record_says_how_fast_the_scans_were_restored(detector, scans, tmp_p
     assert 0 < speed.busy < speed.seconds
 
 
+def test_finished_scans_behind_one_that_waits_for_its_batch_are_held_by_nobody(detector, scans, tmp_path, monkeypatch):
+    """Else a process would hold all of a cohort but one, and ask for each among the claims of all before."""
+    worked(detector, scans[3:9], tmp_path)
+    waits, held, run = [scans[0], *scans[3:9]], [], detector.runner.batch
+    with Claims(tmp_path) as claims:
+        folder = tmp_path / ".lgjax" / "claims"
+        monkeypatch.setattr(detector.runner, "batch", lambda part: held.append(len([*folder.iterdir()])) or run(part))
+        done = list(Stages(detector, tmp_path, claims, 1).work(waits))
+    assert [work.outcome for work in done] == [RESTORED, *[FINISHED] * 6]
+    assert held == [1]
+
+
 def test_a_scan_that_another_process_took_over_is_left_alone(detector, scans, tmp_path):
     with Claims(tmp_path) as claims:
         stages = Stages(detector, tmp_path, claims, 1)

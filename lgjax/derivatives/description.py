@@ -14,6 +14,7 @@ from lgjax.scans import names, sources
 _IGNORED = {  # by what the folder holds: patterns as in .gitignore
     "restorations": (
         "sub-*/figures",
+        "/.lgjax",
         "/citations.bib",
         "/dicom",
         "/group_T2w.*",
@@ -26,6 +27,7 @@ _IGNORED = {  # by what the folder holds: patterns as in .gitignore
     "prepared scans": (
         "sub-*/figures",
         "*_desc-slices_*",
+        "/.lgjax",
         "/index.json",
         "/left_out.tsv",
         "/preprocessing.json",

@@ -3,6 +3,7 @@
 import datetime
 import json
 import pathlib
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ class Results:
         self.works: dict[str, Work] = {}
         self._path, self._claims, self._written = folder / NAME, claims, time.monotonic()
         self._unwritten: dict[str, Work] = {}
+        self._guard = threading.RLock()  # a signal may write in the midst of a writing, or from a thread of its own
         _read(self._path)  # a damaged one is told before the work
         about = {key: about.get(key) for key in _RUN}
         self._run = {"Id": claims.run, "Start": _now(), "End": None, "ExitCode": None, **about}
@@ -71,8 +73,10 @@ class Results:
         return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        self._signals.__exit__(None, None, None)
-        self._end(self.code if error is None else _code(error))
+        try:
+            self._end(self.code if error is None else _code(error))
+        finally:
+            self._signals.__exit__(None, None, None)
 
     @property
     def code(self) -> int:
@@ -107,7 +111,7 @@ class Results:
     def _write(self) -> None:
         """Enters what was noted since the last time; other processes enter theirs."""
         counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
-        with self._claims.lock(NAME):
+        with self._guard, self._claims.lock(NAME):
             earlier = _read(self._path)
             others = [self._seen(run) for run in earlier["Runs"] if run.get("Id") != self._run["Id"]]
             scans = dict(earlier["Scans"])

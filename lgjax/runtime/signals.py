@@ -12,6 +12,13 @@ GRACE = 2.0  # seconds that an interrupted command has to remove what it was wri
 _ending = False
 
 
+def _nothing(_: int) -> None:
+    """Has nothing to say before the end."""
+
+
+_say: Callable[[int], None] = _nothing  # what `before_end` calls
+
+
 class Terminated(SystemExit):
     """SIGTERM came during a block that had to be whole."""
 
@@ -50,18 +57,18 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def before_end(say: Callable[[int], None]) -> Iterator[None]:
-    """Calls a function with the exit code 143 before SIGTERM ends the process at once. Only for the main thread."""
+    """Calls a function with the exit code before a signal ends the process at once. Only for the main thread.
 
-    def handle(*_) -> None:
-        try:
-            say(143)
-        finally:
-            os._exit(143)
-
-    before = signal.signal(signal.SIGTERM, handle)
+    SIGTERM does so with 143, and Ctrl-C with 130 where what it raises has not ended the process within `GRACE`; then
+    another thread calls the function.
+    """
+    global _say
+    before, said = signal.signal(signal.SIGTERM, lambda *_: _leave(143)), _say
+    _say = say
     try:
         yield
     finally:
+        _say = said
         signal.signal(signal.SIGTERM, before)
 
 
@@ -73,13 +80,23 @@ def interrupt(number: int, _) -> None:
     """
     global _ending
     if _ending:  # the first one met a callback, or the user does not want to wait
-        os._exit(130)
+        _leave(130)
     _ending = True
     os.write(2, INTERRUPTED)
-    timer = threading.Timer(GRACE, os._exit, (130,))  # a scan that is being prepared is not waited for
+    timer = threading.Timer(GRACE, _leave, (130,))  # a scan that is being prepared is not waited for
     timer.daemon = True
     timer.start()
     raise KeyboardInterrupt("told")
+
+
+def _leave(code: int) -> None:
+    """Ends the process; a further signal meanwhile does not wait for what is said before the end."""
+    global _say
+    say, _say = _say, _nothing
+    try:
+        say(code)
+    finally:
+        os._exit(code)
 
 
 def _end(number: int) -> None:

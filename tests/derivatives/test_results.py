@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_a_run_says_what_was_done_to_which_scan(scans, tmp_path):
     assert "janedoe" not in (folder / "results.json").read_text()
     ((name, said),) = outcome.failures
     assert (name, said.startswith(str(scans))) == ("sub-b", True)  # the terminal is told the whole path
-    assert "/results.json" in (folder / ".bidsignore").read_text().splitlines()
+    assert {"/results.json", "/.lgjax"} <= set((folder / ".bidsignore").read_text().splitlines())
 
 
 def test_a_later_run_does_not_erase_what_was_done(scans, tmp_path):
@@ -138,6 +139,37 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
     assert content(tmp_path)["Runs"][0]["ExitCode"] == 143
     assert list(content(tmp_path)["Scans"]) == ["sub-a"]
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]  # other hosts see at once that it has gone
+
+
+def test_ctrl_c_is_noted_however_long_the_work_at_hand_takes(scans, tmp_path):
+    """Of which Python waits for every thread: too long for who pressed it, and the process ends in the midst of it."""
+    images.save(scans / "b.nii.gz", derived.brain(1), derived.GRID)
+    code = f"""
+import os, pathlib, signal, threading, time
+import derived
+from lgjax import batch
+from lgjax.derivatives import write
+from lgjax.runtime import signals
+from lgjax.scans import sources
+signals.GRACE = 0.2
+signal.signal(signal.SIGINT, signals.interrupt)
+written = write.write
+def slow(folder, subject, *rest):
+    if subject == "sub-b":
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()  # sub-a is noted
+        time.sleep(20)
+    written(folder, subject, *rest)
+write.write = slow
+subjects = sources.find({str(scans)!r})
+batch.restore(derived.detector(), subjects, pathlib.Path({str(tmp_path / "out")!r}), 1)
+"""
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=paths, capture_output=True, timeout=60)
+    assert ended.returncode == 130, ended.stderr
+    found = content(tmp_path / "out")
+    assert (found["Runs"][0]["ExitCode"], list(found["Scans"])) == (130, ["sub-a"])
+    assert found["Runs"][0]["End"]
+    assert not (tmp_path / "out" / ".lgjax").exists()  # other hosts see at once that it has gone
 
 
 def test_the_handler_of_before_is_back(tmp_path):
