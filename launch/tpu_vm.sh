@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a TPU VM or a pod of them, copies lgjax there, trains, calibrates, restores and evaluates a cohort on all its
-# workers, fetches the results and deletes the TPU, whatever happens. Needs gcloud with a project.
+# workers, fetches the results and deletes the TPU, whatever happens. Needs gcloud with a project. A TPU that was not made
+# from this clone is neither used nor deleted.
 #
 #   bash launch/tpu_vm.sh --zone=us-west4-a --type=v5litepod-8 --healthy=HEALTHY --patients=PATIENTS
 #   bash launch/tpu_vm.sh --zone=us-west4-a --type=v5litepod-64 --queued --spot --share=10.0.0.2:/lgjax \
@@ -42,6 +43,11 @@ of() {  # prints a command for a worker's shell, in the folder of lgjax
   printf -v line '%q ' "$@"
   echo "cd lgjax && export PATH=\$PWD/.venv/bin:\$PATH && ${line% }"
 }
+mark=clone$(printf %s "$(id -un)@$(uname -n):$PWD" | cksum | cut -d' ' -f1)  # a label of the TPUs of this clone
+made=''
+mine() {  # whether this run made the TPU, or an earlier run of this clone did
+  [ -n "$made" ] || describe | grep -w "$mark" > /dev/null
+}
 delete() {
   if [ -n "$queued" ]; then
     run "${gcloud[@]}" queued-resources delete "$name" "--zone=$zone" --force --quiet
@@ -52,7 +58,7 @@ delete() {
 # shellcheck disable=SC2329  # a trap calls it
 fetch() {  # copies from the first worker what was made, all that there is
   run mkdir -p "$here"
-  for folder in model restored evaluation; do
+  for folder in "${results[@]}"; do
     run "${gcloud[@]}" tpu-vm scp --recurse "$name:$output/$folder" "$here" "--zone=$zone" --worker=0 \
       || echo "$folder was not fetched" >&2
   done
@@ -61,24 +67,29 @@ fetch() {  # copies from the first worker what was made, all that there is
 leave() {  # at the end, whatever it is
   code=$?
   trap - EXIT
-  [ -z "$made" ] || fetch
-  [ -n "$keep" ] || delete || echo "the TPU $name in $zone may still be there, and cost: delete it" >&2
+  [ -z "$ready" ] || fetch
+  [ -n "$keep" ] || { mine && delete; } \
+    || echo "the TPU $name in $zone was not deleted: if it is there and yours, it costs: delete it" >&2
   exit "$code"
 }
 create() {
-  local about=("--zone=$zone" "--accelerator-type=$type" "${spot[@]}")
+  local about=("--zone=$zone" "--accelerator-type=$type" "--labels=lgjax=$mark" "${spot[@]}")
   if [ -n "$queued" ]; then
     run "${gcloud[@]}" queued-resources create "$name" "--node-id=$name" "${about[@]}" "--runtime-version=$version"
   else
     run "${gcloud[@]}" tpu-vm create "$name" "${about[@]}" "--version=$version"
   fi
+  made=yes
 }
-state() {  # prints the state of the TPU, or of its place in the queue; nothing where there is none
-  if [ -n "$queued" ]; then
-    run "${gcloud[@]}" queued-resources describe "$name" "--zone=$zone" '--format=value(state.state)' 2> /dev/null || true
-  else
-    run "${gcloud[@]}" tpu-vm describe "$name" "--zone=$zone" '--format=value(state)' 2> /dev/null || true
-  fi
+describe() {  # prints the TPU, or its place in the queue; nothing where there is none
+  local what=tpu-vm
+  [ -z "$queued" ] || what='queued-resources'
+  run "${gcloud[@]}" $what describe "$name" "--zone=$zone" "$@" 2> /dev/null || true
+}
+state() {
+  local field=state
+  [ -z "$queued" ] || field=state.state
+  describe "--format=value($field)"
 }
 turn() {  # returns when the TPU's turn in the queue has come
   local now
@@ -89,7 +100,7 @@ turn() {  # returns when the TPU's turn in the queue has come
 }
 
 # Where things are on the workers, and what has to be copied there.
-here=$output root=lgjax made='' scans='' copied=()
+here=$output root=lgjax ready='' scans='' copied=() results=(model restored evaluation)
 [ -z "$share" ] || root=/mnt/lgjax
 for key in healthy patients labels output; do
   folder="${!key}"
@@ -99,7 +110,9 @@ for key in healthy patients labels output; do
     printf -v "$key" %s "$root/$folder"
   elif [ "$key" = output ]; then
     output=results
-    [ ! -d "$folder" ] || copied+=("$folder/.:results")  # of an earlier run, which resumes
+    for inner in "${results[@]}"; do  # of an earlier run, which resumes
+      [ ! -d "$folder/$inner" ] || copied+=("$folder/$inner:results/")
+    done
   elif [ "$key" = labels ] && [ "$folder" = "$scans" ]; then
     labels=$patients
   else
@@ -112,6 +125,10 @@ steps
 [ -n "$share" ] || output=$root/$output  # as seen from the home folder
 
 before=$(state)
+if [ -n "$before" ] && ! mine; then
+  echo "the TPU $name in $zone was not made from this clone: give another --name, or delete it yourself" >&2
+  exit 4
+fi
 case "$before" in
   READY | ACTIVE | WAITING* | PROVISIONING | ACCEPTED) trap leave EXIT ;;  # kept by an earlier run
   '') trap leave EXIT; create ;;
@@ -127,15 +144,17 @@ fi
 run mkdir -p build
 run git archive --format=tar.gz --output=build/lgjax.tar.gz HEAD
 run "${gcloud[@]}" tpu-vm scp build/lgjax.tar.gz "$name:" "--zone=$zone" --worker=all
-everywhere run "mkdir -p lgjax/{healthy,patients,labels,results} && tar -xzf lgjax.tar.gz -C lgjax && sudo apt-get update -q &&\
- sudo apt-get install -qy python3.11-venv nfs-common && cd lgjax && extras=tpu bash launch/setup.sh"
+everywhere run "mkdir -p lgjax/{healthy,patients,labels,results} && tar -xzf lgjax.tar.gz -C lgjax"
+everywhere run "for wait in 60 60 60 60 60 0; do sudo apt-get update -q && break; sleep \$wait; done;\
+ sudo apt-get install -qy -o DPkg::Lock::Timeout=600 python3.11-venv nfs-common"  # after the first boot, updates hold the locks
+everywhere run "cd lgjax && extras=tpu bash launch/setup.sh"
 if [ -n "$share" ]; then
   everywhere run "sudo mkdir -p $root && (mountpoint -q $root || sudo mount -t nfs $share $root)"
 fi
 for pair in "${copied[@]}"; do
   run "${gcloud[@]}" tpu-vm scp --recurse "${pair%:*}" "$name:lgjax/${pair##*:}" "--zone=$zone" --worker=0
 done
-made=yes
+ready=yes
 everywhere try "$(of "${preprocess[@]}" --config.workers=16)"
 everywhere run "$(of "${train[@]}" --hosts=auto)"
 everywhere run "$(of "${calibrate[@]}" --hosts=auto)"

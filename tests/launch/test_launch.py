@@ -33,6 +33,11 @@ TPU = """case "$*" in  # of gcloud: a TPU is there once it is made
   *queued*describe*) [ ! -e "$LOG.made" ] || echo ACTIVE ;;
   *describe* | *worker=1*) exit 1 ;;  # nor is there a second worker
 esac"""
+OTHERS = """case "$*" in  # of gcloud: somebody's TPU is there
+  *describe*state*) echo {state} ;;
+  *describe*) printf 'labels:\\n  lgjax: {mark}\\n' ;;
+  *create* | *worker=1*) exit 1 ;;
+esac"""
 STAGES = ["preprocess", "train", "calibrate", "restore", "eval"]
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="launch/ wants bash")
 
@@ -263,26 +268,76 @@ def test_a_tpu_is_deleted_whatever_happens_and_results_are_fetched_before(machin
     assert tpus(machine)[-4:] == ["scp", "scp", "scp", "delete"]
 
 
-def test_a_tpu_that_could_not_be_made_is_deleted_too(machine):
-    machine.fake("gcloud", 'case "$*" in *create*|*describe*) exit 1 ;; esac')
-    assert machine.run(*SCRIPTS["tpu"], *COHORT).returncode == 1
-    assert tpus(machine) == ["describe", "create", "delete"]
+def mark(machine: Machine, *words: str) -> str:
+    """The label by which the scripts know their TPUs."""
+    (found,) = re.findall(r"--labels=lgjax=(\w+)", "\n".join(dry(machine, *words, *COHORT)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["tpu", "pod"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_tpu_whose_making_failed_is_deleted_where_it_is_there(machine, name, is_there):
+    there = f"{OTHERS.format(state='READY', mark=mark(machine, *SCRIPTS[name]))}\n"
+    machine.fake("gcloud", f'[[ "$*" = *describe*state* ]] && exit 1\n{there if is_there else "exit 1"}')
+    done = machine.run(*SCRIPTS[name], *COHORT)
+    assert done.returncode == 1
+    assert tpus(machine) == ["describe", "create", "describe", *["delete"] * is_there]
+    assert ("delete it" in done.stderr) != is_there
 
 
 @pytest.mark.parametrize(("state", "begin"), [("READY", []), ("PREEMPTED", ["delete", "create"])])
-def test_a_tpu_that_is_there_is_used_again_or_replaced(machine, state, begin):
-    machine.fake("gcloud", f'case "$*" in *describe*) echo {state} ;; *worker=1*) exit 1 ;; esac')
-    assert machine.run(*SCRIPTS["tpu"], *COHORT, "--keep").returncode == 0
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_tpu_of_an_earlier_run_is_used_again_or_replaced(machine, state, begin, keep):
+    own = OTHERS.format(state=state, mark=mark(machine, *SCRIPTS["tpu"])).replace("*create* | ", "")
+    machine.fake("gcloud", own)
+    assert machine.run(*SCRIPTS["tpu"], *COHORT, *["--keep"] * keep).returncode == 0
     done = tpus(machine)
-    assert done[: 1 + len(begin)] == ["describe", *begin]
-    assert done.count("delete") == begin.count("delete")
+    assert done[: 2 + len(begin)] == ["describe", "describe", *begin]
+    assert done.count("delete") == begin.count("delete") + (not keep)
+
+
+@pytest.mark.parametrize("state", ["READY", "ACTIVE", "PREEMPTED", "CREATING"])
+@pytest.mark.parametrize("name", ["tpu", "pod"])
+def test_a_tpu_of_somebody_else_is_left_alone(machine, name, state):
+    own = mark(machine, *SCRIPTS[name])
+    machine.fake("gcloud", OTHERS.format(state=state, mark=f"{own}1"))
+    done = machine.run(*SCRIPTS[name], *COHORT)
+    assert (done.returncode, tpus(machine)) == (4, ["describe", "describe"])
+    assert "give another --name" in done.stderr
+
+
+def test_a_tpu_that_came_between_is_left_alone(machine):
+    """As where the first look failed: the name is somebody's, upon which nothing is made."""
+    theirs = OTHERS.format(state="READY", mark="1")
+    machine.fake("gcloud", f'[[ "$*" = *describe*state* ]] && exit 1\n{theirs}')
+    done = machine.run(*SCRIPTS["tpu"], *COHORT)
+    assert (done.returncode, tpus(machine)) == (1, ["describe", "create", "describe"])
+    assert "was not deleted" in done.stderr
+
+
+def test_clones_have_marks_of_their_own(machine, tmp_path):
+    other = Machine(tmp_path / "other")
+    marks = [mark(place, *SCRIPTS["tpu"]) for place in (machine, other, machine)]
+    assert marks[0] == marks[2] != marks[1]
+    assert re.fullmatch("[a-z0-9]{1,63}", marks[0])  # as labels of Google's may be
 
 
 def test_a_tpu_in_another_state_is_left_alone(machine):
-    machine.fake("gcloud", 'case "$*" in *describe*) echo CREATING ;; esac')
+    machine.fake("gcloud", OTHERS.format(state="CREATING", mark=mark(machine, *SCRIPTS["tpu"])))
     done = machine.run(*SCRIPTS["tpu"], *COHORT)
-    assert (done.returncode, tpus(machine)) == (4, ["describe"])
+    assert (done.returncode, tpus(machine)) == (4, ["describe", "describe"])
     assert "is CREATING" in done.stderr
+
+
+def test_what_an_earlier_run_made_is_copied_to_the_tpu(machine):
+    for inner in ("model", "evaluation", "prepared"):
+        (machine.folder / "out" / inner).mkdir(parents=True)
+    assert machine.run(*SCRIPTS["tpu"], *COHORT).returncode == 0
+    copied = [command[6:8] for command in machine.noted() if "scp" in command and "--recurse" in command]
+    assert [pair for pair in copied if pair[1].endswith("results/")] == [
+        ["out/model", "lgjax:lgjax/results/"],
+        ["out/evaluation", "lgjax:lgjax/results/"],
+    ]
 
 
 def test_several_workers_want_a_disk_in_common(machine):
