@@ -1,7 +1,9 @@
 """The record of what runs did to which scan in how long, results.json: of every run a line, of every scan its last."""
 
+import contextlib
 import datetime
 import json
+import math
 import pathlib
 import threading
 import time
@@ -16,6 +18,7 @@ NAME = "results.json"
 RESTORED, FINISHED, FAILED = "restored", "finished before", "failed"  # what was done to a scan
 ELSEWHERE = "restored by another process"  # while this run was at work
 INTERVAL = 10.0  # seconds between two writings while scans are restored
+PATIENCE = 5.0  # seconds that a process which is told to end waits for the record
 _RUN = ("Method", "Version", "JaxVersion", "Device")  # what sidecars say of a run, by their keys
 _COUNTS = {"Restored": RESTORED, "RestoredElsewhere": ELSEWHERE, "FinishedBefore": FINISHED, "Failed": FAILED}
 
@@ -100,18 +103,19 @@ class Results:
         self._run |= {**times, "ScansPerHour": float(f"{speed.scans_per_hour:.4g}")}
         return speed
 
-    def _end(self, code: int) -> None:
+    def _end(self, code: int, patience: float = math.inf) -> None:
         self._run |= {"End": _now(), "ExitCode": code}
-        self._write()
+        self._write(patience)
 
     def _terminated(self, code: int) -> None:
-        self._end(code)
+        with contextlib.suppress(TimeoutError):  # the signal may have come while this process was taking the lock
+            self._end(code, PATIENCE)
         self._claims.leave()  # other hosts need not wait for signs of life
 
-    def _write(self) -> None:
-        """Enters what was noted since the last time; other processes enter theirs."""
+    def _write(self, patience: float = math.inf) -> None:
+        """Enters what was noted since the last time; other processes enter theirs, for whom it waits `patience` s."""
         counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
-        with self._guard, self._claims.lock(NAME):
+        with self._guard, self._claims.lock(NAME, patience):
             earlier = _read(self._path)
             others = [self._seen(run) for run in earlier["Runs"] if run.get("Id") != self._run["Id"]]
             scans = dict(earlier["Scans"])

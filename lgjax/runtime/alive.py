@@ -2,8 +2,24 @@
 
 import os
 import pathlib
+from typing import NamedTuple
 
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
+
+
+class Worker(NamedTuple):
+    """A process that works in a folder."""
+
+    run: str  # random: names the process's file
+    host: str
+    pid: int
+    began: str  # see `began`
+    system: str  # see `system`
+    task: str = ""  # digest of what the process works at; "": not said yet
+    label: str = ""  # of the task, in words
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
 
 def system() -> str:

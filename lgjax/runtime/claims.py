@@ -12,9 +12,11 @@ follows itself, which fails where another one was first.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import secrets
@@ -22,31 +24,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from lgjax.runtime import alive
+from lgjax.runtime.alive import Worker
 from lgjax.runtime.errors import EnvironmentFault, UsageError
+from lgjax.runtime.gone import GONE, if_there, list_folder
 
 LOG = logging.getLogger(__name__)
 FOLDER = ".lgjax"
 EXPIRY = 60.0  # seconds without a sign of life after which a process counts as dead
 _BEATS = 12  # signs of life in that time
 _TURN = 0.02  # seconds between two looks at a lock that another process holds
-
-
-class Worker(NamedTuple):
-    """A process that works in a folder."""
-
-    run: str  # random: names the process's file
-    host: str
-    pid: int
-    began: str  # see `alive.began`
-    system: str  # see `alive.system`
-    task: str = ""  # digest of what the process works at; "": not said yet
-    label: str = ""  # of the task, in words
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
 
 
 class Claims:
@@ -132,23 +120,29 @@ class Claims:
             self._let_go(_key(item))
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Waits until no other process is in a block of this name; a block may stand within itself."""
-        key = _key(name)
-        if self._owner(key, self._top(key)) == self.run:  # as where a signal comes within the block
-            yield
-            return
-        while not self.take(name):
+    def lock(self, name: str, patience: float = math.inf) -> Iterator[None]:
+        """Waits until no other process is in a block of this name; a block may stand within itself.
+
+        Raises:
+          TimeoutError: that took longer than `patience` seconds.
+        """
+        with self._faults():
+            key, until = _key(name), time.monotonic() + patience
+            within = self._owner(key, self._top(key)) == self.run  # as where a signal comes within the block
+        while not (within or self.take(name)):
+            if time.monotonic() > until:
+                raise TimeoutError(name)
             time.sleep(_TURN)
         try:
             yield
         finally:
-            self.release(name)
+            if not within:
+                self.release(name)
 
     def others(self) -> list[Worker]:
         """Lists the other processes that work in this folder now."""
         with self._faults():
-            runs = {path.stem for path in _list(self._workers)} - {self.run}
+            runs = {path.stem for path in list_folder(self._workers)} - {self.run}
             found = (self._living(run) for run in sorted(runs))
             return [worker for worker in found if worker]
 
@@ -175,7 +169,9 @@ class Claims:
         try:
             self._claims.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except (FileExistsError, FileNotFoundError):  # the latter where the last process has just removed the folder
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, *GONE):  # gone where the last process has just removed the folder
+                raise
             return False
         try:
             with os.fdopen(descriptor, "w") as file:
@@ -190,32 +186,34 @@ class Claims:
         return True
 
     def _let_go(self, key: str) -> None:
-        """Removes a claim, the first generation first: the highest one holds until all are gone."""
-        for generation in range(1, self._held.pop(key, 0) + 1):
-            self._claim(key, generation).unlink(missing_ok=True)
+        """Removes a claim that still holds, the first generation first: the highest one holds until all are gone."""
+        top = self._held.pop(key, 0)
+        if top and top == self._top(key) and self._owner(key, top) == self.run:  # nobody took this process for dead
+            for generation in range(1, top + 1):
+                with if_there():
+                    self._claim(key, generation).unlink()
 
     def _bury(self) -> None:
         """Removes the files of processes that are dead, and the claims that these left."""
-        for key in {path.name.partition(".")[0] for path in _list(self._claims)}:
+        for key in {path.name.partition(".")[0] for path in list_folder(self._claims)}:
             top = self._top(key)
             before = self._owner(key, top)
             if top and not self._holds(key, top, before) and self._follow(key, top, before):
                 self._let_go(key)
-        for path in _list(self._workers):
+        for path in list_folder(self._workers):
             if not self._living(path.name):
                 path.unlink(missing_ok=True)
 
     def _top(self, key: str) -> int:
         """Returns the highest generation of a claim; 0: nobody holds the item."""
-        names = (path.name.partition(".") for path in _list(self._claims))
+        names = (path.name.partition(".") for path in list_folder(self._claims))
         return max((int(generation) for name, _, generation in names if name == key), default=0)
 
     def _owner(self, key: str, generation: int) -> str | None:
         """Returns the run that made a claim; "" where it is just being made, None where there is no such claim."""
-        try:
+        with if_there():
             return self._claim(key, generation).read_text()
-        except FileNotFoundError:
-            return None
+        return None
 
     def _holds(self, key: str, generation: int, owner: str | None) -> bool:
         """Returns whether a claim is that of a living process."""
@@ -238,20 +236,18 @@ class Claims:
     def _read(self, path: pathlib.Path) -> str | None:
         """Reads a file; None where it has expired, or is gone."""
         now = self._now()
-        try:
-            with open(path) as file:  # a network file system asks the server for the time at the opening
-                return file.read() if now - os.fstat(file.fileno()).st_mtime <= self.expiry else None
-        except FileNotFoundError:
-            return None
+        with if_there(), open(path) as file:  # a network file system asks the server for the time at the opening
+            return file.read() if now - os.fstat(file.fileno()).st_mtime <= self.expiry else None
+        return None
 
     def _now(self) -> float:
         """Touches the file of this process, and returns the time by the clock of the file system."""
         path = self._file(self.run)
         with self._guard:
-            try:
+            with if_there():
                 os.utime(path)
-            except FileNotFoundError:  # this process stood still, and another one took it for dead
-                self._present()
+                return path.stat().st_mtime
+            self._present()  # this process stood still, and another one took it for dead
             return path.stat().st_mtime
 
     def _present(self) -> None:
@@ -259,13 +255,11 @@ class Claims:
         path = self._file(self.run)
         temporary = path.with_suffix(".tmp")
         while True:
-            try:
+            with if_there():  # the last process may just be removing the folder
                 self._workers.mkdir(parents=True, exist_ok=True)
                 temporary.write_text(json.dumps(self._me._asdict()))
                 os.replace(temporary, path)
                 return
-            except FileNotFoundError:  # the last process has just removed the folder
-                LOG.debug("%s is made again", self._workers)
 
     def _beat(self) -> None:
         """Gives signs of life until the end."""
@@ -297,11 +291,3 @@ class Claims:
 def _key(item: str) -> str:
     """Returns what stands for an item in the names of its claims."""
     return hashlib.sha256(item.encode()).hexdigest()[:32]
-
-
-def _list(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lists a folder; [] where it is not there."""
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []

@@ -16,7 +16,7 @@ from conftest import ROOT
 from lgjax import batch, stages
 from lgjax.derivatives import results, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED, Results, Work
-from lgjax.runtime import files
+from lgjax.runtime import claims, files
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, InputError
 from lgjax.scans import sources
@@ -266,3 +266,15 @@ def test_masks_of_rates_that_are_asked_no_more_go(scans, tmp_path):
     write.file(out, "sub-a", write.ANOMALY, "json").unlink()
     restored(scans, out)
     assert not old.exists()
+
+
+def test_a_run_that_is_told_to_end_while_it_takes_the_lock_ends_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "PATIENCE", 0.05)
+    with recorded(tmp_path) as record:
+        before = content(tmp_path)
+        unsigned = tmp_path / ".lgjax" / "claims" / f"{claims._key(results.NAME)}.1"
+        unsigned.touch()  # as between the making of a claim and its signature
+        record._terminated(143)
+        assert record._claims.others() == []
+        assert content(tmp_path) == before
+        unsigned.unlink()

@@ -1,5 +1,6 @@
 """Processes that share items by files: each item is taken once, and what a dead process held is taken over."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -149,6 +150,55 @@ def test_a_process_that_stood_still_has_lost_what_another_took_over(tmp_path, ho
         assert said == "False True\n"  # nobody took b
         assert mine.confirm("a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_stood_still_leaves_the_claims_of_its_successors(tmp_path):
+    with Claims(tmp_path) as still, Claims(tmp_path) as second, Claims(tmp_path) as third:
+        assert still.take("a")
+        key = claims._key("a")
+        assert second._follow(key, 1, still.run)  # as after the expiry
+        still.release("a")
+        assert second.confirm("a")
+        second.release("a")
+        assert still.take("b")
+        assert second._follow(claims._key("b"), 1, still.run)
+        second.release("b")
+        assert third.take("b")  # its generation is the one that the first process had
+        still.release("b")
+        assert third.confirm("b")
+
+
+def test_a_file_that_another_host_removed_is_gone(tmp_path, monkeypatch):
+    """NFS says ESTALE then."""
+    read = pathlib.Path.read_text
+
+    def stale(path, *rest):
+        if path.parent.name == "claims" and not stale.said:
+            stale.said = True
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path, *rest)
+
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        assert one.take("a")
+        stale.said = False
+        monkeypatch.setattr(pathlib.Path, "read_text", stale)
+        assert not other.take("a")
+        assert stale.said
+        monkeypatch.setattr(pathlib.Path, "read_text", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(EnvironmentFault, match="broken"), other.lock("a"):
+            pytest.fail("nobody knows who is in the block")
+        monkeypatch.undo()
+
+
+def test_a_lock_is_waited_for_no_longer_than_told(tmp_path):
+    with (
+        Claims(tmp_path) as one,
+        Claims(tmp_path) as other,
+        one.lock("a"),
+        pytest.raises(TimeoutError),
+        other.lock("a", 0.05),
+    ):
+        pytest.fail("two are in the block at a time")
 
 
 def test_of_two_that_saw_the_same_dead_owner_one_takes_over(tmp_path, holder):
