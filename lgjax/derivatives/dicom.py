@@ -94,11 +94,8 @@ def write(folder: pathlib.Path, subject: Subject) -> None:
 @contextlib.contextmanager
 def _refusals(said: str) -> Iterator[None]:
     """Turns what highdicom raises of a series that lacks something into an InputError that quotes no value."""
-    from pydicom.config import disable_value_validation
-
     try:
-        with disable_value_validation():
-            yield
+        yield
     except Exception as error:
         what = error.name if isinstance(error, AttributeError) else type(error).__name__
         problem = f"cannot be referred to by a DICOM object: highdicom refuses the series ({what})"

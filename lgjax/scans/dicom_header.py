@@ -133,15 +133,10 @@ def texts(value: Any) -> list[str]:
 
 @contextlib.contextmanager
 def damage(paths: Sequence[pathlib.Path], file: int, said: str) -> Iterator[None]:
-    """Turns whatever reading a file can raise into an InputError that quotes nothing of the file, nor its name.
-
-    Values are not checked meanwhile: a check of pydicom's would warn with the value.
-    """
-    from pydicom.config import disable_value_validation
-
+    """Turns whatever reading a file can raise into an InputError that quotes nothing of the file, nor its name."""
+    _check_no_values()
     try:
-        with disable_value_validation():
-            yield
+        yield
     except InputError:
         raise
     except OSError as error:
@@ -151,6 +146,16 @@ def damage(paths: Sequence[pathlib.Path], file: int, said: str) -> Iterator[None
         raise InputError(
             said, f"is damaged or cut short: {which} cannot be read ({type(error).__name__})", files.COPY_AGAIN
         ) from error
+
+
+def _check_no_values() -> None:
+    """Has pydicom check no value from now on, since a check would warn with the value.
+
+    pydicom has one mode for all threads: where one restored the mode, another one would still need this one.
+    """
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.IGNORE
 
 
 def _read(path: pathlib.Path, tags: list[str]) -> Any:

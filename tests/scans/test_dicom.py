@@ -189,6 +189,19 @@ def test_what_is_no_series_of_one_stack_is_refused_by_name(tmp_path, case):
         read(tmp_path)
 
 
+def test_no_value_is_warned_of_although_another_thread_has_read_its_file_meanwhile(monkeypatch):
+    monkeypatch.setattr(pydicom.config, "settings", pydicom.config.Settings())
+    with pytest.warns(UserWarning, match="quagga"):
+        pydicom.DataElement("Modality", "CS", "quagga")
+    one, other = (dicom_header.damage([], 0, "it") for _ in range(2))
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    pydicom.DataElement("Modality", "CS", "quagga")  # else the warning would be an error
+    other.__exit__(None, None, None)
+    pydicom.DataElement("Modality", "CS", "quagga")
+
+
 def test_a_file_cut_off_in_its_header_is_refused(tmp_path):
     dicoms.series(tmp_path, DATA, AFFINE)
     path = sorted(tmp_path.iterdir())[0]
