@@ -37,9 +37,14 @@ steps() {  # makes the commands preprocess, train, calibrate, restore and evalua
   [ -n "$healthy" ] && [ -n "$patients" ] || usage
   local small=''
   [ "${config#*:}" != smoke ] || small=:smoke
-  local methods=() predictions="$output/restored"
+  local methods=() predictions="$output/restored" each
   [ -z "$method" ] || methods=("--method=$method")
-  [[ "$method" != *,* ]] || predictions="$output/restored/${method//,/,$output/restored/}"  # a folder each
+  if [[ "$method" = *,* ]]; then  # a folder each; maps of an earlier run with one method may lie beside them
+    predictions=''
+    for each in ${method//,/ }; do
+      predictions+="${predictions:+,}$output/restored/$each"
+    done
+  fi
   preprocess=(python -m lgjax.preprocess "--config=data$small" "--input=$healthy" "--output=$output/prepared")
   train=(python -m lgjax.train "--config=$config" "--config.data.source=$output/prepared" "--workdir=$output/model")
   train+=("${values[@]}")

@@ -121,6 +121,13 @@ def test_a_dry_run_prints_commands_that_lgjax_takes_and_runs_none(machine, name,
     assert not (machine.folder / "out").exists()
 
 
+def test_eval_takes_the_folders_of_the_methods_that_restored(machine):
+    """Not the folder of the output, which may hold the maps of an earlier run with one method."""
+    line = dry(machine, *SCRIPTS["slurm"], "--output=a & b/c", *COHORT)[-1]
+    (given,) = (word for word in shlex.split(line) if word.startswith("--predictions="))
+    assert given == "--predictions=a & b/c/restored/intensity,a & b/c/restored/vae_lg_neural_tv"
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_what_was_printed_is_what_runs(machine, name):
     printed = [shlex.split(line) for line in dry(machine, *SCRIPTS[name], *COHORT)]
