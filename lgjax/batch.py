@@ -96,6 +96,8 @@ def restore(
     """
     before = occupied.sidecars(folder, [subject.identifier for subject in subjects])
     others = occupied.outdated(folder, before, detector.about)
+    again = {name for names in others.values() for name in names}
+    finished = {name: str(seen.get("InputSHA256", "")) for name, seen in before.items() if name not in again}
     for what, names in others.items():
         LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
     with Claims(folder, task(detector), detector.method.name, expiry) as claims:
@@ -109,8 +111,8 @@ def restore(
         stages = Stages(detector, folder, claims, workers, scratch, as_dicom, kept)
         began, busy = time.perf_counter(), detector.runner.busy
         with results.Results(folder, detector.about, claims) as record, bar:
-            for subject, done, waited in parallel.until_done(stages.work, subjects):
-                by_another = waited and done.outcome == results.FINISHED
+            for subject, done in parallel.until_done(stages.work, subjects):
+                by_another = done.outcome == results.FINISHED and done.sha256 != finished.get(subject.identifier)
                 record.note(subject.identifier, done._replace(outcome=results.ELSEWHERE) if by_another else done)
                 bar.update()
             speed = record.measure(time.perf_counter() - began, detector.runner.busy - busy)
@@ -171,7 +173,7 @@ def used(detector: Detector, brains: frozenset[str], others: int) -> Used:
 
 def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
     """Loads a method, which is calibrated first if nobody has; a released model stays as it is."""
-    if not calibrations.path(workdir, name).exists() and not is_released(workdir):
+    if hosts.first_says(not calibrations.path(workdir, name).exists() and not is_released(workdir)):
         calibrate(
             calibrations.path(workdir, name), lambda: procedure.from_config(config, workdir, mesh)(methods.parse(name))
         )

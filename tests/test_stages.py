@@ -1,5 +1,6 @@
 """Preparation, restoration and writing of many scans at once: in order, each with its own fault, few at a time."""
 
+import shutil
 import threading
 import time
 
@@ -149,6 +150,20 @@ def test_finished_scans_behind_one_that_waits_for_its_batch_are_held_by_nobody(d
         done = list(Stages(detector, tmp_path, claims, 1).work(waits))
     assert [work.outcome for work in done] == [RESTORED, *[FINISHED] * 6]
     assert held == [1]
+
+
+def test_what_another_process_restored_meanwhile_was_not_finished_before(detector, scans, tmp_path, monkeypatch):
+    folder, check = tmp_path / "out", write.check_place
+    detector(scans[3]).save(folder)
+    detector(scans[4]).save(tmp_path / "theirs")
+
+    def meanwhile(*given):
+        shutil.copytree(tmp_path / "theirs", folder, dirs_exist_ok=True)
+        check(*given)
+
+    monkeypatch.setattr(write, "check_place", meanwhile)
+    outcome = batch.restore(detector, [scans[3], scans[0], scans[4]], folder, 1)
+    assert (outcome.speed.scans, outcome.skipped, outcome.elsewhere) == (1, 1, 1)
 
 
 def test_a_scan_that_another_process_took_over_is_left_alone(detector, scans, tmp_path):

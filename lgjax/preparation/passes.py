@@ -86,12 +86,13 @@ def _run(step: Step, jobs: Sequence[Job], workers: int, pool, claims: Claims, la
         taken = (job if claims.take(job.subject.identifier) else None for job in some)
         results = parallel.attempts(functools.partial(_if_taken, step), taken, workers, pool)
         for job, result in zip(some, results, strict=True):
+            held = claims.confirm(job.subject.identifier)  # not where another process is, or was first
             claims.release(job.subject.identifier)
-            yield result
+            yield result if held else None
 
     done: dict[str, tuple[dict[str, Any], bool] | InputError] = {}
     if jobs:
-        for job, result, _ in progress.track(parallel.until_done(attempt, jobs), label, len(jobs), "scan"):
+        for job, result in progress.track(parallel.until_done(attempt, jobs), label, len(jobs), "scan"):
             done[job.subject.identifier] = result
     outcome = Outcome({}, {}, sum(result[1] for result in done.values() if not isinstance(result, InputError)))
     for name in (job.subject.identifier for job in jobs):

@@ -82,6 +82,13 @@ def check_alike(digests: dict[str, str]) -> None:
         )
 
 
+def first_says(answer: bool) -> bool:
+    """Returns what the first host says, on all hosts; each waits here for the others, which may see files later."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.process_allgather(np.array([answer]))[0, 0])
+
+
 def wait_for_hosts(name: str) -> None:
     """Returns when all hosts have called it."""
     multihost_utils.sync_global_devices(name)

@@ -58,7 +58,7 @@ def attempts(
     return ahead(functools.partial(_attempt, function), items, workers, pool)
 
 
-def until_done(attempt: Callable[[list], Iterable[T | None]], items: Iterable) -> Iterator[tuple[Any, T, bool]]:
+def until_done(attempt: Callable[[list], Iterable[T | None]], items: Iterable) -> Iterator[tuple[Any, T]]:
     """Attempts items until each is done by some process; so a process does what others leave when they die.
 
     Args:
@@ -66,17 +66,17 @@ def until_done(attempt: Callable[[list], Iterable[T | None]], items: Iterable) -
       items: what to work on.
 
     Yields:
-      An item, what was done to the item, and whether another process was at work on it before.
+      An item, and what was done to the item.
     """
-    left, waited = list(items), False
+    left = list(items)
     while left:
         held = []
         for item, done in zip(left, attempt(left), strict=True):
             if done is None:
                 held.append(item)
             else:
-                yield item, done, waited
-        left, waited = held, True
+                yield item, done
+        left = held
         if left:
             time.sleep(PAUSE)
 

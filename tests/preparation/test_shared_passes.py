@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lgjax.preparation import passes
-from lgjax.runtime import parallel
+from lgjax.runtime import claims, parallel
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError
 from lgjax.scans.sources import Subject
@@ -44,9 +44,9 @@ def test_processes_share_a_pass(step, tmp_path, processes):
     together = threading.Barrier(processes, timeout=60)
 
     def process(_) -> passes.Outcome:
-        with Claims(tmp_path, "task", "prepared scans") as claims:
+        with Claims(tmp_path, "task", "prepared scans") as mine:
             together.wait()
-            found = passes.correct_all(jobs, 1, None, claims, {})
+            found = passes.correct_all(jobs, 1, None, mine, {})
             together.wait()
             return found
 
@@ -58,3 +58,26 @@ def test_processes_share_a_pass(step, tmp_path, processes):
     assert {name: count for name, count in step.worked.items() if name != "sub-4"} == dict.fromkeys(outcome.records, 1)
     assert sum(len(outcome.records) - outcome.before for outcome in outcomes) == len(outcome.records)
     assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+def test_what_a_process_did_after_it_was_taken_for_dead_does_not_count(tmp_path, monkeypatch):
+    """Its successor knows better: here the scan is damaged no more."""
+    (job,) = [passes.Job(tmp_path, None, (), Subject(name, name, None), "") for name in NAMES[:1]]
+    still, successor, tried = Claims(tmp_path), Claims(tmp_path), []
+
+    def correct(job):
+        tried.append(job)
+        if len(tried) == 1:
+            assert successor._follow(claims._key(NAMES[0]), 1, still.run)  # as after the expiry
+            raise InputError(NAMES[0], "is damaged", "Copy it again")
+        return {"InputSHA256": "", "SHA256": ""}, True
+
+    def let_go(_) -> None:
+        assert successor.confirm(NAMES[0])
+        successor.release(NAMES[0])
+
+    with still, successor:
+        monkeypatch.setattr(passes, "correct", correct)
+        monkeypatch.setattr(parallel.time, "sleep", let_go)
+        found = passes.correct_all([job], 1, None, still, {})
+    assert (len(tried), list(found.records), found.failures) == (2, NAMES[:1], {})
