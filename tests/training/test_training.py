@@ -194,7 +194,7 @@ def data(monkeypatch, slices):
     prepared = [subject(f"raw {i}", part) for i, part in enumerate(parts)]
     splits = {"train": prepared[:2], "calibration": prepared[2:]}
     monkeypatch.setattr(cohort, "healthy", lambda source, split: splits[split])
-    monkeypatch.setattr(cohort, "load", lambda found, *others: ([others[-1](one) for one in found], []))
+    monkeypatch.setattr(cohort, "load", lambda found, *others: found.having([others[-1](one) for one in found.own]))
     monkeypatch.setattr(train.Log, "draw", lambda *_: None)  # which takes longer than a step
     return parts[:2]
 

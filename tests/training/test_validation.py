@@ -177,7 +177,7 @@ def data(monkeypatch, slices):
     prepared = [subject(f"raw {i}", part) for i, part in enumerate(parts)]
     splits = {"train": prepared[:2], "calibration": prepared[2:]}
     monkeypatch.setattr(cohort, "healthy", lambda source, split: splits[split])
-    monkeypatch.setattr(cohort, "load", lambda found, *others: ([others[-1](one) for one in found], []))
+    monkeypatch.setattr(cohort, "load", lambda found, *others: found.having([others[-1](one) for one in found.own]))
     return splits
 
 
