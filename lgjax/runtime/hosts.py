@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from lgjax.runtime.errors import EnvironmentFault, UsageError
 
 LOG = logging.getLogger(__name__)
+_FAREWELL = 24 * 3600  # seconds that hosts wait at their end for one that lives, as for one that writes pages
 
 
 def is_lost(error: Exception) -> bool:
@@ -42,7 +43,7 @@ def join(coordinator: str | None, hosts: str | None, host: int | None) -> None:
     if host == 0:
         LOG.info("waiting for %s hosts at %s", hosts, coordinator)
     try:
-        jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(shutdown_timeout_seconds=_FAREWELL, **arguments)
     except (RuntimeError, ValueError) as error:
         problem = f"the hosts cannot be joined: {error}".rstrip(".")
         raise EnvironmentFault(
