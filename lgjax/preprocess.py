@@ -105,18 +105,22 @@ def preprocess(
     named = series.nameable(inputs, subjects)
     key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
+    learns = config.histogram.match and not given and recipe.histogram is None
     task = files.digest([asked, people.add, sorted(splits)])
     with Claims(folder, task, "prepared scans") as claims, signals.before_end(lambda _: claims.leave()):
         with claims.lock(SHARED):
             additions.write_settings(folder, asked)
             runs.write(folder, named)
             describe(folder, splits, everybody)
+            if learns and claims.is_first:  # from now on, a histogram in the folder is that of these subjects
+                (folder / dataset.RECIPE).unlink(missing_ok=True)
         with parallel.processes(config.workers) as pool:
             known = {one.subject.identifier: one.scan for one in kept}
             scans = passes.correct_all(jobs, config.workers, pool, claims, known)
-            if config.histogram.match and not given and recipe.histogram is None and scans.records:
-                recipe = recipe._replace(histogram=passes.learn(scans.records, splits))
-            recipes.write(folder / dataset.RECIPE, recipe)
+            with claims.lock(SHARED):
+                if learns:
+                    recipe = learnt(folder, recipe, scans.records, splits)
+                recipes.write(folder / dataset.RECIPE, recipe)
             slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool, claims)
         records = {one.subject.identifier: (one.scan, one.slices) for one in kept}
         records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
@@ -124,9 +128,16 @@ def preprocess(
         source = ", ".join(named) or series.UNNAMED
         about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
         with claims.lock(SHARED):
-            finish(folder, passes.index(recipe, splits, records), records, failures, about)
+            for name in listed(folder) & failures.keys():  # another process could do what this one could not
+                scan, cut = (dataset.record(folder, name, part) for part in (dataset.SCAN, dataset.SLICES))
+                if scan and cut:
+                    records[name] = scan, cut
+                    del failures[name]
+            index = passes.index(recipe, splits, records)
+            finish(folder, index, records, failures, about, alone=not claims.others())
+            claims.leave()  # the next process in this block is to know that this one has finished
     before = f"before: {scans.before} corrected, {slices.before} sliced"
-    print(f"{len(slices.records)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
+    print(f"{len(subjects) - len(failures)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
     for name, error in failures.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     return 3 if failures else 0
@@ -187,17 +198,35 @@ def describe(folder: pathlib.Path, splits: dict[str, str], subjects: Sequence[Su
     description.write_participants(folder, rows)
 
 
+def learnt(folder: pathlib.Path, recipe: Recipe, scans: dict[str, dict], splits: dict[str, str]) -> Recipe:
+    """Completes a recipe: with the histogram that another process of the same command has learnt, or by learning it."""
+    path = folder / dataset.RECIPE
+    shared = recipes.read(path).histogram if path.exists() else None
+    return recipe._replace(histogram=shared or (passes.learn(scans, splits) if scans else None))
+
+
+def listed(folder: pathlib.Path) -> set[str]:
+    """Returns who is in the index, by identifier: since `describe`, only processes of the same command write one."""
+    index = dataset.read_index(folder) if dataset.is_prepared(folder) else None
+    return {entry.identifier for entry in index.subjects} if index else set()
+
+
 def finish(
     folder: pathlib.Path,
     index: Index,
     records: Mapping[str, tuple[dict, dict]],
     failures: dict[str, InputError],
     about: dict[str, str],
+    *,
+    alone: bool,
 ) -> None:
-    """Writes what all subjects share, the index last, unless another process of the same command has just done so."""
-    for name in failures:  # what an earlier run left of them, or the first pass of this one, counts no more
+    """Writes what all subjects share, the index last, unless another process has just done so for the same subjects.
+
+    Where this process is not `alone` at work, another one may still prepare what failed here.
+    """
+    for name in failures if alone else ():  # what an earlier run left of them, or the first pass, counts no more
         dataset.retract(folder, name)
-    if dataset.is_prepared(folder):
+    if listed(folder) >= {entry.identifier for entry in index.subjects} and dataset.is_prepared(folder):
         return
     rows = [passes.row(entry.identifier, entry.split, *records[entry.identifier]) for entry in index.subjects]
     report(folder, rows, failures, about)

@@ -55,6 +55,7 @@ class Claims:
         pid = os.getpid()
         self._me = Worker(self.run, socket.gethostname(), pid, alive.began(pid), alive.system())
         self._task, self._label = task, label
+        self.is_first = True  # at the task, of the processes that are at work
         self._held: dict[str, int] = {}  # generations by key
         self._ended, self._guard = threading.Event(), threading.RLock()
 
@@ -87,14 +88,14 @@ class Claims:
             if self._ended.is_set():
                 return
             try:
-                for key in list(self._held):
-                    self._let_go(key)
                 self._bury()
             except OSError as error:  # as on a full disk: the next process buries
                 LOG.debug("claims are left: %s", error)
             self._ended.set()
             with self._faults():
                 self._file(self.run).unlink(missing_ok=True)
+                for key in list(self._held):  # who takes one then sees this process no more
+                    self._let_go(key)
         for folder in (self._claims, self._workers, self._root):
             with contextlib.suppress(OSError):  # others are at work
                 folder.rmdir()
@@ -153,14 +154,15 @@ class Claims:
 
     def _check_task(self) -> None:
         """Says who else works here; raises UsageError where that is another task."""
-        for other in self.others():
-            if other.task and other.task != self._task:
+        others = [other for other in self.others() if other.task]
+        self.is_first = not others
+        for other in others:
+            if other.task != self._task:
                 raise UsageError(
                     f"{self._folder}: {other} is at work there on {other.label}, with other weights or settings. "
                     "Wait for its end, or name another output folder."
                 )
-            if other.task:
-                LOG.info("another process works in this folder too (%s): the scans are shared", other)
+            LOG.info("another process works in this folder too (%s): the scans are shared", other)
 
     def _follow(self, key: str, generation: int, before: str | None) -> bool:
         """Creates the generation of a claim after one that was seen; undoes that where the claim was let go since."""

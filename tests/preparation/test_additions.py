@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import zlib
 
 import images
@@ -14,7 +15,7 @@ import pytest
 
 from configs import data
 from lgjax import preprocess
-from lgjax.preparation import additions, cohort, dataset, recipe, splits
+from lgjax.preparation import additions, cohort, dataset, passes, recipe, splits
 from lgjax.preprocess import People
 from lgjax.runtime import parallel
 from lgjax.runtime.claims import Claims
@@ -74,9 +75,45 @@ def test_a_refused_copy_counts_no_more_where_another_process_has_written_the_ind
     dataset.note(first, "sub-A9", dataset.SCAN, {})
     before = (first / "index.json").read_bytes()
     fault = InputError("A9.nii", "is the same scan as sub-A1", "Keep one of the two")
-    preprocess.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {})
+    preprocess.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {}, alone=False)
+    assert dataset.record(first, "sub-A9", dataset.SCAN) is not None  # which another process may be writing
+    preprocess.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {}, alone=True)
     assert dataset.record(first, "sub-A9", dataset.SCAN) is None
     assert (first / "index.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("fails", ["the first", "the other"])
+def test_what_fails_for_one_process_and_not_for_another_is_prepared(tmp_path, monkeypatch, fails):
+    """As where one host cannot read a file: all slices are cut by the recipe of the index, and nobody is lost."""
+    source, correct, correct_all = site(tmp_path / "a", ["A1", "A2", "A3", "A4"]), passes.correct, passes.correct_all
+    working, codes = ["the first"], []
+
+    def attempt(job):
+        if working[-1] == fails and job.subject.identifier == "sub-A2":
+            raise InputError("A2.nii", "cannot be read", "Try again")
+        return correct(job)
+
+    def other_meanwhile(*given):
+        found = correct_all(*given)
+        if len(working) == 1:
+            working.append("the other")
+            codes.append(prepare(source, tmp_path / "p"))
+        return found
+
+    prepare(site(tmp_path / "old", ["B1", "B2"]), tmp_path / "p")  # a recipe of others lies there
+    for path in (tmp_path / "p").glob("sub-*"):
+        shutil.rmtree(path)
+    monkeypatch.setattr(passes, "correct", attempt)
+    monkeypatch.setattr(passes, "correct_all", other_meanwhile)
+    codes.append(prepare(source, tmp_path / "p"))
+    assert codes == ([0, 0] if fails == "the first" else [3, 0])
+    found = dataset.read_index(tmp_path / "p")
+    assert [entry.identifier for entry in found.subjects] == ["sub-A1", "sub-A2", "sub-A3", "sub-A4"]
+    for entry in found.subjects:
+        assert dataset.record(tmp_path / "p", entry.identifier, dataset.SCAN)
+        assert dataset.record(tmp_path / "p", entry.identifier, dataset.SLICES)["RecipeSHA256"] == found.recipe.digest
+    assert recipe.read(tmp_path / "p" / dataset.RECIPE) == found.recipe
+    assert not (tmp_path / "p" / ".lgjax").exists()
 
 
 def contents(folder):

@@ -190,6 +190,26 @@ def test_a_file_that_another_host_removed_is_gone(tmp_path, monkeypatch):
         monkeypatch.undo()
 
 
+def test_who_takes_a_lock_from_a_process_that_leaves_sees_that_process_no_more(tmp_path):
+    seen = []
+    with Claims(tmp_path) as one, Claims(tmp_path) as other, one.lock("a"):
+        let_go = one._let_go
+        one._let_go = lambda key: seen.append(other.others()) or let_go(key)
+        one.leave()
+        assert seen == [[]]
+        assert other.take("a")
+
+
+def test_one_process_is_the_first_at_a_task(tmp_path):
+    with Claims(tmp_path, "t") as one, Claims(tmp_path, "t") as other:
+        assert (one.is_first, other.is_first) == (True, False)
+        one.leave()
+        with Claims(tmp_path, "t") as third:
+            assert not third.is_first
+    with Claims(tmp_path, "t") as fourth:
+        assert fourth.is_first
+
+
 def test_a_lock_is_waited_for_no_longer_than_told(tmp_path):
     with (
         Claims(tmp_path) as one,
