@@ -37,9 +37,9 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.signal(signal.SIGINT, signals.interrupt)
     sys.unraisablehook = signals.raise_again
-    ended = False
     try:
-        code, ended = main(words) or 0, True
+        code = main(words) or 0
+        hosts.part()
     except (KeyboardInterrupt, signals.Terminated) as end:
         if not end.args or isinstance(end, signals.Terminated):  # nothing is said yet
             os.write(2, signals.INTERRUPTED)
@@ -50,7 +50,7 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
             traceback.print_exc()
         print(f"error: {_told(error)}", file=sys.stderr)
         code = 1 if known is None else known
-    _leave(code, ended)
+    _leave(code)
 
 
 def speaks() -> bool:
@@ -111,9 +111,9 @@ def _show_log() -> None:
     log.propagate = False
 
 
-def _leave(code: int, ended: bool) -> None:
-    """Ends the process; among several hosts at once where its work has not ended, since a farewell waits for all."""
-    if not ended and jax.distributed.is_initialized():
+def _leave(code: int) -> None:
+    """Ends the process; among several hosts at once, since JAX's farewell waits for all, and ends some with a fault."""
+    if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
