@@ -197,8 +197,6 @@ def test_hosts_are_joined_when_asked(told):
     join(None, "auto", None)
     join("node7:1234", "3", 2)
     place = {"coordinator_address": "node7:1234", "num_processes": 3, "process_id": 2}
-    patience = [arguments.pop("shutdown_timeout_seconds") for arguments in told]
-    assert min(patience) > 3600  # the first host writes the pages of a cohort last: JAX would end the others in 300 s
     assert told == [{}, {**place, "cluster_detection_method": "deactivate"}]
 
 
