@@ -66,8 +66,7 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
     outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir)
     for line in listing.lines(scans):
         app.note(line)
-    closing.tell_speed(*outcome.speed)
-    closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, folder)
+    closing.tell(*outcome, folder)
     viewed = show.write_of_folder(folder, scans.found if flags.FLAGS.viewer else ())
     closing.tell_pages(viewed.written, viewed.failures, pages.index(folder))
     return max(outcome.code, viewed.code)

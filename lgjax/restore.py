@@ -103,32 +103,29 @@ def main(words: Sequence[str] = ()) -> int:
     mesh = devices.own(app.start())
     with hosts.one_voice():
         hosts.first_alone(preparation.begin, config, workdir)
-        return restore(config, workdir, mesh, names, scans, inputs, folder)
+        places = [(name, folder / name if whole or len(names) > 1 else folder) for name in names]
+        return restore(config, workdir, mesh, places, scans, inputs)
 
 
 def restore(
     config,
     workdir: pathlib.Path,
     mesh: jax.sharding.Mesh,
-    names: Sequence[str],
+    places: Sequence[tuple[str, pathlib.Path]],
     scans: Listing[Subject],
     inputs: Sequence[str],
-    folder: pathlib.Path,
 ) -> int:
-    """Restores scans with methods, each into a folder of its own where there are several; returns the exit code."""
+    """Restores scans with methods, each into its place; returns the exit code."""
     arguments, shown = flags.FLAGS, series.nameable(inputs, scans.found)
-    whole = arguments.method == ["table1"]
-    folders = [folder / name if whole or len(names) > 1 else folder for name in names]
-    for name, place in zip(names, folders, strict=True):
+    for name, place in places:
         batch.check_place(place, name, scans.found, inputs)
-    code, prepared = 0, kept.Kept(kept.room(len(names)))
-    for name, place in zip(names, folders, strict=True):
+    code, prepared = 0, kept.Kept(kept.room(len(places)))
+    for name, place in places:
         try:
             detector = batch.from_config(config, workdir, name, mesh)
             workers, as_dicom = config.data.workers, arguments.dicom
             outcome = batch.run(detector, scans, shown, place, workers, as_dicom=as_dicom, kept=prepared)
-            closing.tell_speed(*outcome.speed)
-            closing.tell(outcome.total, outcome.skipped, outcome.elsewhere, outcome.failures, place)
+            closing.tell(*outcome, place)
             code = max(code, outcome.code)
             if hosts.is_first_host():
                 viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())

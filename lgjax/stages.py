@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from lgjax.derivatives import dicom, occupied, results, write
+from lgjax.derivatives import dicom, results, write
 from lgjax.derivatives.results import Work
 from lgjax.detector import Detector
 from lgjax.methods.queue import Queue
@@ -103,10 +103,10 @@ class Stages:
         write.check_place(self.folder, subject.identifier)
         digest, began = sources.digest(subject), time.perf_counter()
         about = {**self.detector.about, "SourceSHA256": digest}
-        if write.is_done(self.folder, subject.identifier, about):
+        if found := write.finished(self.folder, subject.identifier, about):
             if not self.as_dicom:  # in its turn it would be held for as long as a scan before it lacks its batch
                 self.claims.release(subject.identifier)
-            return Work(results.FINISHED, occupied.scans(self.folder, [subject.identifier])[subject.identifier])
+            return Work(results.FINISHED, str(found.get("InputSHA256", "")))
         prepared = self.kept.prepare(subject, self.detector.trained.recipe, digest, self.scratch)
         return Ready(prepared, self.detector.plan(prepared), digest, time.perf_counter() - began)
 

@@ -8,8 +8,25 @@ from lgjax.cli import app
 from lgjax.runtime.counting import counted
 
 
-def tell(total: int, skipped: int, elsewhere: int, failures: Sequence[tuple[str, str]], folder: pathlib.Path) -> None:
-    """Says what was done, here and by other processes meanwhile; failures come last, by identifier."""
+def tell(
+    total: int,
+    skipped: int,
+    elsewhere: int,
+    failures: Sequence[tuple[str, str]],
+    speed: tuple[int, float, float],
+    folder: pathlib.Path,
+) -> None:
+    """Says how fast and what was done, here and by other processes meanwhile; failures come last, by identifier.
+
+    Args:
+      total: scans.
+      skipped: of them: finished before.
+      elsewhere: of them: restored by other processes.
+      failures: of them: identifier, and why.
+      speed: scans, and seconds in all and of the devices.
+      folder: of the results.
+    """
+    _tell_speed(*speed)
     done = total - skipped - elsewhere - len(failures)
     others = f", {elsewhere} by other processes" if elsewhere else ""
     told = f"{done} restored{others}, {skipped} finished before, {len(failures)} failed of {counted(total, 'scan')}"
@@ -17,7 +34,7 @@ def tell(total: int, skipped: int, elsewhere: int, failures: Sequence[tuple[str,
     _failed(failures)
 
 
-def tell_speed(scans: int, seconds: float, busy: float) -> None:
+def _tell_speed(scans: int, seconds: float, busy: float) -> None:
     """Says how many scans an hour were restored, if any, and which share of the time the devices were at work."""
     if scans:
         rate, share = f"{3600 * scans / seconds:.4g} scans/hour", f"{busy:.1f} of {seconds:.1f} s"

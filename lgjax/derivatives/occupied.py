@@ -67,13 +67,19 @@ def is_whole(folder: pathlib.Path, identifier: str, seen: Mapping[str, Any]) -> 
     return "Quality" in seen and file(folder, identifier, lesions(seen["MaskRate"]), "tsv").exists()
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a sidecar; {} for that of an unfinished scan: it is nobody's."""
+def told(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a sidecar says; None where there is none that can be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("Method"), str) else {}
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a sidecar; {} for that of an unfinished scan: it is nobody's."""
+    found = told(path) or {}
+    return found if isinstance(found.get("Method"), str) else {}
 
 
 def _check(folder: pathlib.Path, path: pathlib.Path, method: str) -> None:

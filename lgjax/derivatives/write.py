@@ -45,11 +45,14 @@ def detect(
     return Maps(restored, score, masks, brain, volume_masks)
 
 
-def is_done(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> bool:
-    """Returns whether the subject was finished with the same input, weights, settings and version, and is whole."""
-    found = _told(file(folder, subject, ANOMALY, "json")) or {}
+def finished(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Returns the sidecar of a subject that was finished with the same input, weights, settings and version.
+
+    {} where the subject was not, or is not whole.
+    """
+    found = occupied.told(file(folder, subject, ANOMALY, "json")) or {}
     same = "SpatialReference" in found and all(found.get(name) == provenance.get(name) for name in DONE)
-    return same and occupied.is_whole(folder, subject, found)
+    return found if same and occupied.is_whole(folder, subject, found) else {}
 
 
 def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:
@@ -61,7 +64,7 @@ def retract(folder: pathlib.Path, subject: str, digest: str | None) -> None:
       digest: of the scan's files now; None: they cannot be read.
     """
     path = file(folder, subject, ANOMALY, "json")
-    found = _told(path)
+    found = occupied.told(path)
     if found is not None and (digest is None or found.get("SourceSHA256") != digest):
         path.unlink()
         pages.forget(folder, subject)
@@ -71,15 +74,6 @@ def sweep(folder: pathlib.Path, subject: str) -> None:
     """Removes what killed processes left half written of a subject; nobody else may be writing the subject now."""
     for place in (names.file, names.figure):
         files.sweep(place(folder, subject, f"{SPACE}_"))
-
-
-def _told(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a sidecar says; None where there is none that can be read."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def lesions_of(found: Maps, affine: np.ndarray, provenance: Mapping[str, Any]) -> tuple[np.ndarray, list[Lesion]]:

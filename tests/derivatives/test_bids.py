@@ -185,14 +185,14 @@ def test_a_result_of_an_earlier_version_is_not_taken_for_finished(tmp_path):
     (subject,) = derived.sources.find(str(images.save(tmp_path / "x.nii.gz", derived.brain(), derived.GRID)))
     found = derived.detector()(subject)
     found.save(tmp_path / "out")
-    assert write.is_done(tmp_path / "out", "sub-x", dict(found.about))
+    assert write.finished(tmp_path / "out", "sub-x", dict(found.about))
     path = sidecar.file(tmp_path / "out", "sub-x", sidecar.ANOMALY, "json")
     about = json.loads(path.read_text())
     del about["SpatialReference"]  # and a place of the machine in Sources
     path.write_text(json.dumps(about))
     picture = path.with_suffix(".png")
     picture.touch()
-    assert not write.is_done(tmp_path / "out", "sub-x", dict(found.about))
+    assert not write.finished(tmp_path / "out", "sub-x", dict(found.about))
     found.save(tmp_path / "out")
     assert not picture.exists()
 

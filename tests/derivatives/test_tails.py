@@ -78,15 +78,15 @@ def test_a_scan_has_pvalues_and_masks_by_volume(scan, healthy, tmp_path):
 def test_without_tails_nothing_is_there_and_nothing_is_left(scan, healthy, tmp_path):
     full = detector(known(healthy))(scan)
     full.save(tmp_path)
-    assert write.is_done(tmp_path, "sub-one", full.about)
+    assert write.finished(tmp_path, "sub-one", full.about)
     plain = derived.detector()(scan)
     assert plain.pvalues is None
     assert plain.volume_masks == {}
     left = plain.save(tmp_path).parent
     assert not list(left.glob("*pvalue*"))
     assert not list(left.glob("*_desc-vol*"))
-    assert not write.is_done(tmp_path, "sub-one", full.about)
-    assert write.is_done(tmp_path, "sub-one", plain.about)  # as an earlier calibration left it
+    assert not write.finished(tmp_path, "sub-one", full.about)
+    assert write.finished(tmp_path, "sub-one", plain.about)  # as an earlier calibration left it
 
 
 def test_strata_are_those_of_the_whole_brain_where_slices_are_left_out(scan, healthy):
