@@ -1,6 +1,9 @@
 """Bias field correction: N4ITK (Tustison et al. 2010) by SimpleITK, which is given arrays and never files."""
 
+import contextlib
 import math
+import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +11,8 @@ import numpy as np
 _MAX_NEGATIVE = 0.01  # of the brain: more means that zero is no absence of signal, as after a z-score
 _MIN_EXTENT = 4  # voxels along an axis that a spline can be fitted to
 THREADS = 1  # results differ by 1e-3 between thread counts; subjects are what runs in parallel
+_LOCK = threading.Lock()
+_at_work: list[int] = []  # for every N4 that runs, the threads that any filter of ITK took before the first of them
 
 
 class BiasField(NamedTuple):
@@ -68,5 +73,21 @@ def _n4(values, usable, zooms, shrink, settings: BiasField) -> np.ndarray:
     n4.SetNumberOfThreads(THREADS)
     n4.SetMaximumNumberOfIterations([settings.iterations] * settings.levels)
     n4.SetConvergenceThreshold(settings.threshold)
-    n4.Execute(small, mask)
-    return np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(whole)))
+    with _pinned(sitk.ProcessObject):
+        n4.Execute(small, mask)
+        return np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(whole)))
+
+
+@contextlib.contextmanager
+def _pinned(filters) -> Iterator[None]:
+    """Has every filter take THREADS while any N4 runs: those inside N4 ask ITK, which counts the process's cores."""
+    with _LOCK:
+        _at_work.append(_at_work[0] if _at_work else filters.GetGlobalDefaultNumberOfThreads())
+        filters.SetGlobalDefaultNumberOfThreads(THREADS)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _at_work.pop()
+            if not _at_work:
+                filters.SetGlobalDefaultNumberOfThreads(before)

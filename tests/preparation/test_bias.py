@@ -1,5 +1,7 @@
 """N4 against known fields, and where it must hold back."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import images
 import nibabel as nib
 import numpy as np
@@ -63,6 +65,25 @@ def test_units_do_not_matter_and_one_scan_gives_one_field():
     for scale in (1e-6, 1e6):
         scaled, _ = bias.estimate(values * np.float32(scale), inside, (1.0, 1.0, 1.0), SETTINGS)
         np.testing.assert_allclose(scaled[inside], first[inside], rtol=2e-2)  # rounding, amplified by N4
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_cores_do_not_matter(at_once):
+    """ITK counts the cores that a process may use, and filters inside N4 split their sums by this count."""
+    values, _, inside = bent_head()
+    given = values, inside, (1.0, 1.0, 1.0), BiasField(4.0, 3, 10, 1e-3)
+    filters, fields = sitk.ProcessObject, []
+    before = filters.GetGlobalDefaultNumberOfThreads()
+    try:
+        for cores in (1, 2, 7):
+            filters.SetGlobalDefaultNumberOfThreads(cores)
+            with ThreadPoolExecutor(at_once) as pool:
+                fields += [field for field, _ in pool.map(lambda _: bias.estimate(*given), range(at_once))]
+            assert filters.GetGlobalDefaultNumberOfThreads() == cores  # those of a user's own filters
+    finally:
+        filters.SetGlobalDefaultNumberOfThreads(before)
+    for field in fields:
+        np.testing.assert_array_equal(field, fields[0])
 
 
 def test_the_order_of_axes_does_not_matter():
