@@ -1,6 +1,7 @@
-"""Convolutions of NHWC images, the same as Flax's, in forms that XLA computes fast, on CPU above all.
+"""Convolutions of NHWC images, the same as Flax's, in the forms that are fast on the kind of device at hand.
 
-XLA's own are slow there with few channels, with a kernel larger than the image, and as image gradients inside loops.
+XLA's own are slow on CPU with few channels, with a kernel larger than the image, and as image gradients inside loops.
+Every other kind of device computes the plain form, XLA's convolution with XLA's gradients: on a GPU, cuDNN's.
 """
 
 import functools
@@ -18,6 +19,18 @@ from lgjax.models import precision
 # lg_est) and 0.13 (elbo) of the time with Flax's convolutions, two CPU cores: benchmarks/convolutions_cpu.json.
 _BLOCKS = ((1, (4, 4)), (8, (2, 2)), (16, (1, 2)))
 _FEW = _BLOCKS[-1][0]  # features that leave a product of patches and kernel too narrow to be fast
+
+forms = jax.make_user_context("")
+"""Chooses, for what is traced within `forms(kind)`, the forms of another kind of device than the one at hand.
+
+`forms("plain")` is the plain form everywhere. Functions that are jitted already are traced anew.
+"""
+
+
+def _kind() -> str:
+    """Returns the kind of device whose forms are traced: one told, or that of the mesh, or the default device's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return forms.value or (device.device_kind if device else jax.devices()[0].device_kind)
 
 
 def _plain(x, kernel, strides, padding, dilation=(1, 1)):
@@ -172,14 +185,15 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _for_linen(x, kernel, strides, padding, **_):
-    """Calls `_convolve` with what `nn.Conv` gives, padding in words or in pixels."""
+    """Convolves as `nn.Conv` asks, padding in words or in pixels, in the form of the device."""
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+    convolve = _convolve if _kind() == "cpu" else _plain
+    return convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype=precision.as_kernel)
-"""Convolution of [N, H, W, C] whose image gradient is fast inside loops too; every network uses it."""
+"""Convolution of [N, H, W, C] in the form of the device; every network uses it."""
 
 
 def _upsampled(x, kernel, *_, **__):
@@ -192,7 +206,7 @@ def _upsampled(x, kernel, *_, **__):
     features = kernel.shape[-1]
     rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
     small = [jnp.stack(parts, axis=1) for k in rows for parts in _columns(k)]
-    y = _convolve(x, jnp.concatenate(small, axis=-1), (1, 1), ((1, 1), (1, 1)))
+    y = _for_linen(x, jnp.concatenate(small, axis=-1), (1, 1), ((1, 1), (1, 1)))
     y = y.reshape(n, height + 1, width + 1, 2, 2, features)
     pixels = [[y[:, a : a + height, b : b + width, a, b] for b in (0, 1)] for a in (0, 1)]
     return jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2).reshape(n, 2 * height, 2 * width, features)
