@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+MOMENTUM = 0.05  # of running statistics: how much a training step moves them
+WIDTH = 0.5  # nats that a bound log variance goes beyond its range at most
+
 
 def activation(x: torch.Tensor) -> torch.Tensor:
     """LeakyReLU of the hidden layers."""
@@ -20,6 +23,38 @@ def activation(x: torch.Tensor) -> torch.Tensor:
 def upsample(x: torch.Tensor) -> torch.Tensor:
     """Nearest neighbours: [N, C, H, W] -> [N, C, 2H, 2W]."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class Range(nn.Module):
+    """Log variances: in training as they are, while their range is learnt; afterwards bound to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    def forward(self, log_variance, ends=None):
+        """Takes the function that finds both ends of a batch's range, by default `extremes`."""
+        if self.training:
+            with torch.no_grad():
+                for kept, end in zip((self.low, self.high), (ends or extremes)(log_variance), strict=True):
+                    kept.lerp_(end, MOMENTUM)
+            return log_variance
+        inside = log_variance.clamp(self.low, self.high)
+        return inside + WIDTH * torch.tanh((log_variance - inside) / WIDTH)
+
+
+def extremes(log_variance):
+    """The smallest and the largest log variance of a slice, means over slices."""
+    return log_variance.amin((1, 2, 3)).mean(), log_variance.amax((1, 2, 3)).mean()
+
+
+def up_to_the_mean(log_variance, mask):
+    """The smallest log variance of a slice in its mask, mean over slices, and the log of the mean variance there."""
+    outside = mask <= 0
+    low = log_variance.masked_fill(outside, torch.inf).amin((1, 2, 3)).mean()
+    total = log_variance.masked_fill(outside, -torch.inf).flatten().logsumexp(0)
+    return low, total - torch.log((~outside).sum())
 
 
 def convolution(inputs: int, features: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -35,7 +70,7 @@ class NormalisedConv(nn.Module):
         self.conv = convolution(inputs, features, size, stride)
         self.norm = nn.Identity()
         if normalise:
-            self.norm = nn.BatchNorm2d(features, eps=1e-5, momentum=0.05)
+            self.norm = nn.BatchNorm2d(features, eps=1e-5, momentum=MOMENTUM)
 
     def forward(self, x):
         return self.norm(self.conv(x))
@@ -81,31 +116,35 @@ class VAE(nn.Module):
         self.down = nn.Sequential(*(Down(before, after, normalise) for before, after in downwards))
         self.mean_head = convolution(last, latent_channels)
         self.log_variance_head = convolution(last, latent_channels)
+        self.log_variance_range = Range()
         self.from_latent = NormalisedConv(latent_channels, last, normalise)
         self.up = nn.Sequential(*(Up(before, after, normalise) for before, after in upwards))
         self.last = convolution(channels[0], 1)
 
     def encode(self, x):
-        """Mean and log variance of Q(z|X)."""
-        x = self.down(activation(self.first(x)))
-        return self.mean_head(x), self.log_variance_head(x)
+        """Mean and log variance of Q(z|X), float32."""
+        x = self.down(activation(self.first(x.to(self.last.weight.dtype))))
+        return self.mean_head(x).float(), self.log_variance_range(self.log_variance_head(x).float())
 
     def decode(self, z):
-        """g(z)."""
-        return self.last(self.up(activation(self.from_latent(z))))
+        """g(z), float32."""
+        return self.last(self.up(activation(self.from_latent(z.to(self.last.weight.dtype))))).float()
 
 
 class VarianceNet(nn.Sequential):
-    """Convolutions at full resolution; the last gives the log variance, [N, 1, H, W]."""
+    """Convolutions at full resolution; the last gives the log variance, [N, 1, H, W], float32."""
 
     def __init__(self, channels: tuple[int, ...]):
         super().__init__(*(convolution(a, b) for a, b in zip((1, *channels), (*channels, 1), strict=True)))
+        self.add_module("range", Range())
 
-    def forward(self, x):
-        *hidden, last = self
+    def forward(self, x, mask=None):
+        """Takes images, and, to learn the range, their masks."""
+        *hidden, last, bound = self
+        x = x.to(last.weight.dtype)
         for conv in hidden:
             x = activation(conv(x))
-        return last(x)
+        return bound(last(x).float(), lambda log_variance: up_to_the_mean(log_variance, mask))
 
 
 class Networks(nn.Module):
@@ -130,12 +169,13 @@ class Networks(nn.Module):
                 module.num_batches_tracked = None  # nobody reads it
         self.train(normalise).requires_grad_(normalise)
 
-    def sigma2(self, x, floor: float):
-        """Variance of the prior at images x."""
-        return torch.exp(self.variance(x)) + floor
+    def sigma2(self, x, floor: float, mask=None):
+        """Variance of the prior at images x; masks where its range is learnt."""
+        return torch.exp(self.variance(x, mask)) + floor
 
 
-NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}
+NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+NAMES |= {name: name for name in ("bias", "low", "high")}
 
 
 def _flatten(tree: dict, path: str = ""):

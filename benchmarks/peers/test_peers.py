@@ -9,10 +9,11 @@ import restore
 import theirs
 import torch
 import train
-from model import to_numpy, to_torch
+from model import Range, to_numpy, to_torch
 
 from configs import vae as experiment
 from lgjax import models
+from lgjax.models import variance
 from lgjax.restoration import priors
 
 
@@ -75,12 +76,18 @@ def test_training_moves_the_running_statistics_alike(config, sides):
     variables = compare.silence(sides[0].variables(config))
     x, mask, _ = compare.make_slices(config, 8)
     _, updated = models.from_config(config, config.train.precision).loss(variables, x, mask, jax.random.key(0))
-    expected = updated[0]["autoencoder"]["up_1"]["first"]["norm"]
+    expected, updated = updated[0]["autoencoder"]["up_1"]["first"]["norm"], updated[0]
     training = train.Training(config, variables, torch.contiguous_format, "cpu", x, mask)
     training.step()
     norm = training.networks.autoencoder.up[1].first.norm
     np.testing.assert_allclose(norm.running_mean, expected["mean"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(norm.running_var, expected["var"], rtol=1e-3)  # n - 1 against n
+    networks = training.networks
+    for found, ends in (
+        (networks.autoencoder.log_variance_range, updated["autoencoder"]["log_variance_range"]),
+        (networks.variance.range, updated["variance"]["range"]),
+    ):
+        np.testing.assert_allclose((found.low, found.high), (ends["low"], ends["high"]), rtol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -101,3 +108,11 @@ def test_ratios_compare_with_the_fastest_mode(capsys):
     samples = {"m": {"lgjax": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 9.0], "fast": [4.0, 4.0, 1.0]}}
     assert compare.summarise(samples) == ({"m": 0.5}, {"m": "fast"})
     assert "lgjax" in capsys.readouterr().out
+
+
+def test_log_variances_are_bound_as_ours_are():
+    log_variance, ends = np.linspace(-4, 4, 33, dtype=np.float32), (-1.5, 0.7)
+    bound = Range().eval()
+    bound.low.fill_(ends[0]), bound.high.fill_(ends[1])
+    found = bound(torch.from_numpy(log_variance))
+    np.testing.assert_allclose(found, variance.bound(log_variance, *ends), rtol=1e-6)

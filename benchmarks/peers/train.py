@@ -30,7 +30,7 @@ class Training:
         reconstruction = networks.autoencoder.decode(z)
         error = model.reconstruction_weight * ((x - reconstruction) ** 2).sum((1, 2, 3)).mean()
         kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1.0 - log_variance).sum((1, 2, 3)).mean()
-        sigma2 = networks.sigma2(x, model.variance_floor)
+        sigma2 = networks.sigma2(x, model.variance_floor, self.mask)
         likelihood = 0.5 * (torch.log(sigma2) + (x - reconstruction.detach()) ** 2 / sigma2)
         spread = (likelihood * self.mask).sum() / self.mask.sum().clamp(min=1.0)
         self.optimizer.zero_grad()
