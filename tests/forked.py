@@ -15,6 +15,8 @@ import images
 import jax
 from conftest import ONE_DEVICE
 
+from lgjax.runtime import memory
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["lgjax.batch", "lgjax.calibration.procedure", "lgjax.preparation.passes", "lgjax.report.quality"]
@@ -87,15 +89,21 @@ def small_files_only() -> None:
 
 
 def little_memory() -> None:
-    """Allows this process 1 GB of address space beyond what it has, enough for JAX to begin."""
+    """Allows this process 4 GB beyond what it has."""
+    limit_memory(1 << 32)
+
+
+def memory_of_others() -> None:
+    """Allows this process 1 GB beyond what it has, though it believes that it can have plenty: others took it."""
     limit_memory(1 << 30)
+    memory.total = lambda: 1 << 60
 
 
 def limit_memory(more: int) -> None:
-    """Allows this process so many bytes of address space beyond what it has."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    """Allows this process so many bytes of data beyond what it has; address space that it only reserves is free."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[5])
     most = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def without_network() -> None:

@@ -1,12 +1,12 @@
 """Prepared scans that stay in memory for the next method, so that several methods read and prepare a scan once."""
 
-import os
 import pathlib
 import threading
 
 from lgjax.preparation import pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.recipe import Recipe
+from lgjax.runtime import memory
 from lgjax.scans.sources import Subject
 
 MACHINE_SHARE = 0.125  # of the machine's memory, for scans that stay
@@ -54,8 +54,7 @@ class Kept:
 
 def room(methods: int) -> float:
     """Returns the bytes that prepared scans may take where so many methods follow each other on this machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return MACHINE_SHARE * memory if methods > 1 else 0
+    return MACHINE_SHARE * memory.total() if methods > 1 else 0
 
 
 def size(prepared: Prepared) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
-from lgjax.scans import dicom_geometry, dicom_header
+from lgjax.scans import dicom_geometry, dicom_header, room
 from lgjax.scans.dicom_geometry import Stack
 from lgjax.scans.dicom_header import Frame, Header
 from lgjax.scans.volume import Volume
@@ -55,6 +55,7 @@ def survey(paths: Sequence[pathlib.Path], said: str, max_voxels: int) -> Series:
     if np.prod(stack.shape) > max_voxels:
         problem = f"declares the shape {stack.shape}, more than {max_voxels} voxels"
         raise InputError(said, problem, "If that is right, raise --max_voxels")
+    room.check(said, stack.shape)
     return Series(tuple(frames[k] for k in stack.order), stack)
 
 

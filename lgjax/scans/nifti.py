@@ -16,7 +16,7 @@ from isal import igzip
 
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError
-from lgjax.scans import foreign
+from lgjax.scans import foreign, room
 from lgjax.scans import header as headers
 from lgjax.scans.volume import Volume
 
@@ -61,6 +61,7 @@ def read(
         digest = files.sha256(*parts(path))
         header = headers.read(path, stream, paired)
         shape, n_volumes = headers.shape_of(path, header, volume, single_slice, max_voxels)
+        room.check(path, shape)
         dtype = headers.dtype_of(path, header)
         slope, intercept, doubts = headers.scaling_of(path, header, dtype)
         affine, warnings = headers.geometry_of(path, header, shape, assume_ras)

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from lgjax.preparation import audit, cohort
 from lgjax.preparation.dataset import Entry, Index
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import evenly_spaced
-from lgjax.runtime import devices, hosts, shares
+from lgjax.runtime import devices, hosts, memory, shares
 from lgjax.runtime.errors import UsageError
 from lgjax.training import step as training
 from lgjax.training import store
@@ -171,8 +170,7 @@ def fits(settings: Settings, source: Source, mesh: jax.sharding.Mesh) -> tuple[b
     if all(limits):
         room, of = DEVICE_SHARE * min(limits), f"{DEVICE_SHARE:.0%} of its memory"
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        room, of = MACHINE_SHARE * memory / len(limits), f"{MACHINE_SHARE:.0%} of this machine's memory"
+        room, of = MACHINE_SHARE * memory.total() / len(limits), f"{MACHINE_SHARE:.0%} of this machine's memory"
     return source.nbytes <= room, f"the limit is {room / 1e9:.2f} GB, {of}"
 
 

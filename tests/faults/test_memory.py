@@ -1,13 +1,17 @@
-"""Fault 36: memory that runs out. Of the machine: exit code 4 and one line. Of the device: half as many slices at once.
+"""Fault 36: memory that runs out.
+
+Of the machine: a scan that can never fit is left out; else exit code 4. Of the device: fewer slices at once.
 
 Allocations fail for real, since the system grants the process no more.
 """
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import forked
+import images
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from conftest import ONE_DEVICE, ROOT
 
 from lgjax.cli import app
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="address space is limited as Linux does")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does")
 
 
 def enormous(path) -> None:
@@ -34,17 +38,33 @@ def enormous(path) -> None:
         file.truncate(352 + 1024**3)
 
 
-def test_a_scan_that_the_machine_cannot_hold(tmp_path):
-    enormous(tmp_path / "t.nii")
-    words = ["restore", "--method=mirror_tv3d", "--max_voxels=2000000000", f"--input={tmp_path / 't.nii'}"]
+def restored(tmp_path, before) -> tuple[forked.Ended, pathlib.Path]:
+    """Restores an enormous scan and a small one where little memory is left."""
+    images.save(tmp_path / "in" / "small.nii.gz", images.head())
+    enormous(tmp_path / "in" / "large.nii")
+    words = ["restore", "--method=mirror_tv3d", "--max_voxels=2000000000", f"--input={tmp_path / 'in'}"]
     words.append(f"--output={tmp_path / 'out'}")
-    ended = forked.lgjax(*words, log=tmp_path / "log", before=forked.little_memory)
+    return forked.lgjax(*words, log=tmp_path / "log", before=before), tmp_path / "out"
+
+
+def test_a_scan_that_this_machine_cannot_hold_is_left_out(tmp_path):
+    ended, out = restored(tmp_path, forked.little_memory)
+    assert ended.code == 3, ended.said
+    assert "large.nii: has the shape (1024, 1024, 1024), which takes about 38.7 GB of memory" in ended.said
+    assert "take a larger machine" in ended.said
+    assert [path.name for path in out.rglob("*desc-anomaly*.nii.gz")] == [
+        "sub-small_space-orig_desc-anomaly_T2w.nii.gz"
+    ]
+
+
+def test_memory_that_runs_out(tmp_path):
+    ended, out = restored(tmp_path, forked.memory_of_others)
     assert ended.code == 4, ended.said
     assert "Traceback" not in ended.said
     last = ended.said.strip().splitlines()[-1]
     assert last.startswith("error: out of memory: ")
     assert last.endswith("run the same command again to go on.")
-    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not list(out.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +82,7 @@ HUNGRY = """
 import logging
 import jax, jax.numpy as jnp, numpy as np
 import forked
+import images
 from configs import vae
 from lgjax.methods import names, runner as runners
 from lgjax.preparation.slices import Slices

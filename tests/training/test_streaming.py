@@ -21,6 +21,7 @@ from lgjax.preparation import dataset, recipe
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices as runtime_devices
 from lgjax.runtime import hosts as runtime_hosts
+from lgjax.runtime import memory
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.training import feeding, settings
 from lgjax.training import step as training
@@ -86,7 +87,7 @@ def test_auto_streams_what_does_not_fit(ours, folder, mesh1, mesh8, monkeypatch)
     stored = source(folder, dataset.read_index(folder))
     need = stored.nbytes / feeding.MACHINE_SHARE  # bytes of memory at which they just fit
     for pages, mesh, expected in ((need, mesh1, True), (need - 1, mesh1, False), (need, mesh8, False)):
-        monkeypatch.setattr(os, "sysconf", lambda name, pages=pages: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}[name])
+        monkeypatch.setattr(memory, "total", lambda pages=pages: pages)
         assert feeding.fits(settings.from_config(ours), stored, mesh)[0] == expected
         for choice, decided in (("always", True), ("never", False)):
             ours.data.resident = choice
