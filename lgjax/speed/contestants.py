@@ -6,7 +6,7 @@ Weights are random and slices synthetic: every iteration does the same work what
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ from lgjax.methods.names import Method
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices
 from lgjax.runtime.devices import replicate
+from lgjax.speed import counts
 from lgjax.speed import peaks as speed_peaks
+from lgjax.speed.counts import Count
 from lgjax.speed.peaks import Peaks, Runs
 from lgjax.training import feeding, step, store
 from lgjax.training.settings import Settings
@@ -69,13 +71,22 @@ def _enable_cache(value: bool) -> None:
     compilation_cache.reset_cache()  # it remembers what it was told before
 
 
-def compiled(function, *arguments) -> tuple[Any, Any, float]:
-    """Lowers and compiles a jitted function for some arguments; returns both, and the seconds that both took."""
+class Compiled(NamedTuple):
+    """A jitted function, compiled for some arguments."""
+
+    work: Count
+    program: Any
+    seconds: float  # that tracing, lowering and compiling took
+
+
+def compiled(function, *arguments) -> Compiled:
+    """Compiles a jitted function for some arguments, and counts its work."""
     with uncached():
         began = time.perf_counter()
-        lowered = function.lower(*arguments)
-        program = lowered.compile()
-        return lowered, program, time.perf_counter() - began
+        traced = function.trace(*arguments)
+        program = traced.lower().compile()
+        seconds = time.perf_counter() - began
+    return Compiled(counts.of_results(traced.jaxpr), program, seconds)
 
 
 class Restoration:
@@ -113,22 +124,24 @@ class Restoration:
         first = self._runner(short)
         self.slices = brain_like(settings.seed, first.size, grid.height, grid.width)
         self.strength = np.full(first.size, LAMBDA, np.float32)
-        self.short, self.short_runs = self._compile(first), Runs(short, [])
+        (self.short, once), self.short_runs = self._compile(first), Runs(short, [])
         guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
         long = speed_peaks.count_for(target, guess, 4 * short, getattr(settings, self.length))
-        self.long, self.long_runs = self._compile(self._runner(long)), Runs(long, [])
+        (self.long, self.compiled), self.long_runs = self._compile(self._runner(long)), Runs(long, [])
+        self.count = counts.per_iteration(once.work, self.compiled.work, long - short)
 
     def _runner(self, iterations: int) -> runners.Runner:
         """Makes what runs the method in the product, for so many iterations of every slice."""
         changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}
         return runners.Runner(self.method, self.settings._replace(**changes), self.model, self.params, self.mesh)
 
-    def _compile(self, runner: runners.Runner) -> runners.Runner:
+    def _compile(self, runner: runners.Runner) -> tuple[runners.Runner, Compiled]:
         """Compiles the method as the product does, before its first batch, which it then restores."""
         arrays = runner.place([part[: runner.dispatched] for part in (*self.slices, self.strength)])
-        self.lowered, runner.compiled, self.compile_seconds = compiled(runner.function, runner.params, *arrays)
+        found = compiled(runner.function, runner.params, *arrays)
+        runner.compiled = found.program
         self._run(runner)
-        return runner
+        return runner, found
 
     def _run(self, runner: runners.Runner) -> float:
         return speed_peaks.seconds(lambda: list(runner(self.slices, self.strength)))
@@ -155,8 +168,8 @@ class Restoration:
             "paper_seconds": published,
             "paper_over_ours": speed_peaks.ratio(published, seconds.median),
             "volume": {"seconds": volume, "computed_from": made_of},
-            "compile_seconds": self.compile_seconds,
-            **against_floor(self.lowered, self.long.compiled, peaks, seconds.median, self.mesh.size, programs),
+            "compile_seconds": self.compiled.seconds,
+            **against_floor(self.count, self.long.compiled, peaks, seconds.median, self.mesh.size, programs),
             "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
         }
 
@@ -198,7 +211,7 @@ class Training:
         self.steps = feeding.steps(model, settings, store.InMemory(found.y, found.mask), mesh, 0)
         self.state = replicate(random_state(model, settings), mesh)
         self.together, program, arguments = next(self.steps)
-        self.lowered, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
+        self.count, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
         self._run(1)
         self.dispatches = speed_peaks.count_for(target, self._run(1), 1, 1000)
         self.runs = Runs(self.dispatches * self.together, [])
@@ -225,20 +238,23 @@ class Training:
             "steps_per_dispatch": self.together,
             "steps_per_second": rate._asdict(),
             "compile_seconds": self.compile_seconds,
-            **against_floor(self.lowered, self.program, peaks, 1 / rate.median, self.mesh.size),
+            **against_floor(
+                counts.scaled(self.count, 1 / self.together), self.program, peaks, 1 / rate.median, self.mesh.size
+            ),
             "samples": self.runs._asdict(),
         }
 
 
-def against_floor(lowered, compiled, peaks: Peaks, seconds: float, devices: int, programs: int = 1) -> dict[str, Any]:
+def against_floor(
+    count: Count, compiled: Any, peaks: Peaks, seconds: float, devices: int, programs: int = 1
+) -> dict[str, Any]:
     """Returns what one iteration of some `programs` takes, and beside its `seconds` the least time that it needs."""
-    cost = speed_peaks.cost(lowered, compiled, devices)
-    cost = speed_peaks.Cost(*(None if value is None else programs * value for value in cost))
+    found = speed_peaks.cost(count, compiled, devices)
+    cost = found._replace(flops=programs * found.flops, bytes=programs * found.bytes)
     floor = speed_peaks.floor(cost, peaks)
     return {
         "program_bytes": speed_peaks.memory(compiled),
-        "flops": cost.flops,
-        "bytes": cost.bytes,
+        **cost._asdict(),
         "flops_per_second": speed_peaks.ratio(cost.flops, seconds),
         "floor_seconds": floor.seconds,
         "floor_seconds_compute": floor.compute,

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lgjax.runtime.devices import batch_sharding
+from lgjax.speed.counts import Count
 
 PRODUCTS, SUMS = 4, 16  # in a run, so that starting it does not count
+COMPILED, OPERATIONS = "the compiled program", "every operation, none fused: an upper count"
 PRODUCT_SECONDS = 0.3  # no larger matrices are tried once a run takes longer
 
 
@@ -36,10 +38,11 @@ class Runs(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one iteration of a program takes, on all devices together; None where XLA does not say."""
+    """What one iteration of a program takes, on all devices together."""
 
-    flops: float | None  # floating-point operations
-    bytes: float | None  # read and written
+    flops: float  # floating-point operations
+    bytes: float  # read and written
+    bytes_of: str  # COMPILED or OPERATIONS: what the bytes were counted of
 
 
 class Peaks(NamedTuple):
@@ -53,13 +56,13 @@ class Peaks(NamedTuple):
 class Floor(NamedTuple):
     """The least seconds that the operations and the bytes of a program need."""
 
-    compute: float | None
-    memory: float | None
+    compute: float
+    memory: float
 
     @property
-    def seconds(self) -> float | None:
-        """Both at the same time: the larger one, where both are known."""
-        return None if self.compute is None or self.memory is None else max(self.compute, self.memory)
+    def seconds(self) -> float:
+        """Both at the same time: the larger one."""
+        return max(self.compute, self.memory)
 
 
 def spread(samples: Sequence[float]) -> Spread:
@@ -89,8 +92,7 @@ def count_for(target: float, seconds: float, least: int, most: int) -> int:
 
 def floor(cost: Cost, peaks: Peaks) -> Floor:
     """Returns the least time of a program on a device."""
-    compute = None if cost.flops is None else cost.flops / peaks.flops
-    return Floor(compute, None if cost.bytes is None else cost.bytes / peaks.bytes)
+    return Floor(cost.flops / peaks.flops, cost.bytes / peaks.bytes)
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
@@ -98,20 +100,22 @@ def ratio(numerator: float | None, denominator: float | None) -> float | None:
     return None if numerator is None or denominator is None or denominator <= 0 else numerator / denominator
 
 
-def cost(lowered: Any, compiled: Any, devices: int) -> Cost:
-    """Returns what XLA counts in a program: in a loop one iteration, whatever its length, beside what is done once.
+def cost(count: Count, compiled: Any, devices: int) -> Cost:
+    """Returns what one iteration of a program takes.
 
-    Operations are counted in the program as written, before any compiler pass, so that no backend hides them in calls
-    of a library: a multiplication and an addition are two, products with padding none, exponentials and the like none.
-    Bytes are those of the program as compiled: all that a fused kernel reads and writes, in a cache or not.
+    Bytes are those that XLA counts in the program as compiled: all that a fused kernel reads and writes, in a cache or
+    not; in a loop one iteration, whatever its length, beside what is done once. Where XLA does not say, they are those
+    of every operation, which is an upper count.
 
     Args:
-      lowered, compiled: a jitted function, lowered and then compiled.
+      count: of one iteration, see `counts`.
+      compiled: the program.
       devices: that it is split over.
     """
-    flops = (lowered.cost_analysis() or {}).get("flops")
     accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
-    return Cost(flops, None if accessed is None else accessed * devices)
+    if accessed is None:
+        return Cost(count.flops, count.bytes, OPERATIONS)
+    return Cost(count.flops, accessed * devices, COMPILED)
 
 
 def memory(compiled: Any) -> int | None:

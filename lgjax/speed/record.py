@@ -26,11 +26,13 @@ NOTES = (
     "s/iteration: of one batch, the slope between a short and a long run of the compiled program, so that what a run "
     "does once (starting, transfers) does not count. s/volume is computed from the long run and this slope, all "
     "batches full, the last one padded, compilation and preparation of the scan left out.",
-    "GFLOP: XLA's count for the program as written (a padded product is none; the zeros that put convolutions into "
-    "blocks of pixels are counted). GB: XLA's count of what each kernel of the compiled program reads and writes; more "
-    "than a perfect program needs, and on CPU most of it comes from a cache. So the floor, max(GFLOP / best matrix "
-    "product, GB / bandwidth), belongs to this program, and only the compute floor holds for every program of the same "
-    "operations. MB: arguments, results and what lies between, on each device.",
+    "GFLOP: floating-point operations of the program as written, counted as XLA does, on every device alike (a padded "
+    "product is none; the zeros that put convolutions into blocks of pixels are counted). GB: XLA's count of what each "
+    "kernel of the compiled program reads and writes; more than a perfect program needs, and on CPU most of it comes "
+    "from a cache. (Where XLA does not say: what all operations of the program as written do, an upper count, marked "
+    "<=.) So the floor, max(GFLOP / best matrix product, GB / bandwidth), belongs to this program, and only the "
+    "compute floor holds for every program of the same operations. MB: arguments, results and what lies between, on "
+    "each device.",
 )
 
 
@@ -205,8 +207,10 @@ def _programs(record: dict[str, Any]) -> str:
         [
             name,
             _number(found["program_bytes"], 1e-6),
-            *(_number(found[key], 1e-9) for key in ("flops", "bytes", "flops_per_second")),
-            _number(found["floor_seconds"]),
+            _number(found["flops"], 1e-9),
+            _bound(found) + _number(found["bytes"], 1e-9),
+            _number(found["flops_per_second"], 1e-9),
+            _bound(found) + _number(found["floor_seconds"]),
             _percent(found["fraction_of_floor"]),
             _number(found["floor_seconds_compute"]),
             _percent(found["fraction_of_compute_floor"]),
@@ -229,6 +233,11 @@ def _training(record: dict[str, Any]) -> str:
 
 def _batch(found: dict[str, Any]) -> str:
     return "{} of {}x{}".format(found["batch_size"], *found["grid"])
+
+
+def _bound(found: dict[str, Any]) -> str:
+    """Marks what follows from an upper count of bytes."""
+    return "<= " if found["bytes_of"] == speed_peaks.OPERATIONS else ""
 
 
 def _number(value: float | None, unit: float = 1.0) -> str:
