@@ -16,6 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from lgjax.evaluation.published import TABLE1
 from lgjax.methods import runner as runners
 from lgjax.methods.names import Method
+from lgjax.models import convolutions
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices
 from lgjax.runtime.devices import replicate
@@ -75,18 +76,21 @@ class Compiled(NamedTuple):
     """A jitted function, compiled for some arguments."""
 
     work: Count
+    plain: Count  # with convolutions in their plain form: without the zeros that put them into blocks of pixels
     program: Any
     seconds: float  # that tracing, lowering and compiling took
 
 
 def compiled(function, *arguments) -> Compiled:
     """Compiles a jitted function for some arguments, and counts its work."""
+    with convolutions.forms("plain"):
+        plain = counts.of(function, *arguments)
     with uncached():
         began = time.perf_counter()
         traced = function.trace(*arguments)
         program = traced.lower().compile()
         seconds = time.perf_counter() - began
-    return Compiled(counts.of_results(traced.jaxpr), program, seconds)
+    return Compiled(counts.of_results(traced.jaxpr), plain, program, seconds)
 
 
 class Restoration:
@@ -128,7 +132,8 @@ class Restoration:
         guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
         long = speed_peaks.count_for(target, guess, 4 * short, getattr(settings, self.length))
         (self.long, self.compiled), self.long_runs = self._compile(self._runner(long)), Runs(long, [])
-        self.count = counts.per_iteration(once.work, self.compiled.work, long - short)
+        pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
+        self.work, self.plain = (counts.per_iteration(few, many, long - short) for few, many in pairs)
 
     def _runner(self, iterations: int) -> runners.Runner:
         """Makes what runs the method in the product, for so many iterations of every slice."""
@@ -169,7 +174,7 @@ class Restoration:
             "paper_over_ours": speed_peaks.ratio(published, seconds.median),
             "volume": {"seconds": volume, "computed_from": made_of},
             "compile_seconds": self.compiled.seconds,
-            **against_floor(self.count, self.long.compiled, peaks, seconds.median, self.mesh.size, programs),
+            **against_floor(self.work, self.plain, self.long.compiled, peaks, seconds.median, self.mesh.size, programs),
             "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
         }
 
@@ -211,7 +216,7 @@ class Training:
         self.steps = feeding.steps(model, settings, store.InMemory(found.y, found.mask), mesh, 0)
         self.state = replicate(random_state(model, settings), mesh)
         self.together, program, arguments = next(self.steps)
-        self.count, self.program, self.compile_seconds = compiled(program, self.state, *arguments)
+        self.compiled = compiled(program, self.state, *arguments)
         self._run(1)
         self.dispatches = speed_peaks.count_for(target, self._run(1), 1, 1000)
         self.runs = Runs(self.dispatches * self.together, [])
@@ -219,7 +224,7 @@ class Training:
     def _run(self, dispatches: int) -> float:
         def run():
             for _ in range(dispatches):
-                self.state, terms = self.program(self.state, *next(self.steps).arguments)
+                self.state, terms = self.compiled.program(self.state, *next(self.steps).arguments)
             return self.state, terms
 
         return speed_peaks.seconds(run)
@@ -231,30 +236,35 @@ class Training:
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements."""
         rate = speed_peaks.spread([self.runs.iterations / taken for taken in self.runs.seconds])
+        step = 1 / self.together
+        work, plain = (counts.scaled(found, step) for found in (self.compiled.work, self.compiled.plain))
         return {
             "batch_size": self.batch_size,
             "grid": list(self.grid),
             "slices_on_device": settings.train_slices,
             "steps_per_dispatch": self.together,
             "steps_per_second": rate._asdict(),
-            "compile_seconds": self.compile_seconds,
-            **against_floor(
-                counts.scaled(self.count, 1 / self.together), self.program, peaks, 1 / rate.median, self.mesh.size
-            ),
+            "compile_seconds": self.compiled.seconds,
+            **against_floor(work, plain, self.compiled.program, peaks, 1 / rate.median, self.mesh.size),
             "samples": self.runs._asdict(),
         }
 
 
 def against_floor(
-    count: Count, compiled: Any, peaks: Peaks, seconds: float, devices: int, programs: int = 1
+    work: Count, plain: Count, compiled: Any, peaks: Peaks, seconds: float, devices: int, programs: int = 1
 ) -> dict[str, Any]:
-    """Returns what one iteration of some `programs` takes, and beside its `seconds` the least time that it needs."""
-    found = speed_peaks.cost(count, compiled, devices)
+    """Returns what one iteration of some `programs` takes, and beside its `seconds` the least time that it needs.
+
+    Args:
+      work, plain: of one iteration, see `Compiled`.
+    """
+    found = speed_peaks.cost(work, compiled, devices)
     cost = found._replace(flops=programs * found.flops, bytes=programs * found.bytes)
     floor = speed_peaks.floor(cost, peaks)
     return {
         "program_bytes": speed_peaks.memory(compiled),
         **cost._asdict(),
+        "flops_of_plain_convolutions": programs * plain.flops,
         "flops_per_second": speed_peaks.ratio(cost.flops, seconds),
         "floor_seconds": floor.seconds,
         "floor_seconds_compute": floor.compute,

@@ -27,7 +27,8 @@ NOTES = (
     "does once (starting, transfers) does not count. s/volume is computed from the long run and this slope, all "
     "batches full, the last one padded, compilation and preparation of the scan left out.",
     "GFLOP: floating-point operations of the program as written, counted as XLA does, on every device alike (a padded "
-    "product is none; the zeros that put convolutions into blocks of pixels are counted). GB: XLA's count of what each "
+    "product is none). plain: the same with plain convolutions, without the zeros that put them into blocks of pixels. "
+    "GB: XLA's count of what each "
     "kernel of the compiled program reads and writes; more than a perfect program needs, and on CPU most of it comes "
     "from a cache. (Where XLA does not say: what all operations of the program as written do, an upper count, marked "
     "<=.) So the floor, max(GFLOP / best matrix product, GB / bandwidth), belongs to this program, and only the "
@@ -208,6 +209,7 @@ def _programs(record: dict[str, Any]) -> str:
             name,
             _number(found["program_bytes"], 1e-6),
             _number(found["flops"], 1e-9),
+            _number(found["flops_of_plain_convolutions"], 1e-9),
             _bound(found) + _number(found["bytes"], 1e-9),
             _number(found["flops_per_second"], 1e-9),
             _bound(found) + _number(found["floor_seconds"]),
@@ -218,7 +220,7 @@ def _programs(record: dict[str, Any]) -> str:
         for name, found in rows.items()
     ]
     floors = ["floor, s", "floor / ours", "compute floor, s", "compute floor / ours"]
-    return tables.aligned(["iteration of", "MB", "GFLOP", "GB", "GFLOP/s", *floors], lines)
+    return tables.aligned(["iteration of", "MB", "GFLOP", "plain", "GB", "GFLOP/s", *floors], lines)
 
 
 def _training(record: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import bench as settings
 from lgjax import models
 from lgjax.evaluation import published
+from lgjax.models import convolutions
 from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import contestants, counts
@@ -173,14 +174,32 @@ def test_compiling_takes_its_time_every_time(empty_cache):
 
     ones = jnp.ones(3)  # another program
     before = set(folder.iterdir())
-    count, program, seconds = contestants.compiled(jax.jit(double), ones)
+    work, plain, program, seconds = contestants.compiled(jax.jit(double), ones)
     np.testing.assert_array_equal(program(ones), 2.125)
-    assert count.flops == 2 * 3
+    assert work.flops == plain.flops == 2 * 3
     assert seconds > 0
     assert set(folder.iterdir()) == before
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.jit(lambda x: x * 3.0 + 0.0625)(jnp.ones(3))
     assert set(folder.iterdir()) > before  # other programs are kept as before
+
+
+@pytest.mark.parametrize("features", [1, 8, 16])
+def test_the_zeros_of_blocks_are_counted_apart(features):
+    x, kernel = jnp.ones((2, 16, 16, 4)), jnp.ones((3, 3, 4, features))
+    layer = convolutions.Conv(features, (3, 3), use_bias=False)
+
+    @jax.jit
+    def convolve(x, kernel):
+        with convolutions.forms(convolutions.forms.value or "cpu"):
+            return layer.apply({"params": {"kernel": kernel}}, x)
+
+    work, plain, *_ = contestants.compiled(convolve, x, kernel)
+    taps = 3 * 16 - 2  # pairs of output and kernel rows that meet the image
+    assert plain.flops == 2 * 2 * 4 * features * taps**2
+    height, width = next(block for most, block in ((1, (4, 4)), (8, (2, 2)), (16, (1, 2))) if features <= most)
+    blocks = [(n + 2) * 16 // n - 2 for n in (height, width)]  # the same, of blocks of n pixels and n + 2 taps
+    assert work.flops == 2 * 2 * 4 * features * height * width * np.prod(blocks)
 
 
 def test_methods_by_default_are_the_papers_that_iterate():
