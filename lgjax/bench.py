@@ -20,7 +20,8 @@ from absl import flags
 
 from lgjax.cli import app
 from lgjax.runtime import files
-from lgjax.speed.record import choose, from_config, markdown, measure
+from lgjax.speed.record import choose, from_config, measure
+from lgjax.speed.tables import markdown
 
 
 def main(words: Sequence[str] = ()) -> int | None:
@@ -30,7 +31,7 @@ def main(words: Sequence[str] = ()) -> int | None:
     settings = from_config(config)
     names = choose(values.method)
     mesh = app.start()
-    record = measure(settings, names, mesh)
+    record = measure(settings, names, mesh, values.profile)
     app.say(f"\n{markdown(record)}")
     platform = mesh.devices.flat[0].platform
     output = pathlib.Path(values.output or f"benchmarks/{config.name}_{platform}.json")

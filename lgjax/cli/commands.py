@@ -158,6 +158,8 @@ def _eval(values: flags.FlagValues) -> None:
 def _bench(values: flags.FlagValues) -> None:
     text = "Methods to time, separated by commas; default: those of the paper's Table 1 that iterate."
     flags.DEFINE_list("method", None, text, flag_values=values)
+    text = "Also profile one run of everything, and list the kernels that took longest."
+    flags.DEFINE_boolean("profile", False, text, flag_values=values)
     define_path("output", "JSON file; default: benchmarks/<config name>_<platform>.json.", values)
 
 

@@ -20,10 +20,11 @@ from lgjax.models import convolutions
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices
 from lgjax.runtime.devices import replicate
-from lgjax.speed import counts
+from lgjax.speed import counts, profile
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.counts import Count
 from lgjax.speed.peaks import Peaks, Runs
+from lgjax.speed.profile import Kernel
 from lgjax.training import feeding, step, store
 from lgjax.training.settings import Settings
 from lgjax.training.step import TrainState
@@ -156,6 +157,10 @@ class Restoration:
         self.short_runs.seconds.append(self._run(self.short))
         self.long_runs.seconds.append(self._run(self.long))
 
+    def profile(self) -> tuple[list[Kernel], int]:
+        """Profiles one long run; returns its kernels and its iterations."""
+        return profile.of(lambda: list(self.long(self.slices, self.strength))), self.long_runs.iterations
+
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements."""
         iterations, batch, long = getattr(self.settings, self.length), len(self.slices.number), self.long_runs
@@ -222,16 +227,21 @@ class Training:
         self.runs = Runs(self.dispatches * self.together, [])
 
     def _run(self, dispatches: int) -> float:
-        def run():
-            for _ in range(dispatches):
-                self.state, terms = self.compiled.program(self.state, *next(self.steps).arguments)
-            return self.state, terms
+        return speed_peaks.seconds(lambda: self._take(dispatches))
 
-        return speed_peaks.seconds(run)
+    def _take(self, dispatches: int) -> Any:
+        """Takes some steps."""
+        for _ in range(dispatches):
+            self.state, terms = self.compiled.program(self.state, *next(self.steps).arguments)
+        return self.state, terms
 
     def sample(self) -> None:
         """Times one run of some steps."""
         self.runs.seconds.append(self._run(self.dispatches))
+
+    def profile(self) -> tuple[list[Kernel], int]:
+        """Profiles one dispatch; returns its kernels and its steps."""
+        return profile.of(lambda: self._take(1)), self.together
 
     def record(self, peaks: Peaks, settings) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements."""

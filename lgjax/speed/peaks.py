@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lgjax.models import precision as precisions
 from lgjax.runtime.devices import batch_sharding
 from lgjax.speed.counts import Count
 
@@ -140,20 +141,21 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def measure_peaks(mesh: jax.sharding.Mesh, dtype: str, sizes: Sequence[int], length: int, tries: int = 2) -> Peaks:
+def measure_peaks(mesh: jax.sharding.Mesh, precision: str, sizes: Sequence[int], length: int, tries: int = 2) -> Peaks:
     """Measures the rate of matrix products, the best over some sizes, and the bandwidth of a sum of two large arrays.
 
     Args:
       mesh: all its devices work at the same time.
-      dtype: of the matrices; products are of JAX's default precision, on a GPU TensorFloat-32.
+      precision: of the products, see `models.precision`.
       sizes: rows of the square matrices, ascending; large ones are left out where they take long.
       length: elements of each array, on each device; more than a cache holds.
       tries: runs of each kind; the best one counts.
     """
     products: dict[str, list[float]] = {}
     for n in sizes:
-        taken = _product_seconds(mesh, dtype, n, tries)
-        products[f"{dtype} matrix product {n}"] = [PRODUCTS * mesh.size * 2 * n**3 / t for t in taken]
+        with precisions.matmul_precision(precision):
+            taken = _product_seconds(mesh, "bfloat16" if precision == "bfloat16" else "float32", n, tries)
+        products[f"{precision} matrix product {n}"] = [PRODUCTS * mesh.size * 2 * n**3 / t for t in taken]
         if min(taken) > PRODUCT_SECONDS:
             break
     on_cpu = mesh.devices.flat[0].platform == "cpu"

@@ -1,4 +1,4 @@
-"""What a benchmark measures and tells: the record, and its tables."""
+"""What a benchmark measures: its settings, the methods and trainings in turn, the record."""
 
 import os
 import sys
@@ -14,36 +14,13 @@ from lgjax.methods import names as methods
 from lgjax.methods import runner
 from lgjax.models.base import Model
 from lgjax.preparation.slices import Grid
-from lgjax.report import tables
 from lgjax.runtime import devices, places, progress
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
+from lgjax.speed import profile
 from lgjax.speed.contestants import Restoration, Training, random_state
 from lgjax.training import settings as training_settings
 from lgjax.workdir import experiment
-
-NOTES = (
-    "s/iteration: of one batch, the slope between a short and a long run of the compiled program, so that what a run "
-    "does once (starting, transfers) does not count. s/volume is computed from the long run and this slope, all "
-    "batches full, the last one padded, compilation and preparation of the scan left out.",
-    "GFLOP: floating-point operations of the program as written, counted as XLA does, on every device alike (a padded "
-    "product is none). plain: the same with plain convolutions, without the zeros that put them into blocks of pixels. "
-    "GB: XLA's count of what each "
-    "kernel of the compiled program reads and writes; more than a perfect program needs, and on CPU most of it comes "
-    "from a cache. (Where XLA does not say: what all operations of the program as written do, an upper count, marked "
-    "<=.) So the floor, max(GFLOP / best matrix product, GB / bandwidth), belongs to this program, and only the "
-    "compute floor holds for every program of the same operations. MB: arguments, results and what lies between, on "
-    "each device.",
-)
-
-
-BESIDE_PAPER = (
-    "paper, s: seconds per iteration on a Titan X, Table 1 of Chen et al. 2019; the batch size is not stated in the "
-    "paper (the authors' code restores 64 slices of 128x128 at a time)."
-)
-
-
-OTHER_SIZE = "These are not the paper's networks and slices: its seconds are not set beside ours."
 
 
 class Experiment(NamedTuple):
@@ -60,13 +37,13 @@ class Settings(NamedTuple):
     """How speed is measured, see configs/bench.py."""
 
     as_paper: bool  # whether networks and slices are of the size of the paper's
+    precision: str
     volume_slices: int
     repeats: int
     run_seconds: float
     short_iterations: int
     train_models: tuple[str, ...]
     train_slices: int
-    peak_dtype: str
     peak_sizes: tuple[int, ...]
     peak_length: int
     experiments: dict[str, Experiment]  # by model
@@ -126,13 +103,16 @@ def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mes
         yield Training(name, part.trained, part.training, size, mesh, settings.train_slices, target)
 
 
-def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def measure(
+    settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh, profiled: bool = False
+) -> dict[str, Any]:
     """Runs everything in turn, A B C A B C, so that a disturbance of the machine meets all alike.
 
     Args:
       settings: from `from_config`.
       names: of methods, as from `choose`.
       mesh: the devices.
+      profiled: whether a run of everything is profiled at the end, too.
 
     Returns:
       The record, as written to --output.
@@ -140,7 +120,7 @@ def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -
     count = len(names) + len(trained(settings, names))
     items = list(progress.track(contestants(settings, names, mesh), "compiling", count, "program"))
     held, peaks = speed_peaks.peak_memory(mesh), []
-    sizes = (settings.peak_dtype, settings.peak_sizes, settings.peak_length)
+    sizes = (settings.precision, settings.peak_sizes, settings.peak_length)
     with progress.track(None, "measuring", settings.repeats * (count + 1), "run") as bar:
         for _ in range(settings.repeats):
             for item in items:
@@ -152,6 +132,9 @@ def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -
     found: dict[str, dict] = {"methods": {}, "training": {}}
     for item in items:
         found[item.kind][item.name] = item.record(best, settings)
+    if profiled:
+        for item in progress.track(items, "profiling", len(items), "program"):
+            found[item.kind][item.name]["profile"] = profile.as_json(*item.profile())
     return {
         "what": "Measures how fast methods restore and models train on this machine, and how fast it could be.",
         "command": places.command(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
@@ -163,92 +146,3 @@ def measure(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -
         "peak_bytes_of_process": held,
         **found,
     }
-
-
-def markdown(record: dict[str, Any]) -> str:
-    """Returns the tables of a record, aligned for a terminal and valid as Markdown."""
-    versions, peaks = record["versions"], record["peaks"]
-    repeats = record["config"]["repeats"]
-    head = (
-        f"Measured on {versions['device']}, lgjax {versions['lgjax']}, jax {versions['jax']}, {versions['date']}: "
-        f"{repeats} times in turn, median and quartiles. Random weights, synthetic slices: neither changes the work. "
-        f"Best rates of this device in this run: {peaks['flops'] / 1e9:.4g} GFLOP/s (product of matrices), "
-        f"{peaks['bytes'] / 1e9:.4g} GB/s."
-    )
-    beside = BESIDE_PAPER if record["config"]["as_paper"] else OTHER_SIZE
-    return "\n\n".join([head, _times(record), beside, _programs(record), _training(record), *NOTES])
-
-
-def _times(record: dict[str, Any]) -> str:
-    """Tabulates how long methods take."""
-    lines = []
-    for name, found in record["methods"].items():
-        seconds = found["seconds_per_iteration"]
-        lines.append(
-            [
-                name,
-                _batch(found),
-                _number(seconds["median"]),
-                _quartiles(seconds),
-                _number(found["paper_seconds"]),
-                _number(found["paper_over_ours"]),
-                _number(found["volume"]["seconds"]),
-                _number(found["compile_seconds"]),
-            ]
-        )
-    volume = f"s/volume of {record['config']['volume_slices']}"
-    head = ["method", "batch", "s/iteration", "quartiles", "paper, s", "paper / ours", volume, "compile, s"]
-    return tables.aligned(head, lines)
-
-
-def _programs(record: dict[str, Any]) -> str:
-    """Tabulates what iterations and training steps take of the device."""
-    rows = {**record["methods"], **{f"training of {name}": found for name, found in record["training"].items()}}
-    lines = [
-        [
-            name,
-            _number(found["program_bytes"], 1e-6),
-            _number(found["flops"], 1e-9),
-            _number(found["flops_of_plain_convolutions"], 1e-9),
-            _bound(found) + _number(found["bytes"], 1e-9),
-            _number(found["flops_per_second"], 1e-9),
-            _bound(found) + _number(found["floor_seconds"]),
-            _percent(found["fraction_of_floor"]),
-            _number(found["floor_seconds_compute"]),
-            _percent(found["fraction_of_compute_floor"]),
-        ]
-        for name, found in rows.items()
-    ]
-    floors = ["floor, s", "floor / ours", "compute floor, s", "compute floor / ours"]
-    return tables.aligned(["iteration of", "MB", "GFLOP", "plain", "GB", "GFLOP/s", *floors], lines)
-
-
-def _training(record: dict[str, Any]) -> str:
-    """Tabulates how fast models train."""
-    lines = []
-    for name, found in record["training"].items():
-        rate = found["steps_per_second"]
-        texts = [_number(rate["median"]), _quartiles(rate), _number(found["compile_seconds"])]
-        lines.append([name, _batch(found), *texts])
-    return tables.aligned(["training", "batch", "steps/s", "quartiles", "compile, s"], lines)
-
-
-def _batch(found: dict[str, Any]) -> str:
-    return "{} of {}x{}".format(found["batch_size"], *found["grid"])
-
-
-def _bound(found: dict[str, Any]) -> str:
-    """Marks what follows from an upper count of bytes."""
-    return "<= " if found["bytes_of"] == speed_peaks.OPERATIONS else ""
-
-
-def _number(value: float | None, unit: float = 1.0) -> str:
-    return "–" if value is None else f"{value * unit:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _quartiles(found: dict[str, float]) -> str:
-    return f"[{_number(found['lower'])}, {_number(found['upper'])}]"

@@ -181,13 +181,13 @@ BOUNDS: dict[str, Bound] = {
     "references": several(NAME, least=0),
     # of configs/bench.py
     "as_paper": SWITCH,
+    "precision": choice(*PRECISIONS),
     "volume_slices": COUNT,
     "repeats": COUNT,
     "run_seconds": POSITIVE,
     "short_iterations": COUNT,
     "train_models": several(choice("vae", "aae", "gmvae", "anogan"), least=0),
     "train_slices": COUNT,
-    "peak_dtype": choice("float32", "bfloat16", "float16"),
     "peak_sizes": SIZES,
     "peak_length": COUNT,
 }

@@ -20,7 +20,7 @@ from lgjax.evaluation import published
 from lgjax.models import convolutions
 from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
-from lgjax.speed import contestants, counts
+from lgjax.speed import contestants, counts, profile, tables
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import record as bench
 from lgjax.speed.counts import Count
@@ -288,7 +288,9 @@ def benched(tmp_path_factory):
     result = lgjax_bench(
         f"--config={folder / 'tiny.py'}:smoke",
         "--config.as_paper=True",
+        "--config.precision=float32",
         "--method=vae_lg_neural_tv",
+        "--profile",
         f"--output={folder / 'new' / 'out.json'}",
     )
     assert result.returncode == 0, result.stdout + result.stderr
@@ -320,7 +322,9 @@ def test_the_record_follows_from_its_samples(benched):
 
 def assert_follows(found, peaks, seconds):
     """What is said of the hardware follows from counts, peaks and time."""
-    assert peaks["flops"] == max(x for name, tries in peaks["samples"].items() if "product" in name for x in tries)
+    assert peaks["flops"] == max(
+        x for name, tries in peaks["samples"].items() if "float32 matrix product" in name for x in tries
+    )
     assert peaks["bytes"] == max(peaks["samples"]["float32 sum a + b -> a"])
     compute, memory = found["flops"] / peaks["flops"], found["bytes"] / peaks["bytes"]
     assert found["floor_seconds_compute"] == pytest.approx(compute)
@@ -338,12 +342,15 @@ def test_the_record_says_how_it_was_made(benched):
     assert {"lgjax", "jax", "device", "date", "numpy", "python"} <= set(record["versions"])
     assert record["config"]["experiments"]["vae"]["seed"] == 0
     assert record["config"]["repeats"] == 3
+    assert record["config"]["precision"] == "float32"
+    for part in ("restore", "train"):
+        assert {config[part]["precision"] for config in record["config"]["experiments"].values()} == {"float32"}
     assert (record["devices"], record["cores"]) == (1, os.cpu_count())
 
 
 def test_the_tables_show_the_record(benched):
     record, printed = benched
-    assert bench.markdown(record) in printed
+    assert tables.markdown(record) in printed
     assert "not stated in the paper (the authors' code restores 64 slices of 128x128" in printed
     row = next(line for line in printed.splitlines() if line.startswith("| vae_lg_neural_tv"))
     found = record["methods"]["vae_lg_neural_tv"]
@@ -353,16 +360,31 @@ def test_the_tables_show_the_record(benched):
     ]
 
 
+def test_a_profile_is_kept_and_shown(benched):
+    record, printed = benched
+    for name, found in (("vae_lg_neural_tv", record["methods"]), ("training of vae", record["training"])):
+        kept = found[name.split()[-1]]["profile"]
+        assert len(kept["longest"]) == profile.LONGEST < kept["kernels"]
+        shares = [kernel["share"] for kernel in kept["longest"]]
+        assert shares == sorted(shares, reverse=True)
+        assert 0.3 < sum(shares) < 1
+        assert profile.markdown(name, kept) in printed
+    long = record["methods"]["vae_lg_neural_tv"]["samples"]["long"]["iterations"]
+    kept = record["methods"]["vae_lg_neural_tv"]["profile"]
+    assert kept["iterations"] == long
+    assert kept["longest"][0]["runs"] % long == 0  # a kernel of the loop
+
+
 def test_the_tables_show_what_is_unknown(benched):
     record = json.loads(json.dumps(benched[0]))
     record["config"]["as_paper"] = False
     for found in record["methods"].values():
         found.update(dict.fromkeys(("paper_seconds", "paper_over_ours", "flops", "floor_seconds", "fraction_of_floor")))
-        assert "<= " not in bench.markdown(record)
+        assert "<= " not in tables.markdown(record)
         found["bytes_of"] = speed_peaks.OPERATIONS
-    text = bench.markdown(record)
+    text = tables.markdown(record)
     assert f"| <= {found['bytes'] / 1e9:.3g} " in text
-    assert bench.OTHER_SIZE in text
+    assert tables.OTHER_SIZE in text
     assert "Titan X" not in text
     assert "None" not in text
     assert "| –" in text

@@ -1,0 +1,88 @@
+"""Profiles: a real one of the CPU, and planes laid out as a GPU's and as a CPU's are."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lgjax.speed import profile
+from lgjax.speed.profile import Kernel
+
+
+def event(name, start, duration, **stats):
+    return types.SimpleNamespace(name=name, start_ns=float(start), duration_ns=float(duration), stats=stats.items())
+
+
+def plane(name, **lines):
+    found = [types.SimpleNamespace(name=line, events=events) for line, events in lines.items()]
+    return types.SimpleNamespace(name=name, lines=found)
+
+
+GPU = plane(
+    "/device:GPU:0",
+    **{
+        "Stream #13(Compute)": [
+            event("loop_add_fusion_2", 0, 3000, hlo_op="loop_add_fusion_2", hlo_module="jit_f"),
+            event("sm90_xmma_fprop", 3000, 5000, hlo_op="cudnn-conv.4"),
+            event("sm90_xmma_fprop", 9000, 6000, hlo_op="cudnn-conv.4"),
+            event("sm90_xmma_fprop", 15000, 2000, hlo_op="cudnn-conv.5"),
+        ],
+        "Stream #14(MemcpyD2H)": [event("MemcpyD2H", 17000, 1000)],
+        "XLA Ops": [event("cudnn-conv.4", 3000, 12000)],  # the same kernels, by operation
+    },
+)
+OTHER_GPU = plane("/device:GPU:1", **{"Stream #13(Compute)": [event("loop_add_fusion_2", 0, 1000)]})
+
+
+def test_kernels_of_a_gpu_are_those_of_the_streams_of_all_devices():
+    host = plane("/host:CPU", python=[event("fusion", 0, 9e9, hlo_op="fusion")])
+    found = profile.kernels([host, GPU, OTHER_GPU])
+    assert [(kernel.name, kernel.runs) for kernel in found] == [
+        ("cudnn-conv.4: sm90_xmma_fprop", 2),
+        ("loop_add_fusion_2", 2),
+        ("cudnn-conv.5: sm90_xmma_fprop", 1),
+        ("MemcpyD2H", 1),
+    ]
+    assert [kernel.seconds for kernel in found] == pytest.approx([11e-6, 4e-6, 2e-6, 1e-6])
+
+
+def test_an_operation_of_a_cpu_lasts_until_its_end_in_another_thread():
+    first = [
+        event("while.1", 0, 90000, hlo_op="while.1"),  # the two below, twice
+        event("conv", 10, 5, hlo_op="conv"),
+        event("copy.2", 200, 50, hlo_op="copy.2"),
+        event("end: copy.2", 251, 0),
+        event("conv", 1000, 5, hlo_op="conv"),
+        event("copy.2", 2000, 60, hlo_op="copy.2"),  # whose end is lost
+        event("ThreadpoolListener::Record", 1001, 700),
+    ]
+    found = profile.kernels([plane("/host:CPU", a=first, b=[event("end: conv", 1500, 1), event("end: conv", 110, 1)])])
+    assert [kernel[:2] for kernel in found] == [("conv", 2), ("copy.2", 2)]
+    assert [kernel.seconds for kernel in found] == pytest.approx([(100 + 500) * 1e-9, (51 + 60) * 1e-9])
+
+
+def test_a_profile_of_this_machine_finds_what_takes_the_time():
+    w = jnp.ones((400, 400)) / 400
+
+    @jax.jit
+    def products(x):
+        return jax.lax.fori_loop(0, 7, lambda _, x: jnp.dot(x, w) + 1.0, x)
+
+    products(w).block_until_ready()
+    found = profile.of(lambda: products(w))
+    assert found[0].runs == 7  # the product, whatever XLA calls it
+    assert found[0].seconds > 7 * 2 * 400**3 / 1e13  # no machine is as fast
+    assert not any(kernel.name.startswith("while") for kernel in found)
+
+
+def test_a_record_keeps_the_longest_and_the_table_shows_them():
+    many = [Kernel(f"k{i}", 2, 1e-3 / 2**i) for i in range(25)]
+    record = profile.as_json(many, 8)
+    assert (record["kernels"], record["iterations"], len(record["longest"])) == (25, 8, 20)
+    assert record["seconds"] == pytest.approx(2e-3, rel=1e-6)
+    assert record["longest"][1]["share"] == pytest.approx(0.25, rel=1e-6)
+    text = profile.markdown("vae", record)
+    assert "vae: 25 kernels, 2 ms in 8 iterations" in text
+    assert [word.strip() for word in text.splitlines()[4].split("|")[1:-1]] == ["k0", "50.0 %", "2", "500"]
+    assert len(text.splitlines()) == 2 + 2 + 20
