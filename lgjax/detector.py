@@ -29,7 +29,7 @@ from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, places
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import scan_picture, sources
+from lgjax.scans import orientation, scan_picture, sources
 from lgjax.scans.memory import read as read
 from lgjax.scans.sources import Subject
 from lgjax.scans.sources import find as find
@@ -258,7 +258,8 @@ class Detector:
 
     def quality(self, prepared: Prepared, restored: Restored) -> Quality:
         """Says whether a prepared scan, restored, is like the healthy scans of the calibration."""
-        errors = restored.change[restored.subject.placement.brain]
+        placement = restored.subject.placement
+        errors = orientation.within(restored.change, placement.brain, placement.orientation)
         found = measures.measure(prepared, errors, restored.plane)
         light, reasons = likeness.judge(found, self.healthy)
         return Quality(light, list(reasons), found)

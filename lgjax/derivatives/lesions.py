@@ -74,10 +74,11 @@ def measure(
     """
     order, to_mm = orientation.to_lps(affine), orientation.slice_affine(affine, labels.shape)
     seen, head = orientation.axial(labels, order), orientation.axial(brain, order)
-    found = np.nonzero(seen)
-    numbers = seen[found]
-    if not numbers.size:
+    indices = np.flatnonzero(seen > 0)  # far faster than `nonzero`
+    if not indices.size:
         return []
+    found = np.unravel_index(indices, seen.shape)
+    numbers = seen[found]
     voxels = np.bincount(numbers)[1:]
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -121,8 +122,8 @@ def _millimetres(voxels: tuple[np.ndarray, ...], to_mm: np.ndarray) -> np.ndarra
 
 def _middle(head: np.ndarray, to_mm: np.ndarray) -> float:
     """Returns where the sagittal plane through a brain's centroid lies, mm from the left to the right."""
-    plane = head.sum(axis=0)
-    counts = (head.sum(axis=(1, 2)), plane.sum(axis=1), plane.sum(axis=0))  # of voxels, along every axis
+    above, beside = (head.sum(axis=axis, dtype=np.int32) for axis in (0, 2))  # several times faster than int64
+    counts = (beside.sum(axis=1), above.sum(axis=1), above.sum(axis=0))  # of voxels, along every axis
     centre = [np.array([count @ np.arange(len(count)) / count.sum()]) for count in counts]
     return float(_millimetres(tuple(centre), to_mm)[0, 0])
 

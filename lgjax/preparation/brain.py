@@ -128,11 +128,12 @@ def _checked(image: Volume, mask: Volume) -> np.ndarray:
 
 
 def _plausible(image: Volume, inside: np.ndarray, source: str, remedy: str) -> np.ndarray:
-    volume = inside.sum() * image.voxel_ml
+    count = np.count_nonzero(inside)  # of booleans, several times faster than their sum
+    volume = count * image.voxel_ml
     if volume < _MIN_BRAIN:
         raise InputError(source, f"has a brain of {volume:.2g} ml", remedy)
-    if inside.mean() > _MAX_COVERAGE:
-        raise InputError(source, f"is a mask that covers {inside.mean():.1%} of the volume", remedy)
+    if count > _MAX_COVERAGE * inside.size:
+        raise InputError(source, f"is a mask that covers {count / inside.size:.1%} of the volume", remedy)
     return inside
 
 
@@ -161,10 +162,10 @@ def _without_background(image: Volume) -> tuple[np.ndarray, str, str]:
         values = ", ".join(f"{value:g}" for value in found.values)
         note = f"{padded * image.voxel_ml:.0f} ml of the constant value {values} at the border count as background"
     below = brain & np.isfinite(data) & (data < background)
-    if below.sum() <= _MAX_OVERSHOOT * brain.sum():
+    if np.count_nonzero(below) <= _MAX_OVERSHOOT * np.count_nonzero(brain):
         brain &= ~below
-    volume = brain.sum() * image.voxel_ml
-    if flat.sum() < _MIN_BACKGROUND * size or volume > _MAX_BRAIN:
+    volume = np.count_nonzero(brain) * image.voxel_ml
+    if np.count_nonzero(flat) < _MIN_BACKGROUND * size or volume > _MAX_BRAIN:
         return brain, f"still has its skull, it seems: {volume:.0f} ml differ from the background", note
     return _without_crumbs(brain), "", note
 
@@ -174,7 +175,9 @@ def _without_crumbs(brain: np.ndarray) -> np.ndarray:
     kept = np.zeros_like(brain)
     if brain.any():
         box = orientation.box(brain)
-        labels, _ = ndimage.label(brain[box].T)  # files are written from the last axis on
+        labels, count = ndimage.label(brain[box].T)  # files are written from the last axis on
+        if count == 1:
+            return brain
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         kept[box] = (sizes >= _MIN_COMPONENT * sizes.max())[labels].T

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lgjax.preparation import quantiles
+
 SCALE = 100.0  # the first landmark of the standard scale is 0, the last one this
 _MARGIN = 0.5  # of the landmarks' range: how far beyond them intensities are told apart
 
@@ -30,7 +32,7 @@ def landmarks(values: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
       values: [N], of the brain voxels in any order.
       percentiles: [K], ascending, 0 to 100.
     """
-    return np.percentile(values.astype(np.float64), percentiles)
+    return quantiles.percentiles(values, percentiles)
 
 
 def learn(cohort: Sequence[Sequence[float]], percentiles: Sequence[float]) -> Histogram:

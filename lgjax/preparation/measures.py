@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from lgjax.preparation import midplane
+from lgjax.preparation import midplane, quantiles
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Placement, Slices
@@ -14,7 +14,6 @@ from lgjax.scans import orientation
 RIM, CORTEX = 3.0, 12.0  # mm below the brain's outline: cortex and its sulci lie between, white matter and more beyond
 _TO_SD = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 _LAPLACIAN = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])  # of a pixel and its four neighbours
-_FAR = 1e6  # mm, between slices: depth is measured within a slice
 
 
 def measure(prepared: Prepared, errors: np.ndarray, plane: Plane | None) -> dict[str, float]:
@@ -32,7 +31,7 @@ def measure(prepared: Prepared, errors: np.ndarray, plane: Plane | None) -> dict
         **_intensities(prepared),
         "cortex": _cortex(prepared.slices, _pixel(prepared)),
         "noise": _noise(prepared.slices),
-        "error": float(np.median(np.abs(errors))),
+        "error": quantiles.median(np.abs(errors)),
         **_coverage(prepared.placement, prepared.image.affine),
         **_symmetry(prepared, plane),
     }
@@ -44,12 +43,12 @@ def _intensities(prepared: Prepared) -> dict[str, float]:
 
     The histogram is that without a bias field and before histogram matching, which would make all scans alike.
     """
-    brain = prepared.placement.brain
-    values = prepared.image.data[brain].astype(np.float64)
+    brain, order = prepared.placement.brain, prepared.placement.orientation
+    values = orientation.within(prepared.image.data, brain, order)
     if prepared.field is not None:
-        values /= prepared.field[brain]
-    dark, median, bright = np.percentile(values, [5, 50, 99])
-    deviation = values.std()
+        values = values / orientation.within(prepared.field, brain, order)
+    dark, median, bright = quantiles.percentiles(values, (5, 50, 99))
+    deviation = values.std(dtype=np.float64)
     return {"dark": (median - dark) / deviation, "bright": (bright - median) / deviation}
 
 
@@ -59,9 +58,11 @@ def _cortex(slices: Slices, pixel: float) -> float:
     NaN where one of them is not there.
     """
     inside = slices.mask[..., 0] > 0
+    box = (slice(None), *orientation.box(inside)[1:])
+    inside, values = inside[box], slices.y[box][..., 0]
     framed = np.pad(inside, ((0, 0), (1, 1), (1, 1)))
-    depth = ndimage.distance_transform_edt(framed, sampling=(_FAR, pixel, pixel))[:, 1:-1, 1:-1]
-    values = slices.y[..., 0]
+    below = framed.reshape(-1, framed.shape[2])  # one slice below the other: their frames keep them apart
+    depth = ndimage.distance_transform_edt(below, sampling=pixel).reshape(framed.shape)[:, 1:-1, 1:-1]
     outer, inner = values[inside & (depth > RIM) & (depth <= CORTEX)], values[depth > CORTEX]
     return float(np.median(outer) - np.median(inner)) if outer.size and inner.size else np.nan
 
@@ -73,12 +74,13 @@ def _noise(slices: Slices) -> float:
         whole = ndimage.binary_erosion(mask > 0)  # with all four neighbours
         found.append(np.abs(ndimage.convolve(y, _LAPLACIAN)[whole]))
     values = np.concatenate(found)
-    return float(_TO_SD * np.median(values) / np.sqrt((_LAPLACIAN**2).sum())) if values.size else np.nan
+    return float(_TO_SD * quantiles.median(values) / np.sqrt((_LAPLACIAN**2).sum())) if values.size else np.nan
 
 
 def _coverage(placement: Placement, affine: np.ndarray) -> dict[str, float]:
     """Returns the brain's volume in mL, the cross-sections where it ends, as shares of the largest, and the voxel."""
-    areas = orientation.axial(placement.brain, placement.orientation).sum(axis=(1, 2))
+    inside = orientation.axial(placement.brain, placement.orientation)
+    areas = np.array([np.count_nonzero(plane) for plane in inside])
     ends = areas[np.flatnonzero(areas)[[0, -1]]] / areas.max()
     volume = areas.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000
     return {"volume": volume, "bottom": ends[0], "top": ends[1], "voxel": max(orientation.zooms(affine))}

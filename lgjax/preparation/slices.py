@@ -5,6 +5,7 @@ and slices are resized in-plane by two sparse matrices, which leave the order of
 Nothing is ever interpolated through-plane.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,11 +87,11 @@ def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
     """
     finite = np.isfinite(image.data)
     bad = brain & ~finite
-    n_bad, n_brain = int(bad.sum()), int(brain.sum())
+    n_bad, n_brain = int(np.count_nonzero(bad)), int(np.count_nonzero(brain))
     if n_bad > _MAX_NONFINITE * n_brain:
         problem = f"has {n_bad} voxels that are NaN or infinite, {n_bad / n_brain:.1%} of the brain"
         raise InputError(image.source, problem, "Export the scan again without them")
-    values = image.data[brain & finite]
+    values = orientation.within(image.data, brain & finite, orientation.to_lps(image.affine))
     if not values.size or values.min() == values.max():
         raise InputError(image.source, "is constant inside the brain", "Check that this is the right file")
     if few := _few_values(values):
@@ -136,7 +137,7 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     for k in range(box[0].start, box[0].stop):  # one at a time: big volumes are not copied
         m = inside[k, box[1], box[2]].astype(np.float64, order="C")
         z = (values[k, box[1], box[2]].astype(np.float64, order="C") - mean) / std * m
-        weight, total = (_resize(shrink_rows, part, shrink_columns) for part in (m, z))
+        weight, total = _resize(shrink_rows, (m, z), shrink_columns)
         covered = weight >= 0.5 - 1e-9  # a pixel half covered is inside, whatever the rounding
         if covered.sum() >= _MIN_PIXELS:
             kept.append(k)
@@ -197,7 +198,7 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     sampling = (1 / placement.rows.step, 1 / placement.columns.step)
     masked = np.where(mask > 0, values[..., 0], 0).astype(np.float64)
     for k, m, v in zip(placement.number, mask, masked, strict=True):
-        weight, total = (_resize(rows, part, columns) for part in (m, v))
+        weight, total = _resize(rows, (m, v), columns)
         known = weight > 1e-6
         plane = total / np.where(known, weight, 1)
         if (inside[k] & ~known).any():
@@ -234,9 +235,12 @@ def _place(row_box: slice, column_box: slice, row_zoom: float, column_zoom: floa
     return axes[0], axes[1]
 
 
-def _resize(rows: sparse.csr_array, plane: np.ndarray, columns: sparse.csr_array) -> np.ndarray:
-    """Resizes a plane [H, W] to [H', W'] with the weights rows [H', H] and columns [W', W]."""
-    return (columns @ (rows @ plane).T).T
+def _resize(rows: sparse.csr_array, planes: Sequence[np.ndarray], columns: sparse.csr_array) -> np.ndarray:
+    """Resizes two planes [H, W] to [2, H', W'] with the weights rows [H', H] and columns [W', W]."""
+    height, width = planes[0].shape
+    across = rows @ np.stack(planes, axis=1).reshape(height, -1)  # [H', 2 W]
+    down = columns @ across.reshape(-1, width).T  # [W', 2 H']
+    return down.T.reshape(-1, 2, len(down)).swapaxes(0, 1)
 
 
 def _area_weights(axis: Axis, box: slice) -> sparse.csr_array:

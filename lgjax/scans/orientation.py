@@ -24,6 +24,17 @@ def axial(data: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     return nib.orientations.apply_orientation(data, orientation).T
 
 
+def within(data: np.ndarray, inside: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Returns the values of a native array at the voxels of a mask, [n], in the order of `axial`, which files are in.
+
+    Args:
+      data: [X, Y, Z].
+      inside: [X, Y, Z] bool.
+      orientation: from `to_lps`.
+    """
+    return axial(data, orientation)[axial(inside, orientation)]
+
+
 def native(slices: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """Inverts `axial`: a view of [S, H, W] in the volume's own order of axes, [X, Y, Z]."""
     back = nib.orientations.ornt_transform(_IDENTITY, orientation)

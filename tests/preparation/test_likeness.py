@@ -126,6 +126,19 @@ def test_an_ellipsoid_measures_what_it_was_made_with():
     assert set(found) < set(MEASURES)
 
 
+def test_depth_is_measured_from_the_outline_of_a_slice():
+    """Of a block, whose sides lie along the axes and whose slices are alike: depth is the way to the nearest side."""
+    across, down = (np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)) for n in (40, 50))
+    depth = 2 * np.minimum(across, down[:, None])  # mm, [rows, columns]
+    data = np.zeros((64, 64, 40), np.float32)
+    data[12:52, 7:57, 5:35] = (300 - 5 * depth).T[..., None]
+    scan = prepared(data, wanted=RECIPE._replace(grid=Grid(64, 64, 2.0)))
+    values = scan.slices.y[:, 7:57, 12:52, 0]
+    outer, inner = values[:, (depth > 3) & (depth <= 12)], values[:, depth > 12]
+    found = measures.measure(scan, np.ones(1), None)["cortex"]
+    assert found == pytest.approx(np.median(outer) - np.median(inner), rel=1e-5)
+
+
 def test_a_slab_ends_in_large_cross_sections():
     data = ellipsoid((50, 60, 40))
     data[..., 35:] = 0  # 13 to 15 mm above the middle: the plane that is left ends at (14 / 40)^2 of the height
