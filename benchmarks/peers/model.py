@@ -173,6 +173,13 @@ class Networks(nn.Module):
         """Variance of the prior at images x; masks where its range is learnt."""
         return torch.exp(self.variance(x, mask)) + floor
 
+    def round(self) -> "Networks":
+        """Makes the convolutions' weights, and so all between the layers, bfloat16, in place."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(torch.bfloat16)
+        return self
+
 
 NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 NAMES |= {name: name for name in ("bias", "low", "high")}

@@ -35,13 +35,6 @@ def random_variables(config, seed: int) -> dict:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def exact(config):
-    """The config without TF32."""
-    config = config.copy_and_resolve_references()
-    config.train.precision = config.restore.precision = "float32"
-    return config
-
-
 class Side(side.Side):
     """lgjax on one device or on all, as `runtime.start` finds them."""
 
@@ -85,11 +78,11 @@ class Side(side.Side):
 
     def restored(self, config, frozen, method: str, slices) -> np.ndarray:
         """Slices restored by a method."""
-        return self._restorer(exact(config), frozen, method, "lgjax", slices)()
+        return self._restorer(config, frozen, method, "lgjax", slices)()
 
     def trained(self, config, variables, x, mask, steps: int) -> list[dict[str, float]]:
         """The terms of the loss at each of the first steps."""
-        step, batch = self._training(exact(config), variables, x, mask), []
+        step, batch = self._training(config, variables, x, mask), []
         for _ in range(steps):
             batch.append({name: float(value) for name, value in step().items()})
         return batch

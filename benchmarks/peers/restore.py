@@ -16,9 +16,11 @@ class Mode(NamedTuple):
     channels_last: bool = False
     compiler: dict | None = None  # arguments of torch.compile; None: eager
     graph: bool = False  # one iteration is captured in a CUDA graph, and replayed
+    cloned: bool = False  # what an iteration returns is copied: the next one would overwrite it
 
 
 PLAIN, TUNED, FROZEN = {}, {"mode": "max-autotune-no-cudagraphs"}, {"options": {"freezing": True}}
+REDUCED = {"mode": "reduce-overhead"}  # PyTorch's own CUDA graphs
 MODES = {
     "cpu": {
         "eager": Mode(),
@@ -27,12 +29,13 @@ MODES = {
         "compile_channels_last": Mode(True, PLAIN),
         "compile_channels_last_frozen": Mode(True, FROZEN),
     },
-    # Graphs are captured here rather than by mode="reduce-overhead": that one copies the state in and out.
+    # Graphs are captured here too: those of mode="reduce-overhead" copy the state in and out.
     "cuda": {
         "eager": Mode(),
         "eager_channels_last": Mode(True),
         "eager_channels_last_graph": Mode(True, None, True),
         "compile_channels_last": Mode(True, PLAIN),
+        "reduce_overhead_channels_last": Mode(True, REDUCED, cloned=True),
         "compile_graph": Mode(False, PLAIN, True),
         "compile_channels_last_graph": Mode(True, PLAIN, True),
         "max_autotune_channels_last_graph": Mode(True, TUNED, True),
@@ -85,10 +88,16 @@ class Restoration:
     """The restoration of batches by one method in one mode."""
 
     def __init__(self, method: str, config, weights: dict, mode: Mode, device: str):
-        """Takes frozen weights; nothing is compiled before the first call."""
-        self.config, self.device, self.graph = config, device, mode.graph
+        """Takes frozen weights; nothing is compiled before the first call.
+
+        With bfloat16, all between the networks' layers is bfloat16, which is more than lgjax rounds and as fast as
+        PyTorch can; images, noise, TV and Adam are float32.
+        """
+        self.config, self.device, self.graph, self.cloned = config, device, mode.graph, mode.cloned
         self.layout = torch.channels_last if mode.channels_last else torch.contiguous_format
         self.networks = Networks(config, weights).to(device).to(memory_format=self.layout)
+        if config.restore.precision == "bfloat16":
+            self.networks.round()
         self.draws = {"vae_lg_est_tv": config.restore.samples_est, "vae_lg_neural_tv": config.restore.samples_neural}
         self.draws = self.draws.get(method, 1)
         self.prior = functools.partial(PRIORS[method], self.networks, config)
@@ -119,6 +128,8 @@ class Restoration:
             return self._replay(state, (y, mask, strength))
         for _ in range(self.config.restore.iterations):
             state = self.step(*state, y, mask, strength)
+            if self.cloned:
+                state = [a.clone() for a in state]
         return to_numpy(state[0])
 
     def _replay(self, state, constants):

@@ -1,6 +1,6 @@
 """The peer computes what lgjax computes: benchmarks/peers/.venv/bin/python -m pytest benchmarks/peers"""
 
-import compare
+import agreement
 import jax
 import numpy as np
 import ours
@@ -37,7 +37,7 @@ def config():
 
 
 def test_everything_agrees(config, sides):
-    assert len(compare.check(config, *sides)) == 17
+    assert len(agreement.check(config, *sides)) == 17
 
 
 @pytest.mark.parametrize("name", ["mean_head", "last", "log_variance_head"])
@@ -49,7 +49,7 @@ def test_a_wrong_weight_is_found(config, sides, name, monkeypatch):
     monkeypatch.setattr(sides[0], "variables", lambda config: right)
     monkeypatch.setattr(sides[1], "outputs", lambda config, frozen, *rest: outputs(config, wrong["frozen"], *rest))
     with pytest.raises(SystemExit, match="differ by"):
-        compare.check(config, *sides)
+        agreement.check(config, *sides)
 
 
 @pytest.mark.parametrize("method", list(restore.PRIORS))
@@ -62,7 +62,7 @@ def test_gradients_from_the_same_noise(config, sides, method):
         "vae_lg_neural_tv": priors.local_gaussian_neural(networks, 2),
         "vae_elbo_tv": priors.elbo(networks, config.model.reconstruction_weight),
     }[method]
-    x, keys = compare.make_slices(config, 3)[0], jax.random.split(jax.random.key(5), 3)
+    x, keys = agreement.make_slices(config, 3)[0], jax.random.split(jax.random.key(5), 3)
     split = (lambda key: [key]) if method == "vae_elbo_tv" else (lambda key: jax.random.split(key, count))
     draws = [[jax.random.normal(key, (4, 4, 4)) for key in split(slice_key)] for slice_key in keys]
     noise = np.array(draws).swapaxes(0, 1)  # [L, N, ...]
@@ -73,11 +73,11 @@ def test_gradients_from_the_same_noise(config, sides, method):
 
 
 def test_training_moves_the_running_statistics_alike(config, sides):
-    variables = compare.silence(sides[0].variables(config))
-    x, mask, _ = compare.make_slices(config, 8)
+    variables = agreement.silence(sides[0].variables(config))
+    x, mask, _ = agreement.make_slices(config, 8)
     _, updated = models.from_config(config, config.train.precision).loss(variables, x, mask, jax.random.key(0))
     expected, updated = updated[0]["autoencoder"]["up_1"]["first"]["norm"], updated[0]
-    training = train.Training(config, variables, torch.contiguous_format, "cpu", x, mask)
+    training = train.Training(config, variables, restore.Mode(), "cpu", x, mask)
     training.step()
     norm = training.networks.autoencoder.up[1].first.norm
     np.testing.assert_allclose(norm.running_mean, expected["mean"], rtol=1e-4, atol=1e-5)
@@ -91,23 +91,17 @@ def test_training_moves_the_running_statistics_alike(config, sides):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("mode", [name for name, mode in restore.MODES["cuda"].items() if mode.graph])
+@pytest.mark.parametrize("mode", [name for name, mode in restore.MODES["cuda"].items() if mode.graph or mode.cloned])
 @pytest.mark.parametrize("method", list(restore.PRIORS))
 def test_graphs_restore_as_eager_does(config, sides, method, mode, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    frozen = compare.silence(sides[0].variables(config))["frozen"]
+    frozen = agreement.silence(sides[0].variables(config))["frozen"]
     modes = [restore.MODES["cuda"][name] for name in ("eager", mode)]
     eager, graph = (restore.Restoration(method, config, frozen, kind, "cuda") for kind in modes)
-    y, mask, strength = compare.make_slices(config, 3, isolated=True)
+    y, mask, strength = agreement.make_slices(config, 3, isolated=True)
     for observed in (y, y + 0.5):  # the second batch replays what the first one captured
         expected = eager(observed, mask, strength)
         np.testing.assert_allclose(graph(observed, mask, strength), expected, atol=1e-3)
-
-
-def test_ratios_compare_with_the_fastest_mode(capsys):
-    samples = {"m": {"lgjax": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 9.0], "fast": [4.0, 4.0, 1.0]}}
-    assert compare.summarise(samples) == ({"m": 0.5}, {"m": "fast"})
-    assert "lgjax" in capsys.readouterr().out
 
 
 def test_log_variances_are_bound_as_ours_are():

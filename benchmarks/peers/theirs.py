@@ -8,6 +8,11 @@ import train
 from model import Networks, to_numpy, to_torch
 
 
+def set_products(precision: str) -> None:
+    """Lets a GPU round what float32 convolutions and products take to TensorFloat-32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tensorfloat32"
+
+
 class Side(side.Side):
     """PyTorch on one device."""
 
@@ -17,11 +22,6 @@ class Side(side.Side):
         self.device = {"gpu": "cuda"}.get(device, device)
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True
-        self._set_exact(False)
-
-    def _set_exact(self, exact: bool) -> None:
-        """Turns TF32 off or on."""
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
 
     def versions(self) -> dict[str, str]:
         found = {"torch": torch.__version__}
@@ -39,41 +39,34 @@ class Side(side.Side):
     def modes(self, method: str) -> list[str]:
         """The modes in which a method, or `vae_train`, can run."""
         if method == "vae_train":
-            return list(train.MODES)
+            return list(train.MODES[self.device])
         # Freezing is for functions without gradients.
         return [m for m in restore.MODES[self.device] if not (method == "vae_elbo_tv" and m.endswith("frozen"))]
 
     @torch.no_grad()
     def outputs(self, config, frozen, x, z, mode: str) -> dict[str, np.ndarray]:
         """What the networks make of images x, [N, H, W, 1], and latents z."""
-        self._set_exact(True)
+        set_products(config.restore.precision)
         layout = torch.channels_last if "channels_last" in mode else torch.contiguous_format
         networks = Networks(config, frozen).to(self.device).to(memory_format=layout)
         x, z = (to_torch(a, self.device, layout) for a in (x, z))
         mean, log_variance = networks.autoencoder.encode(x)
         sigma2 = networks.sigma2(x, config.model.variance_floor)
         decoded = networks.autoencoder.decode(z)
-        self._set_exact(False)
         found = {"mean": mean, "log_variance": log_variance, "decoder": decoded, "variance": sigma2}
         return {name: to_numpy(value) for name, value in found.items()}
 
     def restored(self, config, frozen, method: str, mode: str, slices) -> np.ndarray:
         """Slices restored by a method."""
-        self._set_exact(True)
-        found = self._restorer(config, frozen, method, mode, slices)()
-        self._set_exact(False)
-        return found
+        return self._restorer(config, frozen, method, mode, slices)()
 
     def trained(self, config, variables, mode: str, x, mask, steps: int) -> list[dict[str, float]]:
         """The terms of the loss at each of the first steps."""
-        self._set_exact(True)
-        training = train.Training(config, variables, train.MODES[mode], self.device, x, mask)
-        found = [{name: float(value) for name, value in training.step().items()} for _ in range(steps)]
-        self._set_exact(False)
-        return found
+        training = self._training(config, variables, mode, x, mask)
+        return [{name: float(value) for name, value in training.step().items()} for _ in range(steps)]
 
     def _training_run(self, config, variables, mode: str, slices):
-        training = train.Training(config, variables, train.MODES[mode], self.device, *slices[:2])
+        training = self._training(config, variables, mode, *slices[:2])
 
         def run():
             for _ in range(config.restore.iterations):
@@ -86,7 +79,14 @@ class Side(side.Side):
         """Forgets what was prepared, and what was compiled for it."""
         super().clear()
         torch._dynamo.reset()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _training(self, config, variables, mode: str, x, mask) -> train.Training:
+        set_products(config.train.precision)
+        return train.Training(config, variables, train.MODES[self.device][mode], self.device, x, mask)
 
     def _restorer(self, config, frozen, method, mode, slices):
+        set_products(config.restore.precision)
         restoration = restore.Restoration(method, config, frozen, restore.MODES[self.device][mode], self.device)
         return lambda: restoration(*slices)

@@ -1,0 +1,183 @@
+"""The comparison with PyTorch, without PyTorch: arguments, tolerances, turns and ratios, by sides that only pretend."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from lgjax.models import precision
+
+METHOD = "vae_lg_neural_tv"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _found():
+    """The modules of benchmarks/peers, which name one another without a folder."""
+    before = set(sys.modules)
+    sys.path.append(str(ROOT / "benchmarks" / "peers"))
+    yield
+    sys.path.remove(str(ROOT / "benchmarks" / "peers"))
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(ROOT / "benchmarks" / "peers")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def compare():
+    return importlib.import_module("compare")
+
+
+@pytest.fixture
+def timing(monkeypatch):
+    module = importlib.import_module("timing")
+    monkeypatch.setattr(module, "PAUSE", 0)
+    return module
+
+
+class Pretended:
+    """A side that restores to the slices, off by some error, in modes that take some seconds a run."""
+
+    def __init__(self, errors: dict[str, float], seconds: dict[str, float], broken: dict[str, str] | None = None):
+        self.errors, self.seconds, self.broken = errors, seconds, broken or {}
+        self.prepared, self.sampled = [], []
+
+    def modes(self, method):
+        return list(self.seconds)
+
+    def prepare(self, config, variables, method, mode, slices):
+        assert config.train.precision == config.restore.precision
+        if self.broken.get(mode) == config.restore.precision:
+            raise importlib.import_module("remote").RemoteFault("out of memory")
+        neighbours = slices[1][:, :-1] * slices[1][:, 1:]
+        assert bool(neighbours.any()) == (config.restore.iterations == 7), "rounding decides where neighbours change"
+        self.prepared.append((config.restore.precision, mode, config.restore.iterations))
+        self.scale = config.restore.iterations
+        return None if method == "vae_train" else slices[0] + self.errors.get(mode, 0.0)
+
+    def sample(self, mode):
+        self.sampled.append(mode)
+        return self.seconds[mode] * self.scale
+
+    def clear(self):
+        self.scale = None
+
+
+def measured(compare, timing, theirs, *, method=METHOD, precisions=("tensorfloat32", "bfloat16"), modes=(), repeats=3):
+    """What is measured of a pretended PyTorch, and what is told, beside the side of lgjax."""
+    config = compare.make_config(compare.arguments(["--device=gpu", "--output=F", "--smoke", "--iterations=7"]))
+    ours, told = Pretended({}, {"lgjax": 2.0}), []
+    found = dict(timing.measure(config, ours, theirs, None, method, precisions, modes, repeats, told.append))
+    return found, told, ours
+
+
+def test_a_gpu_is_compared_in_float32_and_timed_in_two_precisions(compare, timing):
+    theirs = Pretended({}, {"eager": 4.0, "graph": 1.0})
+    found, told, ours = measured(compare, timing, theirs)
+    assert found == {name: {"lgjax": [2.0] * 3, "eager": [4.0] * 3, "graph": [1.0] * 3} for name in found}
+    assert (list(found), told) == (["tensorfloat32", "bfloat16"], [])
+    assert [entry[:2] for entry in ours.prepared] == [(p, "lgjax") for p in ("float32", "tensorfloat32", "bfloat16")]
+    assert {entry[2] for entry in theirs.prepared if entry[0] == "float32"} == {timing.CHECKED_ITERATIONS}
+    assert theirs.sampled == ["eager", "graph"] * 6  # in turns
+
+
+def test_a_cpu_is_timed_in_the_float32_that_is_compared(compare, timing):
+    theirs = Pretended({}, {"eager": 4.0})
+    found, _, _ = measured(compare, timing, theirs, precisions=("float32",))
+    assert list(found) == ["float32"]
+    assert theirs.prepared == [("float32", "eager", 7)]  # as many as are timed
+
+
+@pytest.mark.parametrize(("error", "kept"), [(0.0009, True), (0.0011, False), (np.nan, False)])
+def test_modes_that_restore_to_something_else_are_told_and_not_timed(compare, timing, error, kept):
+    theirs = Pretended({"fast": error}, {"eager": 4.0, "fast": 1.0})
+    found, told, _ = measured(compare, timing, theirs)
+    assert all(("fast" in samples) == kept and "eager" in samples for samples in found.values())
+    assert len(told) == (not kept)
+    assert all(text.startswith(f"{METHOD}, float32, fast: half of the pixels differ") for text in told)
+
+
+def test_half_of_the_pixels_may_differ():
+    agreement = importlib.import_module("agreement")
+    ours, theirs, mask = np.zeros(10), np.zeros(10), np.ones(10)
+    theirs[:4] = 1.0  # where rounding decided the sign of TV's gradient
+    assert agreement.typical_difference(ours, theirs, mask) == 0
+    mask[4:8] = 0
+    assert agreement.typical_difference(ours, theirs, mask) == 1
+
+
+def test_a_mode_that_fails_stops_no_other(compare, timing):
+    theirs = Pretended({}, {"eager": 4.0, "graph": 1.0}, {"graph": "bfloat16"})
+    found, told, _ = measured(compare, timing, theirs)
+    assert {name: list(samples) for name, samples in found.items()} == {
+        "tensorfloat32": ["lgjax", "eager", "graph"],
+        "bfloat16": ["lgjax", "eager"],
+    }
+    assert told == [f"{METHOD}, bfloat16, graph: out of memory"]
+
+
+def test_training_is_timed_and_has_no_maps(compare, timing):
+    theirs = Pretended({}, {"eager": 4.0, "graph": 1.0})
+    found, told, _ = measured(compare, timing, theirs, method="vae_train", modes={"eager"})
+    assert {name: list(samples) for name, samples in found.items()} == {
+        "tensorfloat32": ["lgjax", "eager"],
+        "bfloat16": ["lgjax", "eager"],
+    }
+    assert told == []
+
+
+@pytest.mark.parametrize(("found", "fits"), [(1e-4, True), (1.1e-4, False), (np.nan, False)])
+def test_what_both_sides_compute_must_agree(found, fits):
+    agree, notes = importlib.import_module("agreement").agree, {}
+    if fits:
+        agree("mean, eager", np.zeros(3), np.full(3, found), 1e-4, notes)
+    else:
+        with pytest.raises(SystemExit, match="mean, eager: lgjax and PyTorch differ by"):
+            agree("mean, eager", np.zeros(3), np.array([0, found, 0]), 1e-4, notes)
+    np.testing.assert_equal(notes, {"mean, eager": found})
+
+
+def test_ratios_compare_with_the_fastest_mode(compare):
+    samples = {"m": {"lgjax": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 9.0], "fast": [4.0, 4.0, 1.0]}, "n": {"lgjax": [1.0]}}
+    assert compare.summarise(samples) == {"ratios": {"m": 0.5}, "best": {"m": "fast"}, "samples": samples}
+    rows = [line.split() for line in compare.table(samples).splitlines()[1:]]
+    assert rows[1:3] == [["m", "slow", "9000.000", "8000.000", "0.22"], ["m", "fast", "4000.000", "1000.000", "0.50"]]
+
+
+def test_the_record_of_one_precision_is_shaped_as_the_committed_ones(compare):
+    samples = {"m": {"lgjax": [2.0], "eager": [4.0]}}
+    found = compare.results({"float32": samples})
+    assert found == {"precision": "float32", "ratios": {"m": 0.5}, "best": {"m": "eager"}, "samples": samples}
+    committed = json.loads((ROOT / "benchmarks" / "peers_cpu.json").read_text())
+    assert set(found) - {"precision"} <= set(committed)
+    both = compare.results({"tensorfloat32": samples, "bfloat16": {}})["precisions"]
+    assert {name: each["ratios"] for name, each in both.items()} == {"tensorfloat32": {"m": 0.5}, "bfloat16": {}}
+
+
+def test_what_is_timed_by_default_hangs_on_the_device(compare):
+    cpu, gpu = (compare.arguments([f"--device={device}", "--output=F"]) for device in ("cpu", "gpu"))
+    assert (cpu.precisions, gpu.precisions) == (("float32",), ("tensorfloat32", "bfloat16"))
+    assert compare.PRECISIONS == precision.CHOICES
+    sizes = [(compare.make_config(options).restore.batch_size, options.methods) for options in (cpu, gpu)]
+    assert sizes == [(24, compare.METHODS), (64, compare.METHODS)]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("--precisions=float32,half", "half: choose among float32"), ("--methods=gmm", "gmm: choose among vae_lg")],
+)
+def test_an_unknown_name_is_told(compare, capsys, word, told):
+    with pytest.raises(SystemExit) as ended:
+        compare.arguments(["--device=cpu", "--output=F", word])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_unknown_mode_is_told(compare):
+    theirs = Pretended({}, {"eager": 1.0, "graph": 1.0})
+    assert compare.choose_modes("graph", theirs, [METHOD]) == {"graph"}
+    assert compare.choose_modes("", theirs, [METHOD]) == set()
+    with pytest.raises(SystemExit, match="--modes: fast: choose among eager, graph"):
+        compare.choose_modes("graph,fast", theirs, [METHOD])
