@@ -1,0 +1,178 @@
+"""Counts what a program compiled for CUDA launches: kernels, what each reads and writes, and its operations."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from benchmarks.cuda_hlo import Array, Computation, Instruction, Program
+
+# Opcodes that launch nothing: other names for memory that is there.
+_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "opt-barrier", "partition-id"}
+_PARTS = {"slice", "dynamic-slice", "gather"}  # opcodes that read a part of their first operand
+# Opcodes within a fusion that say which element is meant, and compute none.
+_MOVES = _FREE | _PARTS | {"broadcast", "reshape", "transpose", "pad", "concatenate", "iota", "copy", "reverse"}
+_MOVES |= {"dynamic-update-slice", "convert"}
+_REDUCTIONS = {"reduce", "reduce-window"}
+_LIBRARIES = {"__cudnn$conv": "convolution", "__cublas": "product"}  # kind of a call by how its target begins
+_TARGET = r'custom_call_target="([^"]*)"'
+
+
+class Kernel(NamedTuple):
+    """One launch, and how often it comes."""
+
+    kind: str  # convolution, product, triton, reduction, elementwise, copy or other
+    times: float
+    bytes: int  # read and written, each operand and each result once
+    flops: int  # of convolutions and products of matrices: two a product
+    scope: str = ""  # of the program's text that asks for it: XLA's op_name
+
+
+def kernels(program: Program, name: str = "", times: int = 1) -> Iterator[Kernel]:
+    """Yields the kernels of a computation in the order of launch, those of its loops as often as these run.
+
+    A library's call counts as one kernel, although the library may launch several.
+
+    Args:
+      program: that was compiled.
+      name: of the computation; the program's entry by default.
+      times: how often it runs.
+
+    Raises:
+      ValueError: nobody knows how often a loop runs, or which branch is taken.
+    """
+    around = program.computations[name or program.entry]
+    for one in around.instructions.values():
+        if one.opcode == "call":
+            yield from kernels(program, one.called("to_apply"), times)
+        elif one.opcode == "while":
+            yield from kernels(program, one.called("body"), times * _trips(one))
+        elif one.opcode == "conditional":
+            raise ValueError(f"{one.name}: which branch is taken is not known")
+        elif one.opcode not in _FREE and not one.opcode.endswith("-done"):
+            yield _kernel(program, around, one)._replace(times=times)
+
+
+def of_unit(found: Iterable[Kernel], units: int) -> list[Kernel]:
+    """Returns the kernels of one iteration, each with how often it comes there; what runs once is left out.
+
+    Args:
+      found: the kernels of a run.
+      units: iterations of the run; 0: there are none, and everything counts.
+    """
+    return [one._replace(times=one.times / (units or 1)) for one in found if one.times > 1 or not units]
+
+
+def written(found: Iterable[Kernel]) -> list[str]:
+    """Returns lines for a record: how often, kind, bytes, operations; kernels that are alike have one line."""
+    alike: Counter[tuple] = Counter()
+    for one in found:
+        alike[one.kind, one.bytes, one.flops] += one.times
+    return [f"{count:g} {kind} {size} {flops}" for (kind, size, flops), count in alike.items()]
+
+
+def read(lines: Sequence[str]) -> list[Kernel]:
+    """Reads the kernels that `written` wrote."""
+    words = [line.split() for line in lines]
+    return [Kernel(kind, float(count), int(size), int(flops)) for count, kind, size, flops in words]
+
+
+def _trips(loop: Instruction) -> int:
+    found = loop.found(r'"known_trip_count":\{"n":"(\d+)"\}')
+    if not found:
+        raise ValueError(f"{loop.name}: how often it runs is not known")
+    return int(found)
+
+
+def _kernel(program: Program, around: Computation, one: Instruction) -> Kernel:
+    """Counts one launch."""
+    scope = one.found(r'op_name="([^"]*)"')
+    if one.opcode == "fusion":
+        inner = program.computations[one.called("calls")]
+        flops = sum(_dot(inner, each) for each in inner.instructions.values())
+        return Kernel(_kind(one, inner), 1, _read(inner) + _written(inner), flops, scope)
+    operands = [around.result(name) for name in one.operands]
+    size = sum(array.bytes for array in (*operands, *one.results))
+    if one.opcode == "custom-call":
+        return Kernel(_library(one), 1, size, _operations(one, operands), scope)
+    return Kernel("copy" if one.opcode.startswith("copy") else "other", 1, size, 0, scope)
+
+
+def _kind(one: Instruction, inner: Computation) -> str:
+    """Names the kind of a fusion."""
+    opcodes = {each.opcode for each in inner.instructions.values()}
+    if "__triton" in one.attributes:
+        return "triton"
+    return "reduction" if opcodes & _REDUCTIONS else "elementwise" if opcodes - _MOVES else "copy"
+
+
+def _read(inner: Computation) -> int:
+    """Returns the bytes that a fusion reads: of what is sliced, the slices, and nothing of what is updated in place."""
+    return sum(_of_parameter(inner, one) for one in inner.instructions.values() if one.opcode == "parameter")
+
+
+def _of_parameter(inner: Computation, one: Instruction) -> int:
+    """Returns the bytes that a fusion reads of one parameter."""
+    whole, parts = sum(array.bytes for array in one.results), 0
+    for user in inner.users(one.name):
+        first = inner.origin(user.operands[0]) == one.name
+        if first and user.opcode in _PARTS:
+            parts += user.results[0].bytes
+        elif not (first and user.opcode == "dynamic-update-slice"):
+            return whole
+    return min(whole, parts)
+
+
+def _written(inner: Computation) -> int:
+    """Returns the bytes that a fusion writes: of an update in place, those of the update."""
+    root = inner.instructions[inner.root]
+    total = 0
+    for name in root.operands if root.opcode == "tuple" else (root.name,):
+        one = inner.instructions[inner.origin(name)]
+        update = one.opcode == "dynamic-update-slice"
+        total += inner.result(one.operands[1] if update else one.name).bytes
+    return total
+
+
+def _dot(inner: Computation, one: Instruction) -> int:
+    """Counts the operations of a product of matrices within a fusion."""
+    if one.opcode != "dot":
+        return 0
+    contracted = one.found(r"lhs_contracting_dims=\{([\d,]*)\}").split(",")
+    return _product(one.results[0], inner.result(one.operands[0]), contracted)
+
+
+def _product(result: Array, left: Array, contracted: list[str]) -> int:
+    return 2 * result.elements * math.prod(left.shape[int(axis)] for axis in contracted)
+
+
+def _library(one: Instruction) -> str:
+    """Names the kind of a call of a library."""
+    target = one.found(_TARGET)
+    if "triton" in target:
+        return "triton"
+    return next((kind for start, kind in _LIBRARIES.items() if target.startswith(start)), "other")
+
+
+def _operations(one: Instruction, operands: list[Array]) -> int:
+    """Counts the operations of a call of a library, 0 where nothing tells them (Triton)."""
+    target = one.found(_TARGET)
+    if target.startswith("__cudnn$conv"):
+        return _convolution(one, target, operands)
+    if target.startswith("__cublas"):
+        numbers = json.loads(one.found(r'"dot_dimension_numbers":(\{[^}]*\})'))
+        return _product(one.results[0], operands[0], numbers["lhs_contracting_dimensions"])
+    return 0
+
+
+def _convolution(one: Instruction, target: str, operands: list[Array]) -> int:
+    """Counts the operations of a convolution; its two gradients have as many."""
+    first, second, result = operands[0], operands[1], one.results[0]
+    image, kernel = result, second
+    if target.endswith("BackwardFilter"):
+        image, kernel = second, result
+    elif target.endswith("BackwardInput"):
+        image = first
+    features = one.found(r"dim_labels=\w+_(\w+)->").index("o")
+    return 2 * image.elements * kernel.elements // kernel.shape[features]
