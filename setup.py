@@ -18,6 +18,7 @@ setup(
     package_dir={"lgjax.configs": "configs"},  # found by name where there is no clone: --config=vae:smoke
     package_data={
         "lgjax.derivatives": ["literature.bib"],
+        "lgjax.models": ["forms.json"],
         "lgjax.report": ["templates/*", "vendor/*"],
         "lgjax": ["shipped/*/*", "shipped/*/*/*"],
     },

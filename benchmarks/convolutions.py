@@ -2,8 +2,16 @@
 
     python benchmarks/convolutions.py --output=benchmarks/convolutions_cpu.json
 
-Both are the same functions (tests/test_models.py). Seconds an iteration of a batch of 128x128 slices, the networks of
-configs/vae.py with random weights; the two take turns, medians of the repeats.
+All are the same functions (tests/models). Seconds an iteration of a batch of 128x128 slices, the networks of
+configs/vae.py with random weights; Flax's convolutions, the plain forms and those of the device take turns, medians of
+the repeats.
+
+    python benchmarks/convolutions.py --tune --output=lgjax/models/forms.json
+
+Measures every form of every convolution of the networks of configs/vae.py and configs/restorer.py on the device at
+hand: results and image gradients inside a loop, as restorations need them, and kernel gradients. Writes the seconds of
+all, and the form to take, into the table of the kind of device, beside the tables of other kinds. The largest
+convolutions come first, so that the time limit leaves out the least important ones.
 """
 
 import argparse
@@ -18,12 +26,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from benchmarks import tuning
 from configs import vae as experiment
 from lgjax import models
 from lgjax.methods import names
 from lgjax.methods import runner as runners
-from lgjax.models import blocks, convolutions
-from lgjax.runtime import devices, places
+from lgjax.models import blocks, convolutions, precision, tuned
+from lgjax.runtime import devices, files, places
 from lgjax.speed import contestants
 from lgjax.training import feeding, settings
 
@@ -41,9 +50,12 @@ def flax_upsampled(features: int, **arguments) -> nn.Conv:
     return nn.Conv(features, (3, 3), conv_general_dilated=upsampled, **arguments)
 
 
-KINDS = {
-    "flax": (nn.Conv, flax_upsampled, {}),
-    "lgjax": (convolutions.Conv, convolutions.UpsampledConv, devices.COMPILER_OPTIONS),
+OURS = (convolutions.Conv, convolutions.UpsampledConv, devices.COMPILER_OPTIONS)
+KINDS = {  # and whose forms they have
+    "flax": ((nn.Conv, flax_upsampled, {}), ""),
+    "lgjax": (OURS, ""),
+    "plain": (OURS, "plain"),
+    "cpu": (OURS, "cpu"),
 }
 
 
@@ -77,25 +89,40 @@ def training(slices: int):
 
 def prepare(kind: str, what: str, slices: int):
     """Something to time, compiled with one kind of convolutions."""
-    convolutions.Conv, convolutions.UpsampledConv, devices.COMPILER_OPTIONS = KINDS[kind]
+    (convolutions.Conv, convolutions.UpsampledConv, devices.COMPILER_OPTIONS), whose = KINDS[kind]
     devices.compiler_options.cache_clear()
-    run, iterations = training(slices) if what == "training" else restoration(what, slices)
-    run()
+    with convolutions.forms(whose):
+        run, iterations = training(slices) if what == "training" else restoration(what, slices)
+        run()
     return run, iterations
 
 
-def main() -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slices", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", required=True)
-    arguments = parser.parse_args()
+def about() -> dict:
+    """What a record is about."""
+    return {"command": places.command(["python", *sys.argv]), "versions": devices.versions()}
+
+
+def tune(options) -> None:
+    """Writes the table of the forms that are fastest on the device at hand, after each convolution."""
+    device, until = jax.devices()[0].device_kind, time.perf_counter() + options.seconds
+    table, found = tuned.read(options.output) if options.output.exists() else {}, list[tuned.Entry]()
+    told = tuning.Tuning(device, options.slices, options.repeats, until)
+    with precision.matmul_precision(options.precision):
+        wanted = [tuning.layers(config) for config in tuning.configs(options.smoke, options.precision)]
+        for entry in (entry for layers in wanted for entry in tuning.tune(layers, told)):
+            found.append(entry)
+            files.atomic_write(options.output, tuned.text({**table, device: tuned.Record(about(), found)}))
+            print(entry.use, *entry.layer, entry.form, {form: f"{s:.2g} s" for form, s in entry.seconds.items()})
+
+
+def compare(options) -> None:
+    """Times whole programs by kinds of convolutions."""
     seconds: dict[str, dict[str, list[float]]] = {}
+    kinds = ["flax", "lgjax", "plain" if jax.default_backend() == "cpu" else "cpu"]
     for what in (*METHODS, "training"):
-        runs = {kind: prepare(kind, what, arguments.slices) for kind in KINDS}
-        seconds[what] = {kind: [] for kind in KINDS}
-        for _ in range(arguments.repeats):
+        runs = {kind: prepare(kind, what, options.slices) for kind in kinds}
+        seconds[what] = {kind: [] for kind in kinds}
+        for _ in range(options.repeats):
             for kind, (run, iterations) in runs.items():
                 began = time.perf_counter()
                 run()
@@ -103,13 +130,26 @@ def main() -> None:
         print(what, {kind: f"{np.median(values):.4f} s" for kind, values in seconds[what].items()}, flush=True)
     record = {
         "what": __doc__.splitlines()[0],
-        "command": places.command(["python", *sys.argv]),
-        "versions": devices.versions(),
-        "slices": arguments.slices,
+        **about(),
+        "slices": options.slices,
         "medians": {what: {kind: float(np.median(v)) for kind, v in kinds.items()} for what, kinds in seconds.items()},
         "samples": seconds,
     }
-    pathlib.Path(arguments.output).write_text(json.dumps(record, indent=1) + "\n")
+    files.atomic_write(options.output, json.dumps(record, indent=1) + "\n")
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--tune", action="store_true", help="measure each convolution by itself")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of tuning, at most")
+    parser.add_argument("--precision", choices=precision.CHOICES, default="tensorfloat32", help="of tuning")
+    parser.add_argument("--smoke", action="store_true", help="tune for networks of 16x16 pixels")
+    options = parser.parse_args()
+    (tune if options.tune else compare)(options)
 
 
 if __name__ == "__main__":

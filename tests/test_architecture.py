@@ -94,7 +94,18 @@ def import_problems(place: str, room: str, module: str) -> list[str]:
     return problems
 
 
-STANDARD = {"__future__", "collections", "contextlib", "functools", "itertools", "math", "types", "typing"}
+STANDARD = {
+    "__future__",
+    "collections",
+    "contextlib",
+    "functools",
+    "itertools",
+    "json",
+    "math",
+    "pathlib",
+    "types",
+    "typing",
+}
 
 
 def calls_name(node: ast.AST) -> bool:

@@ -6,19 +6,14 @@ Every other kind of device computes the plain form, XLA's convolution with XLA's
 
 import functools
 import itertools
-import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgjax.models import precision
-
-# Block of pixels by the most features it is for. So, restorations by the paper's networks take 0.36 (lg_neural,
-# lg_est) and 0.13 (elbo) of the time with Flax's convolutions, two CPU cores: benchmarks/convolutions_cpu.json.
-_BLOCKS = ((1, (4, 4)), (8, (2, 2)), (16, (1, 2)))
-_FEW = _BLOCKS[-1][0]  # features that leave a product of patches and kernel too narrow to be fast
+from lgjax.models import precision, tuned
 
 forms = jax.make_user_context("")
 """Chooses, for what is traced within `forms(kind)`, the forms of another kind of device than the one at hand.
@@ -40,25 +35,10 @@ def _plain(x, kernel, strides, padding, dilation=(1, 1)):
     )
 
 
-def _fast(x, kernel, strides, padding):
-    """Computes the same as `_plain`, in another form where XLA's convolutions are slow on CPU, up to twenty times.
-
-    They are slow with a kernel larger than the image, where XLA takes the one for the other, and with few channels.
-    """
-    image, size = x.shape[1:3], kernel.shape[:2]
-    channels, features = kernel.shape[2:]
-    sizes = zip(image, size, strides, padding, strict=True)
-    result = [(n + sum(pads) - k) // s + 1 for n, k, s, pads in sizes]
-    block = next((block for most, block in _BLOCKS if features <= most), (1, 1))
-    if min(result) < 1 or min(low for pads in padding for low in pads) < 0:
-        return _plain(x, kernel, strides, padding)
-    if strides == (1, 1) and max(size) > min(image) and math.prod(size) >= math.prod(image):
-        return _dense(x, kernel, padding)
-    if strides == (1, 1) and channels == 1:
-        return _shifted(x, kernel, padding)
-    if features <= _FEW and size != (1, 1) and result[0] % block[0] == result[1] % block[1] == 0:
-        return _blockwise(x, kernel, strides, padding, block)
-    return _plain(x, kernel, strides, padding)
+def _fast(kind, x, kernel, strides, padding):
+    """Computes the same as `_plain`, in the form that a kind of device has for the convolution."""
+    layer = tuned.Layer.of(x, kernel, strides, padding)
+    return FORMS[tuned.FORWARD][tuned.chosen(kind, tuned.FORWARD, layer)](x, kernel, strides, padding)
 
 
 def _dense(x, kernel, padding):
@@ -109,7 +89,7 @@ def _unpack(x, block):
     return x.reshape(n, height, width, rows, columns, -1).swapaxes(2, 3).reshape(n, height * rows, width * columns, -1)
 
 
-def _spread(x, kernel, strides, pads, size):
+def _spread(kind, x, kernel, strides, pads, size):
     """Convolves x dilated by zeros to a result of some size, without the products with those zeros.
 
     A pixel of the result meets every `strides`-th tap of the kernel, which ones depends on its place in a block of as
@@ -127,7 +107,7 @@ def _spread(x, kernel, strides, pads, size):
         kernels.append(jnp.pad(part, ((before, beyond[0]), (aside, beyond[1]), (0, 0), (0, 0))))
     sizes = zip(size, strides, x.shape[1:3], (top, left), (height, width), strict=True)
     small = tuple((low, m // s - n - low + k - 1) for m, s, n, low, k in sizes)
-    return _unpack(_fast(x, jnp.concatenate(kernels, axis=-1), (1, 1), small), strides)
+    return _unpack(_fast(kind, x, jnp.concatenate(kernels, axis=-1), (1, 1), small), strides)
 
 
 def _phases(taps, stride, low):
@@ -138,42 +118,59 @@ def _phases(taps, stride, low):
     return [(c, o - min(offset)) for c, o in zip(first, offset, strict=True)], -min(offset), span
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x, kernel, strides, padding):
-    return _fast(x, kernel, strides, padding)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x, kernel, strides, padding, kind):
+    return _fast(kind, x, kernel, strides, padding)
 
 
-def _convolve_forward(x, kernel, strides, padding):
-    return _fast(x, kernel, strides, padding), (x, kernel)
+def _convolve_forward(x, kernel, strides, padding, kind):
+    return _fast(kind, x, kernel, strides, padding), (x, kernel)
 
 
-def _convolve_backward(strides, padding, saved, gradient):
-    """Computes both gradients, that of the image as an ordinary NHWC convolution with the turned kernel.
+def _convolve_backward(strides, padding, kind, saved, gradient):
+    """Computes the gradients of image and kernel, each in its own form."""
+    x, kernel = saved
+    layer = tuned.Layer.of(x, kernel, strides, padding)
+    forms = (FORMS[use][tuned.chosen(kind, use, layer)] for use in (tuned.IMAGE, tuned.KERNEL))
+    return tuple(form(kind, x, kernel, gradient, strides, padding) for form in forms)
+
+
+def _turned(kind, x, kernel, gradient, strides, padding):
+    """Computes the image gradient as an ordinary NHWC convolution with the turned kernel.
 
     JAX's own asks for another kernel layout, which XLA lays out on CPU only outside loops: inside, it is several
     times slower.
     """
-    x, kernel = saved
     sizes = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], strides, padding, strict=True)
     pads = [(k - 1 - low, n - 1 + low - (m - 1) * s) for k, n, m, s, (low, _) in sizes]
     turned, size = kernel[::-1, ::-1].swapaxes(2, 3), x.shape[1:3]
     if strides == (1, 1):
-        for_x = _fast(gradient, turned, strides, pads)
-    elif size[0] % strides[0] or size[1] % strides[1]:
-        for_x = _plain(gradient, turned, (1, 1), pads, strides)
-    else:
-        for_x = _spread(gradient, turned, strides, pads, size)
-    return for_x, _kernel_gradient(x, kernel, gradient, strides, padding)
+        return _fast(kind, gradient, turned, strides, pads)
+    if size[0] % strides[0] or size[1] % strides[1]:
+        return _plain(gradient, turned, (1, 1), pads, strides)
+    return _spread(kind, gradient, turned, strides, pads, size)
 
 
-def _kernel_gradient(x, kernel, gradient, strides, padding):
-    """Computes the kernel gradient as JAX does, or as one product for each place of the kernel.
+def _of_image(kind, x, kernel, gradient, strides, padding):
+    """Computes the image gradient as JAX does."""
+    return jax.vjp(lambda x: _plain(x, kernel, strides, padding), x)[1](gradient)[0]
 
-    The products are for where XLA would take the larger gradient for the image.
+
+def _of_kernel(kind, x, kernel, gradient, strides, padding):
+    """Computes the kernel gradient as JAX does, of the plain form."""
+    return jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)[1](gradient)[0]
+
+
+def _formed(kind, x, kernel, gradient, strides, padding):
+    """Computes the kernel gradient as JAX does, of the form that the convolution has."""
+    return jax.vjp(lambda k: _fast(kind, x, k, strides, padding), kernel)[1](gradient)[0]
+
+
+def _products(kind, x, kernel, gradient, strides, padding):
+    """Computes the kernel gradient as one product for each place of the kernel.
+
+    This is for where XLA would take the larger gradient for the image.
     """
-    if strides != (1, 1) or gradient.shape[1] <= x.shape[1]:
-        convolve = _fast if 1 < kernel.shape[3] <= _FEW and kernel.shape[2] > 1 else _plain
-        return jax.vjp(lambda k: convolve(x, k, strides, padding), kernel)[1](gradient)[0]
     rows, columns = gradient.shape[1:3]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     places = np.ndindex(kernel.shape[:2])
@@ -183,13 +180,32 @@ def _kernel_gradient(x, kernel, gradient, strides, padding):
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
+FORMS: dict[str, dict[str, Callable]] = {
+    tuned.FORWARD: {
+        "plain": _plain,
+        "dense": lambda x, kernel, _, padding: _dense(x, kernel, padding),
+        "shifted": lambda x, kernel, _, padding: _shifted(x, kernel, padding),
+        **{tuned.blocks(block): functools.partial(_blockwise, block=block) for _, block in tuned.BLOCKS},
+    },
+    tuned.IMAGE: {"plain": _of_image, "turned": _turned},
+    tuned.KERNEL: {"plain": _of_kernel, "formed": _formed, "products": _products},
+}
+"""Forms by use and name: (x, kernel, strides, padding), of gradients (kind, x, kernel, gradient, strides, padding)."""
+
+
+def convolve(x, kernel, strides, padding, kind):
+    """Convolves x, [N, H, W, C], with kernel, [K, K, C, features], in the forms of a kind of device, gradients too."""
+    layer = tuned.Layer.of(x, kernel, strides, padding)
+    if all(tuned.chosen(kind, use, layer) == "plain" for use in tuned.USES):
+        return _plain(x, kernel, strides, padding)
+    return _convolve(x, kernel, strides, padding, kind)
+
 
 def _for_linen(x, kernel, strides, padding, **_):
     """Convolves as `nn.Conv` asks, padding in words or in pixels, in the form of the device."""
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    convolve = _convolve if _kind() == "cpu" else _plain
-    return convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+    return convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)), _kind())
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype=precision.as_kernel)

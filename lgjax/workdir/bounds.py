@@ -144,7 +144,6 @@ BOUNDS: dict[str, Bound] = {
     "restore.closed_steps": COUNT,
     "restore.reconstruction_variance": POSITIVE,
     "restore.tolerance": NOT_NEGATIVE,
-    "restore.traced": SWITCH,
     "restore.samples_est": whole(2),  # since lg_est takes the variance of the samples
     "restore.samples_neural": COUNT,
     "restore.feature_weight": number(0, 1),
@@ -187,7 +186,6 @@ BOUNDS: dict[str, Bound] = {
     "repeats": COUNT,
     "run_seconds": POSITIVE,
     "short_iterations": COUNT,
-    "further_solvers": several(choice("adam", "gradient", "proximal"), least=0),
     "train_models": several(choice("vae", "aae", "gmvae", "anogan"), least=0),
     "train_slices": COUNT,
     "peak_sizes": SIZES,

@@ -1,20 +1,30 @@
 """Which form a convolution is traced in: that of the device at hand, of a mesh's devices, or one that is told."""
 
+import functools
+import time
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from lgjax.models import convolutions
+from benchmarks import tuning
+from lgjax import models
+from lgjax.models import convolutions, tuned
 
 LAYERS = (((8, 8), 3, 5, 3, 1), ((8, 8), 1, 8, 3, 1), ((2, 2), 8, 8, 3, 1), ((8, 12), 5, 16, 3, 2))
 
 
 def program(module: nn.Module, size, channels) -> str:
     """The jaxpr of a module with its gradients, as text."""
-    x = jnp.zeros((2, *size, channels))
-    variables = module.init(jax.random.key(0), x)
-    return str(jax.make_jaxpr(lambda v, x: jax.vjp(module.apply, v, x)[1](module.apply(v, x)))(variables, x))
+
+    def gradients(variables, x):
+        value, back = jax.vjp(module.apply, variables, x)
+        return back(value)
+
+    x = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+    return str(jax.make_jaxpr(gradients)(jax.eval_shape(module.init, jax.random.key(0), x), x))
 
 
 def pair(features, kernel, strides):
@@ -42,9 +52,9 @@ def test_a_mesh_decides_by_its_devices(kind, is_plain):
 
 
 def test_a_jitted_function_never_mixes_forms():
-    module, x = convolutions.Conv(8, (3, 3)), jnp.ones((1, 8, 8, 1))
+    module, x = convolutions.Conv(8, (3, 3)), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     apply = jax.jit(module.apply)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
     told = [apply.lower(variables, x).as_text()]
     with convolutions.forms("plain"):
         told.append(apply.lower(variables, x).as_text())
@@ -53,7 +63,133 @@ def test_a_jitted_function_never_mixes_forms():
 
 
 def test_the_upsampled_convolution_has_the_form_of_the_device_too():
-    module = convolutions.UpsampledConv(4)
-    assert "custom_vjp" in program(module, (4, 4), 3)
-    with convolutions.forms("plain"):
-        assert "custom_vjp" not in program(module, (4, 4), 3)
+    module, x = convolutions.UpsampledConv(4), jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+
+    def text(kind):
+        with convolutions.forms(kind):
+            return str(jax.make_jaxpr(module.init_with_output)(jax.random.key(0), x))
+
+    assert "custom_vjp" in text("cpu")
+    assert "custom_vjp" not in text("plain")
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def layer_of(size, channels, features, kernel, strides):
+    """A layer padded as SAME."""
+    pads = jax.lax.padtype_to_pads(size, (kernel, kernel), (strides, strides), "SAME")
+    return tuned.Layer(size, channels, features, (kernel, kernel), (strides, strides), tuple(pads), "float32")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_form_of_every_use_is_xla_s_convolution(layer):
+    """Whatever a table may choose: the result, the image gradient and the kernel gradient."""
+    layer = layer_of(*layer)
+    x, kernel = normal(2, *layer.size, layer.channels), normal(*layer.kernel, layer.channels, layer.features, seed=1)
+    rest, numbers = (layer.strides, layer.padding), ("NHWC", "HWIO", "NHWC")
+    result, back = jax.vjp(lambda x, k: jax.lax.conv_general_dilated(x, k, *rest, dimension_numbers=numbers), x, kernel)
+    gradient = normal(*result.shape, seed=2)
+    expected = dict(zip(tuned.USES, (result, *back(gradient)), strict=True))
+    compared = 0
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def by_form(use, *arrays):
+        forms = {form: convolutions.FORMS[use][form] for form in tuned.possible(use, layer)}
+        kind = () if use == tuned.FORWARD else ("cpu",)
+        return {form: compute(*kind, *arrays, *rest) for form, compute in forms.items()}
+
+    for use in tuned.USES:
+        assert tuned.by_rule(use, layer) in tuned.possible(use, layer)
+        given = (x, kernel) if use == tuned.FORWARD else (x, kernel, gradient)
+        for found in by_form(use, *given).values():
+            np.testing.assert_allclose(found, expected[use], rtol=1e-4, atol=1e-4)
+            compared += 1
+    assert compared > 5
+
+
+def test_a_table_chooses_the_forms_of_its_kind_of_device_alone(monkeypatch):
+    layer = layer_of((8, 8), 1, 8, 3, 1)
+    monkeypatch.setattr(tuned, "_forms", lambda: {("NVIDIA H200", tuned.FORWARD, layer): "shifted"})
+    ours, flax = pair(8, 3, 1)
+    with convolutions.forms("NVIDIA H200"):
+        convolved = jax.make_jaxpr(lambda x: ours.init_with_output(jax.random.key(0), x))(normal(1, 8, 8, 1))
+        assert "conv_general_dilated" not in str(convolved)
+        assert program(ours, (8, 6), 1) == program(flax, (8, 6), 1)  # another size
+    with convolutions.forms("NVIDIA H100 80GB HBM3"):
+        assert program(ours, (8, 8), 1) == program(flax, (8, 8), 1)
+
+
+def test_on_a_cpu_the_shipped_table_is_the_rule():
+    """So the bits of maps hang on no measurement; the table says what the rule costs."""
+    entries = tuned.read()["cpu"].entries
+    assert {entry.use for entry in entries} == set(tuned.USES)
+    for entry in entries:
+        assert entry.form == tuned.by_rule(entry.use, entry.layer)
+        assert {entry.form, "plain"} <= set(entry.seconds) <= set(tuned.possible(entry.use, entry.layer))
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+    entry = tuned.Entry(tuned.IMAGE, layer_of((8, 8), 1, 8, 3, 1), "turned", {"plain": 2.0, "turned": 1.0})
+    table = {kind: tuned.Record({"command": "c"}, [entry] * n) for n, kind in enumerate(("cpu", "NVIDIA H200"))}
+    path = tmp_path / "forms.json"
+    path.write_text(tuned.text(table))
+    assert tuned.read(path) == table
+
+
+def toy():
+    """The smoke experiment of the tuning."""
+    return tuning.configs(True, "float32")[0]
+
+
+def test_tuning_looks_at_every_convolution_of_the_networks_and_of_image_gradients():
+    """Forwards, the kernels are those of the parameters, of four 2x2 kernels where an image is upsampled."""
+    found, config = tuning.layers(toy()), toy()
+    params = jax.eval_shape(models.from_config(config, "float32").init, jax.random.key(0))["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = {(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves if leaf.ndim == 4}
+    up = {(2, 2, shape[2], 4 * shape[3]) for path, shape in kernels if "'up_" in path and "'first'" in path}
+    own = {shape for path, shape in kernels if not ("'up_" in path and "'first'" in path)} | up
+    assert len(up) == 2
+    assert {(*one.kernel, one.channels, one.features) for one in found[tuned.KERNEL]} == own
+    assert set(found[tuned.IMAGE]) == set(found[tuned.KERNEL]) < set(found[tuned.FORWARD])
+    assert layer_of((16, 16), 8, 1, 3, 1) in found[tuned.FORWARD]  # the gradient of the first of the variance network
+
+
+def test_tuning_measures_in_turns_until_the_time_is_up():
+    now = time.perf_counter()
+    late, soon = (tuning.Tuning("NVIDIA H200", 1, 2, now + after) for after in (-1, 1000))
+    pointwise, layer = layer_of((8, 8), 3, 5, 1, 1), layer_of((8, 8), 1, 20, 3, 1)
+    wanted = {tuned.FORWARD: [pointwise, layer]}  # the former has one form
+    assert list(tuning.tune(wanted, late)) == []
+    (entry,) = tuning.tune(wanted, soon)
+    assert entry[:2] == (tuned.FORWARD, layer)
+    assert set(entry.seconds) == {"plain", "shifted"}
+    assert entry.form == tuning.fastest(entry.seconds)
+
+
+def test_on_a_cpu_tuning_keeps_the_rule(monkeypatch):
+    layer = layer_of((8, 8), 3, 5, 3, 1)
+    monkeypatch.setattr(tuning, "measured", lambda *_: {"plain": 1.0, "blocks of 2x2": 9.0})
+    for kind, form in (("cpu", "blocks of 2x2"), ("NVIDIA H200", "plain")):
+        told = tuning.Tuning(kind, 1, 1, time.perf_counter() + 1000)
+        assert [entry.form for entry in tuning.tune({tuned.FORWARD: [layer]}, told)] == [form]
+
+
+@pytest.mark.parametrize("use", tuned.USES)
+def test_what_tuning_times_is_the_convolution(use):
+    layer = layer_of((8, 8), 3, 5, 3, 1)
+    one = tuning.Contestant(use, "plain", layer, tuning.Tuning("cpu", 2, 1, 0.0))
+    x, kernel, gradient = one.arrays
+    y, back = jax.vjp(nn.Conv(5, (3, 3)).apply, {"params": {"kernel": kernel, "bias": jnp.ones(5)}}, x)
+    variables, for_x = back(gradient)
+    forward = jnp.where(y > 0, y, 0.2 * y)  # with a bias of one and the activation
+    expected = dict(zip(tuned.USES, (forward, for_x, variables["params"]["kernel"]), strict=True))
+    np.testing.assert_allclose(one.compute(3, *one.arrays), expected[use], rtol=1e-4, atol=1e-4)
+
+
+def test_the_plain_form_stays_unless_another_is_clearly_faster():
+    assert tuning.fastest({"plain": 1.0, "turned": 0.97}) == "plain"
+    assert tuning.fastest({"plain": 1.0, "turned": 0.9}) == "turned"
+    assert tuning.fastest({"turned": 3.0}) == "turned"  # where the plain form does not compile
