@@ -129,6 +129,7 @@ def add_ascent(config: ml_collections.ConfigDict) -> None:
     settings.refreshes = 20  # of the prior: the steps of proximal, in place of `iterations`
     settings.dual_steps = 20  # of proximal with tv, within each of them
     settings.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
+    settings.traced = True  # sidecars and reports say how scans converged; False: it costs some kernels an iteration
     config.calibrate = calibrate()
 
 

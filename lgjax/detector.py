@@ -50,7 +50,8 @@ class Detection:
       identifier: of the scan: names the outputs.
       subject: the scan as it was prepared.
       maps: what is written.
-      trace: what happened at each iteration of each slice, each [N, iterations]; None for methods without a loop.
+      trace: what happened at each iteration of each slice, each [N, iterations]; None for methods without a loop;
+        its parts are None with `restore.traced` False.
       about: what the sidecars say, by their keys.
     """
 

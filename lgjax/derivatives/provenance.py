@@ -47,10 +47,11 @@ def midplane_of(plane: Plane | None, prepared: Prepared) -> dict[str, Any] | Non
 
 
 def _convergence(restored: Restored) -> dict[str, Any] | None:
-    """Returns the mean trace of the slices, thinned; None for methods without a loop."""
+    """Returns the mean trace of the slices, thinned; None without a loop or a trace."""
     if restored.traces is None or restored.taken is None:
         return None
-    means = {field: np.mean(values, axis=0) for field, values in restored.traces._asdict().items()}
+    parts = restored.traces._asdict().items()
+    means = {field: np.mean(values, axis=0) for field, values in parts if values is not None}
     kept = evenly_spaced(len(means["change"]), CONVERGENCE_POINTS)
     taken = {"median": float(np.median(restored.taken)), "most": int(restored.taken.max())}  # until they stopped
     values = {name: [float(f"{v:.6g}") for v in mean[kept]] for name, mean in means.items()}

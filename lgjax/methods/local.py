@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     dual_steps: int = 0
     closed_steps: int = 0  # of the dual, in the one proximal step of closed methods
     tolerance: float = 0.0  # standard deviations of the brain, see restoration.restore
+    traced: bool = True  # see restoration.restore
     samples_est: int = 1  # an exact code (aae) has nothing to draw
     samples_neural: int = 1
     variance_at: str = "restored"  # or observed

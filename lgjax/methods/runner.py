@@ -86,6 +86,7 @@ def _restore(method: Method, settings: Settings, networks: BoundModel, y, mask, 
         strength=strength,
         iterations=local.iterations(method, settings),
         tolerance=settings.tolerance,
+        traced=settings.traced,
     )
 
 
@@ -201,7 +202,7 @@ class Runner:
         size = len(filled.number)
         (x, trace), seconds = self._run(size, self.params, filled, strength)
         if self.iterates:
-            self.timed.append((size, seconds / self.taken(trace).max()))
+            self.timed.append((size, seconds / self._made(trace)))
         return x, trace
 
     def _run(self, size: int, *given: Any) -> tuple[Any, float]:
@@ -260,7 +261,7 @@ class Runner:
         self.busy += seconds
         x, trace = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *done)
         if self.iterates:  # a micro-batch goes on until its last slice has stopped
-            self.timed.append((len(pieces) * step, seconds / self.taken(trace).max()))
+            self.timed.append((len(pieces) * step, seconds / self._made(trace)))
         return x, trace
 
     def place(self, part: Sequence[np.ndarray]) -> list[jax.Array]:
@@ -269,8 +270,15 @@ class Runner:
         return jax.device_put(padded, devices.batch_sharding(self.mesh))
 
     def taken(self, traces: Traces) -> Any:
-        """Counts the iterations that slices took until they stopped, [N]; None where nothing is iterated."""
-        return None if traces is None else loop.taken(np.asarray(traces.change), self.tolerance)
+        """Counts the iterations that slices took until they stopped, [N]; None where nothing is iterated or traced."""
+        if traces is None or traces.change is None:
+            return None
+        return loop.taken(np.asarray(traces.change), self.tolerance)
+
+    def _made(self, traces: Traces) -> int:
+        """Counts the iterations that a program made: until its last slice stopped; all, where nothing says more."""
+        taken = self.taken(traces)
+        return local.iterations(self.method, self.settings) if taken is None else taken.max()
 
     def pace(self) -> Pace:
         """Returns the median pace of the largest batches since the last call."""

@@ -34,7 +34,7 @@ class Restored(NamedTuple):
     subject: Prepared  # with the slices that were looked at, and the brain mask in those
     change: np.ndarray  # Y - X on the scan's own grid, [X, Y, Z] float32, in the method's unit
     traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
-    taken: np.ndarray | None  # iterations that each slice took, [N]; None for methods without a loop
+    taken: np.ndarray | None  # iterations that each slice took, [N]; None without a loop, or where nothing counts them
     pace: Pace  # of its batches
     plane: Plane | None = None  # at which the mirror image was made; None for methods without
 

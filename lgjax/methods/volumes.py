@@ -102,6 +102,7 @@ def restorer(method: Method, settings: Settings, model: Model | None, micro: int
                 strength=strength,
                 iterations=1 if method.closed else local.iterations(method, settings),
                 tolerance=settings.tolerance,
+                traced=settings.traced and not method.closed,
             )
         return x, None if method.closed else jax.tree.map(lambda values: values[None], trace)
 

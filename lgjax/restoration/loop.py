@@ -12,19 +12,22 @@ from lgjax.restoration.solvers import Problem, Solver
 
 
 class Trace(NamedTuple):
-    """What happened at each iteration of a slice or volume, each [iterations]; once it stopped, its last values."""
+    """What happened at each iteration of a slice or volume, each [iterations]; once it stopped, its last values.
 
-    prior_gradient: jax.Array  # root mean square of the log prior's gradient inside the mask
-    data_term: jax.Array  # R(Y, X) before the step, without lambda
-    change: jax.Array  # mean |X^{i+1} - X^i| inside the mask, in standard deviations of the brain; 0 once it stopped
+    Without a trace asked for, a part is None; a tolerance asks for the change.
+    """
+
+    prior_gradient: jax.Array | None  # root mean square of the log prior's gradient inside the mask
+    data_term: jax.Array | None  # R(Y, X) before the step, without lambda
+    # Mean |X^{i+1} - X^i| inside the mask, in standard deviations of the brain; 0 once it stopped
+    change: jax.Array | None
 
 
 class State(NamedTuple):
-    """The carry of the restoration loop."""
+    """What one iteration leaves to the next."""
 
     x: jax.Array  # [H, W, 1] or [N, H, W, 1]
     solver: Any
-    trace: Trace
 
 
 def restore(
@@ -38,6 +41,7 @@ def restore(
     strength: jax.Array,
     iterations: int,
     tolerance: float = 0.0,
+    traced: bool = True,
 ) -> tuple[jax.Array, Trace]:
     """Restores one slice or volume by MAP ascent (Chen et al. 2019, Eq. 4); long, since step and loop are read as one.
 
@@ -52,6 +56,7 @@ def restore(
       iterations: number of steps at most, a Python int.
       tolerance: the slice stops after the first iteration whose `Trace.change` is below it, a Python float. 0: it never
         does, and the loop has a known trip count.
+      traced: whether a trace is asked for, a Python bool; X is the same with and without.
 
     Returns:
       The restored slice or volume, shaped as y, and the trace of all iterations.
@@ -59,30 +64,35 @@ def restore(
     problem = Problem(y, mask, strength)
     pixels = jnp.maximum(mask.sum(), 1.0)
 
-    def step(i, state: State) -> State:
+    def step(state: State, i) -> tuple[State, Trace]:
         near = prior(state.x, _of_iteration(key, i))
         near = near._replace(gradient=near.gradient * mask)
         x, solver_state = solver.step(i, state.x, near, problem, state.solver)
-        trace = Trace(
-            state.trace.prior_gradient.at[i].set(jnp.sqrt((near.gradient**2).sum() / pixels)),
-            state.trace.data_term.at[i].set(data_term(state.x, y)),
-            state.trace.change.at[i].set(jnp.abs(x - state.x).sum() / pixels),
+        return State(x, solver_state), Trace(
+            jnp.sqrt((near.gradient**2).sum() / pixels) if traced else None,
+            data_term(state.x, y) if traced else None,
+            jnp.abs(x - state.x).sum() / pixels if traced or tolerance else None,
         )
-        return State(x, solver_state, trace)
 
-    empty = jnp.zeros(iterations, y.dtype)
-    initial = State(y, solver.init(y), Trace(empty, empty, empty))
+    initial = State(y, solver.init(y))
     if not tolerance:
-        final = jax.lax.fori_loop(0, iterations, step, initial)
-        return final.x, final.trace
+        final, trace = jax.lax.scan(step, initial, jnp.arange(iterations))
+        return final.x, trace
+
+    def go_on(carry):
+        i, state, trace = carry
+        state, now = step(state, i)
+        return i + 1, state, jax.tree.map(lambda values, value: values.at[i].set(value), trace, now)
 
     def goes_on(carry):
-        i, state = carry
-        return (i < iterations) & ((i == 0) | (state.trace.change[i - 1] >= tolerance))
+        i, _, trace = carry
+        return (i < iterations) & ((i == 0) | (trace.change[i - 1] >= tolerance))
 
+    empty = jnp.zeros(iterations, y.dtype)
+    trace = Trace(empty, empty, empty) if traced else Trace(None, None, empty)
     # Under vmap, a slice that has stopped is carried on unchanged until all have.
-    done, final = jax.lax.while_loop(goes_on, lambda c: (c[0] + 1, step(*c)), (jnp.zeros((), jnp.int32), initial))
-    return final.x, _carried_on(final.trace, done)
+    done, final, trace = jax.lax.while_loop(goes_on, go_on, (jnp.zeros((), jnp.int32), initial, trace))
+    return final.x, _carried_on(trace, done)
 
 
 def _of_iteration(key: jax.Array, i: jax.Array) -> jax.Array:
@@ -92,8 +102,9 @@ def _of_iteration(key: jax.Array, i: jax.Array) -> jax.Array:
 
 def _carried_on(trace: Trace, done: jax.Array) -> Trace:
     """Fills the trace with the last of the `done` values where none was ever reached; its change stays 0 there."""
+    assert trace.change is not None  # a tolerance asks for it
     reached = jnp.minimum(jnp.arange(len(trace.change)), done - 1)
-    return trace._replace(prior_gradient=trace.prior_gradient[reached], data_term=trace.data_term[reached])
+    return jax.tree.map(lambda values: values[reached], trace)._replace(change=trace.change)
 
 
 def taken(change: np.ndarray, tolerance: float) -> np.ndarray:

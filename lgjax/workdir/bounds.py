@@ -144,6 +144,7 @@ BOUNDS: dict[str, Bound] = {
     "restore.closed_steps": COUNT,
     "restore.reconstruction_variance": POSITIVE,
     "restore.tolerance": NOT_NEGATIVE,
+    "restore.traced": SWITCH,
     "restore.samples_est": whole(2),  # since lg_est takes the variance of the samples
     "restore.samples_neural": COUNT,
     "restore.feature_weight": number(0, 1),

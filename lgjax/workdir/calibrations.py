@@ -16,6 +16,7 @@ FREE = {
     "data": ("source", "train_subjects", "calibration_subjects", "workers", "resident", "read_processes", "saturation"),
     "restore": (
         "batch_size",
+        "traced",
         "score",
         "method",
         "slice_step",

@@ -302,15 +302,20 @@ def test_devices_tell_each_other_nothing_while_slices_are_restored(config, param
     assert collectives(runner.compiled.as_text()) == []
 
 
-def test_pace_counts_what_was_done(config, params, mesh1, slices, monkeypatch):
+@pytest.mark.parametrize(
+    ("tolerance", "traced", "made"),
+    [(1e3, True, 1), (0.0, False, 12)],  # everything stops after its first iteration; nothing does
+)
+def test_pace_counts_what_was_done(config, params, mesh1, slices, monkeypatch, tolerance, traced, made):
     """A batch that stops early is divided by the iterations of its slowest slice."""
     ticks = iter(range(0, 1000, 6))
     monkeypatch.setattr(runners.time, "perf_counter", lambda: next(ticks))
-    config.restore.tolerance = 1e3  # everything stops after its first iteration
+    config.restore.tolerance, config.restore.traced, config.restore.iterations = tolerance, traced, 12
     runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
     _, trace = join(runner(slices, np.ones(7, np.float32)))
-    np.testing.assert_array_equal(runner.taken(trace), 1)
-    assert runner.pace() == (12, 6.0)  # seconds, over one iteration
+    taken = runner.taken(trace)
+    assert (taken == made).all() if traced else taken is None
+    assert runner.pace() == (12, 6.0 / made)  # seconds, over those iterations
 
 
 def test_proximal_is_chosen_by_one_value(config):

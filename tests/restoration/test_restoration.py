@@ -411,6 +411,30 @@ def test_a_slice_stops_below_the_tolerance(name):
         np.testing.assert_allclose(x, shorter, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("tolerance", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["adam", "proximal"])
+def test_a_trace_that_nobody_asks_for_changes_no_bit(name, tolerance):
+    """A tolerance asks for the change alone."""
+    prior, y = fixed(normal(*SHAPE), np.full(SHAPE, 0.5, np.float32)), normal(2, *SHAPE, seed=2)
+
+    def both(traced):
+        choice = {"prior": prior, "data_term": tv, "solver": solver(name, tv, 0.2, 20), "iterations": 20}
+        choice |= {"strength": jnp.float32(0.5), "tolerance": tolerance, "traced": traced}
+        return jax.device_get(jax.jit(jax.vmap(lambda y: loop.restore(y, jnp.ones(SHAPE), KEY, **choice)))(y))
+
+    x, trace = both(traced=True)
+    same, rest = both(traced=False)
+    np.testing.assert_array_equal(same, x)
+    assert np.abs(x - y).max() > 0.1
+    assert rest[:2] == (None, None)
+    if tolerance:
+        np.testing.assert_array_equal(rest.change, trace.change)
+        assert loop.taken(rest.change, tolerance).max() < 20
+    else:
+        assert rest.change is None
+
+
 def test_slices_of_a_batch_stop_one_by_one():
     """A slice without a mask at once; what stopped is what it is alone, however long the others take."""
     y = np.stack([normal(*SHAPE, seed=seed) for seed in range(4)])

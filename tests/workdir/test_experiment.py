@@ -417,6 +417,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         calibrations.load(config, tmp_path, "intensity", "v", "r")
     for name, value in (
         ("restore.batch_size", 1),
+        ("restore.traced", False),
         ("data.workers", 9),
         ("data.resident", "never"),
         ("data.read_processes", 3),
