@@ -8,9 +8,11 @@ Any value can be overridden: --config.precision=bfloat16, --config.experiments.v
 
 import ml_collections
 
-from configs import aae, anogan, gmvae, vae
+from configs import aae, anogan, dae, detection, gmvae, restorer, vae
 
-EXPERIMENTS = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": anogan}
+EXPERIMENTS = {"vae": vae, "aae": aae, "gmvae": gmvae, "anogan": anogan, "dae": dae, "restorer": restorer}
+UNTRAINED = {"detection": detection}  # methods without a model
+OWN_SIZE = {"restorer": "detection", "detection": "standard"}  # variants that are not of the paper's size
 
 
 def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
@@ -24,17 +26,20 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     config.repeats = 9  # of every method and model, one after the other, again and again
     config.run_seconds = 2.0  # that a timed run lasts about, if the iterations of the experiment suffice
     config.short_iterations = 2  # of the shorter of the two runs that give the seconds per iteration
-    config.train_models = tuple(EXPERIMENTS)  # whose training is timed beside their methods
+    config.further_solvers = ("proximal",)  # that methods of Eq. 4 are timed with beside the one of their config
+    config.train_models = ("vae", "aae", "gmvae", "anogan")  # whose training is timed beside their methods
     config.train_slices = 1024  # on the device; batches are drawn from them
     config.peak_sizes = (512, 1024, 2048, 4096, 8192)  # their rows; large ones are left out where they take long
     config.peak_length = 1 << 26  # elements of the arrays whose sum gives its bandwidth, more than a cache holds
     config.experiments = ml_collections.ConfigDict()
-    for model, module in EXPERIMENTS.items():
-        config.experiments[model] = module.get_config(variant)
-        for part in (config.experiments[model].train, config.experiments[model].restore):
-            part.precision = config.get_ref("precision")
+    for name, module in (EXPERIMENTS | UNTRAINED).items():
+        own = OWN_SIZE.get(name, variant) if variant == "paper" else variant
+        config.experiments[name] = module.get_config(own)
+        for part in (config.experiments[name].restore, config.experiments[name].get("train")):
+            if part:
+                part.precision = config.get_ref("precision")
         if variant == "paper":
-            config.experiments[model].restore.batch_size = 64  # the authors'
+            config.experiments[name].restore.batch_size = 64  # the authors'
     if variant == "smoke":
         config.as_paper = False
         config.repeats = 3

@@ -1,4 +1,4 @@
-"""What a benchmark times: the restoration of one batch by a method, and the training steps of a model.
+"""What a benchmark times: the training steps of a model here, restorations in `restorations`; and what both need.
 
 Weights are random and slices synthetic: every iteration does the same work whatever they hold.
 """
@@ -13,12 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from lgjax.evaluation.published import TABLE1
-from lgjax.methods import runner as runners
-from lgjax.methods.names import Method
 from lgjax.models import convolutions
 from lgjax.models.base import Model
-from lgjax.preparation.slices import BACKGROUND, Grid, Slices
+from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import replicate
 from lgjax.speed import counts, profile
 from lgjax.speed import peaks as speed_peaks
@@ -30,7 +27,6 @@ from lgjax.training.settings import Settings
 from lgjax.training.step import TrainState
 
 AXES = (0.85, 0.65)  # of the ellipse that stands for a brain, as parts of half a slice
-LAMBDA = 1.0
 ENDLESS = 1 << 30  # training steps
 
 
@@ -94,96 +90,6 @@ def compiled(function, *arguments) -> Compiled:
     return Compiled(counts.of_results(traced.jaxpr), plain, program, seconds)
 
 
-class Restoration:
-    """A method, compiled for a short and a long run, both with the same batch."""
-
-    kind = "methods"
-
-    def __init__(
-        self,
-        method: Method,
-        settings: runners.Settings,
-        model: Model,
-        params: Any,
-        grid: Grid,
-        mesh: jax.sharding.Mesh,
-        *,
-        short: int,
-        target: float,
-    ):
-        """Compiles and runs both once; the long one takes about `target` seconds, or all iterations of `settings`.
-
-        Args:
-          method: that iterates.
-          settings: of the restoration.
-          model: that the method needs.
-          params: frozen parameters of the model.
-          grid: of the slices.
-          mesh: that batches are split over.
-          short: iterations of the short run.
-          target: seconds.
-        """
-        self.name, self.method, self.settings, self.model, self.mesh = method.name, method, settings, model, mesh
-        self.params, self.grid = params, grid
-        self.length = runners.length(method, settings)
-        first = self._runner(short)
-        self.slices = brain_like(settings.seed, first.size, grid.height, grid.width)
-        self.strength = np.full(first.size, LAMBDA, np.float32)
-        (self.short, once), self.short_runs = self._compile(first), Runs(short, [])
-        guess = self._run(self.short) / short  # too long by what a run does once, so the long run is not too long
-        long = speed_peaks.count_for(target, guess, 4 * short, getattr(settings, self.length))
-        (self.long, self.compiled), self.long_runs = self._compile(self._runner(long)), Runs(long, [])
-        pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
-        self.work, self.plain = (counts.per_iteration(few, many, long - short) for few, many in pairs)
-
-    def _runner(self, iterations: int) -> runners.Runner:
-        """Makes what runs the method in the product, for so many iterations of every slice."""
-        changes: dict[str, Any] = {self.length: iterations, "tolerance": 0.0}
-        return runners.Runner(self.method, self.settings._replace(**changes), self.model, self.params, self.mesh)
-
-    def _compile(self, runner: runners.Runner) -> tuple[runners.Runner, Compiled]:
-        """Compiles the method as the product does, before its first batch, which it then restores."""
-        arrays = runner.place([part[: runner.dispatched] for part in (*self.slices, self.strength)])
-        found = compiled(runner.function, runner.params, *arrays)
-        runner.compiled = found.program
-        self._run(runner)
-        return runner, found
-
-    def _run(self, runner: runners.Runner) -> float:
-        return speed_peaks.seconds(lambda: list(runner(self.slices, self.strength)))
-
-    def sample(self) -> None:
-        """Times one run of each length."""
-        self.short_runs.seconds.append(self._run(self.short))
-        self.long_runs.seconds.append(self._run(self.long))
-
-    def profile(self) -> tuple[list[Kernel], int]:
-        """Profiles one long run; returns its kernels and its iterations."""
-        return profile.of(lambda: list(self.long(self.slices, self.strength))), self.long_runs.iterations
-
-    def record(self, peaks: Peaks, settings) -> dict[str, Any]:
-        """Returns what was measured, and what follows from the measurements."""
-        iterations, batch, long = getattr(self.settings, self.length), len(self.slices.number), self.long_runs
-        seconds = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
-        batches, programs = -(-settings.volume_slices // batch), batch // self.long.dispatched
-        made_of = f"{batches} batches of {batch} for {settings.volume_slices} slices, {iterations} iterations"
-        volume = batches * speed_peaks.run_seconds(long, seconds.median, iterations)
-        published = next((entry.seconds for entry in TABLE1 if entry.method == self.name), None)
-        published = published if settings.as_paper and self.length == "iterations" else None
-        return {
-            "batch_size": batch,
-            "batch_size_of_programs": self.long.dispatched,  # smaller after an out-of-memory error
-            "grid": [self.grid.height, self.grid.width],
-            "seconds_per_iteration": seconds._asdict(),
-            "paper_seconds": published,
-            "paper_over_ours": speed_peaks.ratio(published, seconds.median),
-            "volume": {"seconds": volume, "computed_from": made_of},
-            "compile_seconds": self.compiled.seconds,
-            **against_floor(self.work, self.plain, self.long.compiled, peaks, seconds.median, self.mesh.size, programs),
-            "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
-        }
-
-
 def endless(settings: Settings) -> Settings:
     """Makes a training of slices on the device that nothing interrupts: no end, no log, no checkpoint."""
     return settings._replace(resident="always", steps=ENDLESS, log_every=ENDLESS, checkpoint_every=ENDLESS)
@@ -215,7 +121,7 @@ class Training:
           count: slices that batches are drawn from.
           target: seconds.
         """
-        self.name, self.grid, self.mesh, self.batch_size = name, grid, mesh, settings.batch_size
+        self.name, self.grid, self.mesh, self.count, self.batch_size = name, grid, mesh, count, settings.batch_size
         settings = endless(settings)
         found = brain_like(settings.seed, count, *grid)
         self.steps = feeding.steps(model, settings, store.InMemory(found.y, found.mask), mesh, 0)
@@ -243,7 +149,7 @@ class Training:
         """Profiles one dispatch; returns its kernels and its steps."""
         return profile.of(lambda: self._take(1)), self.together
 
-    def record(self, peaks: Peaks, settings) -> dict[str, Any]:
+    def record(self, peaks: Peaks, as_paper: bool) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements."""
         rate = speed_peaks.spread([self.runs.iterations / taken for taken in self.runs.seconds])
         step = 1 / self.together
@@ -251,7 +157,7 @@ class Training:
         return {
             "batch_size": self.batch_size,
             "grid": list(self.grid),
-            "slices_on_device": settings.train_slices,
+            "slices_on_device": self.count,
             "steps_per_dispatch": self.together,
             "steps_per_second": rate._asdict(),
             "compile_seconds": self.compiled.seconds,

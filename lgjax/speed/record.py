@@ -12,24 +12,34 @@ from lgjax import models
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.methods import runner
-from lgjax.models.base import Model
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices, places, progress
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import profile
-from lgjax.speed.contestants import Restoration, Training, random_state
+from lgjax.speed.contestants import Training, random_state
+from lgjax.speed.restorations import OneStep, Restoration, Task
 from lgjax.training import settings as training_settings
 from lgjax.workdir import experiment
+from lgjax.workdir.recorded import has_model
+
+WITHOUT_MODEL = "detection"  # the experiment of methods without a model
+DETECTION = (  # methods that are timed beside the paper's
+    "mirror_tv3d",
+    "restorer_reconstruction",
+    "restorer_reconstruction_tv3d",
+    "restorer_reconstruction_mirror_tv3d",
+)
+Contestant = Restoration | OneStep | Training
 
 
 class Experiment(NamedTuple):
-    """One model whose methods and training are timed."""
+    """One model whose methods and training are timed, or what methods without a model read."""
 
-    model: Model  # in the precision of its restoration
+    model: Any  # a Model in the precision of its restoration; None where there is none, as below
     restoration: runner.Settings
-    trained: Model  # in the precision of its training
-    training: training_settings.Settings
+    trained: Any  # a Model in the precision of its training
+    training: Any  # training_settings.Settings
     grid: Grid
 
 
@@ -42,6 +52,7 @@ class Settings(NamedTuple):
     repeats: int
     run_seconds: float
     short_iterations: int
+    further_solvers: tuple[str, ...]
     train_models: tuple[str, ...]
     train_slices: int
     peak_sizes: tuple[int, ...]
@@ -60,11 +71,12 @@ def from_config(config) -> Settings:
     for name in config.experiments:
         part = config.experiments[name]
         experiment.check(part)
+        networks = has_model(part)
         experiments[name] = Experiment(
-            models.from_config(part, part.restore.precision),
+            models.from_config(part, part.restore.precision) if networks else None,
             runner.from_config(part),
-            models.from_config(part, part.train.precision),
-            training_settings.from_config(part),
+            models.from_config(part, part.train.precision) if networks else None,
+            training_settings.from_config(part) if networks else None,
             experiment.grid(part),
         )
     values = {field: config[field] for field in Settings._fields if field in config}
@@ -72,16 +84,38 @@ def from_config(config) -> Settings:
 
 
 def choose(names: Sequence[str] | None) -> list[str]:
-    """Returns the methods that are timed: those given, or those of the paper's Table 1 that have a loop.
+    """Returns the methods that are timed: those given, or those of the paper's Table 1 that have a loop, and DETECTION.
 
     Raises:
-      UsageError: a method is unknown, or iterates no slices.
+      UsageError: a method is unknown, or has neither networks nor a volume to restore.
     """
-    looped = [name for name, method in methods.available().items() if method.iterates and not method.volume]
+    timed = [name for name, method in methods.available().items() if method.model or method.volume]
     for name in names or ():
-        if methods.parse(name).name not in looped:
-            raise UsageError(f"{name} iterates no slices that could be timed. Choose among {', '.join(looped)}.")
-    return list(dict.fromkeys(names or [entry.method for entry in published.TABLE1 if entry.method in looped]))
+        if methods.parse(name).name not in timed:
+            raise UsageError(f"{name} asks no network and joins no slices. Choose among {', '.join(timed)}.")
+    paper = [entry.method for entry in published.TABLE1 if methods.parse(entry.method).iterates]
+    return list(dict.fromkeys(names or [*paper, *DETECTION]))
+
+
+def solvers(settings: Settings, method: methods.Method) -> list[str]:
+    """Returns what a method is timed with: the solver of its config, and further ones where a method has a choice."""
+    further = settings.further_solvers if method.restores and method.iterates else ()
+    return list(dict.fromkeys((settings.experiments[_of(method)].restoration.optimizer, *further)))
+
+
+def _of(method: methods.Method) -> str:
+    """Names the experiment of a method."""
+    return method.model or WITHOUT_MODEL
+
+
+def task(settings: Settings, method: methods.Method, solver: str, mesh: jax.sharding.Mesh) -> Task:
+    """Returns the restoration of a method by a solver."""
+    part = settings.experiments[_of(method)]
+    own = solver == part.restoration.optimizer
+    name = method.name if own else f"{method.name}, {solver}"
+    params = models.freeze(random_state(part.trained, part.training).variables) if part.trained else {}
+    chosen = part.restoration._replace(optimizer=solver)
+    return Task(name, method, chosen, part.model, params, part.grid, mesh, settings.volume_slices)
 
 
 def trained(settings: Settings, names: Sequence[str]) -> list[str]:
@@ -90,13 +124,13 @@ def trained(settings: Settings, names: Sequence[str]) -> list[str]:
     return [model for model in found if model in settings.train_models]
 
 
-def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Restoration | Training]:
+def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Contestant]:
     """Compiles the methods and the trainings of their models, one after the other; yields each."""
     short, target = settings.short_iterations, settings.run_seconds
     for method in map(methods.parse, names):
-        part = settings.experiments[method.model]
-        params = models.freeze(random_state(part.trained, part.training).variables)
-        yield Restoration(method, part.restoration, part.model, params, part.grid, mesh, short=short, target=target)
+        for solver in solvers(settings, method):
+            one = task(settings, method, solver, mesh)
+            yield Restoration(one, short=short, target=target) if method.iterates else OneStep(one)
     for name in trained(settings, names):
         part = settings.experiments[name]
         size = part.grid.height, part.grid.width
@@ -117,7 +151,7 @@ def measure(
     Returns:
       The record, as written to --output.
     """
-    count = len(names) + len(trained(settings, names))
+    count = sum(len(solvers(settings, methods.parse(name))) for name in names) + len(trained(settings, names))
     items = list(progress.track(contestants(settings, names, mesh), "compiling", count, "program"))
     held, peaks = speed_peaks.peak_memory(mesh), []
     sizes = (settings.precision, settings.peak_sizes, settings.peak_length)
@@ -131,7 +165,7 @@ def measure(
     best = speed_peaks.best(peaks)
     found: dict[str, dict] = {"methods": {}, "training": {}}
     for item in items:
-        found[item.kind][item.name] = item.record(best, settings)
+        found[item.kind][item.name] = item.record(best, settings.as_paper)
     if profiled:
         for item in progress.track(items, "profiling", len(items), "program"):
             found[item.kind][item.name]["profile"] = profile.as_json(*item.profile())

@@ -7,14 +7,17 @@ from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import profile
 
 NOTES = (
-    "s/iteration: of one batch, the slope between a short and a long run of the compiled program, so that what a run "
-    "does once (starting, transfers) does not count. s/volume is computed from the long run and this slope, all "
-    "batches full, the last one padded, compilation and preparation of the scan left out.",
+    "s/iteration: of one batch (of methods of volumes: of one volume), the slope between a short and a long run of the "
+    "compiled program, so that what a run does once (starting, transfers) does not count. s/volume is measured on "
+    "whole volumes where the long run makes all iterations, and where a method has none; otherwise it is computed from "
+    "the long run and the slope. Batches are full, the last one padded; compilation and the preparation of the scan "
+    "are left out. The solver of a method is Adam where no other one is named (the restorer's: proximal).",
     "GFLOP: floating-point operations of the program as written, counted as XLA does, on every device alike (a padded "
     "product is none). plain: the same with plain convolutions, without the zeros that put them into blocks of pixels. "
     "GB: XLA's count of what each "
     "kernel of the compiled program reads and writes; more than a perfect program needs, and on CPU most of it comes "
-    "from a cache. (Where XLA does not say: what all operations of the program as written do, an upper count, marked "
+    "from a cache. In a loop within an iteration (the dual's steps, the micro-batches of a volume) XLA counts "
+    "one turn. (Where XLA does not say: what all operations of the program as written do, an upper count, marked "
     "<=.) So the floor, max(GFLOP / best matrix product, GB / bandwidth), belongs to this program, and only the "
     "compute floor holds for every program of the same operations. MB: arguments, results and what lies between, on "
     "each device.",
@@ -44,7 +47,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _times(record: dict[str, Any]) -> str:
-    """Tabulates how long methods take."""
+    """Tabulates how long methods take: an iteration, and a volume."""
     lines = []
     for name, found in record["methods"].items():
         seconds = found["seconds_per_iteration"]
@@ -52,24 +55,26 @@ def _times(record: dict[str, Any]) -> str:
             [
                 name,
                 _batch(found),
-                _number(seconds["median"]),
+                _number(found["iterations"]),
+                _number(seconds and seconds["median"]),
                 _quartiles(seconds),
                 _number(found["paper_seconds"]),
                 _number(found["paper_over_ours"]),
                 _number(found["volume"]["seconds"]),
+                "computed" if "computed_from" in found["volume"] else "measured",
                 _number(found["compile_seconds"]),
             ]
         )
     volume = f"s/volume of {record['config']['volume_slices']}"
-    head = ["method", "batch", "s/iteration", "quartiles", "paper, s", "paper / ours", volume, "compile, s"]
-    return tables.aligned(head, lines)
+    head = ["method", "batch", "iterations", "s/iteration", "quartiles", "paper, s", "paper / ours", volume, "volume"]
+    return tables.aligned([*head, "compile, s"], lines)
 
 
 def _programs(record: dict[str, Any]) -> str:
     """Tabulates what iterations and training steps take of the device."""
     lines = [
         [
-            name,
+            name if found.get("iterations", 1) else f"{name}, a volume",
             _number(found["program_bytes"], 1e-6),
             _number(found["flops"], 1e-9),
             _number(found["flops_of_plain_convolutions"], 1e-9),
@@ -123,5 +128,5 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
-def _quartiles(found: dict[str, float]) -> str:
-    return f"[{_number(found['lower'])}, {_number(found['upper'])}]"
+def _quartiles(found: dict[str, float] | None) -> str:
+    return "–" if found is None else f"[{_number(found['lower'])}, {_number(found['upper'])}]"

@@ -187,6 +187,7 @@ BOUNDS: dict[str, Bound] = {
     "repeats": COUNT,
     "run_seconds": POSITIVE,
     "short_iterations": COUNT,
+    "further_solvers": several(choice("adam", "gradient", "proximal"), least=0),
     "train_models": several(choice("vae", "aae", "gmvae", "anogan"), least=0),
     "train_slices": COUNT,
     "peak_sizes": SIZES,

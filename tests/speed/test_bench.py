@@ -17,10 +17,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from configs import bench as settings
 from lgjax import models
 from lgjax.evaluation import published
+from lgjax.methods import names as methods
 from lgjax.models import convolutions
 from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
-from lgjax.speed import contestants, counts, profile, tables
+from lgjax.speed import contestants, counts, profile, restorations, tables
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import record as bench
 from lgjax.speed.counts import Count
@@ -202,12 +203,13 @@ def test_the_zeros_of_blocks_are_counted_apart(features):
     assert work.flops == 2 * 2 * 4 * features * height * width * np.prod(blocks)
 
 
-def test_methods_by_default_are_the_papers_that_iterate():
+def test_methods_by_default_are_the_papers_that_iterate_and_detection():
     names = bench.choose(None)
-    assert set(names) == {entry.method for entry in published.TABLE1 if entry.seconds} | {"anogan"}
-    assert names == sorted(names, key=published.place)
-    given = ["aae_lg_neural_l1", "vae_elbo_l1", "aae_lg_neural_l1"]
-    assert bench.choose(given) == given[:2]
+    paper = [name for name in names if name not in bench.DETECTION]
+    assert set(paper) == {entry.method for entry in published.TABLE1 if entry.seconds} | {"anogan"}
+    assert names == [*sorted(paper, key=published.place), *bench.DETECTION]
+    given = ["aae_lg_neural_l1", "vae_elbo_l1", "mirror_tv3d", "dae_reconstruction", "aae_lg_neural_l1"]
+    assert bench.choose(given) == given[:4]
 
 
 def test_training_is_timed_for_the_models_of_the_methods():
@@ -218,10 +220,36 @@ def test_training_is_timed_for_the_models_of_the_methods():
     assert bench.trained(smoke, names) == ["vae"]
 
 
-@pytest.mark.parametrize("name", ["gmm", "mirror_tv3d", "vae_reconstruction", "vae_lg_neural_tv3d"])
-def test_methods_without_iterations_are_refused(name):
-    with pytest.raises(UsageError, match=f"{name} iterates no slices.*vae_lg_neural_tv"):
+@pytest.mark.parametrize("name", ["gmm", "intensity"])
+def test_methods_without_networks_or_volumes_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} asks no network.*vae_lg_neural_tv"):
         bench.choose(["vae_lg_neural_tv", name])
+
+
+def test_methods_of_eq_4_are_timed_with_both_solvers():
+    config = settings.get_config("smoke")
+    found = {name: bench.solvers(bench.from_config(config), methods.parse(name)) for name in methods.available()}
+    assert found["vae_lg_neural_tv"] == found["gmvae_elbo_l1"] == found["vae_lg_est_tv3d"] == ["adam", "proximal"]
+    assert found["restorer_lg_neural_tv"] == ["proximal"]  # which is its own
+    assert all(len(found[name]) == 1 for name in ("anogan", *bench.DETECTION))
+    config.further_solvers = ()
+    assert bench.solvers(bench.from_config(config), methods.parse("vae_lg_neural_tv")) == ["adam"]
+
+
+def test_a_further_solver_is_named_and_its_iterations_are_its_own(mesh1):
+    timed = bench.from_config(settings.get_config("smoke"))
+    own, further = (bench.task(timed, methods.parse("vae_lg_neural_tv"), one, mesh1) for one in ("adam", "proximal"))
+    assert (own.name, further.name) == ("vae_lg_neural_tv", "vae_lg_neural_tv, proximal")
+    assert (own.settings.optimizer, further.settings.optimizer) == ("adam", "proximal")
+    assert (own.runner(3).settings.iterations, own.runner(3).settings.refreshes) == (3, own.settings.refreshes)
+    assert (further.runner(3).settings.iterations, further.runner(3).settings.refreshes) == (own.settings.iterations, 3)
+
+
+def test_volumes_that_fit_in_no_run_are_computed():
+    long = Runs(50, [1.0, 1.2, 1.4])
+    found = restorations.computed(long, speed_peaks.spread([0.01, 0.02, 0.03]), iterations=800, count=155, size=64)
+    assert found["seconds"] == pytest.approx(3 * (1.2 + 750 * 0.02))  # the last batch of the three is padded
+    assert found["computed_from"] == "3 batches of 64 for 155 slices, 800 iterations"
 
 
 def test_wrong_names_and_values_are_refused():
@@ -272,24 +300,27 @@ def get_config(variant):
     config = bench.get_config(variant)
     config.repeats, config.run_seconds, config.train_slices = 3, 0.01, 16
     config.peak_sizes, config.peak_length = (64, 128), 1 << 16
+    config.volume_slices = 20
+    for experiment in (config.experiments.vae, config.experiments.detection):
+        experiment.data.height = experiment.data.width = 16
     experiment = config.experiments.vae
-    experiment.data.height = experiment.data.width = 16
     experiment.model.channels, experiment.model.latent_channels = (4,), 4
-    experiment.restore.batch_size, experiment.restore.iterations, experiment.train.batch_size = 4, 20, 8
+    experiment.restore.batch_size, experiment.restore.iterations, experiment.train.batch_size = 4, 8, 8
     return config
 """
 
 
 @pytest.fixture(scope="module")
 def benched(tmp_path_factory):
-    """The benchmark of one method as a user runs it: its JSON file and what it prints."""
+    """The benchmark of some methods as a user runs it: its JSON file and what it prints."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "tiny.py").write_text(TINY)
     result = lgjax_bench(
         f"--config={folder / 'tiny.py'}:smoke",
         "--config.as_paper=True",
         "--config.precision=float32",
-        "--method=vae_lg_neural_tv",
+        "--config.further_solvers=()",
+        "--method=vae_lg_neural_tv,vae_lg_neural_tv3d,mirror_tv3d",
         "--profile",
         f"--output={folder / 'new' / 'out.json'}",
     )
@@ -299,17 +330,14 @@ def benched(tmp_path_factory):
 
 def test_the_record_follows_from_its_samples(benched):
     record, _ = benched
-    assert list(record["methods"]) == ["vae_lg_neural_tv"]
+    assert list(record["methods"]) == ["vae_lg_neural_tv", "vae_lg_neural_tv3d", "mirror_tv3d"]
     found = record["methods"]["vae_lg_neural_tv"]
     short, long = found["samples"]["short"], found["samples"]["long"]
     assert len(short["seconds"]) == len(long["seconds"]) == 3
-    assert short["iterations"] == 2
-    assert 8 <= long["iterations"] <= 20
-    slopes = np.subtract(long["seconds"], short["seconds"]) / (long["iterations"] - 2)
+    assert (short["iterations"], long["iterations"], found["iterations"], found["solver"]) == (2, 8, 8, "adam")
+    slopes = np.subtract(long["seconds"], short["seconds"]) / (8 - 2)
     lower, median, upper = np.percentile(slopes, [25, 50, 75])
     assert found["seconds_per_iteration"] == pytest.approx({"median": median, "lower": lower, "upper": upper})
-    run = np.median(long["seconds"]) + (20 - long["iterations"]) * median
-    assert found["volume"]["seconds"] == pytest.approx(13 * run)  # batches of 12 in 155 slices
     assert found["paper_seconds"] == 0.098
     if median > 0:
         assert found["paper_over_ours"] == pytest.approx(0.098 / median)
@@ -318,6 +346,22 @@ def test_the_record_follows_from_its_samples(benched):
     seconds = np.divide(found["samples"]["seconds"], found["samples"]["iterations"])
     assert found["steps_per_second"]["median"] == pytest.approx(np.median(1 / seconds))
     assert_follows(found, record["peaks"], np.median(seconds))
+
+
+def test_volumes_are_timed_whole(benched):
+    record, printed = benched
+    slices, joined, mode = record["methods"].values()
+    for found in (slices, joined, mode):
+        assert len(found["volume"]["samples"]) == 3
+        assert found["volume"]["seconds"] == np.median(found["volume"]["samples"])
+    assert [found["batch_size"] for found in (slices, joined, mode)] == [12, 20, 20]
+    assert (joined["seconds_per_iteration"]["median"], joined["paper_seconds"]) != (None, 0.098)
+    assert (mode["seconds_per_iteration"], mode["iterations"], mode["flops"] > 0) == (None, None, True)
+    assert_follows(mode, record["peaks"], mode["volume"]["seconds"])
+    for name, found in record["methods"].items():
+        row = next(line for line in printed.splitlines() if line.startswith(f"| {name} "))
+        assert [word.strip() for word in row.split("|")][8:10] == [f"{found['volume']['seconds']:.3g}", "measured"]
+    assert "| mirror_tv3d, a volume" in printed
 
 
 def assert_follows(found, peaks, seconds):
@@ -343,8 +387,10 @@ def test_the_record_says_how_it_was_made(benched):
     assert record["config"]["experiments"]["vae"]["seed"] == 0
     assert record["config"]["repeats"] == 3
     assert record["config"]["precision"] == "float32"
-    for part in ("restore", "train"):
-        assert {config[part]["precision"] for config in record["config"]["experiments"].values()} == {"float32"}
+    parts = [
+        config[part] for config in record["config"]["experiments"].values() for part in {"restore", "train"} & {*config}
+    ]
+    assert {part["precision"] for part in parts} == {"float32"}
     assert (record["devices"], record["cores"]) == (1, os.cpu_count())
 
 
@@ -354,8 +400,9 @@ def test_the_tables_show_the_record(benched):
     assert "not stated in the paper (the authors' code restores 64 slices of 128x128" in printed
     row = next(line for line in printed.splitlines() if line.startswith("| vae_lg_neural_tv"))
     found = record["methods"]["vae_lg_neural_tv"]
-    assert [word.strip() for word in row.split("|")][2:4] == [
+    assert [word.strip() for word in row.split("|")][2:5] == [
         "12 of 16x16",
+        "8",
         f"{found['seconds_per_iteration']['median']:.3g}",
     ]
 
@@ -378,9 +425,9 @@ def test_a_profile_is_kept_and_shown(benched):
 def test_the_tables_show_what_is_unknown(benched):
     record = json.loads(json.dumps(benched[0]))
     record["config"]["as_paper"] = False
+    assert "<= " not in tables.markdown(record)
     for found in record["methods"].values():
         found.update(dict.fromkeys(("paper_seconds", "paper_over_ours", "flops", "floor_seconds", "fraction_of_floor")))
-        assert "<= " not in tables.markdown(record)
         found["bytes_of"] = speed_peaks.OPERATIONS
     text = tables.markdown(record)
     assert f"| <= {found['bytes'] / 1e9:.3g} " in text

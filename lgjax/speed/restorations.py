@@ -1,0 +1,220 @@
+"""The restorations that a benchmark times: by methods that iterate, and by those that need no loop.
+
+Each runs as in the product, on synthetic slices, or on volumes of them where a method joins slices.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lgjax.evaluation.published import TABLE1
+from lgjax.methods import runner as runners
+from lgjax.methods import volumes
+from lgjax.methods.names import Method
+from lgjax.methods.volumes import Volume
+from lgjax.models.base import Model
+from lgjax.preparation.midplane import Mirror
+from lgjax.preparation.slices import Grid, Slices
+from lgjax.runtime import devices
+from lgjax.speed import counts, profile
+from lgjax.speed import peaks as speed_peaks
+from lgjax.speed.contestants import Compiled, against_floor, brain_like, compiled
+from lgjax.speed.peaks import Peaks, Runs, Spread
+from lgjax.speed.profile import Kernel
+
+LAMBDA = 1.0
+
+
+class Task(NamedTuple):
+    """A method of restoration, and all that it needs."""
+
+    name: str  # of the method, and of its solver where that is not the one of its config
+    method: Method
+    settings: runners.Settings
+    model: Model | None
+    params: Any  # frozen parameters of the model
+    grid: Grid
+    mesh: jax.sharding.Mesh  # that the work is split over
+    volume: int  # slices of a volume
+
+    def runner(self, iterations: int = 0) -> runners.Runner:
+        """Makes what runs the method in the product, for so many iterations of every slice; 0: as in the settings."""
+        changes: dict[str, Any] = {"tolerance": 0.0}
+        if iterations:
+            changes[runners.length(self.method, self.settings)] = iterations
+        return runners.Runner(self.method, self.settings._replace(**changes), self.model, self.params, self.mesh)
+
+
+class Given(NamedTuple):
+    """What a runner is given."""
+
+    slices: Slices
+    strength: np.ndarray
+    known: Volume | None = None
+
+
+def given(task: Task, count: int) -> Given:
+    """Draws some slices for a method, joined where the method joins them."""
+    slices = brain_like(task.settings.seed, count, task.grid.height, task.grid.width)
+    known = None
+    if task.method.volume:
+        mirror = Mirror(slices.y[:, :, ::-1], np.ones_like(slices.y)) if task.method.mirror else None
+        known = Volume(*slices, np.ones(count - 1, np.float32), mirror)
+    return Given(slices, np.full(count, LAMBDA, np.float32), known)
+
+
+def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
+    """Compiles a method as the product does, for its first batch or volume, which it then restores."""
+    if arrays.known is None:
+        parts = [part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)]
+        found = compiled(runner.function, runner.params, *runner.place(parts))
+        runner.compiled = found.program
+    else:
+        whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
+        found = compiled(runner.function, runner.params, whole, arrays.strength[0])
+        runner.programs[len(whole.number)] = found.program
+    restore(runner, arrays)
+    return found
+
+
+def restore(runner: runners.Runner, arrays: Given) -> list[Any]:
+    """Restores all slices."""
+    return list(runner(*arrays))
+
+
+def seconds(runner: runners.Runner, arrays: Given) -> float:
+    """Times the restoration of all slices."""
+    return speed_peaks.seconds(lambda: restore(runner, arrays))
+
+
+class Restoration:
+    """A method that iterates, compiled for a short and a long run, both of the same batch, or of the same volume."""
+
+    kind = "methods"
+
+    def __init__(self, task: Task, *, short: int, target: float):
+        """Compiles and runs both once; the long one takes about `target` seconds, or all iterations of the settings.
+
+        Args:
+          task: the method.
+          short: iterations of the short run.
+          target: seconds.
+        """
+        self.name, self.task = task.name, task
+        self.iterations = getattr(task.settings, runners.length(task.method, task.settings))
+        self.short, self.short_runs = task.runner(short), Runs(short, [])
+        self.batch = given(task, task.volume if task.method.volume else self.short.size)
+        once = prepare(self.short, self.batch)
+        guess = seconds(self.short, self.batch) / short  # with what a run does once, so the long run is not too long
+        long = speed_peaks.count_for(target, guess, 4 * short, self.iterations)
+        self.long, self.long_runs = task.runner(long), Runs(long, [])
+        self.compiled = prepare(self.long, self.batch)
+        pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
+        self.work, self.plain = (counts.per_iteration(few, many, long - short) for few, many in pairs)
+        self.whole = self.batch if task.method.volume else given(task, task.volume)
+        self.volumes: list[float] = []  # seconds of each, where a long run is a whole restoration
+
+    def sample(self) -> None:
+        """Times one run of each length, and a volume where the long run is a whole restoration."""
+        self.short_runs.seconds.append(seconds(self.short, self.batch))
+        taken = seconds(self.long, self.batch)
+        self.long_runs.seconds.append(taken)
+        if self.long_runs.iterations == self.iterations:
+            self.volumes.append(taken if self.whole is self.batch else seconds(self.long, self.whole))
+
+    def profile(self) -> tuple[list[Kernel], int]:
+        """Profiles one long run; returns its kernels and its iterations."""
+        return profile.of(lambda: restore(self.long, self.batch)), self.long_runs.iterations
+
+    def record(self, peaks: Peaks, as_paper: bool) -> dict[str, Any]:
+        """Returns what was measured, and what follows from the measurements."""
+        task, long = self.task, self.long_runs
+        slope = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
+        count, size = task.volume, len(self.batch.slices.number)
+        of_programs = size if task.method.volume else self.long.dispatched
+        adam = runners.length(task.method, task.settings) == "iterations"
+        paper = next((entry.seconds for entry in TABLE1 if entry.method == task.method.name), None)
+        paper = paper if as_paper and adam else None
+        return {
+            "solver": task.settings.optimizer if task.method.restores else None,
+            "iterations": self.iterations,
+            "batch_size": size,
+            "batch_size_of_programs": of_programs,  # smaller after an out-of-memory error
+            "grid": [task.grid.height, task.grid.width],
+            "seconds_per_iteration": slope._asdict(),
+            "paper_seconds": paper,
+            "paper_over_ours": speed_peaks.ratio(paper, slope.median),
+            "volume": measured(self.volumes) if self.volumes else computed(long, slope, self.iterations, count, size),
+            "compile_seconds": self.compiled.seconds,
+            **against_floor(
+                self.work, self.plain, self.compiled.program, peaks, slope.median, task.mesh.size, size // of_programs
+            ),
+            "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
+        }
+
+
+class OneStep:
+    """A method without a loop over networks: a reconstruction, or the mode of a Gaussian; whole volumes are timed."""
+
+    kind = "methods"
+
+    def __init__(self, task: Task):
+        """Compiles the method and restores a volume once."""
+        self.name, self.task = task.name, task
+        self.runner, self.whole = task.runner(), given(task, task.volume)
+        self.compiled = prepare(self.runner, self.whole)
+        self.volumes: list[float] = []  # seconds of each
+
+    def sample(self) -> None:
+        """Times one volume."""
+        self.volumes.append(seconds(self.runner, self.whole))
+
+    def profile(self) -> tuple[list[Kernel], int]:
+        """Profiles one volume; returns its kernels, and that there was one step."""
+        return profile.of(lambda: restore(self.runner, self.whole)), 1
+
+    def record(self, peaks: Peaks, as_paper: bool) -> dict[str, Any]:
+        """Returns what was measured, and what follows from the measurements: nothing of iterations."""
+        task, volume = self.task, measured(self.volumes)
+        of_programs = task.volume if task.method.volume else self.runner.dispatched
+        programs = -(-task.volume // of_programs)
+        found = against_floor(
+            self.compiled.work,
+            self.compiled.plain,
+            self.compiled.program,
+            peaks,
+            volume["seconds"],
+            task.mesh.size,
+            programs,
+        )
+        nothing = ("solver", "iterations", "seconds_per_iteration", "paper_seconds", "paper_over_ours")
+        return {
+            **dict.fromkeys(nothing),
+            "batch_size": task.volume,
+            "batch_size_of_programs": of_programs,  # smaller after an out-of-memory error
+            "grid": [task.grid.height, task.grid.width],
+            "volume": volume,
+            "compile_seconds": self.compiled.seconds,
+            **found,
+        }
+
+
+def measured(samples: list[float]) -> dict[str, Any]:
+    """Returns the seconds of a volume from runs of whole volumes."""
+    return {"seconds": speed_peaks.spread(samples).median, "samples": samples}
+
+
+def computed(long: Runs, slope: Spread, iterations: int, count: int, size: int) -> dict[str, Any]:
+    """Predicts the seconds of a volume from a shorter run.
+
+    Args:
+      long: the runs.
+      slope: seconds of each further iteration.
+      iterations: of the whole restoration.
+      count: slices of the volume.
+      size: slices of a run.
+    """
+    batches = -(-count // size)
+    made_of = f"{batches} batches of {size} for {count} slices, {iterations} iterations"
+    return {"seconds": batches * speed_peaks.run_seconds(long, slope.median, iterations), "computed_from": made_of}
