@@ -1,5 +1,6 @@
 """What a benchmark measures: its settings, the methods and trainings in turn, the record."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -108,14 +109,18 @@ def _of(method: methods.Method) -> str:
     return method.model or WITHOUT_MODEL
 
 
-def task(settings: Settings, method: methods.Method, solver: str, mesh: jax.sharding.Mesh) -> Task:
-    """Returns the restoration of a method by a solver."""
+def task(settings: Settings, method: methods.Method, solver: str, params: Any, mesh: jax.sharding.Mesh) -> Task:
+    """Returns the restoration of a method by a solver, with some parameters of the model."""
     part = settings.experiments[_of(method)]
     own = solver == part.restoration.optimizer
     name = method.name if own else f"{method.name}, {solver}"
-    params = models.freeze(random_state(part.trained, part.training).variables) if part.trained else {}
     chosen = part.restoration._replace(optimizer=solver)
     return Task(name, method, chosen, part.model, params, part.grid, mesh, settings.volume_slices)
+
+
+def parameters(part: Experiment) -> Any:
+    """Draws frozen parameters for the model of an experiment; none where there is no model."""
+    return models.freeze(random_state(part.trained, part.training).variables) if part.trained else {}
 
 
 def trained(settings: Settings, names: Sequence[str]) -> list[str]:
@@ -127,9 +132,10 @@ def trained(settings: Settings, names: Sequence[str]) -> list[str]:
 def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Contestant]:
     """Compiles the methods and the trainings of their models, one after the other; yields each."""
     short, target = settings.short_iterations, settings.run_seconds
+    drawn = functools.cache(lambda name: parameters(settings.experiments[name]))
     for method in map(methods.parse, names):
         for solver in solvers(settings, method):
-            one = task(settings, method, solver, mesh)
+            one = task(settings, method, solver, drawn(_of(method)), mesh)
             yield Restoration(one, short=short, target=target) if method.iterates else OneStep(one)
     for name in trained(settings, names):
         part = settings.experiments[name]

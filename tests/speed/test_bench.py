@@ -238,7 +238,8 @@ def test_methods_of_eq_4_are_timed_with_both_solvers():
 
 def test_a_further_solver_is_named_and_its_iterations_are_its_own(mesh1):
     timed = bench.from_config(settings.get_config("smoke"))
-    own, further = (bench.task(timed, methods.parse("vae_lg_neural_tv"), one, mesh1) for one in ("adam", "proximal"))
+    method = methods.parse("vae_lg_neural_tv")
+    own, further = (bench.task(timed, method, one, {}, mesh1) for one in ("adam", "proximal"))
     assert (own.name, further.name) == ("vae_lg_neural_tv", "vae_lg_neural_tv, proximal")
     assert (own.settings.optimizer, further.settings.optimizer) == ("adam", "proximal")
     assert (own.runner(3).settings.iterations, own.runner(3).settings.refreshes) == (3, own.settings.refreshes)
