@@ -112,6 +112,8 @@ class Runner:
     depend on the slice alone, on one kind of device. A batch is a number of micro-batches between which nobody waits.
     Out of device memory, the micro-batch is halved, which may change roundings, and is said.
 
+    With `cuda_graphs`, a GPU is told the kernels of all iterations at once; it computes the same.
+
     Of a volume, devices share out the micro-batches that networks are asked about, and each solves the data term alone:
     its bits, too, depend on the volume alone.
     """
@@ -150,7 +152,17 @@ class Runner:
             each = devices.on_all(volumes.restorer(self.method, self.settings, model, self.micro), self.mesh)
         else:
             each = devices.on_each(restorer(self.method, self.settings, self.model), self.mesh)
-        return jax.jit(each, compiler_options=devices.compiler_options(self.mesh, "restoration"))
+        options = devices.compiler_options(self.mesh, "restoration")
+        if self.settings.cuda_graphs:
+            options = {**options, **self._graph()}
+        return jax.jit(each, compiler_options=options)
+
+    def _graph(self) -> dict[str, str]:
+        """Returns the options that make a restoration one CUDA graph; says where there are none."""
+        options = devices.compiler_options(self.mesh, "graph")
+        if not options:
+            LOG.warning("warning: restore.cuda_graphs: XLA makes no such graphs for this device: going on without.")
+        return options
 
     @property
     def whole_volumes(self) -> bool:

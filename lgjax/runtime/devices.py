@@ -18,9 +18,13 @@ from lgjax.runtime.errors import EnvironmentFault
 # On CPU convolutions and products are left to Eigen: at those of our networks it is faster than YNNPACK, at the image
 # gradient of an upsampled convolution ten times. YNNPACK's reductions pay where normalisation is trained.
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
+# XLA captures kernels in CUDA graphs by default, but neither loops nor cuDNN's convolutions. With both, a restoration
+# is one graph. The list is whole, since compiler options, unlike XLA_FLAGS, take no +WHILE (jax 0.10.2 and 0.11.2).
+_CAPTURED = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,WHILE,CONVOLUTION"
 COMPILER_OPTIONS = {
     ("cpu", "restoration"): {_YNN: ""},
     ("cpu", "training"): {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"},
+    ("gpu", "graph"): {"xla_gpu_enable_command_buffer": _CAPTURED, "xla_gpu_graph_min_graph_size": "1"},
 }
 
 
@@ -125,7 +129,10 @@ def own(every: Mesh) -> Mesh:
 
 @functools.cache
 def compiler_options(mesh: Mesh, program: str) -> dict[str, str]:
-    """Returns the options of XLA to compile a `restoration` or `training` with; none where XLA does not know them."""
+    """Returns the options of XLA for a `restoration`, for `training`, or for one `graph` of all kernels.
+
+    None where XLA does not know them.
+    """
     options = COMPILER_OPTIONS.get((mesh.devices.flat[0].platform, program))
     if not options:
         return {}

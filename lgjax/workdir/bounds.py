@@ -134,6 +134,7 @@ BOUNDS: dict[str, Bound] = {
     "restore.precision": choice(*PRECISIONS),
     "restore.checkpoint": choice("best", "last"),
     "restore.batch_size": whole(0),
+    "restore.cuda_graphs": SWITCH,
     "restore.variance_at": choice("restored", "observed"),
     "restore.deviation_limit": NOT_NEGATIVE,
     "restore.optimizer": choice("adam", "gradient", "proximal"),

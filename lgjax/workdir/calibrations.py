@@ -17,6 +17,7 @@ FREE = {
     "restore": (
         "batch_size",
         "traced",
+        "cuda_graphs",
         "score",
         "method",
         "slice_step",

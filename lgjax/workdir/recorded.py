@@ -28,6 +28,7 @@ ADDED: dict[str, dict] = {  # values that earlier records lack, and what was don
         "mask_rate": 0.01,
         "checkpoint": "last",
         "closed_steps": 200,
+        "cuda_graphs": False,
     },
     "gmm": {"atlas": "none"},
 }

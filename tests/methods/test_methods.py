@@ -15,6 +15,7 @@ from lgjax.methods.scan import restore_scan
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop
+from lgjax.runtime import devices as runtime_devices
 from lgjax.runtime.devices import mesh
 from lgjax.runtime.errors import InputError, UsageError
 
@@ -316,6 +317,39 @@ def test_pace_counts_what_was_done(config, params, mesh1, slices, monkeypatch, t
     taken = runner.taken(trace)
     assert (taken == made).all() if traced else taken is None
     assert runner.pace() == (12, 6.0 / made)  # seconds, over those iterations
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [
+        ({"xla_gpu_enable_command_buffer": "+WHILE"}, False),  # compiler options want the whole list
+        ({"xla_of_tomorrow": "1"}, False),
+        ({"xla_cpu_prefer_vector_width": "256"}, True),
+    ],
+)
+def test_a_restoration_is_a_graph_where_xla_can(config, mesh1, slices, monkeypatch, caplog, options, known):
+    """XLA itself refuses two of the options: a restoration goes on without, and says so."""
+    monkeypatch.setitem(runtime_devices.COMPILER_OPTIONS, ("cpu", "graph"), options)
+    monkeypatch.setattr(
+        runtime_devices, "compiler_options", runtime_devices.compiler_options.__wrapped__
+    )  # which remembers
+    config.restore.cuda_graphs = True
+    runner = runner_of("intensity", config, {}, mesh1)
+    assert ("XLA makes no such graphs" in caplog.text) is not known
+    x, _ = join(runner(slices, np.ones(7, np.float32)))
+    np.testing.assert_array_equal(x, np.where(slices.mask > 0, 0, slices.y))
+    config.restore.cuda_graphs = False
+    caplog.clear()
+    runner_of("intensity", config, {}, mesh1)
+    assert not caplog.text
+
+
+def test_options_of_a_graph_reach_the_compiler(config, mesh1, slices, monkeypatch):
+    refused = {"graph": {"xla_of_tomorrow": "1"}}
+    monkeypatch.setattr(runtime_devices, "compiler_options", lambda _, program: refused.get(program, {}))
+    config.restore.cuda_graphs = True
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_tomorrow"):
+        join(runner_of("intensity", config, {}, mesh1)(slices, np.ones(7, np.float32)))
 
 
 def test_proximal_is_chosen_by_one_value(config):

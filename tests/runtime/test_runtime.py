@@ -175,7 +175,7 @@ def test_mesh_and_words():
 
 def test_compiler_options_that_xla_does_not_know_are_left_out(monkeypatch):
     mesh = runtime_devices.mesh()
-    for program in ("restoration", "training"):
+    for program in ("restoration", "training", "graph"):
         known = runtime_devices.compiler_options(mesh, program)
         assert jax.jit(lambda x: x + 1, compiler_options=known)(1) == 2
     assert runtime_devices.compiler_options(mesh, "another") == {}

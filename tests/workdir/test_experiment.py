@@ -418,6 +418,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
     for name, value in (
         ("restore.batch_size", 1),
         ("restore.traced", False),
+        ("restore.cuda_graphs", True),
         ("data.workers", 9),
         ("data.resident", "never"),
         ("data.read_processes", 3),
