@@ -4,11 +4,16 @@
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --labels=PATIENTS --output=runs/cohort
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --dry_run
 #
+#   bash launch/gpu.sh bench [--output=DIR] [--only=PHASES] [--again] [--dry_run]    asks one GPU all about speed
+#   bash launch/gpu.sh bench --device=cpu --smoke                                     see launch/gpu_bench.sh
+#
 #   --gpus=N           takes N GPUs (default: those of CUDA_VISIBLE_DEVICES, or all)
 #   --cuda=12|13       which CUDA to install (default: the newest that the driver knows)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ "${1-}" != bench ] || exec bash launch/gpu_bench.sh "${@:2}"
 source launch/steps.sh
+source launch/cuda.sh
 gpus='' cuda=''
 for argument in "$@"; do
   case "$argument" in
@@ -19,13 +24,10 @@ for argument in "$@"; do
 done
 steps
 
-driver() {  # prints the CUDA version that the driver knows at most
-  nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'
-}
 if [ -z "$gpus" ] || [ -z "$cuda" ]; then
-  command -v nvidia-smi > /dev/null || { echo "no NVIDIA GPU: there is no nvidia-smi; see docs/cluster.md" >&2; exit 4; }
+  want_gpu
 fi
-[ -n "$cuda" ] || cuda=$([ "$(driver)" -ge 13 ] && echo 13 || echo 12)
+choose_cuda
 visible="${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((${gpus:-$(nvidia-smi -L | wc -l)} - 1)))}"
 IFS=, read -ra visible <<< "$visible"
 visible=("${visible[@]:0:${gpus:-${#visible[@]}}}")

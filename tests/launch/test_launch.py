@@ -51,7 +51,7 @@ class Machine:
         (folder / "launch" / "setup.sh").write_text('printf "setup.sh\\0$extras\\0\\n" >> "$LOG"\n')
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / "bin").mkdir()
-        for name in ("python", "srun", "scontrol", "scancel", "gcloud", "git", "nvidia-smi"):
+        for name in ("python", "srun", "scontrol", "scancel", "gcloud", "git", "nvidia-smi", "python3"):
             self.fake(name)
         self.fake("nvidia-smi", '[ $# = 0 ] && echo "| CUDA Version: 12.4 |" || seq 3')
         self.fake("gcloud", TPU)
@@ -374,10 +374,38 @@ def test_wrong_words_are_told(machine, words):
     assert machine.noted() == []
 
 
+def asked(machine: Machine, *words: str) -> tuple[int, list[list[str]]]:
+    """Exit code and commands of `gpu.sh bench`, but for the code that looks for the device."""
+    done = machine.run("gpu.sh", "bench", *words)
+    return done.returncode, [[word for word in words if "import" not in word] for words in machine.noted()]
+
+
+def test_the_benchmark_runs_in_a_python_that_has_all_it_needs(machine):
+    code, ran = asked(machine, "--output=my out", "--only=profile")
+    assert code == 0
+    assert ran == [["python3", "-c", "gpu"], ["python3", "benchmarks/gpu.py", "--output=my out", "--only=profile"]]
+
+
+@pytest.mark.parametrize(("device", "extras"), [("gpu", "cuda12"), ("cpu", "test")])
+def test_the_benchmark_sets_up_an_environment_where_there_is_none(machine, device, extras):
+    machine.fake("python3", "[ $1 != -c ]")
+    code, ran = asked(machine, f"--device={device}")
+    assert code == 0
+    assert ran[0] == ["python3", "-c", device]
+    assert ran[-2:] == [["setup.sh", extras], ["python", "benchmarks/gpu.py", f"--device={device}"]]
+
+
+def test_a_dry_run_of_the_benchmark_sets_up_nothing(machine):
+    machine.fake("python3", "[ $1 != -c ]")
+    assert asked(machine, "--dry_run") == (0, [["python3", "benchmarks/gpu.py", "--dry_run"]])
+
+
 def test_a_machine_without_gpus_is_told(machine):
     (machine.folder / "bin" / "nvidia-smi").unlink()
     if shutil.which("nvidia-smi", path="/usr/bin:/bin"):
         pytest.skip("this machine has a GPU")
-    done = machine.run("gpu.sh", *COHORT)
-    assert done.returncode == 4
-    assert "docs/cluster.md" in done.stderr
+    machine.fake("python3", "[ $1 != -c ]")
+    for words in (COHORT, ["bench"]):
+        done = machine.run("gpu.sh", *words)
+        assert done.returncode == 4
+        assert "docs/cluster.md" in done.stderr

@@ -1,0 +1,80 @@
+"""What a GPU is asked, in order of importance: a table of phases, each a process of its own (see benchmarks/gpu.py).
+
+A limit is seconds, about twice what an H100 should need. Words go to Python; the file that a phase writes is OUTPUT.
+"""
+
+from typing import NamedTuple
+
+OUTPUT = "{output}"
+CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE,+CONVOLUTION --xla_gpu_graph_min_graph_size=1"
+UNTRACED = "--config.experiments.vae.restore.traced=False"
+LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then the phase fails by itself; and a value
+    "default": ("",),
+    "graphs": (CAPTURED,),
+    "graphs_unrolled": (f"{CAPTURED} --xla_gpu_command_buffer_unroll_loops=true",),
+    "graphs_concurrent": (f"{CAPTURED} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",),
+    "convolution_fusion": ("--xla_gpu_experimental_enable_conv_fusion=true",),
+    "fast_min_max": ("--xla_gpu_enable_fast_min_max=true",),
+    "untraced": ("", UNTRACED),
+    "graphs_untraced": (CAPTURED, UNTRACED),
+    "default_again": ("",),  # how far two measurements of the same are apart
+}
+PAPER = ("--config=configs/bench.py", "--config.repeats=5", "--config.run_seconds=0.5")
+SMALL = (
+    "--config=configs/bench.py:smoke",
+    "--config.repeats=1",
+    "--config.run_seconds=0.01",
+    "--config.peak_sizes=(64,)",
+    "--config.peak_length=4096",
+    "--config.train_slices=8",
+    "--config.experiments.vae.data.height=16",
+    "--config.experiments.vae.data.width=16",
+    "--config.experiments.vae.model.channels=(4,)",
+    "--config.experiments.vae.model.latent_channels=2",
+    "--config.experiments.vae.model.variance_channels=(4,)",
+    "--config.experiments.vae.restore.batch_size=2",
+    "--config.experiments.vae.restore.iterations=8",
+    "--config.experiments.vae.train.batch_size=4",
+    "--config.volume_slices=4",
+)
+NEURAL = "vae_lg_neural_tv"
+DETECTION = "mirror_tv3d,restorer_reconstruction_mirror_tv3d"  # its U-Net compiled for more than 100 s once
+MODES = "eager_channels_last,eager_channels_last_graph,compile_channels_last_graph"
+
+
+class Phase(NamedTuple):
+    """One question to a GPU."""
+
+    name: str  # of its files
+    limit: int  # seconds
+    words: tuple[str, ...]  # of Python
+    flags: str = ""  # of XLA
+    needs: str = ""  # a module that Python must have
+
+
+def phases(device: str, smoke: bool) -> list[Phase]:
+    """All phases, for `cpu` or `gpu`, at the paper's size or a tiny one."""
+    bench = ("-m", "lgjax.bench", *(SMALL if smoke else PAPER), f"--device={device}", f"--output={OUTPUT}")
+    rounded = "--config.precision=bfloat16"
+    untrained, trained = "--config.train_models=()", "--config.train_models=('vae',)"
+    adam, one = "--config.further_solvers=()", f"--method={NEURAL}"
+    three = one if smoke else f"--method={NEURAL},vae_lg_est_tv,vae_elbo_tv"
+    quick = (adam,) if smoke else (adam, "--config.repeats=3", "--config.peak_sizes=(2048,)")
+    of_device = ("--smoke", "--repeats=1", "--modes=eager") if smoke else (f"--modes={MODES}",)
+    peers = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}", f"--methods={NEURAL}")
+    convolutions = ("benchmarks/convolutions.py", f"--output={OUTPUT}", "--slices=2" if smoke else "--slices=64")
+    forms = ("--smoke", "--repeats=1", "--seconds=5") if smoke else ("--seconds=45",)
+    return [
+        Phase("restoration_tensorfloat32", 110, (*bench, three, untrained)),
+        Phase("restoration_bfloat16", 110, (*bench, three, untrained, rounded)),
+        Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
+        Phase("peers", 150, (*peers, *of_device), needs="torch"),
+        Phase("forms", 70, (*convolutions, "--tune", *forms)),
+        *(
+            Phase(f"lever_{name}", 25, (*bench, one, untrained, *quick, *value), flags)
+            for name, (flags, *value) in LEVERS.items()
+        ),
+        Phase("training_tensorfloat32", 70, (*bench, one, trained, *quick)),
+        Phase("training_bfloat16", 70, (*bench, one, trained, *quick, rounded)),
+        Phase("detection", 150, (*bench, f"--method={DETECTION}", untrained)),
+    ]
