@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from benchmarks.cuda_hlo import Array, Computation, Instruction, Program
+from lgjax.speed import traffic
+from lgjax.speed.hlo import Array, Computation, Instruction, Program
+from lgjax.speed.traffic import Launch
 
-# Opcodes that launch nothing: other names for memory that is there.
-_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "opt-barrier", "partition-id"}
-_PARTS = {"slice", "dynamic-slice", "gather"}  # opcodes that read a part of their first operand
 # Opcodes within a fusion that say which element is meant, and compute none.
-_MOVES = _FREE | _PARTS | {"broadcast", "reshape", "transpose", "pad", "concatenate", "iota", "copy", "reverse"}
+_MOVES = (
+    traffic.FREE
+    | traffic.PARTS
+    | {"broadcast", "reshape", "transpose", "pad", "concatenate", "iota", "copy", "reverse"}
+)
 _MOVES |= {"dynamic-update-slice", "convert"}
 _REDUCTIONS = {"reduce", "reduce-window"}
 _LIBRARIES = {"__cudnn$conv": "convolution", "__cublas": "product"}  # kind of a call by how its target begins
@@ -29,29 +32,14 @@ class Kernel(NamedTuple):
     scope: str = ""  # of the program's text that asks for it: XLA's op_name
 
 
-def kernels(program: Program, name: str = "", times: int = 1) -> Iterator[Kernel]:
-    """Yields the kernels of a computation in the order of launch, those of its loops as often as these run.
-
-    A library's call counts as one kernel, although the library may launch several.
-
-    Args:
-      program: that was compiled.
-      name: of the computation; the program's entry by default.
-      times: how often it runs.
+def kernels(program: Program) -> Iterator[Kernel]:
+    """Yields the kernels of a program in the order of launch, those of its loops as often as these run.
 
     Raises:
       ValueError: nobody knows how often a loop runs, or which branch is taken.
     """
-    around = program.computations[name or program.entry]
-    for one in around.instructions.values():
-        if one.opcode == "call":
-            yield from kernels(program, one.called("to_apply"), times)
-        elif one.opcode == "while":
-            yield from kernels(program, one.called("body"), times * _trips(one))
-        elif one.opcode == "conditional":
-            raise ValueError(f"{one.name}: which branch is taken is not known")
-        elif one.opcode not in _FREE and not one.opcode.endswith("-done"):
-            yield _kernel(program, around, one)._replace(times=times)
+    for launch in traffic.launches(program):
+        yield _kernel(program, launch)
 
 
 def of_unit(found: Iterable[Kernel], units: int) -> list[Kernel]:
@@ -78,25 +66,18 @@ def read(lines: Sequence[str]) -> list[Kernel]:
     return [Kernel(kind, float(count), int(size), int(flops)) for count, kind, size, flops in words]
 
 
-def _trips(loop: Instruction) -> int:
-    found = loop.found(r'"known_trip_count":\{"n":"(\d+)"\}')
-    if not found:
-        raise ValueError(f"{loop.name}: how often it runs is not known")
-    return int(found)
-
-
-def _kernel(program: Program, around: Computation, one: Instruction) -> Kernel:
+def _kernel(program: Program, launch: Launch) -> Kernel:
     """Counts one launch."""
-    scope = one.found(r'op_name="([^"]*)"')
+    around, one, times = launch
+    scope, size = one.found(r'op_name="([^"]*)"'), traffic.size(program, around, one)
     if one.opcode == "fusion":
         inner = program.computations[one.called("calls")]
         flops = sum(_dot(inner, each) for each in inner.instructions.values())
-        return Kernel(_kind(one, inner), 1, _read(inner) + _written(inner), flops, scope)
-    operands = [around.result(name) for name in one.operands]
-    size = sum(array.bytes for array in (*operands, *one.results))
+        return Kernel(_kind(one, inner), times, size, flops, scope)
     if one.opcode == "custom-call":
-        return Kernel(_library(one), 1, size, _operations(one, operands), scope)
-    return Kernel("copy" if one.opcode.startswith("copy") else "other", 1, size, 0, scope)
+        operands = [around.result(name) for name in one.operands]
+        return Kernel(_library(one), times, size, _operations(one, operands), scope)
+    return Kernel("copy" if one.opcode.startswith("copy") else "other", times, size, 0, scope)
 
 
 def _kind(one: Instruction, inner: Computation) -> str:
@@ -105,34 +86,6 @@ def _kind(one: Instruction, inner: Computation) -> str:
     if "__triton" in one.attributes:
         return "triton"
     return "reduction" if opcodes & _REDUCTIONS else "elementwise" if opcodes - _MOVES else "copy"
-
-
-def _read(inner: Computation) -> int:
-    """Returns the bytes that a fusion reads: of what is sliced, the slices, and nothing of what is updated in place."""
-    return sum(_of_parameter(inner, one) for one in inner.instructions.values() if one.opcode == "parameter")
-
-
-def _of_parameter(inner: Computation, one: Instruction) -> int:
-    """Returns the bytes that a fusion reads of one parameter."""
-    whole, parts = sum(array.bytes for array in one.results), 0
-    for user in inner.users(one.name):
-        first = inner.origin(user.operands[0]) == one.name
-        if first and user.opcode in _PARTS:
-            parts += user.results[0].bytes
-        elif not (first and user.opcode == "dynamic-update-slice"):
-            return whole
-    return min(whole, parts)
-
-
-def _written(inner: Computation) -> int:
-    """Returns the bytes that a fusion writes: of an update in place, those of the update."""
-    root = inner.instructions[inner.root]
-    total = 0
-    for name in root.operands if root.opcode == "tuple" else (root.name,):
-        one = inner.instructions[inner.origin(name)]
-        update = one.opcode == "dynamic-update-slice"
-        total += inner.result(one.operands[1] if update else one.name).bytes
-    return total
 
 
 def _dot(inner: Computation, one: Instruction) -> int:

@@ -24,13 +24,14 @@ import jax.numpy as jnp
 import ml_collections
 from jax.experimental import topologies
 
-from benchmarks import cuda_hlo, cuda_kernels
+from benchmarks import cuda_kernels, cuda_thunks
 from benchmarks.cuda_kernels import Kernel
 from configs import bench
 from lgjax import models
 from lgjax.methods import names, runner, volumes
 from lgjax.models.precision import CHOICES
 from lgjax.runtime import devices, files, places
+from lgjax.speed import hlo
 from lgjax.training import feeding, step
 from lgjax.training import settings as training_settings
 
@@ -176,10 +177,10 @@ def count(chosen: argparse.Namespace) -> dict[str, Any]:
             text = compiled(program)
             if chosen.texts:
                 files.atomic_write(pathlib.Path(chosen.texts) / f"{name} {precision}.hlo", text.hlo)
-            kernels = cuda_kernels.of_unit(cuda_kernels.kernels(cuda_hlo.parse(text.hlo)), program.units)
+            kernels = cuda_kernels.of_unit(cuda_kernels.kernels(hlo.parse(text.hlo)), program.units)
             total = sum(one.times for one in kernels)
             print(f"{name}, {precision}: {total:.4g} kernels\n{longest(kernels, chosen.longest)}", flush=True)
-            told = {"captured": cuda_hlo.captured(text.thunks), "kernels": cuda_kernels.written(kernels)}
+            told = {"captured": cuda_thunks.captured(text.thunks), "kernels": cuda_kernels.written(kernels)}
             run.setdefault(name, {})[precision] = told
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "jax-cuda12-plugin", "flax")}
     command = places.command(["python", "benchmarks/cuda_programs.py", *sys.argv[1:]])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import cuda_hlo, cuda_kernels, cuda_model, cuda_tables
+from benchmarks import cuda_kernels, cuda_model, cuda_tables, cuda_thunks
 from benchmarks.cuda_kernels import Kernel
 from benchmarks.cuda_model import LAWS, Peaks
+from lgjax.speed import hlo
 
 # What XLA compiled for an H200 of five iterations, in which y = leaky_relu(conv(x, k) + b) for x of [64, 16, 16, 8], k
 # of [3, 3, 8, 8]; z = tanh(part(x) @ w) for w of [256, 512]; x = y + mean(z), trace[i] = sum |y|.
@@ -31,7 +32,7 @@ PEAKS = Peaks(bytes=4e12, flops=400e12)
 
 
 def test_the_kernels_of_a_loop_are_those_counted_by_hand():
-    found = list(cuda_kernels.kernels(cuda_hlo.parse(LOOP)))
+    found = list(cuda_kernels.kernels(hlo.parse(LOOP)))
     assert [(one.kind, one.bytes, one.flops) for one in found] == ONCE + BY_HAND
     assert [one.times for one in found] == [1] * len(ONCE) + [5] * len(BY_HAND)
     of_unit = cuda_kernels.of_unit(found, 5)
@@ -51,12 +52,12 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_bytes_are_those_that_xla_counts(name):
     compiled = jax.jit(FUNCTIONS[name]).lower(jnp.ones((64, 128))).compile()
-    found = cuda_kernels.kernels(cuda_hlo.parse(compiled.as_text()))
+    found = cuda_kernels.kernels(hlo.parse(compiled.as_text()))
     assert sum(one.bytes for one in found) == compiled.cost_analysis()["bytes accessed"]
 
 
-def _entry(*lines: str) -> cuda_hlo.Program:
-    return cuda_hlo.parse("\n".join(["ENTRY %main (p: f32[]) -> f32[] {", *lines, "}"]))
+def _entry(*lines: str) -> hlo.Program:
+    return hlo.parse("\n".join(["ENTRY %main (p: f32[]) -> f32[] {", *lines, "}"]))
 
 
 CALLS = {  # by the operations of a convolution of 2 x 8 x 8 x 3 -> 2 x 4 x 4 x 5 by 3 x 3, or of a product
@@ -86,7 +87,7 @@ def test_calls_of_libraries_have_the_operations_of_what_they_compute(target, dty
 
 def test_a_loop_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="how often it runs is not known"):
-        list(cuda_kernels.kernels(cuda_hlo.parse(LOOP.replace("known_trip_count", "unknown"))))
+        list(cuda_kernels.kernels(hlo.parse(LOOP.replace("known_trip_count", "unknown"))))
 
 
 def test_a_branch_is_refused():
@@ -109,18 +110,18 @@ condition:
     ("second", "expected"), [("005: kCopy [source | sink]", True), ("005: kWhile [source | sink]", False)]
 )
 def test_loops_within_command_buffers_are_captured(second, expected):
-    assert cuda_hlo.captured(THUNKS.format(second=second)) is expected
+    assert cuda_thunks.captured(THUNKS.format(second=second)) is expected
 
 
 def test_a_command_buffer_within_a_loop_does_not_capture_the_loop():
-    assert not cuda_hlo.captured(
+    assert not cuda_thunks.captured(
         "000: kWhile [source]\n  body:\n    001: kCommandBuffer [source]\n        002: kCopy []"
     )
 
 
 def test_text_of_something_else_is_refused():
     with pytest.raises(ValueError, match="no entry computation"):
-        cuda_hlo.parse("module @jit_f {}")
+        hlo.parse("module @jit_f {}")
 
 
 def test_lines_of_a_record_keep_the_kernels():

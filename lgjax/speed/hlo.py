@@ -1,4 +1,4 @@
-"""Reads what XLA tells of a compiled program: HLO as `compiled.as_text()` prints it, and a dump of its thunks."""
+"""Reads the text of a compiled program: XLA's HLO as `compiled.as_text()` prints it."""
 
 import math
 import re
@@ -9,7 +9,6 @@ _ARRAY = re.compile(r"\b([a-z]+(\d+)?\w*)\[([\d,]*)\]")
 _HEAD = re.compile(r"^(ENTRY )?%(\S+) \(.*\) -> .* \{$")
 _LINE = re.compile(r"^  (ROOT )?%(\S+) = (.*)$")
 _OPCODE = re.compile(r"([\w-]+)\(")
-_THUNK = re.compile(r"^( *)\d+: (\w+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -85,7 +84,7 @@ def parse(text: str) -> Program:
     """Reads a program.
 
     Raises:
-      ValueError: the text has no entry computation.
+      ValueError: the text has no entry computation, or a line that is no instruction.
     """
     entry, name, root, inside = "", "", "", {}
     computations = {}
@@ -106,7 +105,8 @@ def parse(text: str) -> Program:
 def _instruction(name: str, text: str) -> Instruction:
     """Reads what follows `name =`: type, opcode, operands and attributes."""
     opcode = _OPCODE.search(text, _closing(text, 0) if text.startswith("(") else 0)
-    assert opcode, text
+    if not opcode:
+        raise ValueError(f"no instruction: {text[:80]}")
     end = _closing(text, opcode.end() - 1)
     operands = _NAME.findall(text[opcode.end() : end])
     return Instruction(name, opcode[1], _arrays(text[: opcode.start()]), tuple(operands), text[end:])
@@ -128,20 +128,3 @@ def _arrays(text: str) -> tuple[Array, ...]:
         Array(int(bits) if bits else _BITS[dtype], tuple(int(size) for size in shape.split(",") if size))
         for dtype, bits, shape in _ARRAY.findall(text)
     )
-
-
-def captured(thunks: str) -> bool:
-    """Returns whether every loop of a program lies within a command buffer (a CUDA graph).
-
-    Args:
-      thunks: of the program, as XLA dumps them after its passes: `000: kWhile ...`, what is within indented further.
-    """
-    buffer, outside = -1, False  # how far the command buffer is indented that the line lies in; -1: in none
-    for line in thunks.splitlines():
-        if found := _THUNK.match(line):
-            indent = len(found[1])
-            buffer = -1 if indent <= buffer else buffer
-            if buffer < 0 and found[2] == "kCommandBuffer":
-                buffer = indent
-            outside |= found[2] == "kWhile" and buffer < 0
-    return not outside
