@@ -15,7 +15,7 @@ from lgjax.methods.local import Settings as Settings
 from lgjax.methods.local import length as length
 from lgjax.methods.names import Method
 from lgjax.methods.volumes import Volume
-from lgjax.models import precision
+from lgjax.models import precision, variance
 from lgjax.models.base import BoundModel, Model
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import loop
@@ -137,6 +137,7 @@ class Runner:
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
         self.function = self._function()
+        self.fused = True  # the variance network, where the model's settings and the device allow it
         self.compiled: Callable | None = None  # for the present micro-batch
         self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices, or of voxels for gmm
         self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
@@ -217,10 +218,25 @@ class Runner:
             self.timed.append((size, seconds / self._made(trace)))
         return x, trace
 
+    def _compile(self, *given: Any) -> Callable:
+        """Compiles the method for what is given; from the first refusal on, without the fused variance network."""
+        try:
+            with variance.fusion(self.fused):
+                return self.function.lower(*given).compile()
+        except Exception as error:
+            if not self.fused or devices.is_out_of_memory(error):
+                raise
+            self.fused = False
+            program = self._compile(*given)
+            LOG.warning(
+                "warning: this device's compiler refuses the fused variance network: going on with the plain one."
+            )
+            return program
+
     def _run(self, size: int, *given: Any) -> tuple[Any, float]:
         """Runs the program for one size of what is given, compiled first; returns how long the run took, too."""
         if size not in self.programs:
-            self.programs[size] = self.function.lower(*given).compile()
+            self.programs[size] = self._compile(*given)
         began = time.perf_counter()
         found = jax.device_get(self.programs[size](*given))
         seconds = time.perf_counter() - began
@@ -266,7 +282,7 @@ class Runner:
         n, step = len(part[0]), self.dispatched
         pieces = [self.place([a[i : i + step] for a in part]) for i in range(0, n, step)]
         if self.compiled is None:
-            self.compiled = self.function.lower(self.params, *pieces[0]).compile()
+            self.compiled = self._compile(self.params, *pieces[0])
         program, began = self.compiled, time.perf_counter()
         done = list(parallel.ahead(lambda piece: jax.device_get(program(self.params, *piece)), pieces, IN_FLIGHT))
         seconds = time.perf_counter() - began

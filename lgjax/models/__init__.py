@@ -35,7 +35,9 @@ def from_config(config, precision: str) -> Model:
         return make(**values, variance_floor=model.variance_floor, saturation=tuple(config.data.saturation))
     if model.name == "anogan":
         return make(**values, latent_size=model.latent_size)
-    values["variances"] = variance.Settings(tuple(model.variance_channels), model.variance_target, model.variance_floor)
+    fused = precision != "float32" and config.restore.variance_form == "auto"
+    settings = (tuple(model.variance_channels), model.variance_target, model.variance_floor, fused)
+    values["variances"] = variance.Settings(*settings)
     values |= {"latent_channels": model.latent_channels, "reconstruction_weight": model.reconstruction_weight}
     if model.name == "aae":
         values["discriminator_features"] = tuple(model.discriminator_features)

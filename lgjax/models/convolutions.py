@@ -22,7 +22,7 @@ forms = jax.make_user_context("")
 """
 
 
-def _kind() -> str:
+def kind() -> str:
     """Returns the kind of device whose forms are traced: one told, or that of the mesh, or the default device's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return forms.value or (device.device_kind if device else jax.devices()[0].device_kind)
@@ -205,7 +205,7 @@ def _for_linen(x, kernel, strides, padding, **_):
     """Convolves as `nn.Conv` asks, padding in words or in pixels, in the form of the device."""
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)), _kind())
+    return convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)), kind())
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype=precision.as_kernel)

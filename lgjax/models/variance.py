@@ -4,6 +4,7 @@ Log variances are held to what training produced, those of a posterior too: a ne
 images that it saw, and the exponential of that would make a prior that restores nothing there.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,11 @@ import jax.numpy as jnp
 from lgjax.models import blocks, convolutions
 
 WIDTH = 0.5  # nats that a log variance goes beyond its range at most
+FUSED_CHANNELS = 32  # of all hidden layers of one kernel, at most: their sums are in registers
 SMALLEST = 1e-3  # standard deviations of the brain: the least absolute residual that the target `absolute` can mean
+
+fusion = jax.make_user_context(True)
+"""Tells, for what is traced within `fusion(False)`, that no kernel of ours is to be used."""
 
 Measure = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (log variances, mask) -> (low, high)
 
@@ -116,7 +121,7 @@ class VarianceNet(nn.Module):
         for features in self.channels:
             x = blocks.activation(convolutions.Conv(features, (3, 3))(x))
         output = convolutions.Conv(1, (3, 3))(x)
-        log_variance = {"likelihood": lambda t: t, "absolute": _log_square}[self.target](output)
+        log_variance = MEANINGS[self.target](output)
         return Prediction(output, Bounded(up_to_the_mean, self.normalise, name="range")(log_variance, train, mask))
 
 
@@ -125,12 +130,16 @@ def _log_square(residual: jax.Array) -> jax.Array:
     return 2 * jnp.log(jnp.maximum(jnp.abs(residual), SMALLEST))
 
 
+MEANINGS = {"likelihood": lambda t: t, "absolute": _log_square}  # of an output: the log variance, by target
+
+
 class Settings(NamedTuple):
     """The variance network of a model and what its output means."""
 
     channels: tuple[int, ...]  # of the hidden layers
     target: str  # `likelihood`: log variance; `absolute`: absolute residual, as in the authors' code
     floor: float  # squared intensity units (z-scores), added to every variance
+    fused: bool = False  # whether `predict` is one kernel on NVIDIA GPUs, see `variance_kernel`
 
     def network(self, normalise: bool) -> VarianceNet:
         """Makes the network, for training or folded."""
@@ -147,8 +156,35 @@ def predict(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
 
     With the target `absolute`, the variance is the square of the network's output. Its log is bound, see `Bounded`.
     """
+    output = (_fused_output if _is_fused(settings) else _output)(settings, params, x)
+    return jnp.exp(bound(MEANINGS[settings.target](output), **params["range"])) + settings.floor
+
+
+def _is_fused(settings: Settings) -> bool:
+    """Returns whether `predict` is one kernel, in what is traced now."""
+    wanted = settings.fused and fusion.value and sum(settings.channels) <= FUSED_CHANNELS
+    return wanted and convolutions.kind().startswith("NVIDIA")
+
+
+def _output(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
+    """Returns what the last convolution gives for images x, [N, H, W, 1]."""
     prediction: Any = settings.network(normalise=False).apply({"params": params}, x)
-    return jnp.exp(prediction.log_variance) + settings.floor
+    return prediction.output
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _fused_output(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
+    """Computes the same as `_output` by one kernel; gradients are those of `_output`."""
+    from lgjax.models import variance_kernel  # here: Pallas takes a moment to import, and a CPU has no use for it
+
+    layers = [params[f"Conv_{number}"] for number in range(len(settings.channels) + 1)]
+    return variance_kernel.output([(layer["kernel"], layer["bias"]) for layer in layers], x)
+
+
+@_fused_output.defjvp
+def _fused_output_jvp(settings, primals, tangents):
+    tangent = jax.jvp(functools.partial(_output, settings), primals, tangents)[1]
+    return _fused_output(settings, *primals), tangent
 
 
 def loss(

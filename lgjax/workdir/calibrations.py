@@ -18,6 +18,7 @@ FREE = {
         "batch_size",
         "traced",
         "cuda_graphs",
+        "variance_form",
         "score",
         "method",
         "slice_step",
