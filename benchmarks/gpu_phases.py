@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 OUTPUT = "{output}"
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE,+CONVOLUTION --xla_gpu_graph_min_graph_size=1"
-UNTRACED = "--config.experiments.vae.restore.traced=False"
-LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then the phase fails by itself; and a value
+GRAPH, UNTRACED = (f"--config.experiments.vae.restore.{value}" for value in ("cuda_graphs=True", "traced=False"))
+ROUNDED = "--config.precision=bfloat16"
+LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then the phase fails by itself; and values
     "default": ("",),
-    "graphs": (CAPTURED,),
+    "graph": ("", GRAPH),
+    "graph_untraced": ("", GRAPH, UNTRACED),
+    "graph_untraced_bfloat16": ("", GRAPH, UNTRACED, ROUNDED),
     "graphs_unrolled": (f"{CAPTURED} --xla_gpu_command_buffer_unroll_loops=true",),
     "graphs_concurrent": (f"{CAPTURED} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",),
     "convolution_fusion": ("--xla_gpu_experimental_enable_conv_fusion=true",),
     "fast_min_max": ("--xla_gpu_enable_fast_min_max=true",),
-    "untraced": ("", UNTRACED),
-    "graphs_untraced": (CAPTURED, UNTRACED),
     "default_again": ("",),  # how far two measurements of the same are apart
 }
 PAPER = ("--config=configs/bench.py", "--config.repeats=5", "--config.run_seconds=0.5")
@@ -55,26 +56,29 @@ class Phase(NamedTuple):
 def phases(device: str, smoke: bool) -> list[Phase]:
     """All phases, for `cpu` or `gpu`, at the paper's size or a tiny one."""
     bench = ("-m", "lgjax.bench", *(SMALL if smoke else PAPER), f"--device={device}", f"--output={OUTPUT}")
-    rounded = "--config.precision=bfloat16"
     untrained, trained = "--config.train_models=()", "--config.train_models=('vae',)"
     adam, one = "--config.further_solvers=()", f"--method={NEURAL}"
-    three = one if smoke else f"--method={NEURAL},vae_lg_est_tv,vae_elbo_tv"
-    quick = (adam,) if smoke else (adam, "--config.repeats=3", "--config.peak_sizes=(2048,)")
+    others = "--method=vae_elbo_tv" if smoke else "--method=vae_lg_est_tv,vae_elbo_tv"
+    quick = (
+        (adam,) if smoke else (adam, "--config.repeats=3", "--config.run_seconds=0.3", "--config.peak_sizes=(2048,)")
+    )
     of_device = ("--smoke", "--repeats=1", "--modes=eager") if smoke else (f"--modes={MODES}",)
     peers = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}", f"--methods={NEURAL}")
     convolutions = ("benchmarks/convolutions.py", f"--output={OUTPUT}", "--slices=2" if smoke else "--slices=64")
     forms = ("--smoke", "--repeats=1", "--seconds=5") if smoke else ("--seconds=45",)
     return [
-        Phase("restoration_tensorfloat32", 110, (*bench, three, untrained)),
-        Phase("restoration_bfloat16", 110, (*bench, three, untrained, rounded)),
+        Phase("restoration_tensorfloat32", 60, (*bench, one, untrained)),
+        Phase("restoration_bfloat16", 60, (*bench, one, untrained, ROUNDED)),
         Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
         Phase("peers", 150, (*peers, *of_device), needs="torch"),
         Phase("forms", 70, (*convolutions, "--tune", *forms)),
         *(
-            Phase(f"lever_{name}", 25, (*bench, one, untrained, *quick, *value), flags)
+            Phase(f"lever_{name}", 40, (*bench, one, untrained, *quick, *value), flags)
             for name, (flags, *value) in LEVERS.items()
         ),
         Phase("training_tensorfloat32", 70, (*bench, one, trained, *quick)),
-        Phase("training_bfloat16", 70, (*bench, one, trained, *quick, rounded)),
+        Phase("training_bfloat16", 70, (*bench, one, trained, *quick, ROUNDED)),
+        Phase("others_tensorfloat32", 90, (*bench, others, untrained)),
+        Phase("others_bfloat16", 90, (*bench, others, untrained, ROUNDED)),
         Phase("detection", 150, (*bench, f"--method={DETECTION}", untrained)),
     ]

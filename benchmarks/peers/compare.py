@@ -10,8 +10,8 @@ median(best mode of PyTorch): below 1, lgjax is faster. Nothing else should run:
 
 Each side has a process of its own, and one waits while the other works: in one process the threads of OpenMP, which
 spin after their work, would take the cores from XLA's. Both get the same cores and as many threads. Before anything is
-timed, both must compute the same (`agreement`), and every timed mode must restore in float32 to what lgjax restores to:
-a mode that does not, or that fails, is left out and told, and the exit code is 3. The record is written anew after
+timed, both must compute the same (agreement.py), and every timed mode must restore in float32 to what lgjax restores
+to: a mode that does not, or that fails, is left out and told, and the exit code is 3. The record is written anew after
 every method and precision.
 """
 
@@ -128,7 +128,7 @@ def main() -> int:
     ours = Remote("ours", options.device, options.threads)
     theirs = Remote("theirs", options.device, options.threads)
     modes = choose_modes(options.modes, theirs, options.methods)
-    agreement = check(config, ours, theirs)
+    agreement = check(config, ours, theirs, options.methods)
     print("\n".join(f"{name:40} agrees to {value:.1e}" for name, value in agreement.items()), flush=True)
     variables = silence(ours.variables(at(config, "float32")))
     versions = ours.versions() | theirs.versions() | {"python": platform.python_version()}

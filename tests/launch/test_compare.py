@@ -139,6 +139,47 @@ def test_what_both_sides_compute_must_agree(found, fits):
     np.testing.assert_equal(notes, {"mean, eager": found})
 
 
+class Agreeing:
+    """A side that notes what it was asked in float32, and whose results are off by some error."""
+
+    def __init__(self, error: float = 0.0):
+        self.error, self.asked = error, []
+
+    def variables(self, config):
+        ends, head = {"low": np.float32(-25), "high": np.float32(25)}, {"bias": np.zeros(2)}
+        networks = {"autoencoder": {"log_variance_head": head, "log_variance_range": ends}}
+        return {"params": networks, "frozen": networks}
+
+    def outputs(self, config, *_):
+        return {"mean": np.zeros(3)}
+
+    def tv_gradient(self, change):
+        return np.zeros(3)
+
+    def restored(self, config, frozen, method, *_):
+        return self._answer(config, method)
+
+    def trained(self, config, *_):
+        return [{"kl": 1 + self._answer(config, "vae_train")}]
+
+    def _answer(self, config, what):
+        assert config.train.precision == config.restore.precision == "float32"
+        self.asked.append(what)
+        return self.error
+
+
+@pytest.mark.parametrize("methods", [("vae_elbo_tv",), ("vae_lg_est_tv", "vae_train"), ("vae_train",)])
+def test_what_is_timed_is_checked_in_float32(compare, methods):
+    config = compare.make_config(compare.arguments(["--device=gpu", "--output=F", "--smoke"]))
+    ours, theirs = Agreeing(), Agreeing()
+    found = compare.check(compare.at(config, "bfloat16"), ours, theirs, methods)
+    assert ours.asked == list(methods)
+    assert theirs.asked == [method for method in methods for _ in range(2)]  # eager, and channels last
+    assert {name.partition(",")[0] for name in found} == {"mean", "gradient of tv", *methods}
+    with pytest.raises(SystemExit, match=f"{methods[-1]}, eager: lgjax and PyTorch differ by"):
+        compare.check(config, Agreeing(), Agreeing(0.006), methods[-1:])
+
+
 def test_ratios_compare_with_the_fastest_mode(compare):
     samples = {"m": {"lgjax": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 9.0], "fast": [4.0, 4.0, 1.0]}, "n": {"lgjax": [1.0]}}
     assert compare.summarise(samples) == {"ratios": {"m": 0.5}, "best": {"m": "fast"}, "samples": samples}

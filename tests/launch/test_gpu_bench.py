@@ -198,14 +198,14 @@ def test_lever_are_set_beside_the_default(tmp_path):
 
 def test_the_launcher_asks_this_cpu_at_tiny_sizes(tmp_path):
     """Two phases, one of them with flags of XLA, which ends a process that does not know them."""
-    words = ["--device=cpu", "--smoke", "--only=forms,lever_graphs", f"--output={tmp_path}"]
+    words = ["--device=cpu", "--smoke", "--only=forms,lever_graphs_unrolled", f"--output={tmp_path}"]
     environment = {**os.environ, "PYTHON": sys.executable}
     command = ["bash", "launch/gpu.sh", "bench", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     records = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert set(records) == {"forms", "lever_graphs", "phases"}
-    assert [records["phases"][name]["fault"] for name in ("forms", "lever_graphs")] == ["", ""]
-    assert list(records["lever_graphs"]["methods"]) == ["vae_lg_neural_tv"]
-    assert "lever_graphs" in done.stdout.partition("what came of it")[2]
+    assert set(records) == {"forms", "lever_graphs_unrolled", "phases"}
+    assert [records["phases"][name]["fault"] for name in ("forms", "lever_graphs_unrolled")] == ["", ""]
+    assert list(records["lever_graphs_unrolled"]["methods"]) == ["vae_lg_neural_tv"]
+    assert "lever_graphs_unrolled" in done.stdout.partition("what came of it")[2]
