@@ -31,8 +31,9 @@ def figures(record: dict[str, Any]) -> list[str]:
         found.append(f"training of {name} {training['steps_per_second']['median']:.3g} steps/s")
     parts = record.get("precisions", {record.get("precision", "float32"): record})
     for precision, part in parts.items():
-        for method, ratio in part.get("ratios", {}).items():
-            found.append(f"{method}, {precision}: lgjax / {part['best'][method]} {ratio:.2f}")
+        for name, key in (("lgjax", "ratios"), ("lgjax as one graph", "graph_ratios")):
+            for method, ratio in part.get(key, {}).items():
+                found.append(f"{method}, {precision}: {name} / {part['best'][method]} {ratio:.2f}")
     return found
 
 

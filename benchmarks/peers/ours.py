@@ -43,6 +43,11 @@ class Side(side.Side):
         super().__init__()
         self.mesh = devices.start(device)
 
+    def modes(self, method: str) -> list[str]:
+        """The modes in which a method, or `vae_train`, can run; `lgjax` is what everybody gets."""
+        on_gpu = self.mesh.devices.flat[0].platform == "gpu"
+        return ["lgjax", "lgjax_graph"] if on_gpu and method != "vae_train" else ["lgjax"]
+
     def versions(self) -> dict[str, str]:
         return devices.versions()
 
@@ -99,6 +104,8 @@ class Side(side.Side):
 
     def _restorer(self, config, frozen, method, mode, slices):
         settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
+        if mode == "lgjax_graph":
+            settings = settings._replace(cuda_graphs=True, traced=False)
         runner = runners.Runner(methods.parse(method), settings, model, frozen, self.mesh)
         y, mask, strength = slices
         batch = Slices(y, mask, np.arange(len(y), dtype=np.int32))

@@ -110,3 +110,11 @@ def test_log_variances_are_bound_as_ours_are():
     bound.low.fill_(ends[0]), bound.high.fill_(ends[1])
     found = bound(torch.from_numpy(log_variance))
     np.testing.assert_allclose(found, variance.bound(log_variance, *ends), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["lgjax", "lgjax_graph"])
+def test_both_of_our_modes_restore_the_same(config, sides, mode):
+    variables = agreement.silence(sides[0].variables(config))
+    slices = agreement.make_slices(config, 2, isolated=True)
+    restored = sides[0].prepare(config, variables, "vae_lg_neural_tv", mode, slices)
+    np.testing.assert_array_equal(restored, sides[0].restored(config, variables["frozen"], "vae_lg_neural_tv", slices))

@@ -29,7 +29,8 @@ def measure(
       repeats: runs of each.
       tell: takes what failed or differs.
     """
-    sides = {"lgjax": ours} | {mode: theirs for mode in theirs.modes(method) if not modes or mode in modes}
+    sides = dict.fromkeys(ours.modes(method), ours)
+    sides |= {mode: theirs for mode in theirs.modes(method) if not modes or mode in modes}
     compared = () if method == "vae_train" else ("float32",)
     for precision in dict.fromkeys((*compared, *precisions)):
         here = at(config, precision)

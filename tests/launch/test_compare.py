@@ -183,6 +183,13 @@ def test_what_is_timed_is_checked_in_float32(compare, methods):
 def test_ratios_compare_with_the_fastest_mode(compare):
     samples = {"m": {"lgjax": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 9.0], "fast": [4.0, 4.0, 1.0]}, "n": {"lgjax": [1.0]}}
     assert compare.summarise(samples) == {"ratios": {"m": 0.5}, "best": {"m": "fast"}, "samples": samples}
+    with_graph = {"m": {**samples["m"], "lgjax_graph": [1.0]}}
+    assert compare.summarise(with_graph) == {
+        "ratios": {"m": 0.5},
+        "graph_ratios": {"m": 0.25},
+        "best": {"m": "fast"},  # of PyTorch
+        "samples": with_graph,
+    }
     rows = [line.split() for line in compare.table(samples).splitlines()[1:]]
     assert rows[1:3] == [["m", "slow", "9000.000", "8000.000", "0.22"], ["m", "fast", "4000.000", "1000.000", "0.50"]]
 

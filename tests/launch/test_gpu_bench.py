@@ -170,7 +170,12 @@ def test_figures_are_those_of_committed_records():
     ]
     assert "vae_lg_est_tv, float32: lgjax / compile_channels_last 0.60" in gpu_summary.figures(peers)
     both = {"precisions": {name: {"ratios": {"m": 0.5}, "best": {"m": "eager"}} for name in ("a", "b")}}
-    assert gpu_summary.figures(both) == ["m, a: lgjax / eager 0.50", "m, b: lgjax / eager 0.50"]
+    both["precisions"]["b"]["graph_ratios"] = {"m": 0.25}
+    assert gpu_summary.figures(both) == [
+        "m, a: lgjax / eager 0.50",
+        "m, b: lgjax / eager 0.50",
+        "m, b: lgjax as one graph / eager 0.25",
+    ]
 
 
 def test_lever_are_set_beside_the_default(tmp_path):
