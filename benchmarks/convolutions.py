@@ -108,7 +108,7 @@ def tune(options) -> None:
     table, found = tuned.read(options.output) if options.output.exists() else {}, list[tuned.Entry]()
     told = tuning.Tuning(device, options.slices, options.repeats, until)
     with precision.matmul_precision(options.precision):
-        wanted = [tuning.layers(config) for config in tuning.configs(options.smoke, options.precision)]
+        wanted = [tuning.layers(config, device) for config in tuning.configs(options.smoke, options.precision)]
         for entry in (entry for layers in wanted for entry in tuning.tune(layers, told)):
             found.append(entry)
             files.atomic_write(options.output, tuned.text({**table, device: tuned.Record(about(), found)}))

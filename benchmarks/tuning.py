@@ -16,6 +16,7 @@ from lgjax.runtime import devices
 
 TURN = 0.02  # seconds of a run: many iterations of a loop, so that starting the run does not count
 MARGIN = 0.05  # by which a form must be faster than the plain one to be chosen
+UNKNOWN = "any GPU"  # a kind of device without a table
 NUDGE = 1e-20  # of one pixel from iteration to iteration, so that none is computed once for all
 
 
@@ -39,8 +40,11 @@ def configs(smoke: bool, precision: str) -> list:
     return found
 
 
-def layers(config) -> dict[str, list[tuned.Layer]]:
-    """Returns the convolutions to choose forms for, by use, the largest first: of a model, and of image gradients."""
+def layers(config, kind: str) -> dict[str, list[tuned.Layer]]:
+    """Returns the convolutions to choose forms for on a kind of device, by use, the largest first.
+
+    They are those of a model in training and in restorations, merged there but on CPU, and those of image gradients.
+    """
     model = models.from_config(config, config.restore.precision)
     params = jax.eval_shape(lambda key: models.freeze(model.init(key)), jax.random.key(0))
     x = jax.ShapeDtypeStruct((config.data.height, config.data.width, 1), jnp.float32)
@@ -50,18 +54,20 @@ def layers(config) -> dict[str, list[tuned.Layer]]:
         found = networks.elbo(x, key) if networks.elbo else networks.reconstruct(x)
         return found, networks.variance(x)
 
-    own = _convolutions(asked, params, x)
-    turned = [layer for one in own for layer in _convolutions(_turned(one), *_shapes(one, 1))]
+    trained = _convolutions("plain", asked, params, x)
+    restoring = trained if kind == "cpu" else _convolutions(UNKNOWN, asked, params, x)
+    own = {*trained, *restoring}
+    turned = [layer for one in own for layer in _convolutions("plain", _turned(one), *_shapes(one, 1))]
     return {
         tuned.FORWARD: _largest_first({*own, *turned}),
-        tuned.IMAGE: _largest_first(set(own)),
-        tuned.KERNEL: _largest_first(set(own)),
+        tuned.IMAGE: _largest_first(own),
+        tuned.KERNEL: _largest_first(set(trained)),
     }
 
 
-def _convolutions(function: Callable, *arguments: Any) -> list[tuned.Layer]:
-    """Lists the convolutions that a function computes in the plain form."""
-    with convolutions.forms("plain"):
+def _convolutions(kind: str, function: Callable, *arguments: Any) -> list[tuned.Layer]:
+    """Lists the convolutions that a function computes on a kind of device without a table."""
+    with convolutions.forms(kind):
         jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     return [_layer(one) for one in _equations(jaxpr) if one.params["lhs_dilation"] == (1, 1)]
 

@@ -125,7 +125,7 @@ def model(
         return _loss(network, discriminator, weights, variances, given, x, mask, key, train)
 
     def bind(params):
-        return _bind(folded, variances, cast(params, precision))
+        return _bind(folded, variances, cast(blocks.merge(params), precision))
 
     # The adversarial loss does not compare two states: each has a discriminator of its own.
     return Model(init, loss, bind, SUPPORTS, criterion="reconstruction")

@@ -18,7 +18,7 @@ from lgjax.models import precision, tuned
 forms = jax.make_user_context("")
 """Chooses, for what is traced within `forms(kind)`, the forms of another kind of device than the one at hand.
 
-`forms("plain")` is the plain form everywhere. Functions that are jitted already are traced anew.
+`forms("plain")` is the plain form everywhere, and nothing merged. Functions that are jitted already are traced anew.
 """
 
 
@@ -79,10 +79,10 @@ def _blockwise(x, kernel, strides, padding, block):
         jnp.pad(kernel, ((i * down, (rows - 1 - i) * down), (j * across, (columns - 1 - j) * across), (0, 0), (0, 0)))
         for i, j in np.ndindex(rows, columns)
     ]
-    return _unpack(_plain(x, jnp.concatenate(moved, axis=-1), (rows * down, columns * across), padding), block)
+    return unpack(_plain(x, jnp.concatenate(moved, axis=-1), (rows * down, columns * across), padding), block)
 
 
-def _unpack(x, block):
+def unpack(x, block):
     """Lays out the block of pixels that each pixel holds: [N, H, W, rows * columns * C] -> an image of C channels."""
     n, height, width, _ = x.shape
     rows, columns = block
@@ -107,7 +107,7 @@ def _spread(kind, x, kernel, strides, pads, size):
         kernels.append(jnp.pad(part, ((before, beyond[0]), (aside, beyond[1]), (0, 0), (0, 0))))
     sizes = zip(size, strides, x.shape[1:3], (top, left), (height, width), strict=True)
     small = tuple((low, m // s - n - low + k - 1) for m, s, n, low, k in sizes)
-    return _unpack(_fast(kind, x, jnp.concatenate(kernels, axis=-1), (1, 1), small), strides)
+    return unpack(_fast(kind, x, jnp.concatenate(kernels, axis=-1), (1, 1), small), strides)
 
 
 def _phases(taps, stride, low):
@@ -215,17 +215,26 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype
 def _upsampled(x, kernel, *_, **__):
     """Computes the 3x3 convolution of an upsampled image at the size before: [N, H, W, C] -> [N, 2H, 2W, features].
 
-    Of the three rows (columns) that a kernel lies on, two are copies of one pixel: their weights are added, and for
-    each of the four new pixels a 2x2 kernel is left, 4/9 of the products (sub-pixel convolution, Shi et al. 2016).
+    Each of the four new pixels has a 2x2 kernel, 4/9 of the products (sub-pixel convolution, Shi et al. 2016).
     """
     n, height, width, _ = x.shape
     features = kernel.shape[-1]
-    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
-    small = [jnp.stack(parts, axis=1) for k in rows for parts in _columns(k)]
-    y = _for_linen(x, jnp.concatenate(small, axis=-1), (1, 1), ((1, 1), (1, 1)))
+    y = _for_linen(x, jnp.concatenate(_of_new_pixels(kernel), axis=-1), (1, 1), ((1, 1), (1, 1)))
     y = y.reshape(n, height + 1, width + 1, 2, 2, features)
     pixels = [[y[:, a : a + height, b : b + width, a, b] for b in (0, 1)] for a in (0, 1)]
     return jnp.stack([jnp.stack(row, axis=3) for row in pixels], axis=2).reshape(n, 2 * height, 2 * width, features)
+
+
+def of_new_pixels(kernel: jax.Array) -> list[jax.Array]:
+    """Returns, of a 3x3 kernel on an upsampled image, those of the four new pixels, 3x3 on the image before."""
+    places, small = np.ndindex(2, 2), _of_new_pixels(kernel)
+    return [jnp.pad(k, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for (i, j), k in zip(places, small, strict=True)]
+
+
+def _of_new_pixels(kernel):
+    """Returns the 2x2 kernels of the four new pixels: of three rows (columns) of weights, two lie on one pixel."""
+    rows = (jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]]))
+    return [jnp.stack(parts, axis=1) for k in rows for parts in _columns(k)]
 
 
 def _columns(kernel):

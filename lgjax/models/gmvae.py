@@ -177,7 +177,9 @@ def model(
         new = {"gmvae": updates["batch_stats"], "variance": ranges}
         return total + spread, (new, {"loss": total, **parts, "variance": spread})
 
-    return Model(init, loss, lambda params: _bind(folded, weights, variances, _cast(params, precision)), SUPPORTS)
+    return Model(
+        init, loss, lambda params: _bind(folded, weights, variances, _cast(blocks.merge(params), precision)), SUPPORTS
+    )
 
 
 def _bind(network: GMVAE, weights: tuple[float, float], variances: variance.Settings, params: dict) -> BoundModel:

@@ -131,7 +131,10 @@ def model(
 
     folded = VAE(channels, latent_channels, normalise=False)
     return Model(
-        init, loss, lambda params: _bind(folded, reconstruction_weight, variances, cast(params, precision)), SUPPORTS
+        init,
+        loss,
+        lambda params: _bind(folded, reconstruction_weight, variances, cast(blocks.merge(params), precision)),
+        SUPPORTS,
     )
 
 

@@ -145,7 +145,7 @@ def toy():
 
 def test_tuning_looks_at_every_convolution_of_the_networks_and_of_image_gradients():
     """Forwards, the kernels are those of the parameters, of four 2x2 kernels where an image is upsampled."""
-    found, config = tuning.layers(toy()), toy()
+    found, config = tuning.layers(toy(), "cpu"), toy()
     params = jax.eval_shape(models.from_config(config, "float32").init, jax.random.key(0))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)
     kernels = {(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves if leaf.ndim == 4}
@@ -155,6 +155,9 @@ def test_tuning_looks_at_every_convolution_of_the_networks_and_of_image_gradient
     assert {(*one.kernel, one.channels, one.features) for one in found[tuned.KERNEL]} == own
     assert set(found[tuned.IMAGE]) == set(found[tuned.KERNEL]) < set(found[tuned.FORWARD])
     assert layer_of((16, 16), 8, 1, 3, 1) in found[tuned.FORWARD]  # the gradient of the first of the variance network
+    merged = tuning.layers(toy(), "NVIDIA H200")
+    assert merged[tuned.KERNEL] == found[tuned.KERNEL]
+    assert layer_of((16, 16), 4, 8, 3, 2) in set(merged[tuned.FORWARD]) - set(found[tuned.FORWARD])
 
 
 def test_tuning_measures_in_turns_until_the_time_is_up():
