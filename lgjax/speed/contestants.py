@@ -17,7 +17,7 @@ from lgjax.models import convolutions
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import replicate
-from lgjax.speed import counts, profile
+from lgjax.speed import counts, profile, traffic
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed.counts import Count
 from lgjax.speed.peaks import Peaks, Runs
@@ -26,6 +26,7 @@ from lgjax.training import feeding, step, store
 from lgjax.training.settings import Settings
 from lgjax.training.step import TrainState
 
+KERNELS, OPERATIONS = "kernels of the compiled program", "every operation, none fused: an upper count"
 AXES = (0.85, 0.65)  # of the ellipse that stands for a brain, as parts of half a slice
 ENDLESS = 1 << 30  # training steps
 
@@ -72,14 +73,17 @@ def _enable_cache(value: bool) -> None:
 class Compiled(NamedTuple):
     """A jitted function, compiled for some arguments."""
 
-    work: Count
-    plain: Count  # with convolutions in their plain form: without the zeros that put them into blocks of pixels
+    work: Count  # on all devices together
+    bytes_of: str  # KERNELS or OPERATIONS: what its bytes were counted of
+    plain: (
+        Count  # the same with convolutions in their plain form: without the zeros that put them into blocks of pixels
+    )
     program: Any
     seconds: float  # that tracing, lowering and compiling took
 
 
-def compiled(function, *arguments) -> Compiled:
-    """Compiles a jitted function for some arguments, and counts its work."""
+def compiled(function: Any, *arguments: Any, devices: int = 1) -> Compiled:
+    """Compiles a jitted function for some arguments and devices, and counts its work."""
     with convolutions.forms("plain"):
         plain = counts.of(function, *arguments)
     with uncached():
@@ -87,7 +91,10 @@ def compiled(function, *arguments) -> Compiled:
         traced = function.trace(*arguments)
         program = traced.lower().compile()
         seconds = time.perf_counter() - began
-    return Compiled(counts.of_results(traced.jaxpr), plain, program, seconds)
+    work, moved = counts.of_results(traced.jaxpr), traffic.of(program)
+    if moved is None:
+        return Compiled(work, OPERATIONS, plain, program, seconds)
+    return Compiled(work._replace(bytes=float(devices * moved)), KERNELS, plain, program, seconds)
 
 
 def endless(settings: Settings) -> Settings:
@@ -127,7 +134,7 @@ class Training:
         self.steps = feeding.steps(model, settings, store.InMemory(found.y, found.mask), mesh, 0)
         self.state = replicate(random_state(model, settings), mesh)
         self.together, program, arguments = next(self.steps)
-        self.compiled = compiled(program, self.state, *arguments)
+        self.compiled = compiled(program, self.state, *arguments, devices=mesh.size)
         self._run(1)
         self.dispatches = speed_peaks.count_for(target, self._run(1), 1, 1000)
         self.runs = Runs(self.dispatches * self.together, [])
@@ -152,8 +159,6 @@ class Training:
     def record(self, peaks: Peaks, as_paper: bool) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements."""
         rate = speed_peaks.spread([self.runs.iterations / taken for taken in self.runs.seconds])
-        step = 1 / self.together
-        work, plain = (counts.scaled(found, step) for found in (self.compiled.work, self.compiled.plain))
         return {
             "batch_size": self.batch_size,
             "grid": list(self.grid),
@@ -161,27 +166,33 @@ class Training:
             "steps_per_dispatch": self.together,
             "steps_per_second": rate._asdict(),
             "compile_seconds": self.compiled.seconds,
-            **against_floor(work, plain, self.compiled.program, peaks, 1 / rate.median, self.mesh.size),
+            **against_floor(self.compiled, scaled(self.compiled, 1 / self.together), peaks, 1 / rate.median),
             "samples": self.runs._asdict(),
         }
 
 
-def against_floor(
-    work: Count, plain: Count, compiled: Any, peaks: Peaks, seconds: float, devices: int, programs: int = 1
-) -> dict[str, Any]:
-    """Returns what one iteration of some `programs` takes, and beside its `seconds` the least time that it needs.
+class Work(NamedTuple):
+    """What is compared with a device's peaks."""
 
-    Args:
-      work, plain: of one iteration, see `Compiled`.
-    """
-    found = speed_peaks.cost(work, compiled, devices)
-    cost = found._replace(flops=programs * found.flops, bytes=programs * found.bytes)
-    floor = speed_peaks.floor(cost, peaks)
+    work: Count
+    plain: Count  # see `Compiled`
+
+
+def scaled(found: Compiled | Work, factor: float) -> Work:
+    """Multiplies the work of a program."""
+    return Work(counts.scaled(found.work, factor), counts.scaled(found.plain, factor))
+
+
+def against_floor(compiled: Compiled, work: Work, peaks: Peaks, seconds: float) -> dict[str, Any]:
+    """Returns what some work of a compiled program takes, and beside its `seconds` the least time that it needs."""
+    floor = speed_peaks.floor(work.work, peaks)
     return {
-        "program_bytes": speed_peaks.memory(compiled),
-        **cost._asdict(),
-        "flops_of_plain_convolutions": programs * plain.flops,
-        "flops_per_second": speed_peaks.ratio(cost.flops, seconds),
+        "program_bytes": speed_peaks.memory(compiled.program),
+        "flops": work.work.flops,
+        "bytes": work.work.bytes,
+        "bytes_of": compiled.bytes_of,
+        "flops_of_plain_convolutions": work.plain.flops,
+        "flops_per_second": speed_peaks.ratio(work.work.flops, seconds),
         "floor_seconds": floor.seconds,
         "floor_seconds_compute": floor.compute,
         "fraction_of_floor": speed_peaks.ratio(floor.seconds, seconds),

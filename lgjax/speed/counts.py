@@ -28,7 +28,7 @@ class Count(NamedTuple):
     """The work of a program, on all devices together."""
 
     flops: float  # floating-point operations
-    bytes: float  # that each operation reads and writes, as if none were fused: more than a compiled program's
+    bytes: float  # read and written; here, by each operation as if none were fused: more than a compiled program's
 
 
 NOTHING = Count(0.0, 0.0)

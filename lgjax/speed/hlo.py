@@ -86,8 +86,9 @@ def parse(text: str) -> Program:
     Raises:
       ValueError: the text has no entry computation, or a line that is no instruction.
     """
-    entry, name, root, inside = "", "", "", {}
-    computations = {}
+    entry, name, root = "", "", ""
+    inside: dict[str, Instruction] = {}
+    computations: dict[str, Computation] = {}
     for line in text.splitlines():
         if head := _HEAD.match(line):
             name, inside = head[2], {}

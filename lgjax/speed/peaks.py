@@ -19,7 +19,6 @@ from lgjax.runtime.devices import batch_sharding
 from lgjax.speed.counts import Count
 
 PRODUCTS, SUMS = 4, 16  # in a run, so that starting it does not count
-COMPILED, OPERATIONS = "the compiled program", "every operation, none fused: an upper count"
 PRODUCT_SECONDS = 0.3  # no larger matrices are tried once a run takes longer
 
 
@@ -36,14 +35,6 @@ class Runs(NamedTuple):
 
     iterations: int  # in each run
     seconds: list[float]  # of each run
-
-
-class Cost(NamedTuple):
-    """What one iteration of a program takes, on all devices together."""
-
-    flops: float  # floating-point operations
-    bytes: float  # read and written
-    bytes_of: str  # COMPILED or OPERATIONS: what the bytes were counted of
 
 
 class Peaks(NamedTuple):
@@ -91,32 +82,14 @@ def count_for(target: float, seconds: float, least: int, most: int) -> int:
     return max(least, min(most, round(target / seconds)))
 
 
-def floor(cost: Cost, peaks: Peaks) -> Floor:
-    """Returns the least time of a program on a device."""
-    return Floor(cost.flops / peaks.flops, cost.bytes / peaks.bytes)
+def floor(work: Count, peaks: Peaks) -> Floor:
+    """Returns the least time that some work takes a device."""
+    return Floor(work.flops / peaks.flops, work.bytes / peaks.bytes)
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
     """Divides two numbers; None where one of them is unknown, or the denominator is no time."""
     return None if numerator is None or denominator is None or denominator <= 0 else numerator / denominator
-
-
-def cost(count: Count, compiled: Any, devices: int) -> Cost:
-    """Returns what one iteration of a program takes.
-
-    Bytes are those that XLA counts in the program as compiled: all that a fused kernel reads and writes, in a cache or
-    not; in a loop one iteration, whatever its length, beside what is done once. Where XLA does not say, they are those
-    of every operation, which is an upper count.
-
-    Args:
-      count: of one iteration, see `counts`.
-      compiled: the program.
-      devices: that it is split over.
-    """
-    accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
-    if accessed is None:
-        return Cost(count.flops, count.bytes, OPERATIONS)
-    return Cost(count.flops, accessed * devices, COMPILED)
 
 
 def memory(compiled: Any) -> int | None:

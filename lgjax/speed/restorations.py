@@ -19,7 +19,7 @@ from lgjax.preparation.slices import Grid, Slices
 from lgjax.runtime import devices
 from lgjax.speed import counts, profile
 from lgjax.speed import peaks as speed_peaks
-from lgjax.speed.contestants import Compiled, against_floor, brain_like, compiled
+from lgjax.speed.contestants import Compiled, Work, against_floor, brain_like, compiled, scaled
 from lgjax.speed.peaks import Peaks, Runs, Spread
 from lgjax.speed.profile import Kernel
 
@@ -68,11 +68,11 @@ def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
     """Compiles a method as the product does, for its first batch or volume, which it then restores."""
     if arrays.known is None:
         parts = [part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)]
-        found = compiled(runner.function, runner.params, *runner.place(parts))
+        found = compiled(runner.function, runner.params, *runner.place(parts), devices=runner.mesh.size)
         runner.compiled = found.program
     else:
         whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
-        found = compiled(runner.function, runner.params, whole, arrays.strength[0])
+        found = compiled(runner.function, runner.params, whole, arrays.strength[0], devices=runner.mesh.size)
         runner.programs[len(whole.number)] = found.program
     restore(runner, arrays)
     return found
@@ -111,7 +111,7 @@ class Restoration:
         self.long, self.long_runs = task.runner(long), Runs(long, [])
         self.compiled = prepare(self.long, self.batch)
         pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
-        self.work, self.plain = (counts.per_iteration(few, many, long - short) for few, many in pairs)
+        self.work = Work(*(counts.per_iteration(few, many, long - short) for few, many in pairs))
         self.whole = self.batch if task.method.volume else given(task, task.volume)
         self.volumes: list[float] = []  # seconds of each, where a long run is a whole restoration
 
@@ -147,9 +147,7 @@ class Restoration:
             "paper_over_ours": speed_peaks.ratio(paper, slope.median),
             "volume": measured(self.volumes) if self.volumes else computed(long, slope, self.iterations, count, size),
             "compile_seconds": self.compiled.seconds,
-            **against_floor(
-                self.work, self.plain, self.compiled.program, peaks, slope.median, task.mesh.size, size // of_programs
-            ),
+            **against_floor(self.compiled, scaled(self.work, size // of_programs), peaks, slope.median),
             "samples": {"short": self.short_runs._asdict(), "long": long._asdict()},
         }
 
@@ -178,16 +176,7 @@ class OneStep:
         """Returns what was measured, and what follows from the measurements: nothing of iterations."""
         task, volume = self.task, measured(self.volumes)
         of_programs = task.volume if task.method.volume else self.runner.dispatched
-        programs = -(-task.volume // of_programs)
-        found = against_floor(
-            self.compiled.work,
-            self.compiled.plain,
-            self.compiled.program,
-            peaks,
-            volume["seconds"],
-            task.mesh.size,
-            programs,
-        )
+        work = scaled(self.compiled, -(-task.volume // of_programs))
         nothing = ("solver", "iterations", "seconds_per_iteration", "paper_seconds", "paper_over_ours")
         return {
             **dict.fromkeys(nothing),
@@ -196,7 +185,7 @@ class OneStep:
             "grid": [task.grid.height, task.grid.width],
             "volume": volume,
             "compile_seconds": self.compiled.seconds,
-            **found,
+            **against_floor(self.compiled, work, peaks, volume["seconds"]),
         }
 
 

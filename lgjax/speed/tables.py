@@ -3,8 +3,7 @@
 from typing import Any
 
 from lgjax.report import tables
-from lgjax.speed import peaks as speed_peaks
-from lgjax.speed import profile
+from lgjax.speed import contestants, profile
 
 NOTES = (
     "s/iteration: of one batch (of methods of volumes: of one volume), the slope between a short and a long run of the "
@@ -14,13 +13,11 @@ NOTES = (
     "are left out. The solver of a method is Adam where no other one is named (the restorer's: proximal).",
     "GFLOP: floating-point operations of the program as written, counted as XLA does, on every device alike (a padded "
     "product is none). plain: the same with plain convolutions, without the zeros that put them into blocks of pixels. "
-    "GB: XLA's count of what each "
-    "kernel of the compiled program reads and writes; more than a perfect program needs, and on CPU most of it comes "
-    "from a cache. In a loop within an iteration (the dual's steps, the micro-batches of a volume) XLA counts "
-    "one turn. (Where XLA does not say: what all operations of the program as written do, an upper count, marked "
-    "<=.) So the floor, max(GFLOP / best matrix product, GB / bandwidth), belongs to this program, and only the "
-    "compute floor holds for every program of the same operations. MB: arguments, results and what lies between, on "
-    "each device.",
+    "GB: what the kernels of the compiled program read and write, in a loop as often as it turns; more than a perfect "
+    "program needs, and on CPU most of it comes from a cache. (Where the program's text does not tell: what all "
+    "operations of the program as written do, an upper count, marked <=.) So the floor, max(GFLOP / best matrix "
+    "product, GB / bandwidth), belongs to this program, and only the compute floor holds for every program of the same "
+    "operations. MB: arguments, results and what lies between, on each device.",
 )
 
 
@@ -117,7 +114,7 @@ def _batch(found: dict[str, Any]) -> str:
 
 def _bound(found: dict[str, Any]) -> str:
     """Marks what follows from an upper count of bytes."""
-    return "<= " if found["bytes_of"] == speed_peaks.OPERATIONS else ""
+    return "<= " if found["bytes_of"] == contestants.OPERATIONS else ""
 
 
 def _number(value: float | None, unit: float = 1.0) -> str:

@@ -1,8 +1,9 @@
 """Counts the bytes that the kernels of a compiled program read and write, those of its loops as often as these turn."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lgjax.speed import hlo
 from lgjax.speed.hlo import Computation, Instruction, Program
 
 # Opcodes that launch nothing: other names for memory that is there.
@@ -43,9 +44,17 @@ def launches(program: Program, name: str = "", times: int = 1) -> Iterator[Launc
             yield Launch(around, one, times)
 
 
-def total(program: Program) -> int:
-    """Counts what all kernels read and write, with the errors of `launches`."""
-    return sum(launch.times * size(program, launch.around, launch.instruction) for launch in launches(program))
+def of(compiled: Any) -> int | None:
+    """Counts what all kernels of a program read and write on one device, in a cache or not; None where that is unknown.
+
+    Args:
+      compiled: by JAX.
+    """
+    try:
+        program = hlo.parse(compiled.as_text() or "")
+        return sum(launch.times * size(program, launch.around, launch.instruction) for launch in launches(program))
+    except ValueError:  # a loop of unknown length, or a text of another kind
+        return None
 
 
 def size(program: Program, around: Computation, one: Instruction) -> int:

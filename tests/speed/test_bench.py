@@ -21,11 +21,11 @@ from lgjax.methods import names as methods
 from lgjax.models import convolutions
 from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
-from lgjax.speed import contestants, counts, profile, restorations, tables
+from lgjax.speed import contestants, counts, profile, restorations, tables, traffic
 from lgjax.speed import peaks as speed_peaks
 from lgjax.speed import record as bench
 from lgjax.speed.counts import Count
-from lgjax.speed.peaks import Cost, Peaks, Runs
+from lgjax.speed.peaks import Peaks, Runs
 from lgjax.training import step
 
 
@@ -55,9 +55,9 @@ def test_count_for():
 
 def test_floor_is_the_slower_of_computing_and_moving():
     peaks = Peaks(flops=100.0, bytes=10.0, samples={})
-    found = speed_peaks.floor(Cost(200.0, 50.0, ""), peaks)
+    found = speed_peaks.floor(Count(200.0, 50.0), peaks)
     assert (found.compute, found.memory, found.seconds) == (2.0, 5.0, 5.0)
-    assert speed_peaks.floor(Cost(800.0, 50.0, ""), peaks).seconds == 8.0
+    assert speed_peaks.floor(Count(800.0, 50.0), peaks).seconds == 8.0
 
 
 def test_ratio_of_what_is_known():
@@ -67,33 +67,36 @@ def test_ratio_of_what_is_known():
     assert speed_peaks.ratio(1.0, -1e-6) is None  # a slope lost in noise
 
 
-def cost(function, *arguments, devices=1) -> Cost:
-    traced = jax.jit(function).trace(*arguments)
-    return speed_peaks.cost(counts.of_results(traced.jaxpr), traced.lower().compile(), devices)
-
-
-@pytest.mark.parametrize("length", [2, 7])
-def test_bytes_of_a_loop_are_those_of_one_iteration(length):
+@pytest.mark.parametrize("length", [3, 7])
+def test_bytes_of_a_loop_are_those_of_all_iterations(length):
     n = 64
     w = jnp.ones((n, n)) / n
-    found = cost(lambda x: jax.lax.fori_loop(0, length, lambda _, x: x @ w, x), w)
-    # The product reads two matrices and writes one; once, the loop may copy what it begins with, and constants.
-    assert 3 * 4 * n**2 <= found.bytes <= 9 * 4 * n**2
+    once, several = (
+        contestants.compiled(jax.jit(lambda x, t=turns: jax.lax.fori_loop(0, t, lambda _, x: jnp.tanh(x @ w), x)), w)
+        for turns in (length, 2 * length)
+    )
+    more = counts.per_iteration(once.work, several.work, length).bytes
+    # The product reads two matrices and writes one; what follows reads and writes one, or is fused, or copies one.
+    assert 3 * 4 * n**2 <= more <= 7 * 4 * n**2
 
 
 @pytest.mark.usefixtures("optimised")
 def test_bytes_are_of_the_fused_program_and_of_all_devices():
     x = jnp.ones(1000)
-    found = cost(lambda a, b: jnp.tanh(a + b) * 2 + a, x, x)
-    assert found.bytes == 3 * 4 * 1000  # and not those of every operation
-    assert found.bytes_of == speed_peaks.COMPILED
-    assert cost(lambda a, b: jnp.tanh(a + b) * 2 + a, x, x, devices=4).bytes == 4 * found.bytes
+    function = jax.jit(lambda a, b: jnp.tanh(a + b) * 2 + a)
+    found = contestants.compiled(function, x, x)
+    assert found.work.bytes == 3 * 4 * 1000  # and not those of every operation
+    assert found.work.bytes == found.program.cost_analysis()["bytes accessed"]
+    assert found.bytes_of == contestants.KERNELS
+    assert contestants.compiled(function, x, x, devices=4).work.bytes == 4 * found.work.bytes
 
 
-@pytest.mark.parametrize("said", [None, {}])
-def test_where_a_compiler_counts_nothing_every_operation_counts(said):
-    compiled = types.SimpleNamespace(cost_analysis=lambda: said)
-    assert speed_peaks.cost(Count(7.0, 9.0), compiled, devices=4) == (7.0, 9.0, speed_peaks.OPERATIONS)
+def test_where_the_text_of_a_program_tells_nothing_every_operation_counts():
+    halve = jax.jit(lambda x: jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: x / 2, x))
+    found = contestants.compiled(halve, jnp.ones(1000))
+    assert found.bytes_of == contestants.OPERATIONS
+    assert found.work == counts.of(halve, jnp.ones(1000))
+    assert traffic.of(types.SimpleNamespace(as_text=lambda: None)) is None
 
 
 def test_memory_of_a_program():
@@ -175,7 +178,7 @@ def test_compiling_takes_its_time_every_time(empty_cache):
 
     ones = jnp.ones(3)  # another program
     before = set(folder.iterdir())
-    work, plain, program, seconds = contestants.compiled(jax.jit(double), ones)
+    work, _, plain, program, seconds = contestants.compiled(jax.jit(double), ones)
     np.testing.assert_array_equal(program(ones), 2.125)
     assert work.flops == plain.flops == 2 * 3
     assert seconds > 0
@@ -195,7 +198,7 @@ def test_the_zeros_of_blocks_are_counted_apart(features):
         with convolutions.forms(convolutions.forms.value or "cpu"):
             return layer.apply({"params": {"kernel": kernel}}, x)
 
-    work, plain, *_ = contestants.compiled(convolve, x, kernel)
+    work, _, plain, *_ = contestants.compiled(convolve, x, kernel)
     taps = 3 * 16 - 2  # pairs of output and kernel rows that meet the image
     assert plain.flops == 2 * 2 * 4 * features * taps**2
     height, width = next(block for most, block in ((1, (4, 4)), (8, (2, 2)), (16, (1, 2))) if features <= most)
@@ -429,7 +432,7 @@ def test_the_tables_show_what_is_unknown(benched):
     assert "<= " not in tables.markdown(record)
     for found in record["methods"].values():
         found.update(dict.fromkeys(("paper_seconds", "paper_over_ours", "flops", "floor_seconds", "fraction_of_floor")))
-        found["bytes_of"] = speed_peaks.OPERATIONS
+        found["bytes_of"] = contestants.OPERATIONS
     text = tables.markdown(record)
     assert f"| <= {found['bytes'] / 1e9:.3g} " in text
     assert tables.OTHER_SIZE in text
