@@ -34,15 +34,17 @@ def detect(
     thresholds: Mapping[str, float],
     volume_thresholds: Mapping[str, float] | None = None,
 ) -> Maps:
-    """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written."""
+    """Turns a change Y - X (where a method draws X) and an anomaly map, [X, Y, Z], into what is written.
+
+    Both are 0 outside the brain.
+    """
     brain = prepared.placement.brain
     restored = None if change is None else pipeline.restored(prepared, change)
     masks, volume_masks = (
         {name: (anomaly > threshold) & brain for name, threshold in (by_name or {}).items()}
         for by_name in (thresholds, volume_thresholds)
     )
-    score = np.where(brain, anomaly, np.float32(0)).astype(np.float32, copy=False)
-    return Maps(restored, score, masks, brain, volume_masks)
+    return Maps(restored, anomaly, masks, brain, volume_masks)
 
 
 def finished(folder: pathlib.Path, subject: str, provenance: dict[str, Any]) -> dict[str, Any]:

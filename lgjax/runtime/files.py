@@ -10,9 +10,10 @@ import pathlib
 import secrets
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+from isal import igzip, isal_zlib
 
 from lgjax.runtime.errors import EnvironmentFault, InputError
 
@@ -184,7 +185,7 @@ class Stream:
         self.compressed = self.start.startswith(b"\x1f\x8b")
         self.position = 0
         self._file.seek(0)
-        self._bytes = gzip.GzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
+        self._bytes = igzip.IGzipFile(fileobj=self._file, mode="rb") if self.compressed else self._file
 
     def __enter__(self) -> "Stream":
         return self
@@ -249,7 +250,7 @@ def faults(path: pathlib.Path) -> Iterator[None]:
         trailing = "Not a gzipped file" in str(error)
         problem = "has data after the end of its gzip stream" if trailing else f"is damaged: {error}"
         raise InputError(path, problem, COPY_AGAIN) from error
-    except zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]  # a class, though the stubs call it an exception
         raise InputError(path, f"is damaged: {error}", COPY_AGAIN) from error
     except FileNotFoundError as error:
         if path.is_symlink():

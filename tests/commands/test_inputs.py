@@ -232,8 +232,8 @@ BAD: dict[str, tuple[Maker, tuple[str, ...]]] = {
     # 3, 4, 5
     "crc.nii.gz": (content(flipped(PACKED, -8)), ("is damaged", "CRC", COPY)),
     "voxelbit.nii.gz": (content(flipped(STORED, -9)), ("is damaged", "CRC", COPY)),
-    "deflate.nii.gz": (content(PACKED[:10] + b"\x07" + PACKED[11:]), ("is damaged", "block type", COPY)),
-    "tail.nii.gz": (content(PACKED + b"garbage"), ("data after the end of its gzip stream", COPY)),
+    "deflate.nii.gz": (content(PACKED[:10] + b"\x07" + PACKED[11:]), ("is damaged", "deflate block", COPY)),
+    "tail.nii.gz": (content(PACKED + b"a dozen bytes"), ("data after the end of its gzip stream", COPY)),
     "second.nii.gz": (content(PACKED + gzip.compress(b"more")), ("data after its declared content", COPY)),
     "empty.nii.gz": (content(b""), ("is empty (zero bytes)", COPY)),
     "empty.plain.nii": (content(b""), ("is empty (zero bytes)", COPY)),
