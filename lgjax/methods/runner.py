@@ -218,7 +218,7 @@ class Runner:
             self.timed.append((size, seconds / self._made(trace)))
         return x, trace
 
-    def _compile(self, *given: Any) -> Callable:
+    def compile(self, *given: Any) -> Callable:
         """Compiles the method for what is given; from the first refusal on, without the fused variance network."""
         try:
             with variance.fusion(self.fused):
@@ -227,7 +227,7 @@ class Runner:
             if not self.fused or devices.is_out_of_memory(error):
                 raise
             self.fused = False
-            program = self._compile(*given)
+            program = self.compile(*given)
             LOG.warning(
                 "warning: this device's compiler refuses the fused variance network: going on with the plain one."
             )
@@ -236,7 +236,7 @@ class Runner:
     def _run(self, size: int, *given: Any) -> tuple[Any, float]:
         """Runs the program for one size of what is given, compiled first; returns how long the run took, too."""
         if size not in self.programs:
-            self.programs[size] = self._compile(*given)
+            self.programs[size] = self.compile(*given)
         began = time.perf_counter()
         found = jax.device_get(self.programs[size](*given))
         seconds = time.perf_counter() - began
@@ -282,7 +282,7 @@ class Runner:
         n, step = len(part[0]), self.dispatched
         pieces = [self.place([a[i : i + step] for a in part]) for i in range(0, n, step)]
         if self.compiled is None:
-            self.compiled = self._compile(self.params, *pieces[0])
+            self.compiled = self.compile(self.params, *pieces[0])
         program, began = self.compiled, time.perf_counter()
         done = list(parallel.ahead(lambda piece: jax.device_get(program(self.params, *piece)), pieces, IN_FLIGHT))
         seconds = time.perf_counter() - began

@@ -5,7 +5,7 @@ Weights are random and slices synthetic: every iteration does the same work what
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from lgjax.models import convolutions
+from lgjax.models import convolutions, variance
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import replicate
@@ -84,14 +84,22 @@ class Compiled(NamedTuple):
 
 def compiled(function: Any, *arguments: Any, devices: int = 1) -> Compiled:
     """Compiles a jitted function for some arguments and devices, and counts its work."""
-    with convolutions.forms("plain"):
-        plain = counts.of(function, *arguments)
+    program, seconds = timed(lambda: function.lower(*arguments).compile())
+    return counted(function, *arguments, program=program, seconds=seconds, devices=devices)
+
+
+def timed(compile: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns a program, compiled anew, and the seconds that tracing, lowering and compiling took."""
     with uncached():
         began = time.perf_counter()
-        traced = function.trace(*arguments)
-        program = traced.lower().compile()
-        seconds = time.perf_counter() - began
-    work, moved = counts.of_results(traced.jaxpr), traffic.of(program)
+        return compile(), time.perf_counter() - began
+
+
+def counted(function: Any, *arguments: Any, program: Any, seconds: float, devices: int) -> Compiled:
+    """Counts the work of a jitted function that is compiled for some arguments and devices."""
+    with convolutions.forms("plain"), variance.fusion(False):
+        plain = counts.of(function, *arguments)
+    work, moved = counts.of(function, *arguments), traffic.of(program)
     if moved is None:
         return Compiled(work, OPERATIONS, plain, program, seconds)
     return Compiled(work._replace(bytes=float(devices * moved)), KERNELS, plain, program, seconds)

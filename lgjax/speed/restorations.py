@@ -13,13 +13,14 @@ from lgjax.methods import runner as runners
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.volumes import Volume
+from lgjax.models import variance
 from lgjax.models.base import Model
 from lgjax.preparation.midplane import Mirror
 from lgjax.preparation.slices import Grid, Slices
 from lgjax.runtime import devices
 from lgjax.speed import counts, profile
 from lgjax.speed import peaks as speed_peaks
-from lgjax.speed.contestants import Compiled, Work, against_floor, brain_like, compiled, scaled
+from lgjax.speed.contestants import Compiled, Work, against_floor, brain_like, counted, scaled, timed
 from lgjax.speed.peaks import Peaks, Runs, Spread
 from lgjax.speed.profile import Kernel
 
@@ -68,14 +69,22 @@ def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
     """Compiles a method as the product does, for its first batch or volume, which it then restores."""
     if arrays.known is None:
         parts = [part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)]
-        found = compiled(runner.function, runner.params, *runner.place(parts), devices=runner.mesh.size)
+        found = _compiled(runner, *runner.place(parts))
         runner.compiled = found.program
     else:
         whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
-        found = compiled(runner.function, runner.params, whole, arrays.strength[0], devices=runner.mesh.size)
+        found = _compiled(runner, whole, arrays.strength[0])
         runner.programs[len(whole.number)] = found.program
     restore(runner, arrays)
     return found
+
+
+def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
+    """Compiles a method for some arguments beside the parameters, and counts its work in the form that was compiled."""
+    arguments = (runner.params, *arguments)
+    program, seconds = timed(lambda: runner.compile(*arguments))
+    with variance.fusion(runner.fused):
+        return counted(runner.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)
 
 
 def restore(runner: runners.Runner, arrays: Given) -> list[Any]:

@@ -117,7 +117,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     run = runner.Runner(names.parse("intensity"), settled, None, params, devices.mesh(jax.devices()[:1]))
     run.function, x = jax.jit(functools.partial(variance.predict, settings)), images(1, 9, 8)
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):
-        found = [run._compile(params, part)(params, part) for part in (x, x[:, :5])]
+        found = [run.compile(params, part)(params, part) for part in (x, x[:, :5])]
     assert [record.message for record in caplog.records] == [
         "warning: this device's compiler refuses the fused variance network: going on with the plain one."
     ]
@@ -126,7 +126,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
             np.testing.assert_array_equal(one, jax.jit(functools.partial(variance.predict, settings))(params, part))
     run.function = jax.jit(lambda params, x: x.nothing)
     with pytest.raises(AttributeError):
-        run._compile(params, x)
+        run.compile(params, x)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from configs import bench as settings
 from lgjax import models
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
-from lgjax.models import convolutions
+from lgjax.models import convolutions, variance
 from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import contestants, counts, profile, restorations, tables, traffic
@@ -247,6 +247,26 @@ def test_a_further_solver_is_named_and_its_iterations_are_its_own(mesh1):
     assert (own.settings.optimizer, further.settings.optimizer) == ("adam", "proximal")
     assert (own.runner(3).settings.iterations, own.runner(3).settings.refreshes) == (3, own.settings.refreshes)
     assert (further.runner(3).settings.iterations, further.runner(3).settings.refreshes) == (own.settings.iterations, 3)
+
+
+def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
+    config = settings.get_config("smoke")
+    config.experiments.detection.data.height = config.experiments.detection.data.width = 16
+    task = bench.task(bench.from_config(config), methods.parse("intensity_tv3d"), "adam", {}, mesh1)
+    runner, asked = task.runner(), []
+
+    def refuse_once(*given):  # as a compiler that knows no kernel of ours
+        asked.append(given)
+        runner.fused = False
+        return runner.function.lower(*given).compile()
+
+    monkeypatch.setattr(runner, "compile", refuse_once)
+    seen = []
+    monkeypatch.setattr(contestants.counts, "of", lambda *_: seen.append(variance.fusion.value) or Count(1.0, 1.0))
+    found = restorations.prepare(runner, restorations.given(task, 4))
+    assert len(asked) == 1
+    assert list(runner.programs.values()) == [found.program]
+    assert seen == [False, False]
 
 
 def test_volumes_that_fit_in_no_run_are_computed():
