@@ -67,7 +67,9 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     peers = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}", f"--methods={NEURAL}")
     convolutions = ("benchmarks/convolutions.py", f"--output={OUTPUT}", "--slices=2" if smoke else "--slices=64")
     forms = ("--smoke", "--repeats=1", "--seconds=5") if smoke else ("--seconds=45",)
+    maps = ("benchmarks/gpu_maps.py", f"--device={device}", f"--output={OUTPUT}", *["--smoke"] * smoke)
     return [
+        Phase("maps", 60, maps),
         Phase("restoration_tensorfloat32", 60, (*bench, one, untrained)),
         Phase("restoration_bfloat16", 60, (*bench, one, untrained, ROUNDED)),
         Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
