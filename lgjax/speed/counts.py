@@ -15,7 +15,20 @@ from jax.interpreters import partial_eval
 
 ELEMENTWISE = frozenset(
     (
-        *("abs", "add", "add_any", "div", "integer_pow", "mul", "neg", "rem", "sign", "square", "sub"),
+        *(
+            "abs",
+            "add",
+            "add_any",
+            "div",
+            "integer_pow",
+            "mul",
+            "neg",
+            "one_minus_square",
+            "rem",
+            "sign",
+            "square",
+            "sub",
+        ),
         *("ceil", "clamp", "floor", "max", "min", "nextafter", "round"),
         *("eq", "ge", "gt", "is_finite", "le", "lt", "ne", "select_n"),
     )
@@ -41,7 +54,8 @@ def of(function: Any, *arguments: Any) -> Count:
 
 def of_results(jaxpr: Any) -> Count:
     """Counts the work that the results of a closed jaxpr need, as `count` does: compilers leave out the rest."""
-    needed, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    opened = getattr(jaxpr, "jaxpr", jaxpr)  # from jax 0.11, open and closed ones are of one kind
+    needed, _ = partial_eval.dce_jaxpr(opened, [True] * len(opened.outvars))
     return count(needed)
 
 

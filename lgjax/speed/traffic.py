@@ -53,7 +53,7 @@ def of(compiled: Any) -> int | None:
     try:
         program = hlo.parse(compiled.as_text() or "")
         return sum(launch.times * size(program, launch.around, launch.instruction) for launch in launches(program))
-    except ValueError:  # a loop of unknown length, or a text of another kind
+    except (ValueError, LookupError):  # a loop of unknown length, or a text of another form
         return None
 
 

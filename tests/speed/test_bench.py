@@ -96,7 +96,9 @@ def test_where_the_text_of_a_program_tells_nothing_every_operation_counts():
     found = contestants.compiled(halve, jnp.ones(1000))
     assert found.bytes_of == contestants.OPERATIONS
     assert found.work == counts.of(halve, jnp.ones(1000))
-    assert traffic.of(types.SimpleNamespace(as_text=lambda: None)) is None
+    strange = "ENTRY %main (p: f32[]) -> f32[] {\n  ROOT %a = f32[] negate(%nowhere)\n}"
+    for text in (None, "func.func @main", strange):
+        assert traffic.of(types.SimpleNamespace(as_text=lambda text=text: text)) is None
 
 
 def test_memory_of_a_program():
