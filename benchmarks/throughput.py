@@ -3,8 +3,10 @@
     python benchmarks/throughput.py --before=../old --workdir=W --input=../data --method=intensity --output=F.json
 
 Each turn is a process of its own: `restore` of all scans into an empty folder, and again into the finished folder. The
-difference of both times is that of the scans, without start-up. CPU seconds by stage are those of one thread that takes
-a few scans one after the other. Nothing else should run; what does slows both checkouts.
+difference of both times is that of the scans, without start-up. Behind each turn of this checkout, another process
+restores the same batches from arrays in memory, when all is compiled: that is the pure time of the devices. CPU seconds
+by stage are those of one thread that takes a few scans one after the other. Nothing else should run; what does slows
+both checkouts. Without --before, this checkout is measured alone.
 """
 
 import argparse
@@ -42,6 +44,34 @@ for subject in [subjects[0], *subjects]:  # the first one compiles
 print(json.dumps({name: sum(values[1:]) / (len(values) - 1) for name, values in spent.items()}))
 """
 
+# The batches of `Queue`, dispatched as by `Runner`, without what goes to the devices and what comes back.
+DEVICES = """
+import json, sys, time
+import jax, numpy as np
+import lgjax
+from lgjax.methods.runner import IN_FLIGHT
+from lgjax.runtime import parallel
+workdir, place, method = sys.argv[1:]
+detector = lgjax.load(workdir, method=method)
+runner = detector.runner
+assert not runner.whole_volumes, "a method of whole volumes has no batches"
+plans = [detector.plan(detector.prepare(subject)) for subject in lgjax.find(place)]
+slices = [np.concatenate(parts) for parts in zip(*[(*plan.slices, plan.strength) for plan in plans])]
+began = time.perf_counter()
+runner.batch([part[: runner.size] for part in slices])
+first = time.perf_counter() - began
+starts = range(0, len(slices[0]), runner.dispatched)
+pieces = jax.block_until_ready([runner.place([a[i : i + runner.dispatched] for a in slices]) for i in starts])
+restore = lambda piece: jax.block_until_ready(runner.compiled(runner.params, *piece))
+each, seconds = runner.size // runner.dispatched, []
+for start in range(0, len(pieces), each):
+    began = time.perf_counter()
+    list(parallel.ahead(restore, pieces[start : start + each], IN_FLIGHT))
+    seconds.append(time.perf_counter() - began)
+compiling = first - seconds[0]
+print(json.dumps({"seconds": sum(seconds), "slices": len(slices[0]), "batches": len(seconds), "compiling": compiling}))
+"""
+
 
 def run(checkout: pathlib.Path, words: list[str]) -> tuple[str, float, float]:
     """Runs Python in a checkout; returns what it printed, and its seconds on the wall and of CPUs."""
@@ -73,10 +103,22 @@ def turn(checkout: pathlib.Path, arguments: argparse.Namespace) -> dict:
     return found
 
 
+def beside_devices(found: dict, checkout: pathlib.Path, arguments: argparse.Namespace) -> dict:
+    """Adds to a turn the seconds of the devices alone, and how many times as long the turn took."""
+    words = ["-c", DEVICES, str(arguments.workdir), str(arguments.input), arguments.method]
+    alone = json.loads(run(checkout, words)[0].splitlines()[-1])
+    return {**found, "devices_alone": alone, "times_devices_alone": found["seconds"] / alone["seconds"]}
+
+
 def by_stage(checkout: pathlib.Path, arguments: argparse.Namespace) -> dict:
     """Returns the CPU seconds of one thread for one scan, by stage."""
     words = ["-c", STAGES, str(arguments.workdir), str(arguments.input), arguments.method, str(STAGED)]
     return json.loads(run(checkout, words)[0].splitlines()[-1])
+
+
+def revision(checkout: pathlib.Path) -> str:
+    """Returns the commit of a checkout."""
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkout, text=True).strip()
 
 
 def median(turns: list[dict]) -> dict:
@@ -85,26 +127,31 @@ def median(turns: list[dict]) -> dict:
     found = {key: statistics.median(one[key] for one in turns) for key in keys}
     if told := [one["told"]["DeviceSeconds"] / one["told"]["Seconds"] for one in turns if "told" in one]:
         found["device_share"] = statistics.median(told)
+    if all("devices_alone" in one for one in turns):
+        found["devices_alone"] = statistics.median(one["devices_alone"]["seconds"] for one in turns)
+        found["times_devices_alone"] = statistics.median(one["times_devices_alone"] for one in turns)
     return found
 
 
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=pathlib.Path, required=True, help="another checkout")
+    parser.add_argument("--before", type=pathlib.Path, help="another checkout")
     for name in ("workdir", "input", "output"):
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
-    checkouts = {"before": arguments.before.resolve(), "after": ROOT}
+    checkouts = {"before": arguments.before.resolve()} if arguments.before else {}
+    checkouts["after"] = ROOT
     arguments.workdir, arguments.input = arguments.workdir.resolve(), arguments.input.resolve()
     turns: dict[str, list[dict]] = {name: [] for name in checkouts}
     loads = []
     for _ in range(arguments.turns):
         for name, checkout in checkouts.items():
             loads.append(round(os.getloadavg()[0], 2))
-            turns[name].append(turn(checkout, arguments))
+            found = turn(checkout, arguments)
+            turns[name].append(beside_devices(found, checkout, arguments) if name == "after" else found)
             print(name, json.dumps(turns[name][-1]), flush=True)
     sys.path.insert(0, str(ROOT))
     from lgjax.runtime import devices
@@ -112,8 +159,7 @@ def main() -> None:
     record = {
         "command": f"benchmarks/throughput.py --method={arguments.method} --turns={arguments.turns}",
         **devices.versions(),
-        "before": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkouts["before"], text=True).strip(),
-        "after": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
+        **{name: revision(checkout) for name, checkout in checkouts.items()},
         "load_before_each_run": loads,
         "medians": {name: median(found) for name, found in turns.items()},
         "cpu_seconds_of_a_scan": {name: by_stage(checkout, arguments) for name, checkout in checkouts.items()},
