@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lgjax.speed import traffic
@@ -19,27 +19,37 @@ _MOVES = (
 _MOVES |= {"dynamic-update-slice", "convert"}
 _REDUCTIONS = {"reduce", "reduce-window"}
 _LIBRARIES = {"__cudnn$conv": "convolution", "__cublas": "product"}  # kind of a call by how its target begins
+OWN = "own"  # kind of a kernel that lgjax brings, a call of Triton
 _TARGET = r'custom_call_target="([^"]*)"'
 
 
 class Kernel(NamedTuple):
     """One launch, and how often it comes."""
 
-    kind: str  # convolution, product, triton, reduction, elementwise, copy or other
+    kind: str  # convolution, product, triton (a product by XLA), own, reduction, elementwise, copy or other
     times: float
     bytes: int  # read and written, each operand and each result once
     flops: int  # of convolutions and products of matrices: two a product
     scope: str = ""  # of the program's text that asks for it: XLA's op_name
 
 
-def kernels(program: Program) -> Iterator[Kernel]:
-    """Yields the kernels of a program in the order of launch, those of its loops as often as these run.
+def kernels(program: Program, own: Sequence[float] = ()) -> list[Kernel]:
+    """Returns the kernels of a program in the order of launch, those of its loops as often as these run.
+
+    Args:
+      program: that was compiled.
+      own: operations of each kernel that is a call of Triton, which XLA's text does not tell.
 
     Raises:
-      ValueError: nobody knows how often a loop runs, or which branch is taken.
+      ValueError: nobody knows how often a loop runs, or which branch is taken; there are more or fewer of our kernels.
     """
-    for launch in traffic.launches(program):
-        yield _kernel(program, launch)
+    found = [_kernel(program, launch) for launch in traffic.launches(program)]
+    places = [place for place, one in enumerate(found) if one.kind == OWN]
+    if len(places) != len(own):
+        raise ValueError(f"{len(places)} calls of Triton, but the operations of {len(own)}")
+    for place, flops in zip(places, own, strict=True):
+        found[place] = found[place]._replace(flops=round(flops))
+    return found
 
 
 def of_unit(found: Iterable[Kernel], units: int) -> list[Kernel]:
@@ -104,12 +114,12 @@ def _library(one: Instruction) -> str:
     """Names the kind of a call of a library."""
     target = one.found(_TARGET)
     if "triton" in target:
-        return "triton"
+        return OWN
     return next((kind for start, kind in _LIBRARIES.items() if target.startswith(start)), "other")
 
 
 def _operations(one: Instruction, operands: list[Array]) -> int:
-    """Counts the operations of a call of a library, 0 where nothing tells them (Triton)."""
+    """Counts the operations of a call of a library, 0 where nothing tells them."""
     target = one.found(_TARGET)
     if target.startswith("__cudnn$conv"):
         return _convolution(one, target, operands)

@@ -12,11 +12,12 @@ import argparse
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,12 +32,13 @@ from lgjax import models
 from lgjax.methods import names, runner, volumes
 from lgjax.models.precision import CHOICES
 from lgjax.runtime import devices, files, places
-from lgjax.speed import hlo
+from lgjax.speed import counts, hlo
 from lgjax.training import feeding, step
 from lgjax.training import settings as training_settings
 
 RECORD = pathlib.Path(__file__).with_suffix(".json")
 RELEASED = pathlib.Path(runner.__file__).parents[1] / "shipped" / "restorer" / "config.json"
+TRAINING = "training of vae"
 METHODS = ("vae_lg_neural_tv", "vae_lg_est_tv", "vae_elbo_tv")
 TRAIN_SLICES, STEPS = 1024, 10  # on the device, and of one dispatch
 SLICES = 96  # of a volume of the released model, the padding included
@@ -59,12 +61,12 @@ platform_name: "CUDA" device_description_str: "{name}" dnn_version_info {{ major
 """
 
 
-class Lowered(NamedTuple):
+class Traced(NamedTuple):
     """A program before it is compiled."""
 
-    lowered: Any
+    traced: Any  # jax.stages.Traced
     units: int  # iterations or steps that it makes; 0: it is one application, and all of it counts
-    purpose: str  # see `devices.compiler_options`
+    purposes: tuple[str, ...]  # see `devices.compiler_options`
 
 
 def mesh(device: str) -> jax.sharding.Mesh:
@@ -92,54 +94,71 @@ def parameters(config, precision: str) -> Any:
     return jax.eval_shape(models.freeze, step.state_shapes(model, settings).variables)
 
 
-def restoration(name: str, config, solver: str, precision: str, on: jax.sharding.Mesh) -> Lowered:
-    """Lowers the restoration of one micro-batch by a method of slices and a solver."""
+def settings_of(config, values: Mapping[str, Any], precision: str) -> tuple[runner.Settings, tuple[str, ...]]:
+    """Returns the settings of a restoration, some values changed, and what its compiler options are for."""
+    settings = runner.from_config(config)._replace(precision=precision, **values)
+    return settings, ("restoration", "graph") if values.get("cuda_graphs") else ("restoration",)
+
+
+def restoration(name: str, config, values: Mapping[str, Any], precision: str, on: jax.sharding.Mesh) -> Traced:
+    """Traces the restoration of one micro-batch by a method of slices; `values` change its settings."""
     method, model = names.parse(name), models.from_config(config, precision)
-    settings = runner.from_config(config)._replace(precision=precision, optimizer=solver, tolerance=0.0)
+    settings, purposes = settings_of(config, values, precision)
     count = runner.micro_batch(on)
     numbers = jax.ShapeDtypeStruct((count,), jnp.int32), jax.ShapeDtypeStruct((count,), jnp.float32)
     given = shaped((images(count, config), images(count, config), *numbers), devices.batch_sharding(on))
     function = jax.jit(devices.on_each(runner.restorer(method, settings, model), on))
     units = getattr(settings, runner.length(method, settings))
-    return Lowered(
-        function.lower(shaped(parameters(config, precision), devices.replicated(on)), *given), units, "restoration"
-    )
+    traced = function.trace(shaped(parameters(config, precision), devices.replicated(on)), *given)
+    return Traced(traced, units, purposes)
 
 
-def training(config, precision: str, on: jax.sharding.Mesh) -> Lowered:
-    """Lowers some training steps, as they are dispatched where slices lie on the device."""
+def training(config, precision: str, on: jax.sharding.Mesh) -> Traced:
+    """Traces some training steps, as they are dispatched where slices lie on the device."""
     settings = training_settings.from_config(config)._replace(precision=precision)
     model = models.from_config(config, precision)
     rows = jax.ShapeDtypeStruct((STEPS, settings.batch_size), jnp.int32)
     data = (images(TRAIN_SLICES, config),) * 2
     given = shaped((step.state_shapes(model, settings), data, rows), devices.replicated(on))
     with jax.sharding.use_abstract_mesh(on.abstract_mesh):  # says what kind of device it is for
-        return Lowered(feeding.make_steps(model, settings, on).lower(*given), STEPS, "training")
+        return Traced(feeding.make_steps(model, settings, on).trace(*given), STEPS, ("training",))
 
 
-def released(precision: str, on: jax.sharding.Mesh) -> Lowered:
-    """Lowers the restoration of a volume by the released model."""
+def released(values: Mapping[str, Any], precision: str, on: jax.sharding.Mesh) -> Traced:
+    """Traces the restoration of a volume by the released model."""
     config = ml_collections.ConfigDict(json.loads(RELEASED.read_text()))
     method, model = names.parse(config.restore.method), models.from_config(config, precision)
-    settings = runner.from_config(config)._replace(precision=precision)
+    settings, purposes = settings_of(config, values, precision)
     numbers = jax.ShapeDtypeStruct((SLICES,), jnp.int32), jax.ShapeDtypeStruct((SLICES - 1,), jnp.float32)
     image = images(SLICES, config)
     whole = volumes.Volume(image, image, *numbers, volumes.Mirror(image, image))
     given = parameters(config, precision), whole, jax.ShapeDtypeStruct((), jnp.float32)
     function = devices.on_all(volumes.restorer(method, settings, model, runner.micro_batch(on)), on)
-    return Lowered(jax.jit(function).lower(*shaped(given, devices.replicated(on))), 0, "restoration")
+    return Traced(jax.jit(function).trace(*shaped(given, devices.replicated(on))), 0, purposes)
 
 
-def programs() -> dict[str, Callable[[str, jax.sharding.Mesh], Lowered]]:
-    """Returns by name what lowers each program, given a precision and a mesh."""
+def programs(values: Mapping[str, Any]) -> dict[str, Callable[[str, jax.sharding.Mesh], Traced]]:
+    """Returns by name what traces each program, given a precision and a mesh; `values` are of restorations."""
     config = bench.get_config("paper").experiments.vae
-    found = {name: functools.partial(restoration, name, config, "adam") for name in METHODS}
+    adam, proximal = ({"optimizer": name, "tolerance": 0.0, **values} for name in ("adam", "proximal"))
     return {
-        **found,
-        f"{METHODS[0]}, proximal": functools.partial(restoration, METHODS[0], config, "proximal"),
-        "training of vae": functools.partial(training, config),
-        "released restorer, a volume": released,
+        **{name: functools.partial(restoration, name, config, adam) for name in METHODS},
+        f"{METHODS[0]}, proximal": functools.partial(restoration, METHODS[0], config, proximal),
+        TRAINING: functools.partial(training, config),
+        "released restorer, a volume": functools.partial(released, values),
     }
+
+
+def calls(jaxpr: Any) -> Iterator[float]:
+    """Yields the operations of each of our own kernels (Pallas), in order: XLA's text does not tell them."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "pallas_call":
+            turns = math.prod(equation.params["grid_mapping"].grid)
+            yield turns * counts.count(equation.params["jaxpr"]).flops
+            continue
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                yield from calls(inner) if hasattr(inner, "eqns") else ()
 
 
 class Text(NamedTuple):
@@ -149,12 +168,13 @@ class Text(NamedTuple):
     thunks: str
 
 
-def compiled(program: Lowered) -> Text:
+def compiled(program: Traced) -> Text:
     """Compiles a program and returns what XLA tells of it."""
-    options = devices.COMPILER_OPTIONS.get(("gpu", program.purpose), {})
     with tempfile.TemporaryDirectory() as folder:
-        told = {"xla_gpu_autotune_level": 0, "xla_dump_to": folder}
-        hlo = program.lowered.compile(compiler_options={**told, **options}).as_text()
+        options = {"xla_gpu_autotune_level": 0, "xla_dump_to": folder}
+        for purpose in program.purposes:
+            options |= devices.COMPILER_OPTIONS.get(("gpu", purpose), {})
+        hlo = program.traced.lower().compile(compiler_options=options).as_text()
         (thunks,) = pathlib.Path(folder).glob("*.thunk_sequence_after_thunk_passes.txt")
         return Text(hlo, thunks.read_text())
 
@@ -171,13 +191,14 @@ def longest(kernels: Sequence[Kernel], count: int) -> str:
 def count(chosen: argparse.Namespace) -> dict[str, Any]:
     """Compiles all programs that were chosen, and returns a run of the record."""
     on, run = mesh(chosen.device), {}
-    for name, lower in programs().items():
+    for name, trace in programs(chosen.restore).items():
         for precision in chosen.precisions if name in chosen.programs else ():
-            program = lower(precision, on)
+            program = trace(precision, on)
             text = compiled(program)
             if chosen.texts:
                 files.atomic_write(pathlib.Path(chosen.texts) / f"{name} {precision}.hlo", text.hlo)
-            kernels = cuda_kernels.of_unit(cuda_kernels.kernels(hlo.parse(text.hlo)), program.units)
+            found = cuda_kernels.kernels(hlo.parse(text.hlo), list(calls(program.traced.jaxpr)))
+            kernels = cuda_kernels.of_unit(found, program.units)
             total = sum(one.times for one in kernels)
             print(f"{name}, {precision}: {total:.4g} kernels\n{longest(kernels, chosen.longest)}", flush=True)
             told = {"captured": cuda_thunks.captured(text.thunks), "kernels": cuda_kernels.written(kernels)}
@@ -189,12 +210,13 @@ def count(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Counts, and adds what was counted to the record."""
-    known = list(programs())
+    known = list(programs({}))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="what the run is called in the record")
     parser.add_argument("--device", choices=DEVICES, default="h200")
     parser.add_argument("--programs", nargs="+", choices=known, default=known)
     parser.add_argument("--precisions", nargs="+", choices=CHOICES, default=list(CHOICES))
+    parser.add_argument("--restore", type=json.loads, default={}, help="values of config.restore, as JSON")
     parser.add_argument("--longest", type=int, default=0, help="kernels of each program that are printed")
     parser.add_argument("--texts", help="folder for the texts of the compiled programs")
     parser.add_argument("--output", default=RECORD, type=pathlib.Path)

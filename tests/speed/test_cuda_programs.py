@@ -1,5 +1,7 @@
 """Kernels of programs for CUDA: counts against counts by hand and XLA's own, laws against closed forms."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,16 @@ def test_calls_of_libraries_have_the_operations_of_what_they_compute(target, dty
     (found,) = cuda_kernels.kernels(program)
     elements = sum(int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes)
     assert (found.flops, found.bytes) == (flops, size * elements)
+
+
+def test_operations_of_our_own_kernels_are_told():
+    program = _entry(
+        "  %a = f32[6]{0} parameter(0)",
+        '  ROOT %c = f32[9]{0} custom-call(%a), custom_call_target="__gpu$xla.gpu.triton"',
+    )
+    assert cuda_kernels.kernels(program, [70.0]) == [Kernel(cuda_kernels.OWN, 1, 4 * 15, 70)]
+    with pytest.raises(ValueError, match="1 calls of Triton, but the operations of 0"):
+        cuda_kernels.kernels(program)
 
 
 def test_a_loop_of_unknown_length_is_refused():
@@ -180,7 +192,7 @@ def test_tables_show_the_runs_of_a_record_side_by_side():
     found = {"sum": cuda_model.Fit(5e-6, 2.0, [], []), "each": cuda_model.Fit(100e-6, 1.0, [], [])}
     row = cuda_tables.programs({"runs": runs}, ["a", "b"], PEAKS, found).splitlines()[-1]
     cells = [cell.strip() for cell in row.split("|")[3:-1]]
-    assert cells == ["3 → 3", "no → yes", "0.012 → 0.016", "0 → 2", "0.003 → 0.007", "0.02–0.30 → 0.01–0.30"]
+    assert cells == ["3 → 3", "no → yes", "0.012 → 0.016", "0 → 2", "0.003 → 0.007", "0.30 (0.02–0.30) → 0.01–0.30"]
 
 
 def test_measured_seconds_are_of_methods_and_of_a_training_step():
@@ -188,3 +200,10 @@ def test_measured_seconds_are_of_methods_and_of_a_training_step():
     training = {"vae": {"steps_per_second": {"median": 125.0}}}
     found = cuda_tables.measured({"methods": method, "training": training})
     assert found == {"vae_lg_neural_tv": 0.002, cuda_tables.TRAINING: 0.008}
+
+
+def test_the_page_shows_the_tables_of_the_record():
+    page, folder = (ROOT / "docs/speed.md").read_text(encoding="utf-8"), ROOT / "benchmarks"
+    record, bench = (json.loads((folder / name).read_text()) for name in ("cuda_programs.json", "bench_h200.json"))
+    for table in cuda_tables.markdown(record, bench, list(record["runs"])):
+        assert table in page
