@@ -38,6 +38,7 @@ NO_CHROMIUM = "no Chromium can be started"  # why tests that look at pages in a 
 AS_USERS = "LGJAX_TESTS_AS_USERS"
 ONE_DEVICE = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")  # XLA's flags for commands
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PATIENCE = 300.0  # seconds that a test waits for what comes at once on an idle machine; many tests may share a core
 TINY = [  # flags of a model that is trained, calibrated and used in seconds
     "--config.data.train_subjects=3",
     "--config.data.calibration_subjects=2",
@@ -54,6 +55,14 @@ TINY = [  # flags of a model that is trained, calibrated and used in seconds
     "--config.calibrate.lambdas=2",
     "--config.calibrate.tolerance=10.0",
 ]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves what is to be compiled as users compile to tests/methods/test_as_users.py."""
+    if AS_USERS not in os.environ:
+        left = [item for item in items if item.get_closest_marker("as_users")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -209,9 +218,10 @@ def both(config):
 
 
 def until(condition) -> None:
-    deadline = time.monotonic() + 60
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
+        assert time.monotonic() < deadline, f"waited for {PATIENCE:.0f} seconds"
         time.sleep(0.01)
 
 

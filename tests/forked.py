@@ -1,26 +1,19 @@
-"""Commands in processes forked from a server that has imported JAX once: a second and more sooner than typed ones."""
+"""Commands in forked processes that lack a disk, memory or a network, or that stop half way."""
 
 import ctypes
-import multiprocessing
 import os
 import pathlib
 import resource
-import runpy
 import socket
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import images
-import jax
-from conftest import ONE_DEVICE
+from conftest import until
+from server import Forked
 
 from lgjax.runtime import memory
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["lgjax.batch", "lgjax.calibration.procedure", "lgjax.preparation.passes", "lgjax.report.quality"]
-)
+from lgjax.training.log import Log
 
 
 def heads(folder: pathlib.Path, count: int = 3) -> pathlib.Path:
@@ -37,28 +30,6 @@ class Ended(NamedTuple):
     said: str  # on standard output and error
 
 
-class Forked:
-    """A running command, with those methods of `subprocess.Popen` that tests need."""
-
-    def __init__(self, words: list[str], log: pathlib.Path, before: Callable[[], None] | None = None):
-        self._process = SERVER.Process(target=_run, args=(words, str(log), before))
-        self._process.start()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self) -> int | None:
-        self._process.join()
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
 def lgjax(*words, log: pathlib.Path, before: Callable[[], None] | None = None) -> Ended:
     """Runs a command to its end.
 
@@ -69,18 +40,6 @@ def lgjax(*words, log: pathlib.Path, before: Callable[[], None] | None = None) -
     """
     code = Forked([str(word) for word in words], log, before).wait()
     return Ended(code, log.read_text())
-
-
-def _run(words: list[str], log: str, before: Callable[[], None] | None) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
-    os.environ["XLA_FLAGS"] = ONE_DEVICE
-    jax.config.update("jax_disable_most_optimizations", False)  # a volume is solved in seconds with them alone
-    sys.argv = [words[0], *words[1:]]
-    if before:
-        before()
-    runpy.run_module(f"lgjax.{words[0]}", run_name="__main__", alter_sys=True)
 
 
 def small_files_only() -> None:
@@ -104,6 +63,21 @@ def limit_memory(more: int) -> None:
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[5])
     most = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def stand_still(lines: int, place: pathlib.Path) -> None:
+    """Has a training in a process group of its own wait when it has logged so many lines; called in its process."""
+    os.setsid()
+    write = Log.write
+
+    def written(log, *rest):
+        found = write(log, *rest)
+        if len(log.lines) == lines:
+            (place / "reached").touch()
+            until((place / "go on").exists)
+        return found
+
+    Log.write = written
 
 
 def without_network() -> None:

@@ -12,6 +12,7 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
+import server
 from conftest import ONE_DEVICE, ROOT, TINY
 from scipy import ndimage
 from test_docs import readme_python
@@ -44,9 +45,12 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
 
 
 def python(*words, cwd) -> subprocess.CompletedProcess:
-    """Runs Python in a process of its own, as from a shell in another folder than the clone."""
+    """Types Python in a shell, in another folder than the clone."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
-    result = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
+    return ok(subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True))
+
+
+def ok(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
@@ -67,7 +71,7 @@ def place(tmp_path_factory):
         "--config.restore.mask_rate=0.2",
         cwd=folder,
     )
-    python("-m", "lgjax", "calibrate", "--workdir=runs/vae", cwd=folder)
+    ok(server.run("calibrate", "--workdir=runs/vae", folder=folder))
     scan = phantom.make_subject(phantom.load_anatomies(None), 9, 0, "glioma", slices=8)
     nib.save(nib.Nifti1Image(scan.image.data.astype(np.int16), scan.image.affine), folder / "scan.nii.gz")
     return folder
@@ -104,8 +108,8 @@ def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
 def test_the_five_lines_on_a_real_scan(place):
     scan = images.REAL / "brats18" / "Brats18_2013_3_1" / "Brats18_2013_3_1_t2.nii.gz"
     code = LINES.replace("scan.nii.gz", str(scan)).replace('"out"', '"real"')
-    python("-c", code, cwd=place)
-    python("-m", "lgjax.restore", "--workdir=runs/vae", f"--input={scan}", "--output=realtyped", cwd=place)
+    ok(server.python(code, folder=place))
+    ok(server.run("restore", "--workdir=runs/vae", f"--input={scan}", "--output=realtyped", folder=place))
     same_files(place / "real", place / "realtyped")
 
 
@@ -142,9 +146,8 @@ def test_beside_another_programs_flags(place):
 def test_the_notebook_runs(place, monkeypatch):
     """Cell by cell, as Jupyter runs it and shows the value of a cell's last line."""
     monkeypatch.setenv("LGJAX_WORKDIR", "runs/vae")
-    _, maps, figure, lesions, dice, _, change = python(
-        "-c", NOTEBOOK, str(ROOT / "docs" / "quickstart.ipynb"), cwd=place
-    ).stdout.splitlines()
+    told = ok(server.python(NOTEBOOK, ROOT / "docs" / "quickstart.ipynb", folder=place)).stdout
+    _, maps, figure, lesions, dice, _, change = told.splitlines()
     assert "'0.01'" in maps
     assert "Picture" in figure
     assert (place / "shown.png").read_bytes().startswith(b"\x89PNG")
@@ -169,7 +172,7 @@ written = nibabel.load("memory/sub-ab/anat/sub-ab_space-orig_desc-anomaly_T2w.ni
 assert np.array_equal(written.get_fdata(dtype=np.float32), expected.anomaly)
 assert np.allclose(written.affine, image.affine)
 """
-    python("-c", code, cwd=place)
+    ok(server.python(code, folder=place))
 
 
 def test_import_is_light():

@@ -1,9 +1,7 @@
 """Several hosts on this machine: threads of one process, or processes that find each other on loopback."""
 
-import os
+import pathlib
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +9,16 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from conftest import ONE_DEVICE, ROOT
+from conftest import PATIENCE
 from jax.experimental import multihost_utils
+from server import Forked
 
 T = TypeVar("T")
 
 
 def threads(monkeypatch, count: int, work: Callable[[], T]) -> list[T]:
     """Does the work on hosts that are threads, and returns what each of them found."""
-    place, barrier = threading.local(), threading.Barrier(count, timeout=60)
+    place, barrier = threading.local(), threading.Barrier(count, timeout=PATIENCE)
     sent: list = [None] * count
 
     def exchange(mine):
@@ -45,22 +44,20 @@ def threads(monkeypatch, count: int, work: Callable[[], T]) -> list[T]:
         return list(pool.map(host, range(count)))
 
 
-def start(command: Sequence[str], hosts: int = 2) -> list[subprocess.Popen]:
-    """Starts a command of lgjax on hosts of one device each."""
+def start(folder: pathlib.Path, command: Sequence[str], hosts: int = 2) -> list[Forked]:
+    """Starts a command of lgjax on hosts of one device each; what they say is kept in a folder."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         flags = f"--coordinator=localhost:{free.getsockname()[1]}", f"--hosts={hosts}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
-        subprocess.Popen([sys.executable, "-m", *command, *flags, f"--host={host}"], cwd=ROOT, env=environment, **pipes)
+        Forked([*command, *flags, f"--host={host}"], folder / f"out{host}", err=folder / f"err{host}", optimised=False)
         for host in range(hosts)
     ]
 
 
-def finish(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[Forked]) -> list[tuple[int, str, str]]:
     """Waits for hosts; returns the exit code, the output and the errors of each, without what Gloo says."""
-    ended = [(process.communicate(timeout=300), process) for process in processes]
+    ended = [(process.communicate(PATIENCE), process) for process in processes]
     return [(process.returncode, *map(_without_gloo, said)) for said, process in ended]
 
 

@@ -8,7 +8,7 @@ import derived
 import images
 import pytest
 from absl import flags
-from test_end_to_end import lgjax, ok
+from test_end_to_end import lgjax, ok, typed
 
 from lgjax import batch, bids
 from lgjax.cli import app, bids_app
@@ -248,7 +248,7 @@ def test_the_group_counts_what_is_there_and_names_what_is_not(raw, run, tmp_path
 
 def test_a_shell_gets_the_same(raw, tmp_path):
     out = tmp_path / "out"
-    said = ok(lgjax("bids", raw, out, "participant", "--method", "mirror_tv3d", "--participant-label", "03"))
+    said = ok(typed("bids", raw, out, "participant", "--method", "mirror_tv3d", "--participant-label", "03"))
     assert "1 restored, 0 finished before, 0 failed of 1 scan" in said.stdout
     (path,) = out.rglob("*desc-anomaly_T2w.json")
     assert json.loads(path.read_text())["Sources"] == [f"bids:raw:{SCANS[3]}.nii.gz"]

@@ -36,8 +36,8 @@ def test_two_hosts_calibrate_as_one_process_with_eight_devices(mesh8, tmp_path):
     config, one, two = detection.get_config("smoke"), tmp_path / "one", tmp_path / "two"
     config.update_from_flattened_dict(TINY)
     values = [f"--config.{name}={value}" for name, value in TINY.items()]
-    command = ["lgjax.calibrate", "--config=detection:smoke", *values, f"--method={METHOD}", f"--workdir={two}"]
-    processes = together.start(command)
+    command = ["calibrate", "--config=detection:smoke", *values, f"--method={METHOD}", f"--workdir={two}"]
+    processes = together.start(tmp_path, command)
     preparation.begin(config, one)
     procedure.from_config(config, one, mesh8)(names.parse(METHOD))
     (code, out, err), others = together.finish(processes)

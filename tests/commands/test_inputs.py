@@ -1,10 +1,12 @@
-"""Every file a user may have, good and bad in one folder, through the binaries as they are typed.
+"""Every file a user may have, good and bad in one folder, through the binaries as a user runs them.
 
 Each run is made once; the tests look at what it said and what it left behind.
 """
 
+import functools
 import gzip
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -19,8 +21,9 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
+import server
 import SimpleITK as sitk
-from conftest import ONE_DEVICE, ROOT
+from conftest import ROOT
 
 from lgjax import models
 from lgjax.preparation import recipe
@@ -96,14 +99,18 @@ class Run(NamedTuple):
 
 
 def lgjax(binary: str, *arguments, without: str = "") -> subprocess.CompletedProcess:
-    """Runs a binary in a process of its own; `without` names a function that is to draw nothing, which saves time."""
-    # Strict, as in most people's terminals: a name that is no UTF-8 cannot be printed as it is.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
-    environment["PYTHONIOENCODING"] = "utf-8:strict"
-    skip = f"import {without.rpartition('.')[0]}; {without} = lambda *_, **__: b''; " if without else ""
-    code = f"{skip}import runpy; runpy.run_module('lgjax.{binary}', run_name='__main__', alter_sys=True)"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    """Runs a binary; `without` names a function that is to draw nothing, which saves time."""
+    return server.run(binary, *arguments, before=functools.partial(strict, without))
+
+
+def strict(without: str) -> None:
+    """Prints as in most people's terminals: a name that is no UTF-8 cannot be printed as it is."""
+    server.in_threads()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="strict")
+    if without:
+        module, _, name = without.rpartition(".")
+        setattr(importlib.import_module(module), name, lambda *_, **__: b"")
 
 
 def run(binary: str, workdir: pathlib.Path, scans: pathlib.Path, *flags: str, without: str = "") -> Run:

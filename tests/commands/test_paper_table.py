@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from test_docs import blocks
-from test_end_to_end import lgjax, ok
+from test_end_to_end import ok, typed
 
 from lgjax.scans import phantom
 
@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "paper_table.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory):
+def commands(tmp_path_factory):
     """The folder in which the page's commands were typed, one after the other, and what each said."""
     folder = tmp_path_factory.mktemp("paper")
     (folder / "scans").mkdir()
@@ -28,27 +28,27 @@ def typed(tmp_path_factory):
             nib.save(image, folder / "scans" / f"P{number + 1}{name}.nii.gz")
     lines = [line for block in blocks(PAGE, "bash") for line in block.splitlines()]
     assert [line.split()[:2] for line in lines] == [["lgjax", door] for door in ("restore", "restore", "eval")]
-    return folder, [ok(lgjax(*shlex.split(line)[1:], cwd=folder)) for line in lines]
+    return folder, [ok(typed(*shlex.split(line)[1:], cwd=folder)) for line in lines]
 
 
-def test_every_file_that_the_page_promises_is_there(typed):
-    folder, _ = typed
+def test_every_file_that_the_page_promises_is_there(commands):
+    folder, _ = commands
     promised = re.findall(r"^\| `([\w./]+)` \|", PAGE, re.MULTILINE)
     assert len(promised) == 8
     for name in promised:
         assert (folder / name).stat().st_size > 100, name
 
 
-def test_the_commands_say_what_the_page_says(typed):
-    first, again, last = typed[1]
+def test_the_commands_say_what_the_page_says(commands):
+    first, again, last = commands[1]
     assert "released with lgjax; thresholds from" in first.stdout.splitlines()[0]
     assert again.stdout == "0 restored, 2 finished before, 0 failed of 2 scans -> maps\n"
     assert "Report: evaluation/report.html" in last.stdout
     assert "achieved FPR" in PAGE
 
 
-def test_table_and_methods_are_of_one_method(typed):
-    folder, _ = typed
+def test_table_and_methods_are_of_one_method(commands):
+    folder, _ = commands
     runs = json.loads((folder / "maps" / "results.json").read_text())["Runs"]
     assert [(run["Restored"], run["FinishedBefore"], run["ExitCode"]) for run in runs] == [(2, 0, 0), (0, 2, 0)]
     method = runs[0]["Method"]

@@ -1,4 +1,4 @@
-"""lgjax.preprocess as a user types it, on a small cohort: what it writes, keeps, refuses and takes up again."""
+"""lgjax.preprocess as a user runs it, on a small cohort: what it writes, keeps, refuses and takes up again."""
 
 import json
 import os
@@ -7,17 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import images
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ONE_DEVICE, ROOT
+import server
+from conftest import ONE_DEVICE, ROOT, until
 
 from lgjax.preparation import cohort, dataset, histogram, passes, pipeline, recipe
 from lgjax.preparation.splits import splits_of
 from lgjax.runtime import files
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.workdir import experiment
@@ -32,8 +33,18 @@ SETTINGS = [
 ]
 
 
+def no_tools() -> None:
+    """As in a shell where no tool strips skulls."""
+    os.environ["PATH"] = "/usr/bin"
+
+
+def without_tools_in_threads() -> None:
+    no_tools()
+    server.in_threads()
+
+
 def start(binary: str, *arguments) -> subprocess.Popen:
-    """A command as from a shell on which no tool strips skulls."""
+    """Types a command in a shell where no tool strips skulls."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -46,14 +57,13 @@ def start(binary: str, *arguments) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)
 
 
-def lgjax(binary: str, *arguments) -> subprocess.CompletedProcess:
-    process = start(binary, *arguments)
-    out, err = process.communicate(timeout=900)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+def lgjax(binary: str, *arguments, before=no_tools) -> subprocess.CompletedProcess:
+    return server.run(binary, *arguments, before=before)
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return lgjax("preprocess", *SETTINGS, *arguments)
+    """Prepares in threads; `first`, with which the tests compare, in processes."""
+    return lgjax("preprocess", *SETTINGS, *arguments, before=without_tools_in_threads)
 
 
 def ok(result: subprocess.CompletedProcess) -> None:
@@ -88,7 +98,7 @@ def raw(tmp_path_factory):
 def first(raw, tmp_path_factory):
     """The folder that the first run wrote, and what it said."""
     folder = tmp_path_factory.mktemp("prepared") / "p"
-    return folder, run(f"--input={raw}", f"--output={folder}")
+    return folder, lgjax("preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}")
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -210,12 +220,12 @@ def test_again_nothing_is_redone_and_nothing_changes(raw, first, tmp_path):
 
 def test_killed_half_way_it_goes_on_to_the_same_end(raw, first, tmp_path):
     folder = tmp_path / "p"
-    process = start("preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1")
-    deadline = time.monotonic() + 600
-    while len(list(folder.rglob("*_desc-preproc_T2w.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with Claims(folder) as held:  # so that the process does not come to its end
+        assert held.take("sub-CC000018")
+        process = start("preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1")
+        until(lambda: len(list(folder.rglob("*_desc-preproc_T2w.json"))) >= 3)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("*_desc-preproc_T2w.json")}
     assert 3 <= len(done) < 7
     assert not dataset.is_prepared(folder)
@@ -235,9 +245,7 @@ def test_of_two_processes_in_one_folder_one_is_killed_and_the_other_does_all(raw
     folder = tmp_path / "p"
     arguments = "preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1"
     killed, other = start(*arguments), start(*arguments)
-    deadline = time.monotonic() + 600
-    while len(list(folder.rglob("*_desc-preproc_T2w.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(list(folder.rglob("*_desc-preproc_T2w.json"))) >= 3)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     out, err = other.communicate(timeout=900)

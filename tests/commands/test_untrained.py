@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_end_to_end import lgjax, oblique_scan, ok
+from test_end_to_end import lgjax, oblique_scan, ok, typed
 
 from lgjax.workdir.recorded import SHIPPED
 
@@ -16,7 +16,7 @@ def calibrated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("detection") / "w"
     spacing = "--config.data.spacing=6.0"
     said = ok(
-        lgjax("calibrate", "--config=detection:smoke", f"--workdir={folder}", *TINY, spacing, "--method=intensity")
+        typed("calibrate", "--config=detection:smoke", f"--workdir={folder}", *TINY, spacing, "--method=intensity")
     )
     return folder, said.stdout
 

@@ -11,7 +11,7 @@ from datetime import datetime
 import derived
 import images
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from lgjax import batch, stages
 from lgjax.derivatives import results, write
@@ -134,7 +134,7 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
     os.kill(os.getpid(), signal.SIGTERM)
     print("not reached")
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stdout) == (143, "")
     assert content(tmp_path)["Runs"][0]["ExitCode"] == 143
     assert list(content(tmp_path)["Scans"]) == ["sub-a"]
@@ -148,23 +148,29 @@ def test_ctrl_c_is_noted_however_long_the_work_at_hand_takes(scans, tmp_path):
 import os, pathlib, signal, threading, time
 import derived
 from lgjax import batch
-from lgjax.derivatives import write
+from lgjax.derivatives import results, write
 from lgjax.runtime import signals
 from lgjax.scans import sources
 signals.GRACE = 0.2
 signal.signal(signal.SIGINT, signals.interrupt)
-written = write.write
+written, note, noted = write.write, results.Results.note, threading.Event()
+def told(record, *rest):
+    note(record, *rest)
+    noted.set()
+def press():
+    noted.wait()  # for sub-a
+    os.kill(os.getpid(), signal.SIGINT)
 def slow(folder, subject, *rest):
     if subject == "sub-b":
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()  # sub-a is noted
-        time.sleep(20)
+        threading.Thread(target=press).start()
+        time.sleep(3600)
     written(folder, subject, *rest)
-write.write = slow
+write.write, results.Results.note = slow, told
 subjects = sources.find({str(scans)!r})
 batch.restore(derived.detector(), subjects, pathlib.Path({str(tmp_path / "out")!r}), 1)
 """
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=paths, capture_output=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=paths, capture_output=True, timeout=PATIENCE)
     assert ended.returncode == 130, ended.stderr
     found = content(tmp_path / "out")
     assert (found["Runs"][0]["ExitCode"], list(found["Scans"])) == (130, ["sub-a"])
@@ -198,7 +204,7 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims):
 """
     old = {"Start": "2026-01-01T00:00:00+00:00", "End": None, "ExitCode": None}  # which an earlier version wrote
     (tmp_path / "results.json").write_text(json.dumps({"Runs": [old], "Scans": {}}))
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=PATIENCE).returncode == -signal.SIGKILL
     assert ["Killed" in run for run in content(tmp_path)["Runs"]] == [False, False]
     with recorded(tmp_path), recorded(tmp_path):
         runs = content(tmp_path)["Runs"]
@@ -220,7 +226,7 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
         record.note(f"sub-{{sys.argv[1]}}{{number}}", Work("restored"))
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in "abc"]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
     found = content(tmp_path)
     assert sorted(found["Scans"]) == [f"sub-{name}{number}" for name in "abc" for number in range(10)]
     assert [(run["Restored"], run["ExitCode"]) for run in found["Runs"]] == [(10, 0)] * 3

@@ -15,6 +15,7 @@ import forked
 import images
 import pytest
 from conftest import until
+from server import Forked
 
 from lgjax import batch
 from lgjax.derivatives import write
@@ -36,10 +37,10 @@ def scans(tmp_path_factory):
     return folder
 
 
-def started(scans: pathlib.Path, folder: pathlib.Path, log: str, *flags: str, before=None) -> forked.Forked:
+def started(scans: pathlib.Path, folder: pathlib.Path, log: str, *flags: str, before=None) -> Forked:
     """A process that restores the scans."""
     words = ["restore", "--method=mirror_tv3d", "--config.data.workers=1", f"--input={scans}", f"--output={folder}"]
-    return forked.Forked([*words, *flags], folder.parent / log, before)
+    return Forked([*words, *flags], folder.parent / log, before)
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:

@@ -2,8 +2,8 @@
 
 import itertools
 
-import forked
 import pytest
+from server import Forked
 
 from benchmarks import soak
 from benchmarks.soak import Ended, Sample
@@ -13,7 +13,7 @@ def test_a_cohort_survives_a_kill(tmp_path):
     numbers = itertools.count()
 
     def start(words):
-        return forked.Forked(words, tmp_path / f"{next(numbers)}.log")
+        return Forked(words, tmp_path / f"{next(numbers)}.log")
 
     found = soak.soak(start, tmp_path, 8, 1, seed=0)
     assert found["files"] > 100

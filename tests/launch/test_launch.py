@@ -12,7 +12,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import ROOT, until
+from conftest import PATIENCE, ROOT, until
 from test_docs import command_problems
 
 COHORT = ["--healthy=my healthy", "--patients=P", "--labels=P", "--method=intensity,vae_lg_neural_tv"]
@@ -74,7 +74,7 @@ class Machine:
 
     def run(self, *words: str) -> subprocess.CompletedProcess:
         process = self.start(*words)
-        said = process.communicate(timeout=60)
+        said = process.communicate(timeout=PATIENCE)
         return subprocess.CompletedProcess(words, process.returncode, *said)
 
     def noted(self) -> list[list[str]]:
@@ -207,7 +207,7 @@ def test_sigterm_reaches_the_command_and_is_awaited(machine):
     process = machine.start(*SCRIPTS["gpu"], *COHORT)
     until((machine.folder / "log.up").exists)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     assert (machine.folder / "log.kept").read_text() == "kept\n"
     assert stages(machine.noted())[-1] == "train"
@@ -235,7 +235,7 @@ def job(machine: Machine) -> subprocess.Popen:
 def test_a_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(machine):
     process = job(machine)
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     assert (machine.folder / "log.kept").read_text() == "kept\n"
     assert machine.noted()[-2:] == [["scancel", "--signal=TERM", "7"], ["scontrol", "requeue", "7"]]
@@ -248,7 +248,7 @@ def test_a_job_that_slurm_ends_leaves_its_tasks_the_time_to_save(machine):
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=0.5)
     os.kill(int((machine.folder / "log.task").read_text()), signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     assert (machine.folder / "log.kept").read_text() == "kept\n"
     assert machine.noted()[-1][0] == "srun"

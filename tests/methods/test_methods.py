@@ -240,7 +240,10 @@ def settings(config, batch_size, optimizer="gradient", iterations=1, rate=0.01):
 @pytest.mark.usefixtures("optimised", "shallow")
 @pytest.mark.parametrize(
     ("name", "others"),
-    [("vae_elbo_tv", [(5, 1), (24, 3)]), ("vae_lg_neural_tv", [(5, 1), (24, 1), (1, 2), (16, 3), (24, 8)])],
+    [
+        ("vae_elbo_tv", [(5, 1), (24, 3)]),
+        pytest.param("vae_lg_neural_tv", [(5, 1), (24, 1), (1, 2), (16, 3), (24, 8)], marks=pytest.mark.as_users),
+    ],
 )
 def test_bits_depend_on_the_slice_alone(config, params, slices, name, others):
     """Whatever the batch size, the devices, the neighbours and the place in the batch: equal bits, not a tolerance.
@@ -274,6 +277,7 @@ def test_draws_belong_to_the_slice_number(config, params, mesh1, slices, name):
     assert np.abs(x[0] - x[2]).max() > 1e-3
 
 
+@pytest.mark.as_users
 @pytest.mark.usefixtures("optimised", "shallow")
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv"])
 def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):

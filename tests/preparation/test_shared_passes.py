@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import PATIENCE
 
 from lgjax.preparation import passes
 from lgjax.runtime import claims, parallel
@@ -41,7 +42,7 @@ def step(monkeypatch):
 @pytest.mark.parametrize("processes", [1, 3])
 def test_processes_share_a_pass(step, tmp_path, processes):
     jobs = [passes.Job(tmp_path, None, (), Subject(name, name, None), "") for name in NAMES]
-    together = threading.Barrier(processes, timeout=60)
+    together = threading.Barrier(processes, timeout=PATIENCE)
 
     def process(_) -> passes.Outcome:
         with Claims(tmp_path, "task", "prepared scans") as mine:

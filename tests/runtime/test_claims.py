@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, until
+from conftest import PATIENCE, ROOT, until
 
 from lgjax.runtime import alive, claims
 from lgjax.runtime.claims import Claims
@@ -82,7 +82,7 @@ def test_of_eight_processes_one_alone_takes_each_item(tmp_path):
     for racer in racers:
         racer.stdin.write("\n")
         racer.stdin.flush()
-    took = [racer.communicate(timeout=60)[0].split() for racer in racers]
+    took = [racer.communicate(timeout=PATIENCE)[0].split() for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 8
     assert sorted(int(item) for items in took for item in items) == list(range(40))
     assert sum(bool(items) for items in took) > 1
@@ -146,7 +146,7 @@ def test_a_process_that_stood_still_has_lost_what_another_took_over(tmp_path, ho
         silence(mine)
         assert mine.take("a")
         suspended.send_signal(signal.SIGCONT)
-        said, _ = suspended.communicate("\n", timeout=60)
+        said, _ = suspended.communicate("\n", timeout=PATIENCE)
         assert said == "False True\n"  # nobody took b
         assert mine.confirm("a")
     assert list(tmp_path.iterdir()) == []
@@ -265,7 +265,7 @@ with Claims(pathlib.Path(sys.argv[1])) as mine:
 """
     (tmp_path / "count").write_text("0")
     processes = [start(code, tmp_path) for _ in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
     assert (tmp_path / "count").read_text() == "60"
     for process in processes:
         process.communicate()

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, until
 
 from lgjax.runtime import parallel
 from lgjax.runtime.errors import EnvironmentFault, InputError
@@ -100,10 +100,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     worker = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    deadline = time.monotonic() + 120
-    while alive(worker) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(worker)
+    until(lambda: not alive(worker))
 
 
 def alive(pid: int) -> bool:

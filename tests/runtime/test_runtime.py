@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 from jax.experimental import multihost_utils
 
 from lgjax.cli import app
@@ -30,14 +30,14 @@ def main(argv):
     what = argv[1]
     if what == "sleep":
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     if what == "interrupt":
         raise KeyboardInterrupt
     if what == "ignored":  # Python cannot raise what a weak reference's callback raises
         something = {1}
         reference = weakref.ref(something, lambda _: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.1))
         del something
-        time.sleep(60)
+        time.sleep(3600)
     if what == "fault":
         raise errors.InputError("scan.nii.gz", "is broken", "Copy it again")
     if what == "bug":
@@ -78,7 +78,7 @@ def test_threads_do_not_depend_on_the_cores(wanted, found):
 @pytest.mark.parametrize(("what", "code"), [("fine", 0), ("some", 3), ("interrupt", 130), ("fault", 3), ("bug", 1)])
 def test_exit_codes(what, code):
     process = start(what)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert ("Traceback" in said) == (what == "bug")
     if what == "fault":
@@ -86,12 +86,12 @@ def test_exit_codes(what, code):
 
 
 def test_debug_shows_the_traceback_of_a_fault():
-    assert "Traceback" in start("fault", "--debug").communicate(timeout=60)[1]
+    assert "Traceback" in start("fault", "--debug").communicate(timeout=PATIENCE)[1]
 
 
 def test_ctrl_c_is_not_lost_in_a_callback():
     process = start("ignored")
-    _, said = process.communicate(timeout=55)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said.strip() == "interrupted; run the same command again to go on"
 
@@ -136,7 +136,7 @@ def test_sigterm_ends_at_once_with_143():
     process = start("sleep")
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
 
 
@@ -307,8 +307,8 @@ def test_a_lost_host_ends_the_other(number):
             if line == "[0 1 2]\n":
                 break
         hosts[1].send_signal(number)
-        hosts[1].communicate(timeout=60)
-        _, said = hosts[0].communicate(timeout=60)
+        hosts[1].communicate(timeout=PATIENCE)
+        _, said = hosts[0].communicate(timeout=PATIENCE)
     finally:
         for host in hosts:
             host.kill()

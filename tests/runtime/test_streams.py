@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from lgjax.runtime import counting, files, progress
 
@@ -167,7 +167,7 @@ from lgjax.cli import app
 from lgjax.runtime import parallel
 
 def slow(_):
-    time.sleep(60)
+    time.sleep(3600)
 
 def main(words):
     with parallel.processes(2) as pool:
@@ -192,6 +192,6 @@ def test_ctrl_c_ends_worker_processes_without_a_traceback(tmp_path, delay):
         text=True,
         start_new_session=True,
     )
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode in (130, -signal.SIGINT)
     assert said == "\ninterrupted; run the same command again to go on\n"

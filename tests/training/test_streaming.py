@@ -1,5 +1,6 @@
 """Training from a prepared data set: the same bits resident and streamed, killed and resumed, on one host and two."""
 
+import functools
 import json
 import logging
 import os
@@ -8,13 +9,15 @@ import re
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 
+import forked
 import jax
 import numpy as np
 import pytest
-from conftest import ONE_DEVICE, ROOT, both, until
+from conftest import both, until
 from prepared import make, source
+from server import Forked
 
 from lgjax import train
 from lgjax.preparation import dataset, recipe
@@ -232,21 +235,16 @@ TINY = [
 ]
 
 
-def start(folder: pathlib.Path, workdir: pathlib.Path, *arguments, devices=2) -> subprocess.Popen:
-    """Starts lgjax.train as a user would, in a process group of its own."""
-    xla = ONE_DEVICE.replace("count=1", f"count={devices}")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}
-    environment["XDG_CACHE_HOME"] = str(folder.parent / "cache")
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    command = [sys.executable, "-m", "lgjax.train", "--config=configs/vae.py:smoke", f"--config.data.source={folder}"]
-    command += [*TINY, f"--workdir={workdir}", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+def start(folder: pathlib.Path, workdir: pathlib.Path, *arguments, devices=2, before=os.setsid) -> Forked:
+    """Starts lgjax.train in a process group of its own."""
+    words = ["train", "--config=configs/vae.py:smoke", f"--config.data.source={folder}", *TINY, f"--workdir={workdir}"]
+    out, err = (pathlib.Path(tempfile.mkdtemp(dir=workdir.parent), name) for name in ("out", "err"))
+    return Forked([*words, *arguments], out, before, err=err, devices=devices, optimised=False)
 
 
-def finish(process: subprocess.Popen) -> tuple[str, str]:
-    """Waits for the end of the process and of all that holds its pipes, such as its children: what they said."""
-    out, err = process.communicate(timeout=120)
+def finish(process: Forked) -> tuple[str, str]:
+    """Waits for the end of the process and of its children: what they said."""
+    out, err = process.communicate(300)
     return out, "\n".join(line for line in err.splitlines() if "step/s" not in line)  # without progress bars
 
 
@@ -254,7 +252,7 @@ def silent(said: str) -> bool:
     return not re.search(r"Traceback|[Ww]arning|Exception|[Ll]eaked", said)
 
 
-def group(process: subprocess.Popen) -> list[int]:
+def group(process: Forked) -> list[int]:
     """Other processes of its group."""
     found = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in found.splitlines()]
@@ -281,11 +279,14 @@ def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intac
     killed = tmp_path / "killed"
     streamed = "--config.data.resident=never", "--config.data.read_processes=1"
     for number, at, code in ((signal.SIGKILL, 25, -9), (signal.SIGTERM, 40, 143), (signal.SIGINT, 55, 130)):
-        process = start(intact, killed, *streamed)
-        until(lambda at=at, process=process: logged(killed) >= at or process.poll() is not None)
+        place = tmp_path / number.name
+        place.mkdir()
+        process = start(intact, killed, *streamed, before=functools.partial(forked.stand_still, at, place))
+        until((place / "reached").exists)
         assert group(process)
         # Ctrl-C goes to the children as well.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        (place / "go on").touch()
         said = finish(process)[1]
         assert process.returncode == code
         assert silent(said) or number == signal.SIGKILL  # Python tells of the locks that it cleans up
@@ -301,19 +302,19 @@ def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intac
     assert metrics(killed) == metrics(whole)
 
 
-def start_hosts(folder: pathlib.Path, workdir: pathlib.Path) -> list[subprocess.Popen]:
+def start_hosts(folder: pathlib.Path, workdir: pathlib.Path, before=os.setsid) -> list[Forked]:
     """Two hosts of one device each, on this machine."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         flags = f"--coordinator=localhost:{free.getsockname()[1]}", "--hosts=2"
-    return [start(folder, workdir, *flags, f"--host={host}", devices=1) for host in range(2)]
+    return [start(folder, workdir, *flags, f"--host={host}", devices=1, before=before) for host in range(2)]
 
 
 def test_two_hosts_killed_half_way_train_to_the_same_end_as_one(intact, whole, tmp_path):
     """Against one process with as many devices. Only the first host writes and speaks."""
     workdir = tmp_path / "two"
-    hosts = start_hosts(intact, workdir)
-    until(lambda: logged(workdir) >= 50 or any(host.poll() is not None for host in hosts))
+    hosts = start_hosts(intact, workdir, functools.partial(forked.stand_still, 50, tmp_path))
+    until((tmp_path / "reached").exists)
     for host in hosts:
         host.kill()
     for host in hosts:
