@@ -74,10 +74,15 @@ def restore(
             jnp.abs(x - state.x).sum() / pixels if traced or tolerance else None,
         )
 
+    def step_with_row(state: State, i) -> tuple[State, jax.Array | None]:
+        state, now = step(state, i)
+        # One array of all, since a GPU writes each array by a kernel of its own.
+        return state, jnp.stack(jax.tree.leaves(now)) if traced else None
+
     initial = State(y, solver.init(y))
     if not tolerance:
-        final, trace = jax.lax.scan(step, initial, jnp.arange(iterations))
-        return final.x, trace
+        final, rows = jax.lax.scan(step_with_row, initial, jnp.arange(iterations))
+        return final.x, Trace(None, None, None) if rows is None else Trace(*rows.T)
 
     def go_on(carry):
         i, state, trace = carry
