@@ -163,7 +163,7 @@ def _looping(compute: Callable) -> Callable:
 def measured(use: str, layer: tuned.Layer, tuning: Tuning) -> dict[str, float]:
     """Measures the forms of one convolution in turns; returns the median seconds of those that compile."""
     forms = set(tuned.possible(use, layer))
-    if use == tuned.KERNEL and tuned.chosen(tuning.kind, tuned.FORWARD, layer) == "plain":
+    if use != tuned.FORWARD and tuned.chosen(tuning.kind, tuned.FORWARD, layer) == "plain":
         forms.discard("formed")  # the same as plain
     contestants = {}
     for form in sorted(forms) if len(forms) > 1 else ():

@@ -1,7 +1,7 @@
 """Convolutions of NHWC images, the same as Flax's, in the forms that are fast on the kind of device at hand.
 
 XLA's own are slow on CPU with few channels, with a kernel larger than the image, and as image gradients inside loops.
-Every other kind of device computes the plain form, XLA's convolution with XLA's gradients: on a GPU, cuDNN's.
+Every other kind of device computes XLA's convolution with XLA's gradients: on a GPU, cuDNN's.
 """
 
 import functools
@@ -56,6 +56,16 @@ def _dense(x, kernel, padding):
     weights = jnp.concatenate([padded[i : i + height, j : j + width] for i, j in starts], axis=-1)
     y = jnp.dot(x.reshape(n, -1), weights.reshape(-1, weights.shape[-1]))
     return y.reshape(n, rows, columns, kernel.shape[-1])
+
+
+def _wide(x, kernel, padding):
+    """Convolves a few pixels within so many zeros that XLA takes neither the kernel nor the result for the image.
+
+    Where it does, a GPU turns the kernel around, lays out the bias as an image, and transposes the result, each time.
+    """
+    wider = [(before + 1, after + 1) for before, after in padding]
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *wider, (0, 0))))  # else padding becomes the convolution's
+    return _plain(x, kernel, (1, 1), ((0, 0), (0, 0)))[:, 1:-1, 1:-1]
 
 
 def _shifted(x, kernel, padding):
@@ -161,7 +171,12 @@ def _of_kernel(kind, x, kernel, gradient, strides, padding):
     return jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)[1](gradient)[0]
 
 
-def _formed(kind, x, kernel, gradient, strides, padding):
+def _formed_image(kind, x, kernel, gradient, strides, padding):
+    """Computes the image gradient as JAX does, of the form that the convolution has."""
+    return jax.vjp(lambda x: _fast(kind, x, kernel, strides, padding), x)[1](gradient)[0]
+
+
+def _formed_kernel(kind, x, kernel, gradient, strides, padding):
     """Computes the kernel gradient as JAX does, of the form that the convolution has."""
     return jax.vjp(lambda k: _fast(kind, x, k, strides, padding), kernel)[1](gradient)[0]
 
@@ -184,11 +199,12 @@ FORMS: dict[str, dict[str, Callable]] = {
     tuned.FORWARD: {
         "plain": _plain,
         "dense": lambda x, kernel, _, padding: _dense(x, kernel, padding),
+        "wide": lambda x, kernel, _, padding: _wide(x, kernel, padding),
         "shifted": lambda x, kernel, _, padding: _shifted(x, kernel, padding),
         **{tuned.blocks(block): functools.partial(_blockwise, block=block) for _, block in tuned.BLOCKS},
     },
-    tuned.IMAGE: {"plain": _of_image, "turned": _turned},
-    tuned.KERNEL: {"plain": _of_kernel, "formed": _formed, "products": _products},
+    tuned.IMAGE: {"plain": _of_image, "formed": _formed_image, "turned": _turned},
+    tuned.KERNEL: {"plain": _of_kernel, "formed": _formed_kernel, "products": _products},
 }
 """Forms by use and name: (x, kernel, strides, padding), of gradients (kind, x, kernel, gradient, strides, padding)."""
 
@@ -196,8 +212,8 @@ FORMS: dict[str, dict[str, Callable]] = {
 def convolve(x, kernel, strides, padding, kind):
     """Convolves x, [N, H, W, C], with kernel, [K, K, C, features], in the forms of a kind of device, gradients too."""
     layer = tuned.Layer.of(x, kernel, strides, padding)
-    if all(tuned.chosen(kind, use, layer) == "plain" for use in tuned.USES):
-        return _plain(x, kernel, strides, padding)
+    if all(tuned.chosen(kind, use, layer) == "formed" for use in (tuned.IMAGE, tuned.KERNEL)):
+        return _fast(kind, x, kernel, strides, padding)
     return _convolve(x, kernel, strides, padding, kind)
 
 

@@ -78,24 +78,30 @@ def text(table: Table) -> str:
 
 
 def chosen(kind: str, use: str, layer: Layer) -> str:
-    """Returns the form of a convolution: what was measured on the kind of device, else on CPU a rule, else plain."""
-    return _forms().get((kind, use, layer)) or (by_rule(use, layer) if kind == "cpu" else "plain")
+    """Returns the form of a convolution: what was measured on the kind of device, else by a rule."""
+    return _forms().get((kind, use, layer)) or (by_rule(use, layer) if kind == "cpu" else _rule(kind, use, layer))
 
 
 def possible(use: str, layer: Layer) -> list[str]:
     """Returns the forms that a convolution can have, and that a measurement should compare."""
-    if use == IMAGE:
-        return ["plain", "turned"]
-    if use == KERNEL:
-        return ["plain", *["formed"] * (len(possible(FORWARD, layer)) > 1), *["products"] * (layer.strides == (1, 1))]
+    single, forms = layer.strides == (1, 1), ["plain"]
+    if use != FORWARD:
+        forms += ["formed"] * (len(possible(FORWARD, layer)) > 1)
+        return forms + (["turned"] if use == IMAGE else ["products"] * single)
     if min(layer.result) < 1 or min(low for pads in layer.padding for low in pads) < 0:
-        return ["plain"]
-    single = layer.strides == (1, 1)
-    found = ["plain"] + ["dense"] * (single and _covers(layer)) + ["shifted"] * (single and layer.channels == 1)
+        return forms
+    forms += ["dense", "wide"] * (single and _covers(layer)) + ["shifted"] * (single and layer.channels == 1)
     if layer.features <= FEW and layer.kernel != (1, 1):
         fits = (block for _, block in BLOCKS if all(n % b == 0 for n, b in zip(layer.result, block, strict=True)))
-        found += [blocks(block) for block in fits]
-    return found
+        forms += [blocks(block) for block in fits]
+    return forms
+
+
+def _rule(kind: str, use: str, layer: Layer) -> str:
+    """Returns XLA's form and XLA's gradients; on few pixels, the form that launches the fewest kernels on a GPU."""
+    if use != FORWARD:
+        return "formed"
+    return "wide" if kind != "plain" and "wide" in possible(use, layer) else "plain"
 
 
 def by_rule(use: str, layer: Layer) -> str:
