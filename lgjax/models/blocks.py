@@ -12,6 +12,7 @@ from lgjax.models import convolutions
 
 BATCH_NORM_EPSILON = 1e-5
 MERGED = "merged"  # the parameters of convolutions that are one, see `merge`
+HEADS = ("mean_head", "log_variance_head")  # of a posterior, in this order where they are one
 MOMENTUM = 0.95  # of running statistics: how much of them a training step keeps
 
 
@@ -119,13 +120,15 @@ def fold(params: dict, batch_stats: dict) -> dict:
 
 
 def merge(params: dict) -> dict:
-    """Merges, in every folded residual block, the two convolutions of its input: one kernel instead of up to nine.
+    """Merges the two convolutions of one input: of every folded residual block, and of the heads of a posterior.
+
+    In a block, one kernel is left of up to nine.
 
     A GPU launches one kernel after the other, and those of small images take no longer than the launch. On CPU, where
     products count, and in the plain form parameters stay as they are. The work is done here, before any loop.
 
     Args:
-      params: as `fold` gives them, of a module that names its blocks `down_<i>` and `up_<i>`.
+      params: as `fold` gives them, of a module that names its blocks `down_<i>` and `up_<i>`, and its heads `HEADS`.
 
     Returns:
       The parameters of the same module; it computes the same function with them.
@@ -138,6 +141,9 @@ def _merged(name: str, params: dict) -> dict:
     if merged and "skip" in params:
         convs = (params[part]["conv"] for part in ("first", "skip"))
         return {MERGED: merged(*convs), "second": params["second"]}
+    if all(head in params for head in HEADS):
+        heads = [(params[head]["kernel"], params[head]["bias"]) for head in HEADS]
+        params = {MERGED: _side_by_side(heads), **{key: params[key] for key in params if key not in HEADS}}
     return {key: _merged(key, child) if isinstance(child, dict) else child for key, child in params.items()}
 
 

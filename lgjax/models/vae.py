@@ -43,6 +43,7 @@ class VAE(nn.Module):
         self.down = [down(features, self.normalise) for features in self.channels]
         self.mean_head = convolutions.Conv(self.latent_channels, (3, 3))
         self.log_variance_head = convolutions.Conv(self.latent_channels, (3, 3))
+        self.merged = convolutions.Conv(2 * self.latent_channels, (3, 3))  # both heads, see `blocks.merge`
         self.log_variance_range = variance.Bounded(variance.extremes, self.normalise)
         self.from_latent = conv(self.channels[-1], normalise=self.normalise)
         self.up = [up(features, self.normalise) for features in reversed(self.channels)]
@@ -58,7 +59,11 @@ class VAE(nn.Module):
     def encode(self, x: jax.Array, train: bool = False) -> Posterior:
         """Returns Q(z|X) of images x, [N, H, W, 1], z-scored; unless in training, its log variance is bound."""
         x = self.trunk(x, train)
-        return Posterior(self.mean_head(x), self.log_variance_range(self.log_variance_head(x), train))
+        if self.has_variable("params", blocks.MERGED):
+            mean, log_variance = jnp.split(self.merged(x), 2, axis=-1)
+        else:
+            mean, log_variance = self.mean_head(x), self.log_variance_head(x)
+        return Posterior(mean, self.log_variance_range(log_variance, train))
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
         """Returns g(z), [N, H, W, 1], of latents z, [N, H / 2^B, W / 2^B, latent_channels]."""

@@ -37,13 +37,16 @@ def test_merged_networks_are_the_same_functions(name):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_every_residual_block_is_merged_and_nothing_else(params):
+def test_residual_blocks_and_heads_are_merged_and_nothing_else(params):
     with convolutions.forms(GPU):
         merged = blocks.merge(params)
     assert set(merged) == set(params)
     np.testing.assert_array_equal(merged["variance"]["Conv_0"]["kernel"], params["variance"]["Conv_0"]["kernel"])
     before, after = params["autoencoder"], merged["autoencoder"]
-    changed = {name for name in before if jax.tree.structure(before[name]) != jax.tree.structure(after[name])}
+    assert (set(before) - set(after), set(after) - set(before)) == ({"mean_head", "log_variance_head"}, {"merged"})
+    assert after["merged"]["kernel"].shape == (3, 3, 8, 2 * before["mean_head"]["bias"].size)
+    kept = set(before) & set(after)
+    changed = {name for name in kept if jax.tree.structure(before[name]) != jax.tree.structure(after[name])}
     assert changed == {f"{way}_{level}" for way in ("down", "up") for level in range(LEVELS)}
     shapes = {name: after[name]["merged"]["kernel"].shape for name in changed}
     assert shapes == {"down_0": (3, 3, 4, 8), "down_1": (3, 3, 4, 16), "up_0": (3, 3, 8, 40), "up_1": (3, 3, 8, 20)}
@@ -80,7 +83,7 @@ def test_kernels_are_merged_once_before_the_loop(config, params, slices):
     (made, merged), (made_in_place, plain) = convolved(GPU), convolved("plain")
     assert made == {False}
     assert made_in_place == {True}  # those of upsampled convolutions
-    assert merged == plain - 2 * LEVELS
+    assert merged == plain - 2 * LEVELS - 1  # and a head
 
 
 def is_kernel(equation) -> bool:
