@@ -41,7 +41,8 @@ SMALL = (
 )
 NEURAL = "vae_lg_neural_tv"
 DETECTION = "mirror_tv3d,restorer_reconstruction_mirror_tv3d"  # its U-Net compiled for more than 100 s once
-MODES = "eager_channels_last,eager_channels_last_graph,compile_channels_last_graph"
+RESTORING = "--modes=eager_channels_last,eager_channels_last_graph,compile_channels_last_graph"  # of PyTorch
+TRAINING = "--modes=eager_channels_last,compile_channels_last"
 
 
 class Phase(NamedTuple):
@@ -63,8 +64,8 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     quick = (
         (adam,) if smoke else (adam, "--config.repeats=3", "--config.run_seconds=0.3", "--config.peak_sizes=(2048,)")
     )
-    of_device = ("--smoke", "--repeats=1", "--modes=eager") if smoke else (f"--modes={MODES}",)
-    peers = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}", f"--methods={NEURAL}")
+    peers = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}")
+    tiny = ("--smoke", "--repeats=1", "--modes=eager_channels_last") if smoke else ()
     convolutions = ("benchmarks/convolutions.py", f"--output={OUTPUT}", "--slices=2" if smoke else "--slices=64")
     forms = ("--smoke", "--repeats=1", "--seconds=5") if smoke else ("--seconds=45",)
     maps = ("benchmarks/gpu_maps.py", f"--device={device}", f"--output={OUTPUT}", *["--smoke"] * smoke)
@@ -73,7 +74,7 @@ def phases(device: str, smoke: bool) -> list[Phase]:
         Phase("restoration_tensorfloat32", 60, (*bench, one, untrained)),
         Phase("restoration_bfloat16", 60, (*bench, one, untrained, ROUNDED)),
         Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
-        Phase("peers", 150, (*peers, *of_device), needs="torch"),
+        Phase("peers", 150, (*peers, f"--methods={NEURAL}", RESTORING, *tiny), needs="torch"),
         Phase("forms", 70, (*convolutions, "--tune", *forms)),
         *(
             Phase(f"lever_{name}", 40, (*bench, one, untrained, *quick, *value), flags)
@@ -83,5 +84,6 @@ def phases(device: str, smoke: bool) -> list[Phase]:
         Phase("training_bfloat16", 70, (*bench, one, trained, *quick, ROUNDED)),
         Phase("others_tensorfloat32", 90, (*bench, others, untrained)),
         Phase("others_bfloat16", 90, (*bench, others, untrained, ROUNDED)),
+        Phase("peers_training", 150, (*peers, "--methods=vae_train", TRAINING, *tiny), needs="torch"),
         Phase("detection", 150, (*bench, f"--method={DETECTION}", untrained)),
     ]

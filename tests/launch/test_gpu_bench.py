@@ -139,6 +139,14 @@ def test_the_words_of_every_phase_are_taken(device, smoke, monkeypatch, capsys):
             assert [word for word in program[1:] if f'"{word.partition("=")[0]}"' not in text] == []
 
 
+@pytest.mark.parametrize(("modes", "module"), [("RESTORING", "restore"), ("TRAINING", "train")])
+def test_the_modes_of_pytorch_are_those_of_its_side(modes, module):
+    """Read from the text: PyTorch is not here."""
+    text = (ROOT / "benchmarks" / "peers" / f"{module}.py").read_text(encoding="utf-8")
+    asked = getattr(gpu_phases, modes).removeprefix("--modes=").split(",")
+    assert set(asked) <= set(re.findall(r'"(\w+)": Mode\(', text))
+
+
 def test_phases_have_names_and_files_of_their_own():
     every = gpu_phases.phases("gpu", smoke=False)
     assert len({phase.name for phase in every}) == len(every)
