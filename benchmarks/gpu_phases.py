@@ -15,6 +15,7 @@ LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then t
     "graph_untraced": ("", GRAPH, UNTRACED),
     "graph_untraced_bfloat16": ("", GRAPH, UNTRACED, ROUNDED),
     "plain_variance": ("", "--config.experiments.vae.restore.variance_form=plain"),
+    "plain_decoder": ("", "--config.experiments.vae.restore.decoder_form=plain"),
     "graphs_unrolled": (f"{CAPTURED} --xla_gpu_command_buffer_unroll_loops=true",),
     "graphs_concurrent": (f"{CAPTURED} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",),
     "convolution_fusion": ("--xla_gpu_experimental_enable_conv_fusion=true",),

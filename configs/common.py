@@ -125,6 +125,7 @@ def add_ascent(config: ml_collections.ConfigDict) -> None:
     settings.variance_at = "restored"  # lg_neural: sigma2 at every X^i; or observed: at Y, once
     # Of the variance network; auto: one kernel on NVIDIA GPUs, except in float32; or plain: XLA's convolutions.
     settings.variance_form = "auto"
+    settings.decoder_form = "auto"  # of the end of the vae's decoder, likewise
     settings.deviation_limit = 0.0  # lg_neural: |mu - X| / sigma above which a pixel feels no prior; 0: none
     settings.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: as far as adam in fewer steps
     settings.learning_rate = 5e-3  # standard deviations of the brain, a step

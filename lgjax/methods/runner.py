@@ -15,7 +15,7 @@ from lgjax.methods.local import Settings as Settings
 from lgjax.methods.local import length as length
 from lgjax.methods.names import Method
 from lgjax.methods.volumes import Volume
-from lgjax.models import precision, variance
+from lgjax.models import convolutions, precision
 from lgjax.models.base import BoundModel, Model
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import loop
@@ -137,7 +137,7 @@ class Runner:
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
         self.function = self._function()
-        self.fused = True  # the variance network, where the model's settings and the device allow it
+        self.fused = True  # some layers of networks, where the model's settings and the device allow it
         self.compiled: Callable | None = None  # for the present micro-batch
         self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices, or of voxels for gmm
         self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
@@ -219,18 +219,16 @@ class Runner:
         return x, trace
 
     def compile(self, *given: Any) -> Callable:
-        """Compiles the method for what is given; from the first refusal on, without the fused variance network."""
+        """Compiles the method for what is given; from the first refusal on, without kernels of ours."""
         try:
-            with variance.fusion(self.fused):
+            with convolutions.fusion(self.fused):
                 return self.function.lower(*given).compile()
         except Exception as error:
             if not self.fused or devices.is_out_of_memory(error):
                 raise
             self.fused = False
             program = self.compile(*given)
-            LOG.warning(
-                "warning: this device's compiler refuses the fused variance network: going on with the plain one."
-            )
+            LOG.warning("warning: this device's compiler refuses kernels of lgjax's own: going on with XLA's.")
             return program
 
     def _run(self, size: int, *given: Any) -> tuple[Any, float]:

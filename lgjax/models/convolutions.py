@@ -28,6 +28,15 @@ def kind() -> str:
     return forms.value or (device.device_kind if device else jax.devices()[0].device_kind)
 
 
+fusion = jax.make_user_context(True)
+"""Tells, for what is traced within `fusion(False)`, that no kernel of ours is to be used."""
+
+
+def fuses() -> bool:
+    """Returns whether kernels of ours, see `strips`, may be used in what is traced now: on NVIDIA GPUs."""
+    return fusion.value and kind().startswith("NVIDIA")
+
+
 def _plain(x, kernel, strides, padding, dilation=(1, 1)):
     """Convolves x, [N, H, W, C], dilated by zeros between its pixels, with kernel, [K, K, C, features]."""
     return jax.lax.conv_general_dilated(

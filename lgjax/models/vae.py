@@ -1,7 +1,8 @@
 """The paper's fully convolutional variational auto-encoder and its loss (docs/method.md, "Networks")."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ from lgjax.models.base import BoundModel, Model
 from lgjax.models.precision import cast
 
 SUPPORTS = ("reconstruction", "elbo", "lg_est", "lg_neural")
+FUSED_CHANNELS = 24  # of the decoder's last two blocks, at most, for their layers' sums to fit in registers
 
 
 class Posterior(NamedTuple):
@@ -67,10 +69,18 @@ class VAE(nn.Module):
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
         """Returns g(z), [N, H, W, 1], of latents z, [N, H / 2^B, W / 2^B, latent_channels]."""
+        return self.end(self.before_end(z, train), train)
+
+    def before_end(self, z: jax.Array, train: bool = False) -> jax.Array:
+        """Returns what the last block of the decoder sees, [N, H / 2, W / 2, C], of latents."""
         x = blocks.activation(self.from_latent(z, train))
-        for block in self.up:
+        for block in self.up[:-1]:
             x = block(x, train)
-        return self.last(x)
+        return x
+
+    def end(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Returns g(z) of what the last block sees."""
+        return self.last(self.up[-1](x, train))
 
     def __call__(self, x: jax.Array, key: jax.Array, train: bool = False) -> tuple[jax.Array, Posterior]:
         """Returns one reconstruction g(z), z ~ Q(z|X), [N, H, W, 1], and the posterior that z was drawn from."""
@@ -106,6 +116,7 @@ def model(
     reconstruction_weight: float,
     variances: variance.Settings,
     precision: str,
+    fused: bool = False,
 ) -> Model:
     """Makes the auto-encoder and its variance network; neither sends gradients into the other.
 
@@ -115,6 +126,7 @@ def model(
       reconstruction_weight: see `negative_elbo`.
       variances: of the variance network.
       precision: of the networks, see `precision`.
+      fused: whether the decoder of a restoration ends with one kernel on NVIDIA GPUs, see `decoder_kernel`.
     """
     network = VAE(channels, latent_channels)
 
@@ -138,12 +150,14 @@ def model(
     return Model(
         init,
         loss,
-        lambda params: _bind(folded, reconstruction_weight, variances, cast(blocks.merge(params), precision)),
+        lambda params: _bind(folded, fused, reconstruction_weight, variances, cast(blocks.merge(params), precision)),
         SUPPORTS,
     )
 
 
-def _bind(network: VAE, reconstruction_weight: float, variances: variance.Settings, params: dict) -> BoundModel:
+def _bind(
+    network: VAE, fused: bool, reconstruction_weight: float, variances: variance.Settings, params: dict
+) -> BoundModel:
     weights = {"params": params["autoencoder"]}
 
     def encode(x):
@@ -152,13 +166,46 @@ def _bind(network: VAE, reconstruction_weight: float, variances: variance.Settin
     def decode(z):
         return network.apply(weights, z, method="decode")
 
-    def elbo(x, key):
+    def elbo(x, key):  # of which gradients are taken: the plain form
         posterior = encode(x)
         reconstruction = decode(posterior.sample(key))
         error, kl = negative_elbo(x[None], reconstruction, posterior, reconstruction_weight)
         return -(error + kl)[0]
 
-    return bound(encode, decode, elbo, lambda x: variance.predict(variances, params["variance"], x[None])[0])
+    quick = functools.partial(_decode_fused, network, params["autoencoder"]) if fused else decode
+    return bound(encode, quick, elbo, lambda x: variance.predict(variances, params["variance"], x[None])[0])
+
+
+def _decode_fused(network: VAE, params: dict, z: jax.Array) -> jax.Array:
+    """Returns g(z), [N, H, W, 1], with one kernel at the end where the device and the merged parameters allow it."""
+    one = blocks.MERGED in params[_last_block(network)] and sum(network.channels[:2]) <= FUSED_CHANNELS
+    fused = one and convolutions.fuses()
+    found: Any = network.apply({"params": params}, z, method="before_end" if fused else "decode")
+    return _end(network, params, found) if fused else found
+
+
+def _last_block(network: VAE) -> str:
+    """Names the last block of the decoder among parameters."""
+    return f"up_{len(network.channels) - 1}"
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _end(network: VAE, params: dict, x: jax.Array) -> jax.Array:
+    """Computes the same as `VAE.end` by one kernel; gradients are those of `VAE.end`."""
+    from lgjax.models import decoder_kernel  # here: Pallas takes a moment to import, and a CPU has no use for it
+
+    block = params[_last_block(network)]
+    convs = block[blocks.MERGED], block["second"]["conv"], params["last"]
+    merged, second, last = (decoder_kernel.Layer(conv["kernel"], conv["bias"]) for conv in convs)
+    return decoder_kernel.output(merged, second, last, x)
+
+
+@_end.defjvp
+def _end_jvp(network, primals, tangents):
+    def plain(params, x):
+        return network.apply({"params": params}, x, method="end")
+
+    return _end(network, *primals), jax.jvp(plain, primals, tangents)[1]
 
 
 def bound(encode: Callable, decode: Callable, elbo: Callable, variance: Callable) -> BoundModel:

@@ -18,9 +18,6 @@ WIDTH = 0.5  # nats that a log variance goes beyond its range at most
 FUSED_CHANNELS = 32  # of all hidden layers of one kernel, at most: their sums are in registers
 SMALLEST = 1e-3  # standard deviations of the brain: the least absolute residual that the target `absolute` can mean
 
-fusion = jax.make_user_context(True)
-"""Tells, for what is traced within `fusion(False)`, that no kernel of ours is to be used."""
-
 Measure = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (log variances, mask) -> (low, high)
 
 
@@ -162,8 +159,7 @@ def predict(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
 
 def _is_fused(settings: Settings) -> bool:
     """Returns whether `predict` is one kernel, in what is traced now."""
-    wanted = settings.fused and fusion.value and sum(settings.channels) <= FUSED_CHANNELS
-    return wanted and convolutions.kind().startswith("NVIDIA")
+    return settings.fused and convolutions.fuses() and sum(settings.channels) <= FUSED_CHANNELS
 
 
 def _output(settings: Settings, params: Any, x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from lgjax.models import convolutions, variance
+from lgjax.models import convolutions
 from lgjax.models.base import Model
 from lgjax.preparation.slices import BACKGROUND, Slices
 from lgjax.runtime.devices import replicate
@@ -97,7 +97,7 @@ def timed(compile: Callable[[], Any]) -> tuple[Any, float]:
 
 def counted(function: Any, *arguments: Any, program: Any, seconds: float, devices: int) -> Compiled:
     """Counts the work of a jitted function that is compiled for some arguments and devices."""
-    with convolutions.forms("plain"), variance.fusion(False):
+    with convolutions.forms("plain"), convolutions.fusion(False):
         plain = counts.of(function, *arguments)
     work, moved = counts.of(function, *arguments), traffic.of(program)
     if moved is None:

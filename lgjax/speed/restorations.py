@@ -13,7 +13,7 @@ from lgjax.methods import runner as runners
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.volumes import Volume
-from lgjax.models import variance
+from lgjax.models import convolutions
 from lgjax.models.base import Model
 from lgjax.preparation.midplane import Mirror
 from lgjax.preparation.slices import Grid, Slices
@@ -83,7 +83,7 @@ def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
     """Compiles a method for some arguments beside the parameters, and counts its work in the form that was compiled."""
     arguments = (runner.params, *arguments)
     program, seconds = timed(lambda: runner.compile(*arguments))
-    with variance.fusion(runner.fused):
+    with convolutions.fusion(runner.fused):
         return counted(runner.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)
 
 

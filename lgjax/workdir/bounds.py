@@ -137,6 +137,7 @@ BOUNDS: dict[str, Bound] = {
     "restore.cuda_graphs": SWITCH,
     "restore.variance_at": choice("restored", "observed"),
     "restore.variance_form": choice("auto", "plain"),
+    "restore.decoder_form": choice("auto", "plain"),
     "restore.deviation_limit": NOT_NEGATIVE,
     "restore.optimizer": choice("adam", "gradient", "proximal"),
     "restore.learning_rate": POSITIVE,

@@ -19,6 +19,7 @@ FREE = {
         "traced",
         "cuda_graphs",
         "variance_form",
+        "decoder_form",
         "score",
         "method",
         "slice_step",

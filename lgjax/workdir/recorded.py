@@ -33,7 +33,8 @@ ADDED: dict[str, dict] = {  # values that earlier records lack, and what was don
     "gmm": {"atlas": "none"},
 }
 # Likewise, where a prior is climbed
-ADDED_TO_ASCENT = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0, "traced": True, "variance_form": "plain"}
+ADDED_TO_ASCENT: dict[str, Any] = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0, "traced": True}
+ADDED_TO_ASCENT |= {"variance_form": "plain", "decoder_form": "plain"}
 ADDED_TO_MODELS = {"reconstruction_variance": 1.0}  # likewise, where there are networks
 ADDED_TO_CALIBRATE = {"tolerance": 0.02, "strength": 0.0}  # there, to what is calibrated from now on
 GONE_FROM_CALIBRATE = ("bisections",)

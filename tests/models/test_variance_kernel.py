@@ -119,7 +119,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):
         found = [run.compile(params, part)(params, part) for part in (x, x[:, :5])]
     assert [record.message for record in caplog.records] == [
-        "warning: this device's compiler refuses the fused variance network: going on with the plain one."
+        "warning: this device's compiler refuses kernels of lgjax's own: going on with XLA's."
     ]
     with convolutions.forms("plain"):
         for one, part in zip(found, (x, x[:, :5]), strict=True):
@@ -142,4 +142,4 @@ def test_the_config_decides(monkeypatch, form, value, expected):
 
 
 def test_work_directories_without_the_value_keep_the_plain_form():
-    assert recorded.ADDED_TO_ASCENT["variance_form"] == "plain"
+    assert {recorded.ADDED_TO_ASCENT[name] for name in ("variance_form", "decoder_form")} == {"plain"}

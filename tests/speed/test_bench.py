@@ -18,7 +18,7 @@ from configs import bench as settings
 from lgjax import models
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
-from lgjax.models import convolutions, variance
+from lgjax.models import convolutions
 from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import contestants, counts, profile, restorations, tables, traffic
@@ -264,7 +264,7 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
 
     monkeypatch.setattr(runner, "compile", refuse_once)
     seen = []
-    monkeypatch.setattr(contestants.counts, "of", lambda *_: seen.append(variance.fusion.value) or Count(1.0, 1.0))
+    monkeypatch.setattr(contestants.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
     found = restorations.prepare(runner, restorations.given(task, 4))
     assert len(asked) == 1
     assert list(runner.programs.values()) == [found.program]
