@@ -9,6 +9,7 @@ _ARRAY = re.compile(r"\b([a-z]+(\d+)?\w*)\[([\d,]*)\]")
 _HEAD = re.compile(r"^(ENTRY )?%(\S+) \(.*\) -> .* \{$")
 _LINE = re.compile(r"^  (ROOT )?%(\S+) = (.*)$")
 _OPCODE = re.compile(r"([\w-]+)\(")
+_SCOPE = re.compile(r'op_name="([^"]*)"')
 _NAME = re.compile(r"%([\w.\-]+)")
 
 
@@ -101,6 +102,12 @@ def parse(text: str) -> Program:
     if not entry:
         raise ValueError("no text of a compiled program: there is no entry computation")
     return Program(entry, computations)
+
+
+def scopes(text: str) -> dict[str, str]:
+    """Returns by name what asked for each instruction, as JAX says it: functions, modules and the primitive."""
+    found = ((_LINE.match(line), _SCOPE.search(line)) for line in text.splitlines())
+    return {line[2]: scope[1] for line, scope in found if line and scope}
 
 
 def _instruction(name: str, text: str) -> Instruction:

@@ -1,6 +1,6 @@
 """Where a program's time goes: the kernels that a device spent longest in, by JAX's own profiler.
 
-On a GPU, a kernel is what a stream ran, named by XLA's operation and by its own name; CUDA graphs are off in a profile.
+On a GPU, a kernel is what a stream ran for an operation of XLA; CUDA graphs are off in a profile.
 On CPU, a kernel is an operation of XLA from its start to its end, others beside it or not.
 """
 
@@ -8,7 +8,7 @@ import collections
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax
 from lgjax.report import tables
 
 LONGEST = 20  # kernels that are listed
-NAME = 70  # characters of a kernel's name that are shown
+NAME, SCOPE = 50, 70  # characters that are shown of a kernel's name, and of what asks for it
 CONTROL = re.compile(r"(while|call|conditional|cond)(\.\d+)*$")  # what runs other operations
 END = "end: "  # of an operation, on CPU
 
@@ -24,6 +24,7 @@ END = "end: "  # of an operation, on CPU
 class Kernel(NamedTuple):
     """All runs of one kernel."""
 
+    operation: str  # of XLA; "" where the profile names none
     name: str
     runs: int
     seconds: float  # of all of them
@@ -48,28 +49,24 @@ def kernels(planes: Iterable[Any]) -> list[Kernel]:
     """
     planes = list(planes)
     runs = list(_of_streams(planes)) or list(_of_operations(planes))
-    seconds: dict[str, list[float]] = collections.defaultdict(list)
-    for name, taken in runs:
-        seconds[name].append(taken * 1e-9)
-    found = [Kernel(name, len(taken), sum(taken)) for name, taken in seconds.items()]
+    seconds: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for operation, name, taken in runs:
+        seconds[operation, name].append(taken * 1e-9)
+    found = [Kernel(*names, len(taken), sum(taken)) for names, taken in seconds.items()]
     return sorted(found, key=lambda kernel: -kernel.seconds)
 
 
-def _of_streams(planes: Iterable[Any]) -> Iterator[tuple[str, float]]:
-    """Yields the name of every kernel that a stream of a GPU ran, and the nanoseconds that it took."""
+def _of_streams(planes: Iterable[Any]) -> Iterator[tuple[str, str, float]]:
+    """Yields operation and name of every kernel that a stream of a GPU ran, and the nanoseconds that it took."""
     lines = (line for plane in planes if plane.name.startswith("/device:GPU") for line in plane.lines)
     for line in lines:
         if line.name.startswith("Stream"):
             for event in line.events:
-                operation = str(dict(event.stats).get("hlo_op", ""))
-                yield (
-                    f"{operation}: {event.name}" if operation not in ("", event.name) else event.name,
-                    event.duration_ns,
-                )
+                yield str(dict(event.stats).get("hlo_op", "")), event.name, event.duration_ns
 
 
-def _of_operations(planes: Iterable[Any]) -> Iterator[tuple[str, float]]:
-    """Yields the name of every operation that a CPU ran, and the nanoseconds from its start to its end.
+def _of_operations(planes: Iterable[Any]) -> Iterator[tuple[str, str, float]]:
+    """Yields every operation that a CPU ran, as its own kernel, and the nanoseconds from its start to its end.
 
     An operation may go on in other threads when its own event is over, and says so by an event at its end.
     """
@@ -85,13 +82,22 @@ def _of_operations(planes: Iterable[Any]) -> Iterator[tuple[str, float]]:
         for start, duration in sorted(starts):
             while ends and ends[0] < start:
                 ends.pop(0)
-            yield name, max(duration, ends.pop(0) - start if ends else 0)
+            yield name, name, max(duration, ends.pop(0) - start if ends else 0)
 
 
-def as_json(found: list[Kernel], iterations: int) -> dict[str, Any]:
-    """Returns what a record keeps of a profile: the longest kernels, with their share of the seconds of all."""
+def as_json(found: list[Kernel], iterations: int, scopes: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what a record keeps of a profile: the longest kernels, with their share of the seconds of all.
+
+    Args:
+      found: from `of`.
+      iterations: that were profiled.
+      scopes: what asks for each operation, see `hlo.scopes`.
+    """
     total = sum(kernel.seconds for kernel in found)
-    longest = [{**kernel._asdict(), "share": kernel.seconds / total} for kernel in found[:LONGEST]]
+    longest = [
+        {**kernel._asdict(), "share": kernel.seconds / total, "scope": scopes.get(kernel.operation, "")}
+        for kernel in found[:LONGEST]
+    ]
     return {"iterations": iterations, "kernels": len(found), "seconds": total, "longest": longest}
 
 
@@ -103,11 +109,12 @@ def markdown(name: str, profile: dict[str, Any]) -> str:
             f"{100 * one['share']:.1f} %",
             str(one["runs"]),
             f"{1e6 * one['seconds'] / one['runs']:.4g}",
+            one["scope"][-SCOPE:],
         ]
         for one in profile["longest"]
     ]
     head = (
         f"{name}: {profile['kernels']} kernels, {1e3 * profile['seconds']:.4g} ms in {profile['iterations']} "
-        f"iterations. The {len(lines)} longest:"
+        f"iterations. The {len(lines)} longest, and the end of what asks for each:"
     )
-    return f"{head}\n\n{tables.aligned(['kernel', 'share', 'runs', 'mean, us'], lines)}"
+    return f"{head}\n\n{tables.aligned(['kernel', 'share', 'runs', 'mean, us', 'asked by'], lines)}"

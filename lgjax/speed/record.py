@@ -16,8 +16,8 @@ from lgjax.methods import runner
 from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices, places, progress
 from lgjax.runtime.errors import UsageError
+from lgjax.speed import hlo, profile
 from lgjax.speed import peaks as speed_peaks
-from lgjax.speed import profile
 from lgjax.speed.contestants import Training, random_state
 from lgjax.speed.restorations import OneStep, Restoration, Task
 from lgjax.training import settings as training_settings
@@ -174,7 +174,8 @@ def measure(
         found[item.kind][item.name] = item.record(best, settings.as_paper)
     if profiled:
         for item in progress.track(items, "profiling", len(items), "program"):
-            found[item.kind][item.name]["profile"] = profile.as_json(*item.profile())
+            scopes, (kernels, iterations) = hlo.scopes(item.compiled.program.as_text() or ""), item.profile()
+            found[item.kind][item.name]["profile"] = profile.as_json(kernels, iterations, scopes)
     return {
         "what": "Measures how fast methods restore and models train on this machine, and how fast it could be.",
         "command": places.command(["python", "-m", "lgjax.bench", *sys.argv[1:]]),

@@ -446,6 +446,7 @@ def test_a_profile_is_kept_and_shown(benched):
     kept = record["methods"]["vae_lg_neural_tv"]["profile"]
     assert kept["iterations"] == long
     assert kept["longest"][0]["runs"] % long == 0  # a kernel of the loop
+    assert any("VAE" in kernel["scope"] for kernel in kept["longest"])
 
 
 def test_the_tables_show_what_is_unknown(benched):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lgjax.speed import profile
+from lgjax.speed import hlo, profile
 from lgjax.speed.profile import Kernel
 
 
@@ -32,17 +32,19 @@ GPU = plane(
         "XLA Ops": [event("cudnn-conv.4", 3000, 12000)],  # the same kernels, by operation
     },
 )
-OTHER_GPU = plane("/device:GPU:1", **{"Stream #13(Compute)": [event("loop_add_fusion_2", 0, 1000)]})
+OTHER_GPU = plane(
+    "/device:GPU:1", **{"Stream #13(Compute)": [event("loop_add_fusion_2", 0, 1000, hlo_op="loop_add_fusion_2")]}
+)
 
 
 def test_kernels_of_a_gpu_are_those_of_the_streams_of_all_devices():
     host = plane("/host:CPU", python=[event("fusion", 0, 9e9, hlo_op="fusion")])
     found = profile.kernels([host, GPU, OTHER_GPU])
-    assert [(kernel.name, kernel.runs) for kernel in found] == [
-        ("cudnn-conv.4: sm90_xmma_fprop", 2),
-        ("loop_add_fusion_2", 2),
-        ("cudnn-conv.5: sm90_xmma_fprop", 1),
-        ("MemcpyD2H", 1),
+    assert [kernel[:3] for kernel in found] == [
+        ("cudnn-conv.4", "sm90_xmma_fprop", 2),
+        ("loop_add_fusion_2", "loop_add_fusion_2", 2),
+        ("cudnn-conv.5", "sm90_xmma_fprop", 1),
+        ("", "MemcpyD2H", 1),
     ]
     assert [kernel.seconds for kernel in found] == pytest.approx([11e-6, 4e-6, 2e-6, 1e-6])
 
@@ -58,7 +60,7 @@ def test_an_operation_of_a_cpu_lasts_until_its_end_in_another_thread():
         event("ThreadpoolListener::Record", 1001, 700),
     ]
     found = profile.kernels([plane("/host:CPU", a=first, b=[event("end: conv", 1500, 1), event("end: conv", 110, 1)])])
-    assert [kernel[:2] for kernel in found] == [("conv", 2), ("copy.2", 2)]
+    assert [kernel[:3] for kernel in found] == [("conv", "conv", 2), ("copy.2", "copy.2", 2)]
     assert [kernel.seconds for kernel in found] == pytest.approx([(100 + 500) * 1e-9, (51 + 60) * 1e-9])
 
 
@@ -67,22 +69,32 @@ def test_a_profile_of_this_machine_finds_what_takes_the_time():
 
     @jax.jit
     def products(x):
-        return jax.lax.fori_loop(0, 7, lambda _, x: jnp.dot(x, w) + 1.0, x)
+        with jax.named_scope("the_product"):
+            return jax.lax.fori_loop(0, 7, lambda _, x: jnp.dot(x, w) + 1.0, x)
 
-    products(w).block_until_ready()
-    found = profile.of(lambda: products(w))
+    program = products.lower(w).compile()
+    program(w)[0].block_until_ready()
+    found = profile.of(lambda: program(w))
+    assert "the_product" in hlo.scopes(program.as_text())[found[0].operation]
     assert found[0].runs == 7  # the product, whatever XLA calls it
     assert found[0].seconds > 7 * 2 * 400**3 / 1e13  # no machine is as fast
     assert not any(kernel.name.startswith("while") for kernel in found)
 
 
 def test_a_record_keeps_the_longest_and_the_table_shows_them():
-    many = [Kernel(f"k{i}", 2, 1e-3 / 2**i) for i in range(25)]
-    record = profile.as_json(many, 8)
+    many = [Kernel(f"op{i}", f"k{i}", 2, 1e-3 / 2**i) for i in range(25)]
+    record = profile.as_json(many, 8, {"op0": "jit(restore)/VAE/first", "k1": "no operation"})
     assert (record["kernels"], record["iterations"], len(record["longest"])) == (25, 8, 20)
     assert record["seconds"] == pytest.approx(2e-3, rel=1e-6)
     assert record["longest"][1]["share"] == pytest.approx(0.25, rel=1e-6)
     text = profile.markdown("vae", record)
     assert "vae: 25 kernels, 2 ms in 8 iterations" in text
-    assert [word.strip() for word in text.splitlines()[4].split("|")[1:-1]] == ["k0", "50.0 %", "2", "500"]
+    assert [word.strip() for word in text.splitlines()[4].split("|")[1:-1]] == [
+        "k0",
+        "50.0 %",
+        "2",
+        "500",
+        "jit(restore)/VAE/first",
+    ]
+    assert record["longest"][1]["scope"] == ""
     assert len(text.splitlines()) == 2 + 2 + 20
