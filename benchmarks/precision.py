@@ -11,6 +11,8 @@ float32_nudged                every pixel of the scan moved to the next float32:
 tensorfloat32_emulated        inputs of every convolution rounded to 10 bits of mantissa, sums in float32, as tensor
                               cores do; for a CPU, which has no such mode
 bfloat16                      config.restore.precision=bfloat16
+float32_gpu_forms             float32 in the forms that a GPU has, with merged convolutions
+bfloat16_gpu_forms            both
 
 Differences are |anomaly map - that of float32| over all voxels of the brain, in standard deviations of the brain.
 """
@@ -33,6 +35,7 @@ from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.methods.scan import restore_scan
+from lgjax.models import convolutions
 from lgjax.preparation import slices
 from lgjax.runtime import devices, files, places
 from lgjax.scans import sources
@@ -40,7 +43,15 @@ from lgjax.scans import sources
 METHOD = names.parse("vae_lg_neural_tv")
 SHARES = (0.5, 0.9, 0.99, 0.999)  # quantiles of the differences
 SLICE_STEP, BATCH, OTHER_BATCH = 3, 24, 7
-MODES = ("float32", "float32_other_batch", "float32_nudged", "tensorfloat32_emulated", "bfloat16")
+MODES = (
+    "float32",
+    "float32_other_batch",
+    "float32_nudged",
+    "tensorfloat32_emulated",
+    "bfloat16",
+    "float32_gpu_forms",
+    "bfloat16_gpu_forms",
+)
 
 
 @contextlib.contextmanager
@@ -62,12 +73,13 @@ def emulated_tensorfloat32():
 def restore_all(mode: str, config, params, mesh, patients, strength: float) -> list[np.ndarray]:
     """The anomaly map of every patient inside the brain, each [voxels]."""
     config = config.copy_and_resolve_references()
-    config.restore.precision = "bfloat16" if mode == "bfloat16" else "float32"
+    config.restore.precision = "bfloat16" if mode.startswith("bfloat16") else "float32"
     config.restore.batch_size = OTHER_BATCH if mode == "float32_other_batch" else BATCH
     settings, model = runners.from_config(config), models.from_config(config, config.restore.precision)
     runner = runners.Runner(METHOD, settings, model, params, mesh)
     found = []
-    with emulated_tensorfloat32() if mode == "tensorfloat32_emulated" else contextlib.nullcontext():
+    emulated = emulated_tensorfloat32() if mode == "tensorfloat32_emulated" else contextlib.nullcontext()
+    with emulated, convolutions.forms("any GPU" if mode.endswith("gpu_forms") else ""):
         for patient in patients:
             if mode == "float32_nudged":
                 y = np.nextafter(patient.slices.y, np.float32(np.inf))

@@ -8,6 +8,13 @@ bfloat16        inputs, kernels and results of convolutions are rounded to 7 bit
 All else is float32 in all three: biases, normalisation and its statistics, activations, images, posteriors and draws
 from them, gradients of the prior, energies, losses, the parameters that are trained and the optimiser's state. Biases
 must be: the gradient of one is a sum over all pixels, which ends at 256 times its terms in bfloat16.
+
+In bfloat16, what a restoration keeps between layers is bfloat16 all the same: the next convolution rounds its input, so
+compilers write rounded activations, and compute biases and activations in float32 on the way.
+
+Bounds that each precision keeps, in the forms of a CPU and in those of a GPU (benchmarks/precision.py, maps of
+vae_lg_neural_tv): the mean difference from maps of float32 is below .01 standard deviations of the brain and at most
+1.05 times what moving every pixel of a scan to the next float32 makes; the AUC of each kind of lesion is within .02.
 """
 
 from contextlib import AbstractContextManager

@@ -1,17 +1,20 @@
 """Precision: what every convolution of every model is given, how far bfloat16 may be off, and what stays float32."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import shrunk
+from conftest import ROOT, shrunk
 
 from configs import bench
 from configs import vae as experiment
 from lgjax import models
 from lgjax.methods import names, runner
-from lgjax.models import MODELS, precision, vae
+from lgjax.models import MODELS, blocks, precision, vae
+from lgjax.models import convolutions as convolution_forms
 from lgjax.training import settings
 from lgjax.training import step as training
 
@@ -56,7 +59,7 @@ def convolutions(jaxpr) -> set:
     """Type and precision of the convolutions in a jaxpr."""
     found = equations(jaxpr, "conv_general_dilated")
     assert found
-    assert all(one.invars[0].aval.dtype == one.invars[1].aval.dtype for one in found)
+    assert all(len({value.aval.dtype for value in (*one.invars, *one.outvars)}) == 1 for one in found)
     return {(str(one.invars[0].aval.dtype), *(one.params["precision"] or ())) for one in found}
 
 
@@ -65,6 +68,7 @@ EXPECTED = {
     "tensorfloat32": {("float32", HIGH, HIGH)},
     "bfloat16": {("bfloat16", HIGH, HIGH)},
 }
+GPU = "any GPU"  # a kind of device that is not there
 KEPT = {("float32", HIGH, HIGH)}  # in bfloat16: discriminators that are trained, the mixture of the GMVAE
 
 
@@ -137,7 +141,8 @@ def magnitudes(tree):
 
 
 @pytest.mark.usefixtures("optimised")
-def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, params, slices):
+@pytest.mark.parametrize("kind", ["cpu", GPU])
+def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, params, slices, kind):
     """|error| <= ((1 + u)^m - 1) |W_n| ... |W_1| |x|, m roundings in turn, u = 2^-8 (Higham 2002, Sec. 3).
 
     |LeakyReLU(a)| <= |a|, so the products of magnitudes are what the network makes of |x| with magnitudes as
@@ -146,13 +151,15 @@ def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, para
     """
     a_convolution, x = 5, slices.y
     network, weights = vae.VAE(tuple(config.model.channels), config.model.latent_channels, False), params["autoencoder"]
-    rounded = precision.cast(weights, "bfloat16")
+    with convolution_forms.forms(kind):
+        rounded = precision.cast(blocks.merge(weights), "bfloat16")
     z = np.random.default_rng(0).standard_normal((3, 4, 4, 4), np.float32)
     depth = 2 * len(config.model.channels) + 2  # of encoder and decoder
     for method, given in (("encode", x), ("decode", z)):
         apply = {"params": weights}, given
         exact = network.apply(*apply, method=method)
-        found = network.apply({"params": rounded}, given, method=method)
+        with convolution_forms.forms(kind):
+            found = network.apply({"params": rounded}, given, method=method)
         size = network.apply(magnitudes({"params": weights}), jnp.abs(given), method=method)
         roundings = a_convolution * depth
         for a, b, scale in zip(*map(jax.tree.leaves, (found, exact, size)), strict=True):
@@ -162,6 +169,19 @@ def test_bfloat16_networks_stay_within_the_bound_of_their_roundings(config, para
             assert (error <= ((1 + ROUNDING) ** roundings - 1) * scale).all()
             # Roundings are as often up as down: typically the error is that of a few of them.
             assert np.sqrt((error**2).mean()) < np.sqrt(roundings) * ROUNDING * np.sqrt((b**2).mean())
+
+
+@pytest.mark.parametrize("kind", ["cpu", GPU])
+def test_in_bfloat16_what_a_gradient_keeps_of_a_network_has_16_bits_or_less(config, params, slices, kind):
+    """Of images at full size, the bound on log P keeps signs: biases and activations are float32 on the way only."""
+    config.restore.precision = "bfloat16"
+    with convolution_forms.forms(kind):
+        networks = models.from_config(config, "bfloat16").bind(params)
+        _, back = jax.vjp(lambda x: networks.elbo(x, jax.random.key(0)), slices.y[0])
+    images = [kept for kept in jax.tree.leaves(back) if kept.shape[:3] == (1, 16, 16)]
+    wide = {str(kept.dtype) for kept in images if kept.shape[3] > 1}
+    assert "bool" in wide
+    assert wide <= {"bool", "bfloat16"}
 
 
 def relative(found, expected) -> float:
@@ -268,4 +288,15 @@ def test_configs_ask_for_the_papers_precision_and_the_benchmark_for_its_own():
         config = experiment.get_config(variant)
         assert config.train.precision == config.restore.precision == "float32"
     for config in bench.get_config().experiments.values():
-        assert config.train.precision == config.restore.precision == "tensorfloat32"
+        assert config.restore.precision == "tensorfloat32"
+        assert "train" not in config or config.train.precision == "tensorfloat32"
+
+
+def test_measured_maps_keep_the_bounds_that_are_stated():
+    modes = json.loads((ROOT / "benchmarks" / "precision_phantom_smoke_cpu.json").read_text())["modes"]
+    reference, nudged = modes.pop("float32"), modes["float32_nudged"]["difference"]["mean"]
+    assert {"tensorfloat32_emulated", "bfloat16", "float32_gpu_forms", "bfloat16_gpu_forms"} < set(modes)
+    for mode in modes.values():
+        assert mode["difference"]["mean"] < min(0.01, 1.05 * nudged)
+        for kind in ("dark", "glioma", "isointense", "ms"):
+            assert mode[kind]["auc"] == pytest.approx(reference[kind]["auc"], abs=0.02)
