@@ -1,6 +1,10 @@
-"""What compiled programs for several devices say of what the devices tell each other."""
+"""What compiled programs for several devices say of what the devices tell each other; programs for an absent device."""
 
 import re
+from contextlib import AbstractContextManager
+
+import jax
+from jax.sharding import AbstractMesh
 
 _KINDS = "all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
 
@@ -13,3 +17,9 @@ def collectives(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """
     found = re.findall(rf"= (.*?) ({_KINDS})(?:-start)?\(", text)
     return [(kind, tuple(re.findall(r"\w+\[[\d,]*\]", shapes))) for shapes, kind in found]
+
+
+def an_absent_gpu() -> AbstractContextManager:
+    """Sets the device that what is traced within is meant for; `lower(lowering_platforms=("cuda",))` needs no other."""
+    gpu = jax.sharding.AbstractDevice("NVIDIA H200", None, "cuda")
+    return jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=gpu))

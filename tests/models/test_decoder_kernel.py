@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import random_variables, shrunk
+from programs import an_absent_gpu
 
 from lgjax import models
 from lgjax.models import blocks, convolutions, decoder_kernel, precision
@@ -84,7 +85,7 @@ def test_one_kernel_on_a_gpu(form, value, calls):
     """In the program lowered for CUDA, which needs no GPU."""
     model, params = network(form, value)
     x = jax.ShapeDtypeStruct((3, 16, 16, 1), jnp.float32)
-    with convolutions.forms(GPU), precision.matmul_precision(value):
+    with an_absent_gpu(), precision.matmul_precision(value):
         samples = jax.jit(jax.vmap(lambda one: model.bind(params).samples(one, jax.random.key(0), 1)))
         assert samples.trace(x).lower(lowering_platforms=("cuda",)).as_text().count("__gpu$xla.gpu.triton") == calls
 

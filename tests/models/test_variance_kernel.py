@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import shrunk
+from programs import an_absent_gpu
 
 from lgjax.methods import names, runner
 from lgjax.models import convolutions, precision, variance, variance_kernel
@@ -98,12 +99,12 @@ def test_gradients_are_those_of_the_plain_form(interpreted):
 
 @pytest.mark.parametrize(
     ("kind", "channels", "asked", "calls"),
-    [(GPU, PAPER, True, 1), ("cpu", PAPER, True, 0), (GPU, PAPER, False, 0), (GPU, (64, 64), True, 0)],
+    [("", PAPER, True, 1), ("cpu", PAPER, True, 0), ("", PAPER, False, 0), ("", (64, 64), True, 0)],
 )
 def test_one_kernel_on_a_gpu_alone(kind, channels, asked, calls):
     """In the program lowered for CUDA, which needs no GPU; nothing else computes there before the bound."""
     settings, params = network(channels, fused=asked)
-    with convolutions.forms(kind), precision.matmul_precision("tensorfloat32"):
+    with an_absent_gpu(), convolutions.forms(kind), precision.matmul_precision("tensorfloat32"):
         predict = jax.jit(jax.vmap(lambda one: variance.predict(settings, params, one[None])[0]))
         text = predict.trace(images(5, 128, 128)).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == calls
