@@ -49,15 +49,16 @@ def layers(config, kind: str) -> dict[str, list[tuned.Layer]]:
     params = jax.eval_shape(lambda key: models.freeze(model.init(key)), jax.random.key(0))
     x = jax.ShapeDtypeStruct((config.data.height, config.data.width, 1), jnp.float32)
 
-    def asked(params, x):
-        networks, key = model.bind(params), jax.random.key(0)
+    def asked(whose, params, x):
+        with convolutions.forms(whose):  # merges or not
+            networks, key = model.bind(params), jax.random.key(0)
         found = networks.elbo(x, key) if networks.elbo else networks.reconstruct(x)
         return found, networks.variance(x)
 
-    trained = _convolutions("plain", asked, params, x)
-    restoring = trained if kind == "cpu" else _convolutions(UNKNOWN, asked, params, x)
+    trained = _convolutions(functools.partial(asked, "plain"), params, x)
+    restoring = trained if kind == "cpu" else _convolutions(functools.partial(asked, UNKNOWN), params, x)
     own = {*trained, *restoring}
-    turned = [layer for one in own for layer in _convolutions("plain", _turned(one), *_shapes(one, 1))]
+    turned = [layer for one in own for layer in _convolutions(_turned(one), *_shapes(one, 1))]
     return {
         tuned.FORWARD: _largest_first({*own, *turned}),
         tuned.IMAGE: _largest_first(own),
@@ -65,9 +66,9 @@ def layers(config, kind: str) -> dict[str, list[tuned.Layer]]:
     }
 
 
-def _convolutions(kind: str, function: Callable, *arguments: Any) -> list[tuned.Layer]:
-    """Lists the convolutions that a function computes on a kind of device without a table."""
-    with convolutions.forms(kind):
+def _convolutions(function: Callable, *arguments: Any) -> list[tuned.Layer]:
+    """Lists the convolutions that a function computes in the plain form."""
+    with convolutions.forms("plain"):
         jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     return [_layer(one) for one in _equations(jaxpr) if one.params["lhs_dilation"] == (1, 1)]
 
