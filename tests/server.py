@@ -4,6 +4,7 @@ A test of each command types the command too, since a command that is typed impo
 """
 
 import functools
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -116,6 +117,7 @@ def in_threads() -> None:
 
 
 def _run(words: list[str], out: str, err: str, ready: Callable[[], None]) -> None:
+    gc.freeze()  # what the server has imported is shared with the server, and no garbage
     for stream, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(descriptor, stream)
