@@ -81,6 +81,7 @@ def test_the_decoder_ends_with_the_kernel(interpreted):
 @pytest.mark.parametrize(
     ("form", "value", "calls"), [("auto", "bfloat16", 1), ("plain", "tensorfloat32", 0), ("auto", "float32", 0)]
 )
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.11
 def test_one_kernel_on_a_gpu(form, value, calls):
     """In the program lowered for CUDA, which needs no GPU."""
     model, params = network(form, value)

@@ -101,12 +101,17 @@ def test_gradients_are_those_of_the_plain_form(interpreted):
     ("kind", "channels", "asked", "calls"),
     [("", PAPER, True, 1), ("cpu", PAPER, True, 0), ("", PAPER, False, 0), ("", (64, 64), True, 0)],
 )
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.11
 def test_one_kernel_on_a_gpu_alone(kind, channels, asked, calls):
     """In the program lowered for CUDA, which needs no GPU; nothing else computes there before the bound."""
     settings, params = network(channels, fused=asked)
     with an_absent_gpu(), convolutions.forms(kind), precision.matmul_precision("tensorfloat32"):
         predict = jax.jit(jax.vmap(lambda one: variance.predict(settings, params, one[None])[0]))
-        text = predict.trace(images(5, 128, 128)).lower(lowering_platforms=("cuda",)).as_text()
+        text = (
+            predict.trace(jax.ShapeDtypeStruct((5, 128, 128, 1), jnp.float32))
+            .lower(lowering_platforms=("cuda",))
+            .as_text()
+        )
     assert text.count("__gpu$xla.gpu.triton") == calls
     assert ("stablehlo.convolution" in text) == (not calls)
 
