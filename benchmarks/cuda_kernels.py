@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lgjax.speed import traffic
@@ -33,23 +33,26 @@ class Kernel(NamedTuple):
     scope: str = ""  # of the program's text that asks for it: XLA's op_name
 
 
-def kernels(program: Program, own: Sequence[float] = ()) -> list[Kernel]:
+def kernels(program: Program, own: Mapping[str, float] | None = None) -> list[Kernel]:
     """Returns the kernels of a program in the order of launch, those of its loops as often as these run.
 
     Args:
       program: that was compiled.
-      own: operations of each kernel that is a call of Triton, which XLA's text does not tell.
+      own: operations of our own kernels, by name: XLA's text does not tell them.
 
     Raises:
-      ValueError: nobody knows how often a loop runs, or which branch is taken; there are more or fewer of our kernels.
+      ValueError: nobody knows how often a loop runs, which branch is taken, or what a kernel computes.
     """
     found = [_kernel(program, launch) for launch in traffic.launches(program)]
-    places = [place for place, one in enumerate(found) if one.kind == OWN]
-    if len(places) != len(own):
-        raise ValueError(f"{len(places)} calls of Triton, but the operations of {len(own)}")
-    for place, flops in zip(places, own, strict=True):
-        found[place] = found[place]._replace(flops=round(flops))
-    return found
+    return [_told(one, own or {}) if one.kind == OWN else one for one in found]
+
+
+def _told(one: Kernel, own: Mapping[str, float]) -> Kernel:
+    """Adds the operations of one of our own kernels."""
+    names = [name for name in own if f"({name})" in one.scope or f"/{name}/" in one.scope]
+    if len(names) != 1:
+        raise ValueError(f"{one.scope}: what this kernel computes is not known")
+    return one._replace(flops=round(own[names[0]]))
 
 
 def of_unit(found: Iterable[Kernel], units: int) -> list[Kernel]:

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,12 +150,12 @@ def programs(values: Mapping[str, Any]) -> dict[str, Callable[[str, jax.sharding
     }
 
 
-def calls(jaxpr: Any) -> Iterator[float]:
-    """Yields the operations of each of our own kernels (Pallas), in order: XLA's text does not tell them."""
+def calls(jaxpr: Any) -> Iterator[tuple[str, float]]:
+    """Yields the name and the operations of each of our own kernels (Pallas): XLA's text does not tell them."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "pallas_call":
             turns = math.prod(equation.params["grid_mapping"].grid)
-            yield turns * counts.count(equation.params["jaxpr"]).flops
+            yield equation.params["name"], turns * counts.count(equation.params["jaxpr"]).flops
             continue
         for value in equation.params.values():
             for inner in value if isinstance(value, list | tuple) else [value]:
@@ -197,7 +198,7 @@ def count(chosen: argparse.Namespace) -> dict[str, Any]:
             text = compiled(program)
             if chosen.texts:
                 files.atomic_write(pathlib.Path(chosen.texts) / f"{name} {precision}.hlo", text.hlo)
-            found = cuda_kernels.kernels(hlo.parse(text.hlo), list(calls(program.traced.jaxpr)))
+            found = cuda_kernels.kernels(hlo.parse(text.hlo), dict(calls(program.traced.jaxpr)))
             kernels = cuda_kernels.of_unit(found, program.units)
             total = sum(one.times for one in kernels)
             print(f"{name}, {precision}: {total:.4g} kernels\n{longest(kernels, chosen.longest)}", flush=True)
@@ -205,7 +206,9 @@ def count(chosen: argparse.Namespace) -> dict[str, Any]:
             run.setdefault(name, {})[precision] = told
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "jax-cuda12-plugin", "flax")}
     command = places.command(["python", "benchmarks/cuda_programs.py", *sys.argv[1:]])
-    return {"command": command, "device": chosen.device, "versions": versions, "programs": run}
+    asked = ["git", "-C", str(RELEASED.parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.check_output(asked, text=True).strip()  # of lgjax, which may be of another checkout
+    return {"commit": commit, "command": command, "device": chosen.device, "versions": versions, "programs": run}
 
 
 def main() -> None:

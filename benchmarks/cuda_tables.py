@@ -77,9 +77,10 @@ def predicted(found: Mapping[str, Fit], each: Times, captured: bool) -> str:
 def programs(record: Mapping[str, Any], runs: Sequence[str], peaks: Peaks, found: Mapping[str, Fit]) -> str:
     """Tabulates kernels, bytes, operations, the floor and the predicted time of every program, runs side by side."""
     lines = []
-    for name, precisions in record["runs"][runs[-1]]["programs"].items():
-        for precision in precisions:
-            told = [record["runs"][run]["programs"].get(name, {}).get(precision) for run in runs]
+    counted = [record["runs"][run]["programs"] for run in runs]
+    for name in dict.fromkeys(name for each in counted for name in each):
+        for precision in dict.fromkeys(precision for each in counted for precision in each.get(name, {})):
+            told = [each.get(name, {}).get(precision) for each in counted]
             columns = [_cells(one, precision, peaks, found) if one else ["–"] * 6 for one in told]
             lines.append([name, precision, *(" → ".join(cells) for cells in zip(*columns, strict=True))])
     head = ["kernels", "one CUDA graph", "GB", "GFLOP", "floor, ms", "predicted, ms"]

@@ -87,14 +87,20 @@ def test_calls_of_libraries_have_the_operations_of_what_they_compute(target, dty
     assert (found.flops, found.bytes) == (flops, size * elements)
 
 
-def test_operations_of_our_own_kernels_are_told():
-    program = _entry(
-        "  %a = f32[6]{0} parameter(0)",
-        '  ROOT %c = f32[9]{0} custom-call(%a), custom_call_target="__gpu$xla.gpu.triton"',
-    )
-    assert cuda_kernels.kernels(program, [70.0]) == [Kernel(cuda_kernels.OWN, 1, 4 * 15, 70)]
-    with pytest.raises(ValueError, match="1 calls of Triton, but the operations of 0"):
-        cuda_kernels.kernels(program)
+def test_operations_of_our_own_kernels_are_told_by_name():
+    call = 'f32[9]{0} custom-call(%a), custom_call_target="__gpu$xla.gpu.triton"'
+    lines = [
+        f'  %{name} = {call}, metadata={{op_name="{scope}"}}'
+        for name, scope in {"c": "while/vmap(second)/pallas_call", "d": "while/first/pallas_call"}.items()
+    ]
+    program = _entry("  %a = f32[6]{0} parameter(0)", *lines)
+    found = cuda_kernels.kernels(program, {"first": 30.0, "second": 70.0})
+    assert [(one.kind, one.bytes, one.flops) for one in found] == [
+        (cuda_kernels.OWN, 60, 70),
+        (cuda_kernels.OWN, 60, 30),
+    ]
+    with pytest.raises(ValueError, match="what this kernel computes is not known"):
+        cuda_kernels.kernels(program, {"first": 30.0})
 
 
 def test_a_loop_of_unknown_length_is_refused():
