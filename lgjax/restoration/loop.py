@@ -24,10 +24,11 @@ class Trace(NamedTuple):
 
 
 class State(NamedTuple):
-    """What one iteration leaves to the next."""
+    """The carry of the restoration loop."""
 
     x: jax.Array  # [H, W, 1] or [N, H, W, 1]
     solver: Any
+    rows: jax.Array  # the trace, [iterations, parts]: one array, since a GPU writes each by a kernel of its own
 
 
 def restore(
@@ -64,40 +65,34 @@ def restore(
     problem = Problem(y, mask, strength)
     pixels = jnp.maximum(mask.sum(), 1.0)
 
-    def step(state: State, i) -> tuple[State, Trace]:
+    def step(i, state: State) -> State:
         near = prior(state.x, _of_iteration(key, i))
         near = near._replace(gradient=near.gradient * mask)
         x, solver_state = solver.step(i, state.x, near, problem, state.solver)
-        return State(x, solver_state), Trace(
-            jnp.sqrt((near.gradient**2).sum() / pixels) if traced else None,
-            data_term(state.x, y) if traced else None,
-            jnp.abs(x - state.x).sum() / pixels if traced or tolerance else None,
-        )
+        now = [jnp.sqrt((near.gradient**2).sum() / pixels), data_term(state.x, y)] if traced else []
+        if traced or tolerance:
+            now.append(jnp.abs(x - state.x).sum() / pixels)
+        rows = jax.lax.dynamic_update_index_in_dim(state.rows, jnp.asarray(now, y.dtype), i, 0) if now else state.rows
+        return State(x, solver_state, rows)
 
-    def step_with_row(state: State, i) -> tuple[State, jax.Array | None]:
-        state, now = step(state, i)
-        # One array of all, since a GPU writes each array by a kernel of its own.
-        return state, jnp.stack(jax.tree.leaves(now)) if traced else None
-
-    initial = State(y, solver.init(y))
+    initial = State(y, solver.init(y), jnp.zeros((iterations, 3 if traced else int(tolerance > 0)), y.dtype))
     if not tolerance:
-        final, rows = jax.lax.scan(step_with_row, initial, jnp.arange(iterations))
-        return final.x, Trace(None, None, None) if rows is None else Trace(*rows.T)
-
-    def go_on(carry):
-        i, state, trace = carry
-        state, now = step(state, i)
-        return i + 1, state, jax.tree.map(lambda values, value: values.at[i].set(value), trace, now)
+        final = jax.lax.fori_loop(0, iterations, step, initial)
+        return final.x, _columns(final.rows)
 
     def goes_on(carry):
-        i, _, trace = carry
-        return (i < iterations) & ((i == 0) | (trace.change[i - 1] >= tolerance))
+        i, state = carry
+        return (i < iterations) & ((i == 0) | (state.rows[i - 1, -1] >= tolerance))
 
-    empty = jnp.zeros(iterations, y.dtype)
-    trace = Trace(empty, empty, empty) if traced else Trace(None, None, empty)
     # Under vmap, a slice that has stopped is carried on unchanged until all have.
-    done, final, trace = jax.lax.while_loop(goes_on, go_on, (jnp.zeros((), jnp.int32), initial, trace))
-    return final.x, _carried_on(trace, done)
+    done, final = jax.lax.while_loop(goes_on, lambda c: (c[0] + 1, step(*c)), (jnp.zeros((), jnp.int32), initial))
+    return final.x, _carried_on(_columns(final.rows), done)
+
+
+def _columns(rows: jax.Array) -> Trace:
+    """Returns the parts of a trace, of which the change is the last one."""
+    parts = list(rows.T)
+    return Trace(*[None] * (len(Trace._fields) - len(parts)), *parts)
 
 
 def _of_iteration(key: jax.Array, i: jax.Array) -> jax.Array:
