@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lgjax.methods import anogan, gmm, intensity, local, volumes
+from lgjax.methods import anogan, gmm, intensity, local, own_kernels, volumes
 from lgjax.methods.local import Settings as Settings
 from lgjax.methods.local import length as length
 from lgjax.methods.names import Method
@@ -137,7 +137,7 @@ class Runner:
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
         self.function = self._function()
-        self.fused = True  # some layers of networks, where the model's settings and the device allow it
+        self.fused: bool | None = None  # whether kernels of ours are used; None: nobody has asked
         self.compiled: Callable | None = None  # for the present micro-batch
         self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices, or of voxels for gmm
         self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
@@ -219,7 +219,9 @@ class Runner:
         return x, trace
 
     def compile(self, *given: Any) -> Callable:
-        """Compiles the method for what is given; from the first refusal on, without kernels of ours."""
+        """Compiles the method for what is given; without kernels of ours where these are not trusted, or refused."""
+        if self.fused is None:
+            self.fused = self._trusts(given)
         try:
             with convolutions.fusion(self.fused):
                 return self.function.lower(*given).compile()
@@ -228,8 +230,15 @@ class Runner:
                 raise
             self.fused = False
             program = self.compile(*given)
-            LOG.warning("warning: this device's compiler refuses kernels of lgjax's own: going on with XLA's.")
+            LOG.warning(own_kernels.REFUSED)
             return program
+
+    def _trusts(self, given: tuple[Any, ...]) -> bool:
+        """Returns whether kernels of ours compute, for slices like those given, what XLA's compute."""
+        if self.model is None or not convolutions.fuses():
+            return True
+        height, width = jax.tree.leaves(given[1:])[0].shape[-3:-1]
+        return own_kernels.trusted(self.model.bind, self.params, (height, width), self.settings.precision)
 
     def _run(self, size: int, *given: Any) -> tuple[Any, float]:
         """Runs the program for one size of what is given, compiled first; returns how long the run took, too."""

@@ -10,7 +10,7 @@ import pytest
 from conftest import shrunk
 from programs import an_absent_gpu
 
-from lgjax.methods import names, runner
+from lgjax.methods import names, own_kernels, runner
 from lgjax.models import convolutions, precision, variance, variance_kernel
 from lgjax.models import from_config as model_from_config
 from lgjax.runtime import devices
@@ -124,9 +124,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     run.function, x = jax.jit(functools.partial(variance.predict, settings)), images(1, 9, 8)
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):
         found = [run.compile(params, part)(params, part) for part in (x, x[:, :5])]
-    assert [record.message for record in caplog.records] == [
-        "warning: this device's compiler refuses kernels of lgjax's own: going on with XLA's."
-    ]
+    assert [record.message for record in caplog.records] == [own_kernels.REFUSED]
     with convolutions.forms("plain"):
         for one, part in zip(found, (x, x[:, :5]), strict=True):
             np.testing.assert_array_equal(one, jax.jit(functools.partial(variance.predict, settings))(params, part))

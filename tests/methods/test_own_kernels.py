@@ -1,0 +1,87 @@
+"""Kernels of lgjax's own are used where a device compiles them and they compute what XLA's forms compute."""
+
+import functools
+import logging
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_variables, shrunk
+
+from lgjax import models
+from lgjax.methods import names, own_kernels, runner
+from lgjax.models import convolutions, decoder_kernel, variance_kernel
+from lgjax.runtime import devices
+from lgjax.speed.contestants import brain_like
+
+GPU = "NVIDIA H200"
+VALUE = "tensorfloat32"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A toy VAE in a precision that has both kernels, and its frozen parameters."""
+    config = shrunk("vae")
+    return models.from_config(config, VALUE), models.freeze(random_variables(config))
+
+
+def interpreted(monkeypatch, factor=1.0):
+    """Has both kernels computed on this device; the one of the variance network wrong by a factor."""
+
+    def compute(*given, of):
+        return of(*given, interpret=True)
+
+    def wrong(*given, of):
+        return factor * of(*given, interpret=True)
+
+    monkeypatch.setattr(decoder_kernel, "output", functools.partial(compute, of=decoder_kernel.output))
+    monkeypatch.setattr(variance_kernel, "output", functools.partial(wrong, of=variance_kernel.output))
+
+
+def trusted(model, size=(16, 16)):
+    network, params = model
+    with convolutions.forms(GPU):
+        return own_kernels.trusted(network.bind, params, size, VALUE)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, []), (1.2, [own_kernels.WRONG]), (np.nan, [own_kernels.WRONG])])
+def test_a_kernel_that_computes_something_else_is_found_out(model, monkeypatch, caplog, factor, said):
+    interpreted(monkeypatch, factor)
+    assert trusted(model) == (not said)
+    assert [record.message for record in caplog.records] == said
+
+
+def test_a_kernel_that_cannot_be_compiled_is_left_alone(model, caplog):
+    """Pallas refuses to compile for a CPU."""
+    assert not trusted(model)
+    assert [record.message for record in caplog.records] == [own_kernels.REFUSED]
+
+
+def test_where_the_network_has_no_such_kernel_nothing_is_compiled(model, monkeypatch):
+    def never(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(jax, "device_get", never)
+    network, params = model
+    with convolutions.forms("plain"):
+        assert own_kernels.trusted(network.bind, params, (16, 16), VALUE)
+
+
+def test_a_restoration_goes_on_with_what_is_right(model, monkeypatch, caplog):
+    """A kernel whose variances are ten times too large would restore something else, and nobody would see it."""
+    network, params = model
+    settings = runner.from_config(shrunk("vae"))._replace(precision=VALUE, iterations=3)
+    slices = brain_like(0, 2, 16, 16)
+
+    def restored(kind):
+        made = runner.Runner(
+            names.parse("vae_lg_neural_tv"), settings, network, params, devices.mesh(jax.devices()[:1])
+        )
+        with convolutions.forms(kind):
+            return np.concatenate([x for x, _ in made(slices, np.ones(2, np.float32))])
+
+    interpreted(monkeypatch, 10.0)
+    with caplog.at_level(logging.WARNING):
+        found = restored(GPU)
+    assert [record.message for record in caplog.records] == [own_kernels.WRONG]
+    np.testing.assert_allclose(found, restored("plain"), atol=1e-4)
