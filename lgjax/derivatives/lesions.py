@@ -43,7 +43,7 @@ def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     Returns:
       [X, Y, Z] int32.
     """
-    numbered = np.zeros_like(mask, np.int32)
+    numbered = orientation.zeros(mask, np.int32)
     if mask.any():
         order = orientation.to_lps(affine)
         seen = orientation.axial(mask, order)

@@ -172,7 +172,7 @@ def _without_background(image: Volume) -> tuple[np.ndarray, str, str]:
 
 def _without_crumbs(brain: np.ndarray) -> np.ndarray:
     """Removes the components of a mask, [X, Y, Z] bool, that are small beside the largest one."""
-    kept = np.zeros_like(brain)
+    kept = orientation.zeros(brain, bool)
     if brain.any():
         box = orientation.box(brain)
         labels, count = ndimage.label(brain[box].T)  # files are written from the last axis on

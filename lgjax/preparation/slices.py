@@ -190,7 +190,7 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     if values.shape != placement.mask.shape:
         raise ValueError(f"expected values of shape {placement.mask.shape}, got {values.shape}")
     inside = orientation.axial(placement.brain, placement.orientation)
-    result = np.zeros_like(placement.brain, np.float32)  # in the brain's order in memory, that of the file
+    result = orientation.zeros(placement.brain, np.float32)
     planes = orientation.axial(result, placement.orientation)
     mask = placement.mask[..., 0].astype(np.float64)
     rows = _linear_weights(placement.rows, inside.shape[1])

@@ -35,6 +35,11 @@ def within(data: np.ndarray, inside: np.ndarray, orientation: np.ndarray) -> np.
     return axial(data, orientation)[axial(inside, orientation)]
 
 
+def zeros(like: np.ndarray, dtype: type) -> np.ndarray:
+    """Returns zeros, shaped as an array and in its order of axes in memory, which take no memory until written to."""
+    return np.zeros(like.shape, dtype, order="F" if like.flags.f_contiguous else "C")
+
+
 def native(slices: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """Inverts `axial`: a view of [S, H, W] in the volume's own order of axes, [X, Y, Z]."""
     back = nib.orientations.ornt_transform(_IDENTITY, orientation)
