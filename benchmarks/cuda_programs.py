@@ -31,6 +31,7 @@ from benchmarks.cuda_kernels import Kernel
 from configs import bench
 from lgjax import models
 from lgjax.methods import names, runner, volumes
+from lgjax.models import convolutions
 from lgjax.models.precision import CHOICES
 from lgjax.runtime import devices, files, places
 from lgjax.speed import counts, hlo
@@ -110,7 +111,8 @@ def restoration(name: str, config, values: Mapping[str, Any], precision: str, on
     given = shaped((images(count, config), images(count, config), *numbers), devices.batch_sharding(on))
     function = jax.jit(devices.on_each(runner.restorer(method, settings, model), on))
     units = getattr(settings, runner.length(method, settings))
-    traced = function.trace(shaped(parameters(config, precision), devices.replicated(on)), *given)
+    with convolutions.fusion(True):  # as where a device has been asked
+        traced = function.trace(shaped(parameters(config, precision), devices.replicated(on)), *given)
     return Traced(traced, units, purposes)
 
 

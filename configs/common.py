@@ -94,7 +94,7 @@ def restore(method: str) -> ml_collections.ConfigDict:
     config.precision = "float32"  # of networks, as in training
     config.checkpoint = "best"  # whose weights restore: best on held-out slices, or last
     config.closed_steps = 200  # of the dual, in the one proximal step of mirror_tv3d and its like
-    config.cuda_graphs = False  # GPU: all kernels of a restoration in one graph, which changes no result; never timed
+    config.cuda_graphs = False  # GPU: all kernels of a restoration in one graph; never tried on a GPU
     config.batch_size = 0  # slices restored at a time, which changes no result; 0: as suits the device
     return config
 

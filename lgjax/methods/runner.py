@@ -136,6 +136,7 @@ class Runner:
         self.iterates = method.iterates
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
+        self.graphs = settings.cuda_graphs  # whether a restoration is to be one CUDA graph
         self.function = self._function()
         self.fused: bool | None = None  # whether kernels of ours are used; None: nobody has asked
         self.compiled: Callable | None = None  # for the present micro-batch
@@ -154,7 +155,7 @@ class Runner:
         else:
             each = devices.on_each(restorer(self.method, self.settings, self.model), self.mesh)
         options = devices.compiler_options(self.mesh, "restoration")
-        if self.settings.cuda_graphs:
+        if self.graphs:
             options = {**options, **self._graph()}
         return jax.jit(each, compiler_options=options)
 
@@ -219,26 +220,37 @@ class Runner:
         return x, trace
 
     def compile(self, *given: Any) -> Callable:
-        """Compiles the method for what is given; without kernels of ours where these are not trusted, or refused."""
+        """Compiles the method for what is given; what a compiler refuses is left out: our kernels, then graphs."""
         if self.fused is None:
             self.fused = self._trusts(given)
         try:
             with convolutions.fusion(self.fused):
                 return self.function.lower(*given).compile()
         except Exception as error:
-            if not self.fused or devices.is_out_of_memory(error):
+            if devices.is_out_of_memory(error) or not (self.fused or self.graphs):
                 raise
-            self.fused = False
+            refused = self._without()
             program = self.compile(*given)
-            LOG.warning(own_kernels.REFUSED)
+            LOG.warning(refused)
             return program
 
+    def _without(self) -> str:
+        """Leaves out what a compiler may have refused; returns what is then to be said."""
+        if self.fused:
+            self.fused = False
+            return own_kernels.REFUSED
+        self.graphs = False
+        self.function = self._function()
+        return "warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."
+
     def _trusts(self, given: tuple[Any, ...]) -> bool:
-        """Returns whether kernels of ours compute, for slices like those given, what XLA's compute."""
-        if self.model is None or not convolutions.fuses():
-            return True
-        height, width = jax.tree.leaves(given[1:])[0].shape[-3:-1]
-        return own_kernels.trusted(self.model.bind, self.params, (height, width), self.settings.precision)
+        """Returns whether kernels of ours are to be used for slices like those given, on the devices of the mesh."""
+        kind = convolutions.forms.value or self.mesh.devices.flat[0].device_kind
+        if not (self.model and self.method.model and convolutions.has_own_kernels(kind)):
+            return False
+        size = next(array.shape[1:3] for array in jax.tree.leaves(given[1:]) if np.ndim(array) == 4)
+        with convolutions.forms(kind):
+            return own_kernels.trusted(self.model.bind, self.params, size, self.settings.precision)
 
     def _run(self, size: int, *given: Any) -> tuple[Any, float]:
         """Runs the program for one size of what is given, compiled first; returns how long the run took, too."""

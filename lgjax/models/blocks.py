@@ -55,6 +55,8 @@ class ResidualDown(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         if self.has_variable("params", MERGED):
+            if x.shape[1] % 2 or x.shape[2] % 2:
+                raise ValueError(f"expected an even height and width, got {x.shape[1:3]}")
             y = convolutions.Conv(2 * self.features, (3, 3), strides=2, padding="SAME", name=MERGED)(x)
             y, skip = activation(y[..., : self.features]), y[..., self.features :]
             return activation(NormalisedConv(self.features, 3, 1, self.normalise, name="second")(y, train) + skip)

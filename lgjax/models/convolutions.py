@@ -28,13 +28,18 @@ def kind() -> str:
     return forms.value or (device.device_kind if device else jax.devices()[0].device_kind)
 
 
-fusion = jax.make_user_context(True)
-"""Tells, for what is traced within `fusion(False)`, that no kernel of ours is to be used."""
+fusion = jax.make_user_context(False)
+"""Lets kernels of ours be used in what is traced within `fusion(True)`, by those who have made sure of them."""
 
 
 def fuses() -> bool:
-    """Returns whether kernels of ours, see `strips`, may be used in what is traced now: on NVIDIA GPUs."""
-    return fusion.value and kind().startswith("NVIDIA")
+    """Returns whether kernels of ours, see `strips`, are used in what is traced now."""
+    return fusion.value and has_own_kernels(kind())
+
+
+def has_own_kernels(kind: str) -> bool:
+    """Returns whether there are kernels of ours for a kind of device."""
+    return kind.startswith("NVIDIA")
 
 
 def _plain(x, kernel, strides, padding, dilation=(1, 1)):

@@ -78,8 +78,8 @@ def text(table: Table) -> str:
 
 
 def chosen(kind: str, use: str, layer: Layer) -> str:
-    """Returns the form of a convolution: what was measured on the kind of device, else by a rule."""
-    return _forms().get((kind, use, layer)) or (by_rule(use, layer) if kind == "cpu" else _rule(kind, use, layer))
+    """Returns the form of a convolution: on CPU by a rule, elsewhere what was measured on that kind of device."""
+    return by_rule(use, layer) if kind == "cpu" else _forms().get((kind, use, layer)) or _rule(kind, use, layer)
 
 
 def possible(use: str, layer: Layer) -> list[str]:

@@ -4,7 +4,8 @@ import os
 import pathlib
 import resource
 
-_LIMITS = (pathlib.Path("/sys/fs/cgroup/memory.max"), pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_GROUPS = pathlib.Path("/proc/self/cgroup")  # a line for each kind: number, kinds, path; version 2 has no kinds
+_MOUNTED = pathlib.Path("/sys/fs/cgroup")
 
 
 def total() -> int:
@@ -16,6 +17,14 @@ def total() -> int:
 
 
 def _of_container() -> list[int]:
-    """Returns the limits of this process's control group, where there are any."""
-    found = [path.read_text().strip() for path in _LIMITS if path.is_file()]
-    return [int(text) for text in found if text.isdecimal()]
+    """Returns the limits of this process's control groups and of all above them, as containers and SLURM set them."""
+    if not _GROUPS.is_file():
+        return []
+    found = []
+    for _, kinds, path in (line.split(":", 2) for line in _GROUPS.read_text().splitlines()):
+        if kinds in ("", "memory"):
+            root, name = (_MOUNTED, "memory.max") if not kinds else (_MOUNTED / kinds, "memory.limit_in_bytes")
+            group = pathlib.PurePosixPath(path.lstrip("/"))
+            found += [root / above / name for above in (group, *group.parents)]
+    texts = [limit.read_text().strip() for limit in found if limit.is_file()]
+    return [int(text) for text in texts if text.isdecimal()]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from lgjax.runtime import memory
 from lgjax.runtime.errors import InputError
 
-# Of a scan of 512x512x300 voxels, restoration takes 3.4 to 3.7 GB, half a GB of that whatever the size
-# (benchmarks/memory_512x512x300_cpu.json and the records beside it).
-BYTES_PER_VOXEL = 36
+# The least that is done to a scan, to prepare it, takes 2.0 to 2.4 GB for 512x512x300 voxels; restoration takes 3.4 to
+# 3.7 GB (benchmarks/memory_512x512x300_cpu.json and the records beside it).
+BYTES_PER_VOXEL = 26
 
 
 def check(said: object, shape: Sequence[int]) -> None:

@@ -348,12 +348,17 @@ def test_a_restoration_is_a_graph_where_xla_can(config, mesh1, slices, monkeypat
     assert not caplog.text
 
 
-def test_options_of_a_graph_reach_the_compiler(config, mesh1, slices, monkeypatch):
+def test_a_graph_that_the_compiler_refuses_is_left_out(config, mesh1, slices, monkeypatch, caplog):
+    """The options of the graph reach the compiler, which does not know them."""
     refused = {"graph": {"xla_of_tomorrow": "1"}}
     monkeypatch.setattr(runtime_devices, "compiler_options", lambda _, program: refused.get(program, {}))
     config.restore.cuda_graphs = True
+    runner = runner_of("intensity", config, {}, mesh1)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_tomorrow"):
-        join(runner_of("intensity", config, {}, mesh1)(slices, np.ones(7, np.float32)))
+        runner.function.lower(runner.params, *runner.place([*slices, np.ones(7, np.float32)])).compile()
+    x, _ = join(runner(slices, np.ones(7, np.float32)))
+    np.testing.assert_array_equal(x, np.where(slices.mask > 0, 0, slices.y))
+    assert caplog.messages == ["warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."]
 
 
 def test_proximal_is_chosen_by_one_value(config):

@@ -57,14 +57,37 @@ def test_a_kernel_that_cannot_be_compiled_is_left_alone(model, caplog):
     assert [record.message for record in caplog.records] == [own_kernels.REFUSED]
 
 
-def test_where_the_network_has_no_such_kernel_nothing_is_compiled(model, monkeypatch):
-    def never(*_):
-        raise AssertionError("compiled")
-
-    monkeypatch.setattr(jax, "device_get", never)
+def test_a_kernel_wrong_beyond_the_bound_alone_is_found_out(model, monkeypatch, caplog):
+    """Trained variances lie at the ends of their range for noise, where the bound makes all alike."""
     network, params = model
-    with convolutions.forms("plain"):
-        assert own_kernels.trusted(network.bind, params, (16, 16), VALUE)
+    held = jax.tree.map(lambda _: np.float32(0), params["variance"]["range"])
+    interpreted(monkeypatch, 3.0)
+    assert not trusted((network, {**params, "variance": {**params["variance"], "range": held}}))
+    assert [record.message for record in caplog.records] == [own_kernels.WRONG]
+
+
+@pytest.mark.parametrize(("kind", "method"), [("cpu", "vae_lg_neural_tv"), (GPU, "intensity"), (GPU, "gmm")])
+def test_nobody_is_asked_where_there_is_no_such_kernel(model, monkeypatch, kind, method):
+    monkeypatch.delattr(own_kernels, "trusted")
+    network, params = model
+    settings = runner.from_config(shrunk("vae"))._replace(precision=VALUE, iterations=1)
+    made = runner.Runner(names.parse(method), settings, network, params, devices.mesh(jax.devices()[:1]))
+    with convolutions.forms(kind):
+        if method == "gmm":
+            x = np.random.default_rng(0).random(50, np.float32)
+            made.function = jax.jit(lambda values: values)
+            made.compile(x)
+        else:
+            list(made(brain_like(0, 2, 16, 16), np.ones(2, np.float32)))
+    assert made.fused is False
+
+
+def test_what_asks_nobody_gets_the_forms_of_xla(model):
+    """Such as training, which draws what the model makes of slices."""
+    network, params = model
+    with convolutions.forms(GPU):
+        drawn = jax.jit(lambda params, x: network.bind(params).variance(x))
+        assert "pallas_call" not in str(drawn.trace(params, np.ones((16, 16, 1), np.float32)).jaxpr)
 
 
 def test_a_restoration_goes_on_with_what_is_right(model, monkeypatch, caplog):

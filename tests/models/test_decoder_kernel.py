@@ -71,7 +71,7 @@ def test_the_decoder_ends_with_the_kernel(interpreted):
             slope = jax.grad(lambda one: networks.reconstruct(one).sum())(x[0])
             return jax.vmap(lambda one: networks.samples(one, jax.random.key(0), 2))(x), slope
 
-        with convolutions.forms(kind), precision.matmul_precision("float32"):
+        with convolutions.forms(kind), convolutions.fusion(True), precision.matmul_precision("float32"):
             return jax.jit(compute)(x)
 
     for found, expected in zip(of(GPU), of("plain"), strict=True):
@@ -86,13 +86,13 @@ def test_one_kernel_on_a_gpu(form, value, calls):
     """In the program lowered for CUDA, which needs no GPU."""
     model, params = network(form, value)
     x = jax.ShapeDtypeStruct((3, 16, 16, 1), jnp.float32)
-    with an_absent_gpu(), precision.matmul_precision(value):
+    with an_absent_gpu(), convolutions.fusion(True), precision.matmul_precision(value):
         samples = jax.jit(jax.vmap(lambda one: model.bind(params).samples(one, jax.random.key(0), 1)))
         assert samples.trace(x).lower(lowering_platforms=("cuda",)).as_text().count("__gpu$xla.gpu.triton") == calls
 
 
 def test_the_gradient_of_the_bound_takes_the_plain_form():
     model, params = network()
-    with convolutions.forms(GPU):
+    with convolutions.forms(GPU), convolutions.fusion(True):
         gradient = jax.jit(jax.grad(lambda x: model.bind(params).elbo(x, jax.random.key(0))))
         assert "pallas_call" not in str(gradient.trace(jax.ShapeDtypeStruct((16, 16, 1), jnp.float32)).jaxpr)

@@ -89,3 +89,12 @@ def test_kernels_are_merged_once_before_the_loop(config, params, slices):
 def is_kernel(equation) -> bool:
     shape = equation.outvars[0].aval.shape
     return len(shape) == 4 and shape[0] in (2, 3) and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+
+
+def test_an_odd_image_is_refused(params):
+    """The merged kernel's first tap would lie beside the pixels that the skip sees."""
+    with convolutions.forms(GPU):
+        merged = blocks.merge(params)["autoencoder"]["down_0"]
+    block, x = blocks.ResidualDown(4, normalise=False), np.ones((1, 8, 7, 4), np.float32)
+    with pytest.raises(ValueError, match="even height and width"):
+        block.apply({"params": merged}, x, False)

@@ -41,7 +41,7 @@ def interpreted(monkeypatch):
 
 def fused(settings, params, x):
     """Sigma2 by the kernel."""
-    with convolutions.forms(GPU):
+    with convolutions.forms(GPU), convolutions.fusion(True):
         return jax.jit(functools.partial(variance.predict, settings))(params, x)
 
 
@@ -80,7 +80,7 @@ def test_slices_alone_by_vmap_and_in_bfloat16(interpreted):
     x = images(2, 20, 12)
     params = precision.cast(params, "bfloat16")
     each = jax.vmap(lambda one: variance.predict(settings, params, one[None])[0])
-    with convolutions.forms(GPU):
+    with convolutions.forms(GPU), convolutions.fusion(True):
         found = jax.jit(each)(x)
     exact = variance.predict(settings, jax.tree.map(jnp.float32, params), x)
     np.testing.assert_allclose(found, exact, rtol=0.05)
@@ -105,7 +105,12 @@ def test_gradients_are_those_of_the_plain_form(interpreted):
 def test_one_kernel_on_a_gpu_alone(kind, channels, asked, calls):
     """In the program lowered for CUDA, which needs no GPU; nothing else computes there before the bound."""
     settings, params = network(channels, fused=asked)
-    with an_absent_gpu(), convolutions.forms(kind), precision.matmul_precision("tensorfloat32"):
+    with (
+        an_absent_gpu(),
+        convolutions.forms(kind),
+        convolutions.fusion(True),
+        precision.matmul_precision("tensorfloat32"),
+    ):
         predict = jax.jit(jax.vmap(lambda one: variance.predict(settings, params, one[None])[0]))
         text = (
             predict.trace(jax.ShapeDtypeStruct((5, 128, 128, 1), jnp.float32))
@@ -122,6 +127,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     settled = runner.Settings(0, "float32", 0, None)
     run = runner.Runner(names.parse("intensity"), settled, None, params, devices.mesh(jax.devices()[:1]))
     run.function, x = jax.jit(functools.partial(variance.predict, settings)), images(1, 9, 8)
+    run.fused = True  # as where the kernels were trusted, and one of the program's is refused
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):
         found = [run.compile(params, part)(params, part) for part in (x, x[:, :5])]
     assert [record.message for record in caplog.records] == [own_kernels.REFUSED]

@@ -11,22 +11,45 @@ MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @pytest.fixture
-def limits(monkeypatch, tmp_path):
-    """What nothing limits but the machine; returns the file of a container's limit."""
-    monkeypatch.setattr(memory, "_LIMITS", (tmp_path / "memory.max",))
+def groups(monkeypatch, tmp_path):
+    """A process that nothing limits but the machine, and whose control groups are files here; returns their folder."""
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "_MOUNTED", tmp_path / "mounted")
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    return tmp_path / "memory.max"
+    return tmp_path
 
 
-@pytest.mark.parametrize(("text", "expected"), [("1048576\n", 1 << 20), ("max\n", MACHINE), (str(1 << 62), MACHINE)])
-def test_a_container_s_limit(limits, text, expected):
+def limit(groups, line, place, text):
+    """Puts the process into a group, and a limit into a file."""
+    (groups / "cgroup").write_text(f"12:cpu,cpuacct:/other\n{line}\n")
+    file = groups / "mounted" / place
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("0::/", "memory.max"),
+        ("0::/slurm/job_7/step_0", "slurm/job_7/step_0/memory.max"),
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("9:memory:/slurm/job_7", "memory/slurm/job_7/memory.limit_in_bytes"),
+    ],
+)
+def test_a_container_s_or_a_job_s_limit(groups, line, place):
     assert memory.total() == MACHINE
-    limits.write_text(text)
-    assert memory.total() == expected
+    limit(groups, line, place, "1048576\n")
+    assert memory.total() == 1 << 20
+
+
+@pytest.mark.parametrize("text", ["max\n", str(1 << 62)])
+def test_a_container_without_a_limit(groups, text):
+    limit(groups, "0::/", "memory.max", text)
+    assert memory.total() == MACHINE
 
 
 @pytest.mark.parametrize("limited", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
-def test_a_shell_s_limit(limits, limited, monkeypatch):
+def test_a_shell_s_limit(groups, limited, monkeypatch):
     granted = {limited: (1 << 20, 1 << 21)}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: granted.get(kind, (resource.RLIM_INFINITY,) * 2))
     assert memory.total() == 1 << 20
