@@ -104,11 +104,11 @@ def about() -> dict:
 
 def tune(options) -> None:
     """Writes the table of the forms that are fastest on the device at hand, after each convolution."""
-    device, until = jax.devices()[0].device_kind, time.perf_counter() + options.seconds
+    device = jax.devices()[0].device_kind
     table, found = tuned.read(options.output) if options.output.exists() else {}, list[tuned.Entry]()
-    told = tuning.Tuning(device, options.slices, options.repeats, until)
     with precision.matmul_precision(options.precision):
         wanted = [tuning.layers(config, device) for config in tuning.configs(options.smoke, options.precision)]
+        told = tuning.Tuning(device, options.slices, options.repeats, time.perf_counter() + options.seconds)
         for entry in (entry for layers in wanted for entry in tuning.tune(layers, told)):
             found.append(entry)
             files.atomic_write(options.output, tuned.text({**table, device: tuned.Record(about(), found)}))

@@ -106,10 +106,6 @@ def main(words: list[str] | None = None) -> int:
     params, slices = parameters(config), isolated(config, config.restore.batch_size)
     exact = results(config, EXACT, params, slices, mesh)
     found, told = {}, []
-    for name, values in VARIANTS.items():
-        found[name] = differences(exact, results(config, values, params, slices, mesh), slices.mask)
-        told += faults(name, found[name], values["precision"])
-        print(name, {part: f"{value:.1e}" for part, value in found[name].items()}, flush=True)
     record = {
         "what": __doc__.splitlines()[0],
         "command": places.command(["python", *sys.argv]),
@@ -118,7 +114,15 @@ def main(words: list[str] | None = None) -> int:
         "differences": found,
         "faults": told,
     }
-    files.atomic_write(options.output, json.dumps(record, indent=1) + "\n")
+    for name, values in VARIANTS.items():
+        try:
+            found[name] = differences(exact, results(config, values, params, slices, mesh), slices.mask)
+        except jax.errors.JaxRuntimeError as error:
+            told.append(f"{name}: {error}")
+        else:
+            told += faults(name, found[name], values["precision"])
+            print(name, {part: f"{value:.1e}" for part, value in found[name].items()}, flush=True)
+        files.atomic_write(options.output, json.dumps(record, indent=1) + "\n")
     for text in told:
         print(f"error: {text}")
     return 1 if told else 0

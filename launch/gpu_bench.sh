@@ -16,7 +16,8 @@ for argument in "$@"; do
   esac
 done
 ready='import sys; from lgjax.runtime import devices; from lgjax.speed import record; devices.start(sys.argv[1])'
-if ! PYTHONPATH="$PWD" "$own" -c "$ready" "$device" > /dev/null 2>&1; then
+if ! lacking=$(PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" timeout 60 "$own" -c "$ready" "$device" 2>&1); then
+  echo "$own lacks what lgjax needs, so .venv is set up: $(tail -n 1 <<< "$lacking")" >&2
   extras="test"
   if [ "$device" = gpu ]; then
     want_gpu

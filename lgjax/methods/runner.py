@@ -221,8 +221,7 @@ class Runner:
 
     def compile(self, *given: Any) -> Callable:
         """Compiles the method for what is given; what a compiler refuses is left out: our kernels, then graphs."""
-        if self.fused is None:
-            self.fused = self._trusts(given)
+        self.settle(*given)
         try:
             with convolutions.fusion(self.fused):
                 return self.function.lower(*given).compile()
@@ -243,8 +242,13 @@ class Runner:
         self.function = self._function()
         return "warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."
 
+    def settle(self, *given: Any) -> None:
+        """Decides, once, whether kernels of ours are to be used for slices like those given."""
+        if self.fused is None:
+            self.fused = self._trusts(given)
+
     def _trusts(self, given: tuple[Any, ...]) -> bool:
-        """Returns whether kernels of ours are to be used for slices like those given, on the devices of the mesh."""
+        """Returns whether kernels of ours do as XLA's on the devices of the mesh, for slices like those given."""
         kind = convolutions.forms.value or self.mesh.devices.flat[0].device_kind
         if not (self.model and self.method.model and convolutions.has_own_kernels(kind)):
             return False

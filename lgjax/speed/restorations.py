@@ -82,6 +82,7 @@ def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
 def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
     """Compiles a method for some arguments beside the parameters, and counts its work in the form that was compiled."""
     arguments = (runner.params, *arguments)
+    runner.settle(*arguments)  # which compiles too
     program, seconds = timed(lambda: runner.compile(*arguments))
     with convolutions.fusion(runner.fused):
         return counted(runner.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)
