@@ -159,9 +159,8 @@ def calls(jaxpr: Any) -> Iterator[tuple[str, float]]:
             turns = math.prod(equation.params["grid_mapping"].grid)
             yield equation.params["name"], turns * counts.count(equation.params["jaxpr"]).flops
             continue
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                yield from calls(inner) if hasattr(inner, "eqns") else ()
+        for inner in counts.jaxprs(equation.params):
+            yield from calls(inner)
 
 
 class Text(NamedTuple):

@@ -13,6 +13,7 @@ from configs import restorer, vae
 from lgjax import models
 from lgjax.models import blocks, convolutions, tuned
 from lgjax.runtime import devices
+from lgjax.speed import counts
 
 TURN = 0.02  # seconds of a run: many iterations of a loop, so that starting the run does not count
 MARGIN = 0.05  # by which a form must be faster than the plain one to be chosen
@@ -75,7 +76,7 @@ def _convolutions(function: Callable, *arguments: Any) -> list[tuned.Layer]:
 
 def _equations(jaxpr) -> list:
     """Lists the convolutions in a jaxpr, those of functions within included."""
-    inner = [part for one in jaxpr.eqns for part in one.params.values() if hasattr(part, "eqns")]
+    inner = [part for one in jaxpr.eqns for part in counts.jaxprs(one.params)]
     own = [one for one in jaxpr.eqns if one.primitive.name == "conv_general_dilated"]
     return own + [one for part in inner for one in _equations(part)]
 

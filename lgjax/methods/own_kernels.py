@@ -1,6 +1,7 @@
 """Whether kernels of lgjax's own, see `models.strips`, are used: where they compute what XLA's convolutions compute.
 
-A kernel can be compiled and be wrong on a device that nobody has tried. So the device itself is asked, once a run.
+A kernel can be compiled and be wrong on a device that nobody has tried. So the device itself is asked, before a method
+is compiled for it.
 """
 
 import functools

@@ -91,15 +91,15 @@ def _of_equation(equation: Any) -> Count:
     if name == "pallas_call":  # whose kernel reads and writes what is near
         turns = math.prod(params["grid_mapping"].grid)
         return Count(turns * count(params["jaxpr"]).flops, _bytes(equation))
-    inner = [] if name in RULES else list(_jaxprs(params))
+    inner = [] if name in RULES else list(jaxprs(params))
     if inner:
         turns = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}.get(name, lambda: 1)()
         return scaled(total(map(count, inner)), turns)
     return Count(float(_flops(name, equation)), _bytes(equation))
 
 
-def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:
-    """Yields the jaxprs among the parameters of an equation."""
+def jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """Yields the jaxprs among the parameters of an equation, open or closed."""
     for value in params.values():
         for one in value if isinstance(value, list | tuple) else [value]:
             if hasattr(one, "eqns"):

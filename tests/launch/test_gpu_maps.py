@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_maps
+from lgjax.models import convolutions
 
 
 def test_differences_are_medians_inside_the_mask_in_standard_deviations():
@@ -37,3 +38,17 @@ def test_bfloat16_rounds_and_is_told_where_maps_may_not_differ(tmp_path, monkeyp
     assert all(1e-4 < found[part] < gpu_maps.LARGEST["bfloat16"] for part in ("reconstruct", "variance"))
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
     assert told.startswith("error: bfloat16: restored differs by")
+
+
+def test_a_refused_kernel_is_told_and_stops_no_other_variant(tmp_path, monkeypatch, capsys):
+    """Pallas refuses to compile for a CPU, as the compiler of a GPU may; kernels of ours are asked themselves."""
+    plain = {"precision": "tensorfloat32", "variance_form": "plain", "decoder_form": "plain"}
+    monkeypatch.setattr(gpu_maps, "VARIANTS", {"ours": {"precision": "tensorfloat32"}, "plain": plain})
+    output = tmp_path / "maps.json"
+    with convolutions.forms("NVIDIA H200"):
+        assert gpu_maps.main(["--device=cpu", "--smoke", f"--output={output}"]) == 1
+    record = json.loads(output.read_text())
+    assert list(record["differences"]) == ["plain"]
+    (told,) = record["faults"]
+    assert told.startswith("ours: ")
+    assert f"error: {told}" in capsys.readouterr().out
