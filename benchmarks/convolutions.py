@@ -8,10 +8,11 @@ the repeats.
 
     python benchmarks/convolutions.py --tune --output=lgjax/models/forms.json
 
-Measures every form of every convolution of the networks of configs/vae.py and configs/restorer.py on the device at
-hand: results and image gradients inside a loop, as restorations need them, and kernel gradients. Writes the seconds of
-all, and the form to take, into the table of the kind of device, beside the tables of other kinds. The largest
-convolutions come first, so that the time limit leaves out the least important ones.
+Measures every form of every convolution of the networks of configs/vae.py and configs/restorer.py, in TensorFloat-32
+and in bfloat16, on the device at hand: results and image gradients inside a loop, as restorations need them, and kernel
+gradients. Runs last 20 ms or longer. Writes the seconds of all, and the form to take, into the table of the kind of
+device, beside the tables of other kinds. The largest convolutions come first, so that the time limit leaves out the
+least important ones.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from lgjax.methods import names
 from lgjax.methods import runner as runners
 from lgjax.models import blocks, convolutions, precision, tuned
 from lgjax.runtime import devices, files, places
-from lgjax.speed import contestants
+from lgjax.speed.synthetic import brain_like, random_state
 from lgjax.training import feeding, settings
 
 METHODS = {"vae_lg_neural_tv": 10, "vae_lg_est_tv": 2, "vae_elbo_tv": 5}  # and iterations of a run
@@ -64,9 +65,9 @@ def restoration(name: str, slices: int):
     config = experiment.paper()
     config.restore.iterations, config.restore.batch_size = METHODS[name], slices
     model = models.from_config(config, config.restore.precision)
-    params = models.freeze(contestants.random_state(model, settings.from_config(config)).variables)
+    params = models.freeze(random_state(model, settings.from_config(config)).variables)
     runner = runners.Runner(names.parse(name), runners.from_config(config), model, params, devices.mesh())
-    batch = contestants.brain_like(0, slices, config.data.height, config.data.width)
+    batch = brain_like(0, slices, config.data.height, config.data.width)
     return lambda: list(runner(batch, np.ones(slices, np.float32))), METHODS[name]
 
 
@@ -74,8 +75,8 @@ def training(slices: int):
     """A training step; call it without arguments."""
     config, mesh = experiment.paper(), devices.mesh()
     model, values = models.from_config(config, config.train.precision), settings.from_config(config)
-    state = devices.replicate(contestants.random_state(model, values), mesh)
-    found = contestants.brain_like(0, slices, config.data.height, config.data.width)
+    state = devices.replicate(random_state(model, values), mesh)
+    found = brain_like(0, slices, config.data.height, config.data.width)
     batch = jax.device_put((found.y, found.mask), devices.batch_sharding(mesh))
     step = feeding.make_step(model, values, mesh).lower(state, *batch).compile()
 
@@ -106,8 +107,8 @@ def tune(options) -> None:
     """Writes the table of the forms that are fastest on the device at hand, after each convolution."""
     device = jax.devices()[0].device_kind
     table, found = tuned.read(options.output) if options.output.exists() else {}, list[tuned.Entry]()
-    with precision.matmul_precision(options.precision):
-        wanted = [tuning.layers(config, device) for config in tuning.configs(options.smoke, options.precision)]
+    with precision.matmul_precision("tensorfloat32"):  # bfloat16 needs none
+        wanted = [tuning.layers(config, device) for config in tuning.configs(options.smoke)]
         told = tuning.Tuning(device, options.slices, options.repeats, time.perf_counter() + options.seconds)
         for entry in (entry for layers in wanted for entry in tuning.tune(layers, told)):
             found.append(entry)
@@ -146,7 +147,6 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--tune", action="store_true", help="measure each convolution by itself")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of tuning, at most")
-    parser.add_argument("--precision", choices=precision.CHOICES, default="tensorfloat32", help="of tuning")
     parser.add_argument("--smoke", action="store_true", help="tune for networks of 16x16 pixels")
     options = parser.parse_args()
     (tune if options.tune else compare)(options)

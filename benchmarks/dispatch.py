@@ -20,7 +20,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from configs import vae as experiment
 from lgjax import models
 from lgjax.runtime import devices, files, places
-from lgjax.speed import contestants
+from lgjax.speed import trainings
+from lgjax.speed.synthetic import brain_like, random_state
 from lgjax.training import feeding, settings
 from lgjax.training.store import InMemory
 
@@ -38,13 +39,12 @@ def main() -> None:
     samples = {count: [] for count in COUNTS}  # pairs: on the clock, of cores
     for count in COUNTS:
         config = experiment.smoke()
-        config.data.resident, config.train.steps_per_dispatch = "always", count
-        for name in ("steps", "log_every", "checkpoint_every"):
-            config.train[name] = contestants.ENDLESS
-        model, values = models.from_config(config, config.train.precision), settings.from_config(config)
-        found = contestants.brain_like(0, SLICES, config.data.height, config.data.width)
+        config.train.steps_per_dispatch = count
+        model = models.from_config(config, config.train.precision)
+        values = trainings.endless(settings.from_config(config))
+        found = brain_like(0, SLICES, config.data.height, config.data.width)
         streams[count] = feeding.steps(model, values, InMemory(found.y, found.mask), mesh, 0)
-        states[count] = devices.replicate(contestants.random_state(model, values), mesh)
+        states[count] = devices.replicate(random_state(model, values), mesh)
 
     def run(count: int) -> tuple[float, float]:
         began, used = time.perf_counter(), time.process_time()

@@ -26,7 +26,7 @@ from lgjax.methods import runner as runners
 from lgjax.models import convolutions, precision
 from lgjax.preparation.slices import Slices
 from lgjax.runtime import devices, files, places
-from lgjax.speed import contestants
+from lgjax.speed.synthetic import brain_like, random_state
 from lgjax.training import settings
 
 EXACT = {"precision": "float32", "variance_form": "plain"}
@@ -47,13 +47,13 @@ OF_MAPS = 1e-3  # of restored slices, in standard deviations of the brain
 def parameters(config) -> Any:
     """Frozen random parameters, whose log variances are bound to a wide range."""
     model = models.from_config(config, config.restore.precision)
-    params = models.freeze(contestants.random_state(model, settings.from_config(config)).variables)
+    params = models.freeze(random_state(model, settings.from_config(config)).variables)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: np.float32(RANGE.get(path[-1].key, leaf)), params)
 
 
 def isolated(config, count: int) -> Slices:
     """Slices of noise in which no pixel that may change touches another one."""
-    found = contestants.brain_like(0, count, config.data.height, config.data.width)
+    found = brain_like(0, count, config.data.height, config.data.width)
     rows, columns = np.indices(found.mask.shape[1:3])
     return found._replace(mask=found.mask * ((rows + columns) % 2 == 0)[..., None])
 

@@ -32,17 +32,17 @@ def restore(cores: int) -> None:
     from lgjax import models
     from lgjax.methods import names, runner
     from lgjax.runtime import devices
-    from lgjax.speed import contestants
+    from lgjax.speed.synthetic import brain_like, random_state
     from lgjax.training import settings
 
     config = vae.get_config("smoke")
     config.restore.iterations = ITERATIONS
     model = models.from_config(config, config.restore.precision)
-    params = models.freeze(contestants.random_state(model, settings.from_config(config)).variables)
+    params = models.freeze(random_state(model, settings.from_config(config)).variables)
     found = runner.Runner(
         names.parse("vae_lg_neural_tv"), runner.from_config(config), model, params, devices.start("cpu", None)
     )
-    slices = contestants.brain_like(0, SLICES, config.data.height, config.data.width)
+    slices = brain_like(0, SLICES, config.data.height, config.data.width)
     strength = np.full(SLICES, 0.3, np.float32)
     seconds = []
     for _ in range(4):  # the first compiles

@@ -1,6 +1,7 @@
 """Measures every form of every convolution of lgjax's networks on the device at hand, and chooses among them."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,12 +14,22 @@ from configs import restorer, vae
 from lgjax import models
 from lgjax.models import blocks, convolutions, tuned
 from lgjax.runtime import devices
-from lgjax.speed import counts
+from lgjax.speed import counts, times
 
-TURN = 0.02  # seconds of a run: many iterations of a loop, so that starting the run does not count
+PRECISIONS = ("tensorfloat32", "bfloat16")  # whose convolutions are measured; those of float32 are the former's
+TURN = 0.02  # seconds that a run lasts at least, so that starting the run does not count
+SHORTEST = 2  # iterations: compilers take a loop of one for none
+MORE = 1.2  # times the iterations that would do, since a short run seems slow
 MARGIN = 0.05  # by which a form must be faster than the plain one to be chosen
 UNKNOWN = "any GPU"  # a kind of device without a table
 NUDGE = 1e-20  # of one pixel from iteration to iteration, so that none is computed once for all
+
+
+class Measured(NamedTuple):
+    """What was measured of one convolution, by form."""
+
+    seconds: dict[str, float]  # of an iteration
+    iterations: dict[str, int]  # of a run
 
 
 class Tuning(NamedTuple):
@@ -30,11 +41,10 @@ class Tuning(NamedTuple):
     until: float  # no further convolution is begun after this `time.perf_counter()`
 
 
-def configs(smoke: bool, precision: str) -> list:
+def configs(smoke: bool) -> list:
     """Returns the experiments whose networks count: the paper's, and the restorer's of the same resolution."""
     found = [vae.get_config("paper"), *([] if smoke else [restorer.get_config("paper")])]
     for config in found:
-        config.restore.precision = precision
         if smoke:
             config.data.height = config.data.width = 16
             config.model.channels, config.model.latent_channels = (4, 8), 8
@@ -42,11 +52,17 @@ def configs(smoke: bool, precision: str) -> list:
 
 
 def layers(config, kind: str) -> dict[str, list[tuned.Layer]]:
-    """Returns the convolutions to choose forms for on a kind of device, by use, the largest first.
+    """Returns the convolutions to choose forms for on a kind of device, by use, the largest first, in `PRECISIONS`.
 
     They are those of a model in training and in restorations, merged there but on CPU, and those of image gradients.
     """
-    model = models.from_config(config, config.restore.precision)
+    found = [_layers(config, precision, kind) for precision in PRECISIONS]
+    return {use: _largest_first(set().union(*(one[use] for one in found))) for use in tuned.USES}
+
+
+def _layers(config, precision: str, kind: str) -> dict[str, set[tuned.Layer]]:
+    """Returns the convolutions of one precision by use."""
+    model = models.from_config(config, precision)
     params = jax.eval_shape(lambda key: models.freeze(model.init(key)), jax.random.key(0))
     x = jax.ShapeDtypeStruct((config.data.height, config.data.width, 1), jnp.float32)
 
@@ -60,11 +76,7 @@ def layers(config, kind: str) -> dict[str, list[tuned.Layer]]:
     restoring = trained if kind == "cpu" else _convolutions(functools.partial(asked, UNKNOWN), params, x)
     own = {*trained, *restoring}
     turned = [layer for one in own for layer in _convolutions(_turned(one), *_shapes(one, 1))]
-    return {
-        tuned.FORWARD: _largest_first({*own, *turned}),
-        tuned.IMAGE: _largest_first(own),
-        tuned.KERNEL: _largest_first(set(trained)),
-    }
+    return {tuned.FORWARD: {*own, *turned}, tuned.IMAGE: own, tuned.KERNEL: {*trained}}
 
 
 def _convolutions(function: Callable, *arguments: Any) -> list[tuned.Layer]:
@@ -106,27 +118,40 @@ def _shapes(layer: tuned.Layer, slices: int) -> list[jax.ShapeDtypeStruct]:
 
 
 class Contestant:
-    """A convolution, or a gradient of one, in one form, compiled."""
+    """A convolution, or a gradient of one, in one form, and how many iterations of it a run has."""
 
     def __init__(self, use: str, form: str, layer: tuned.Layer, tuning: Tuning):
-        """Compiles the form and runs it once; a turn then is as many times as take about `TURN` seconds."""
+        """Compiles the form; a run lasts `TURN` seconds or longer."""
         rng = np.random.default_rng(0)
         self.arrays = [jnp.asarray(rng.standard_normal(s.shape), s.dtype) for s in _shapes(layer, tuning.slices)]
         compute = functools.partial(_once, use, form, layer, tuning.kind)
-        self.compute = _again_and_again(compute) if use == tuned.KERNEL else _looping(compute)
-        self.times, self.seconds = 1, list[float]()
-        self.run()  # compiles
-        self.times = max(1, round(TURN / self.run()))
-
-    def run(self) -> float:
-        """Returns the seconds that it takes, once of `times`."""
-        began = time.perf_counter()
-        jax.block_until_ready(self.compute(self.times, *self.arrays))
-        return (time.perf_counter() - began) / self.times
+        self.iterations, self.run = long_enough((_steps if use == tuned.KERNEL else _loop)(compute, *self.arrays))
+        self.samples: list[float] = []  # seconds of an iteration
 
     def turn(self) -> None:
         """Takes a turn."""
-        self.seconds.append(self.run())
+        self.samples.append(times.seconds(self.run) / self.iterations)
+
+    @property
+    def seconds(self) -> float:
+        """The median of all turns, in three digits."""
+        return float(f"{np.median(self.samples):.3g}")
+
+
+def long_enough(compiled: Callable[[int], Callable]) -> tuple[int, Callable]:
+    """Returns how many iterations a run needs to last `TURN` seconds, and that run.
+
+    Args:
+      compiled: makes a run of so many iterations.
+    """
+    iterations = SHORTEST
+    while True:
+        run = compiled(iterations)
+        times.seconds(run)  # which may load a library
+        taken = times.seconds(run)
+        if taken >= TURN:
+            return iterations, run
+        iterations = math.ceil(iterations * MORE * TURN / taken)
 
 
 def _once(use: str, form: str, layer: tuned.Layer, kind: str, x, kernel, gradient):
@@ -137,32 +162,60 @@ def _once(use: str, form: str, layer: tuned.Layer, kind: str, x, kernel, gradien
     return compute(kind, x, kernel, gradient, *rest)
 
 
-def _again_and_again(compute: Callable) -> Callable:
-    """Makes a function of (times, ...) that calls a program as often, as training calls steps."""
-    program = jax.jit(compute, compiler_options=devices.compiler_options(devices.mesh(), "training"))
-    return lambda times, *arrays: [program(*arrays) for _ in range(times)][-1]
+def _steps(compute: Callable, x, kernel, gradient) -> Callable[[int], Callable]:
+    """Makes a function of a number of iterations that returns a run: a program is called as often, as training does.
 
-
-def _looping(compute: Callable) -> Callable:
-    """Makes a function of (times, image, kernel, gradient), one program that loops, as restorations do.
-
-    All of a result is computed every time, as the loop carries the result; and anew, as one pixel has changed.
+    Each step changes the kernel of the next one, so that steps follow each other.
     """
 
-    def loop(times, x, kernel, gradient):
-        def body(_, carried):
-            (x, gradient), result = carried
-            nudge = (NUDGE * result.ravel()[0]).astype(x.dtype)
-            x, gradient = x.at[0, 0, 0, 0].add(nudge), gradient.at[0, 0, 0, 0].add(nudge)
-            return (x, gradient), compute(x, kernel, gradient)
+    def step(kernel, x, gradient):
+        found = compute(x, kernel, gradient)
+        return kernel - NUDGE * found, found
 
-        shape = jax.eval_shape(compute, x, kernel, gradient)
-        return jax.lax.fori_loop(0, times, body, ((x, gradient), jnp.zeros(shape.shape, shape.dtype)))[1]
+    options = devices.compiler_options(devices.mesh(), "training")
+    program = jax.jit(step, compiler_options=options).lower(kernel, x, gradient).compile()
 
-    return jax.jit(loop, compiler_options=devices.compiler_options(devices.mesh(), "restoration"))
+    def run(iterations):
+        changed = kernel
+        for _ in range(iterations):
+            changed, found = program(changed, x, gradient)
+        return found
+
+    return lambda iterations: functools.partial(run, iterations)
 
 
-def measured(use: str, layer: tuned.Layer, tuning: Tuning) -> dict[str, float]:
+def _loop(compute: Callable, *arrays) -> Callable[[int], Callable]:
+    """Makes a function of a number of iterations that returns a run: one program that loops, as restorations do.
+
+    The compiler knows the number, as it does in restorations: a GPU need not tell the host after every iteration that
+    another one follows.
+    """
+    options = devices.compiler_options(devices.mesh(), "restoration")
+
+    def compiled(iterations):
+        loop = jax.jit(functools.partial(looped, compute, iterations), compiler_options=options)
+        return functools.partial(loop.lower(*arrays).compile(), *arrays)
+
+    return compiled
+
+
+def looped(compute: Callable, iterations: int, x, kernel, gradient):
+    """Computes something of image, kernel and gradient again and again, and returns the last result.
+
+    All of a result is computed every time, as the loop carries the result; and anew, as the result changes a pixel.
+    """
+
+    def body(_, carried):
+        (x, gradient), result = carried
+        nudge = (NUDGE * result.ravel()[0]).astype(x.dtype)
+        x, gradient = x.at[0, 0, 0, 0].add(nudge), gradient.at[0, 0, 0, 0].add(nudge)
+        return (x, gradient), compute(x, kernel, gradient)
+
+    shape = jax.eval_shape(compute, x, kernel, gradient)
+    return jax.lax.fori_loop(0, iterations, body, ((x, gradient), jnp.zeros(shape.shape, shape.dtype)))[1]
+
+
+def measured(use: str, layer: tuned.Layer, tuning: Tuning) -> Measured:
     """Measures the forms of one convolution in turns; returns the median seconds of those that compile."""
     forms = set(tuned.possible(use, layer))
     if use != tuned.FORWARD and tuned.chosen(tuning.kind, tuned.FORWARD, layer) == "plain":
@@ -176,7 +229,8 @@ def measured(use: str, layer: tuned.Layer, tuning: Tuning) -> dict[str, float]:
     for _ in range(tuning.repeats):
         for contestant in contestants.values():
             contestant.turn()
-    return {form: float(f"{np.median(contestant.seconds):.3g}") for form, contestant in contestants.items()}
+    seconds = {form: contestant.seconds for form, contestant in contestants.items()}
+    return Measured(seconds, {form: contestant.iterations for form, contestant in contestants.items()})
 
 
 def fastest(seconds: dict[str, float]) -> str:
@@ -193,6 +247,7 @@ def tune(found: dict[str, list[tuned.Layer]], tuning: Tuning) -> Iterator[tuned.
     for use, layer in [(use, layer) for use, layers in found.items() for layer in layers]:
         if time.perf_counter() > tuning.until:
             return
-        if seconds := measured(use, layer, tuning):
-            form = tuned.by_rule(use, layer) if tuning.kind == "cpu" else fastest(seconds)
-            yield tuned.Entry(use, layer, form, seconds)
+        found = measured(use, layer, tuning)
+        if found.seconds:
+            form = tuned.by_rule(use, layer) if tuning.kind == "cpu" else fastest(found.seconds)
+            yield tuned.Entry(use, layer, form, *found)

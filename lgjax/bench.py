@@ -10,6 +10,7 @@ iteration does the same work whatever they hold.
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from lgjax.cli import early
 
@@ -20,7 +21,7 @@ from absl import flags
 
 from lgjax.cli import app
 from lgjax.runtime import files
-from lgjax.speed.record import choose, from_config, measure
+from lgjax.speed import record
 from lgjax.speed.tables import markdown
 
 
@@ -28,16 +29,23 @@ def main(words: Sequence[str] = ()) -> int | None:
     """Runs the command line."""
     values = flags.FLAGS
     config = values.config
-    settings = from_config(config)
-    names = choose(values.method)
+    settings, names = record.from_config(config), record.choose(values.method)
     mesh = app.start()
-    record = measure(settings, names, mesh, values.profile)
-    app.say(f"\n{markdown(record)}")
-    platform = mesh.devices.flat[0].platform
-    output = pathlib.Path(values.output or f"benchmarks/{config.name}_{platform}.json")
-    files.atomic_write(output, json.dumps(record, indent=1) + "\n")
+    output = pathlib.Path(values.output or f"benchmarks/{config.name}_{mesh.devices.flat[0].platform}.json")
+    items = record.contestants(settings, names, mesh)
+    found = record.measure(settings, items, mesh)
+    _write(found, output)
+    if values.profile:  # which may end the process
+        record.add_profiles(found, items)
+        _write(found, output)
+    app.say(f"\n{markdown(found)}")
     print(f"all samples: {output}")
     return 0
+
+
+def _write(found: dict[str, Any], output: pathlib.Path) -> None:
+    """Writes a record."""
+    files.atomic_write(output, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ class Entry(NamedTuple):
     use: str  # of `USES`
     layer: Layer
     form: str
-    seconds: dict[str, float]  # by form
+    seconds: dict[str, float]  # of an iteration, by form
+    iterations: dict[str, int]  # of a run that was timed, by form; older tables do not say
 
 
 class Record(NamedTuple):
@@ -137,13 +138,24 @@ def _forms() -> dict[tuple[str, str, Layer], str]:
 
 def _section(record: Record) -> str:
     lines = [
-        json.dumps({"use": e.use, **e.layer._asdict(), "form": e.form, "seconds": e.seconds}) for e in record.entries
+        json.dumps(
+            {"use": e.use, **e.layer._asdict(), "form": e.form, "seconds": e.seconds, "iterations": e.iterations}
+        )
+        for e in record.entries
     ]
     return f'{{"about": {json.dumps(record.about)}, "layers": [\n' + ",\n".join(lines) + "\n]}"
 
 
-def _entry(use: str, form: str, seconds: dict[str, float], **layer: Any) -> Entry:
-    return Entry(use, Layer(**{name: _hashable(value) for name, value in layer.items()}), form, seconds)
+def _found(entry: Entry) -> dict[str, Any]:
+    """Returns what was found about a convolution."""
+    return {"form": entry.form, "seconds": entry.seconds, "iterations": entry.iterations}
+
+
+def _entry(
+    use: str, form: str, seconds: dict[str, float], iterations: dict[str, int] | None = None, **layer: Any
+) -> Entry:
+    described = Layer(**{name: _hashable(value) for name, value in layer.items()})
+    return Entry(use, described, form, seconds, iterations or {})
 
 
 def _hashable(value: Any) -> Any:

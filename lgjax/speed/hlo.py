@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 _BITS = {"pred": 8, "token": 0}  # of an element whose type does not end with the number
 _ARRAY = re.compile(r"\b([a-z]+(\d+)?\w*)\[([\d,]*)\]")
+_MODULE = re.compile(r"HloModule ([^\s,]+)")
 _HEAD = re.compile(r"^(ENTRY )?%(\S+) \(.*\) -> .* \{$")
 _LINE = re.compile(r"^  (ROOT )?%(\S+) = (.*)$")
 _OPCODE = re.compile(r"([\w-]+)\(")
@@ -102,6 +103,12 @@ def parse(text: str) -> Program:
     if not entry:
         raise ValueError("no text of a compiled program: there is no entry computation")
     return Program(entry, computations)
+
+
+def module(text: str) -> str:
+    """Returns the name of a program; "" where the text is of another form."""
+    found = _MODULE.match(text)
+    return found[1] if found else ""
 
 
 def scopes(text: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a benchmark measures: its settings, the methods and trainings in turn, the record."""
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,15 @@ from lgjax.preparation.slices import Grid
 from lgjax.runtime import devices, places, progress
 from lgjax.runtime.errors import UsageError
 from lgjax.speed import hlo, profile
-from lgjax.speed import peaks as speed_peaks
-from lgjax.speed.contestants import Training, random_state
+from lgjax.speed.peaks import Rates
 from lgjax.speed.restorations import OneStep, Restoration, Task
+from lgjax.speed.synthetic import random_state
+from lgjax.speed.trainings import Training
 from lgjax.training import settings as training_settings
 from lgjax.workdir import experiment
 from lgjax.workdir.recorded import has_model
 
+LOG = logging.getLogger(__name__)
 WITHOUT_MODEL = "detection"  # the experiment of methods without a model
 DETECTION = (  # methods that are timed beside the paper's
     "mirror_tv3d",
@@ -129,8 +132,14 @@ def trained(settings: Settings, names: Sequence[str]) -> list[str]:
     return [model for model in found if model in settings.train_models]
 
 
-def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Contestant]:
-    """Compiles the methods and the trainings of their models, one after the other; yields each."""
+def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> list[Contestant]:
+    """Compiles the methods and the trainings of their models, one after the other."""
+    count = sum(len(solvers(settings, methods.parse(name))) for name in names) + len(trained(settings, names))
+    return list(progress.track(_compiled(settings, names, mesh), "compiling", count, "program"))
+
+
+def _compiled(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Contestant]:
+    """Yields the methods and the trainings of their models, each compiled."""
     short, target = settings.short_iterations, settings.run_seconds
     drawn = functools.cache(lambda name: parameters(settings.experiments[name]))
     for method in map(methods.parse, names):
@@ -143,39 +152,27 @@ def contestants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mes
         yield Training(name, part.trained, part.training, size, mesh, settings.train_slices, target)
 
 
-def measure(
-    settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh, profiled: bool = False
-) -> dict[str, Any]:
+def measure(settings: Settings, items: Sequence[Contestant], mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Runs everything in turn, A B C A B C, so that a disturbance of the machine meets all alike.
 
     Args:
       settings: from `from_config`.
-      names: of methods, as from `choose`.
+      items: from `contestants`.
       mesh: the devices.
-      profiled: whether a run of everything is profiled at the end, too.
 
     Returns:
       The record, as written to --output.
     """
-    count = sum(len(solvers(settings, methods.parse(name))) for name in names) + len(trained(settings, names))
-    items = list(progress.track(contestants(settings, names, mesh), "compiling", count, "program"))
-    held, peaks = speed_peaks.peak_memory(mesh), []
-    sizes = (settings.precision, settings.peak_sizes, settings.peak_length)
-    with progress.track(None, "measuring", settings.repeats * (count + 1), "run") as bar:
-        for _ in range(settings.repeats):
-            for item in items:
-                item.sample()
-                bar.update()
-            peaks.append(speed_peaks.measure_peaks(mesh, *sizes))
+    held = peak_memory(mesh)
+    rates = Rates(mesh, settings.precision, settings.peak_sizes, settings.peak_length)
+    with progress.track(None, "measuring", settings.repeats * (len(items) + 1), "run") as bar:
+        for item in settings.repeats * [*items, rates]:
+            item.sample()
             bar.update()
-    best = speed_peaks.best(peaks)
+    peaks = rates.peaks()
     found: dict[str, dict] = {"methods": {}, "training": {}}
     for item in items:
-        found[item.kind][item.name] = item.record(best, settings.as_paper)
-    if profiled:
-        for item in progress.track(items, "profiling", len(items), "program"):
-            scopes, (kernels, iterations) = hlo.scopes(item.compiled.program.as_text() or ""), item.profile()
-            found[item.kind][item.name]["profile"] = profile.as_json(kernels, iterations, scopes)
+        found[item.kind][item.name] = item.record(peaks, settings.as_paper)
     return {
         "what": "Measures how fast methods restore and models train on this machine, and how fast it could be.",
         "command": places.command(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
@@ -183,7 +180,30 @@ def measure(
         "devices": mesh.size,
         "cores": os.cpu_count(),
         "config": settings.as_json,
-        "peaks": best._asdict(),
+        "peaks": peaks._asdict(),
         "peak_bytes_of_process": held,
         **found,
     }
+
+
+def peak_memory(mesh: jax.sharding.Mesh) -> int | None:
+    """Returns the most bytes that this process has held on one device so far; None where devices do not count (CPU)."""
+    found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in mesh.local_devices]
+    return max((value for value in found if value is not None), default=None)
+
+
+def add_profiles(record: dict[str, Any], items: Sequence[Contestant]) -> None:
+    """Adds to a record where the time of each contestant goes, or why no profiler says so, which is a warning too."""
+    for item in progress.track(items, "profiling", len(items), "program"):
+        record[item.kind][item.name]["profile"] = _profile(item)
+
+
+def _profile(item: Contestant) -> dict[str, Any]:
+    """Profiles a contestant; returns what its record keeps."""
+    try:
+        text = item.compiled.program.as_text() or ""
+        return profile.as_json(item.profile(), hlo.module(text), hlo.scopes(text))
+    except Exception as error:  # every device has a profiler of its own; what was measured stands without
+        fault = places.told(f"{type(error).__name__}: {error}".partition("\n")[0])
+        LOG.warning("warning: %s: no profile: %s", item.name, fault)
+        return {"fault": fault}

@@ -18,11 +18,12 @@ from lgjax.models.base import Model
 from lgjax.preparation.midplane import Mirror
 from lgjax.preparation.slices import Grid, Slices
 from lgjax.runtime import devices
-from lgjax.speed import counts, profile
-from lgjax.speed import peaks as speed_peaks
-from lgjax.speed.contestants import Compiled, Work, against_floor, brain_like, counted, scaled, timed
-from lgjax.speed.peaks import Peaks, Runs, Spread
-from lgjax.speed.profile import Kernel
+from lgjax.speed import counts, profile, times
+from lgjax.speed.peaks import Peaks
+from lgjax.speed.profile import Profile
+from lgjax.speed.programs import Compiled, Work, against_floor, counted, scaled, timed
+from lgjax.speed.synthetic import brain_like
+from lgjax.speed.times import Runs, Spread
 
 LAMBDA = 1.0
 
@@ -95,7 +96,7 @@ def restore(runner: runners.Runner, arrays: Given) -> list[Any]:
 
 def seconds(runner: runners.Runner, arrays: Given) -> float:
     """Times the restoration of all slices."""
-    return speed_peaks.seconds(lambda: restore(runner, arrays))
+    return times.seconds(lambda: restore(runner, arrays))
 
 
 class Restoration:
@@ -117,7 +118,7 @@ class Restoration:
         self.batch = given(task, task.volume if task.method.volume else self.short.size)
         once = prepare(self.short, self.batch)
         guess = seconds(self.short, self.batch) / short  # with what a run does once, so the long run is not too long
-        long = speed_peaks.count_for(target, guess, 4 * short, self.iterations)
+        long = times.count_for(target, guess, 4 * short, self.iterations)
         self.long, self.long_runs = task.runner(long), Runs(long, [])
         self.compiled = prepare(self.long, self.batch)
         pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
@@ -133,14 +134,14 @@ class Restoration:
         if self.long_runs.iterations == self.iterations:
             self.volumes.append(taken if self.whole is self.batch else seconds(self.long, self.whole))
 
-    def profile(self) -> tuple[list[Kernel], int]:
-        """Profiles one long run; returns its kernels and its iterations."""
-        return profile.of(lambda: restore(self.long, self.batch)), self.long_runs.iterations
+    def profile(self) -> Profile:
+        """Profiles one long run."""
+        return profile.of(lambda: restore(self.long, self.batch), self.task.mesh, self.long_runs.iterations)
 
     def record(self, peaks: Peaks, as_paper: bool) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements."""
         task, long = self.task, self.long_runs
-        slope = speed_peaks.spread(speed_peaks.per_iteration(self.short_runs, long))
+        slope = times.spread(times.per_iteration(self.short_runs, long))
         count, size = task.volume, len(self.batch.slices.number)
         of_programs = size if task.method.volume else self.long.dispatched
         adam = runners.length(task.method, task.settings) == "iterations"
@@ -154,7 +155,7 @@ class Restoration:
             "grid": [task.grid.height, task.grid.width],
             "seconds_per_iteration": slope._asdict(),
             "paper_seconds": paper,
-            "paper_over_ours": speed_peaks.ratio(paper, slope.median),
+            "paper_over_ours": times.ratio(paper, slope.median),
             "volume": measured(self.volumes) if self.volumes else computed(long, slope, self.iterations, count, size),
             "compile_seconds": self.compiled.seconds,
             **against_floor(self.compiled, scaled(self.work, size // of_programs), peaks, slope.median),
@@ -178,9 +179,9 @@ class OneStep:
         """Times one volume."""
         self.volumes.append(seconds(self.runner, self.whole))
 
-    def profile(self) -> tuple[list[Kernel], int]:
-        """Profiles one volume; returns its kernels, and that there was one step."""
-        return profile.of(lambda: restore(self.runner, self.whole)), 1
+    def profile(self) -> Profile:
+        """Profiles one volume, as one step."""
+        return profile.of(lambda: restore(self.runner, self.whole), self.task.mesh, 1)
 
     def record(self, peaks: Peaks, as_paper: bool) -> dict[str, Any]:
         """Returns what was measured, and what follows from the measurements: nothing of iterations."""
@@ -201,7 +202,7 @@ class OneStep:
 
 def measured(samples: list[float]) -> dict[str, Any]:
     """Returns the seconds of a volume from runs of whole volumes."""
-    return {"seconds": speed_peaks.spread(samples).median, "samples": samples}
+    return {"seconds": times.spread(samples).median, "samples": samples}
 
 
 def computed(long: Runs, slope: Spread, iterations: int, count: int, size: int) -> dict[str, Any]:
@@ -216,4 +217,4 @@ def computed(long: Runs, slope: Spread, iterations: int, count: int, size: int) 
     """
     batches = -(-count // size)
     made_of = f"{batches} batches of {size} for {count} slices, {iterations} iterations"
-    return {"seconds": batches * speed_peaks.run_seconds(long, slope.median, iterations), "computed_from": made_of}
+    return {"seconds": batches * times.run_seconds(long, slope.median, iterations), "computed_from": made_of}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lgjax.report import tables
-from lgjax.speed import contestants, profile
+from lgjax.speed import profile, programs
 
 NOTES = (
     "s/iteration: of one batch (of methods of volumes: of one volume), the slope between a short and a long run of the "
@@ -99,7 +99,7 @@ def _training(record: dict[str, Any]) -> str:
 
 
 def _profiles(record: dict[str, Any]) -> list[str]:
-    """Tabulates the kernels of all that was profiled."""
+    """Tabulates all that was profiled."""
     return [profile.markdown(name, found["profile"]) for name, found in _rows(record).items() if "profile" in found]
 
 
@@ -114,7 +114,7 @@ def _batch(found: dict[str, Any]) -> str:
 
 def _bound(found: dict[str, Any]) -> str:
     """Marks what follows from an upper count of bytes."""
-    return "<= " if found["bytes_of"] == contestants.OPERATIONS else ""
+    return "<= " if found["bytes_of"] == programs.OPERATIONS else ""
 
 
 def _number(value: float | None, unit: float = 1.0) -> str:

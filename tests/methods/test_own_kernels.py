@@ -12,7 +12,7 @@ from lgjax import models
 from lgjax.methods import names, own_kernels, runner
 from lgjax.models import convolutions, decoder_kernel, variance_kernel
 from lgjax.runtime import devices
-from lgjax.speed.contestants import brain_like
+from lgjax.speed.synthetic import brain_like
 
 GPU = "NVIDIA H200"
 VALUE = "tensorfloat32"

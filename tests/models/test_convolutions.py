@@ -1,7 +1,6 @@
 """Which form a convolution is traced in: that of the device at hand, of a mesh's devices, or one that is told."""
 
 import functools
-import time
 
 import flax.linen as nn
 import jax
@@ -9,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import tuning
-from lgjax import models
 from lgjax.models import convolutions, tuned
 
 LAYERS = (((8, 8), 3, 5, 3, 1), ((8, 8), 1, 8, 3, 1), ((2, 2), 8, 8, 3, 1), ((8, 12), 5, 16, 3, 2))
@@ -145,68 +142,9 @@ def test_on_a_cpu_the_shipped_table_is_the_rule():
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    entry = tuned.Entry(tuned.IMAGE, layer_of((8, 8), 1, 8, 3, 1), "turned", {"plain": 2.0, "turned": 1.0})
+    seconds, iterations = {"plain": 2.0, "turned": 1.0}, {"plain": 2, "turned": 3}
+    entry = tuned.Entry(tuned.IMAGE, layer_of((8, 8), 1, 8, 3, 1), "turned", seconds, iterations)
     table = {kind: tuned.Record({"command": "c"}, [entry] * n) for n, kind in enumerate(("cpu", "NVIDIA H200"))}
     path = tmp_path / "forms.json"
     path.write_text(tuned.text(table))
     assert tuned.read(path) == table
-
-
-def toy():
-    """The smoke experiment of the tuning."""
-    return tuning.configs(True, "float32")[0]
-
-
-def test_tuning_looks_at_every_convolution_of_the_networks_and_of_image_gradients():
-    """Forwards, the kernels are those of the parameters, of four 2x2 kernels where an image is upsampled."""
-    found, config = tuning.layers(toy(), "cpu"), toy()
-    params = jax.eval_shape(models.from_config(config, "float32").init, jax.random.key(0))["params"]
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    kernels = {(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves if leaf.ndim == 4}
-    up = {(2, 2, shape[2], 4 * shape[3]) for path, shape in kernels if "'up_" in path and "'first'" in path}
-    own = {shape for path, shape in kernels if not ("'up_" in path and "'first'" in path)} | up
-    assert len(up) == 2
-    assert {(*one.kernel, one.channels, one.features) for one in found[tuned.KERNEL]} == own
-    assert set(found[tuned.IMAGE]) == set(found[tuned.KERNEL]) < set(found[tuned.FORWARD])
-    assert layer_of((16, 16), 8, 1, 3, 1) in found[tuned.FORWARD]  # the gradient of the first of the variance network
-    merged = tuning.layers(toy(), "NVIDIA H200")
-    assert merged[tuned.KERNEL] == found[tuned.KERNEL]
-    assert layer_of((16, 16), 4, 8, 3, 2) in set(merged[tuned.FORWARD]) - set(found[tuned.FORWARD])
-
-
-def test_tuning_measures_in_turns_until_the_time_is_up():
-    now = time.perf_counter()
-    late, soon = (tuning.Tuning("NVIDIA H200", 1, 2, now + after) for after in (-1, 1000))
-    pointwise, layer = layer_of((8, 8), 3, 5, 1, 1), layer_of((8, 8), 1, 20, 3, 1)
-    wanted = {tuned.FORWARD: [pointwise, layer]}  # the former has one form
-    assert list(tuning.tune(wanted, late)) == []
-    (entry,) = tuning.tune(wanted, soon)
-    assert entry[:2] == (tuned.FORWARD, layer)
-    assert set(entry.seconds) == {"plain", "shifted"}
-    assert entry.form == tuning.fastest(entry.seconds)
-
-
-def test_on_a_cpu_tuning_keeps_the_rule(monkeypatch):
-    layer = layer_of((8, 8), 3, 5, 3, 1)
-    monkeypatch.setattr(tuning, "measured", lambda *_: {"plain": 1.0, "blocks of 2x2": 9.0})
-    for kind, form in (("cpu", "blocks of 2x2"), ("NVIDIA H200", "plain")):
-        told = tuning.Tuning(kind, 1, 1, time.perf_counter() + 1000)
-        assert [entry.form for entry in tuning.tune({tuned.FORWARD: [layer]}, told)] == [form]
-
-
-@pytest.mark.parametrize("use", tuned.USES)
-def test_what_tuning_times_is_the_convolution(use):
-    layer = layer_of((8, 8), 3, 5, 3, 1)
-    one = tuning.Contestant(use, "plain", layer, tuning.Tuning("cpu", 2, 1, 0.0))
-    x, kernel, gradient = one.arrays
-    y, back = jax.vjp(nn.Conv(5, (3, 3)).apply, {"params": {"kernel": kernel, "bias": jnp.ones(5)}}, x)
-    variables, for_x = back(gradient)
-    forward = jnp.where(y > 0, y, 0.2 * y)  # with a bias of one and the activation
-    expected = dict(zip(tuned.USES, (forward, for_x, variables["params"]["kernel"]), strict=True))
-    np.testing.assert_allclose(one.compute(3, *one.arrays), expected[use], rtol=1e-4, atol=1e-4)
-
-
-def test_the_plain_form_stays_unless_another_is_clearly_faster():
-    assert tuning.fastest({"plain": 1.0, "turned": 0.97}) == "plain"
-    assert tuning.fastest({"plain": 1.0, "turned": 0.9}) == "turned"
-    assert tuning.fastest({"turned": 3.0}) == "turned"  # where the plain form does not compile

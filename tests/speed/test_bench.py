@@ -1,211 +1,26 @@
-"""Speed: what is made of times, what XLA counts, peak rates by a clock that is known, and the benchmark as typed."""
+"""The benchmark: what is timed and how, its record, its tables, and the command."""
 
-import itertools
 import json
 import os
 import subprocess
 import sys
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ONE_DEVICE, ROOT, both
-from jax.experimental.compilation_cache import compilation_cache
+from conftest import ONE_DEVICE, ROOT
 
 from configs import bench as settings
-from lgjax import models
+from lgjax import bench as door
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.models import convolutions
-from lgjax.preparation.slices import BACKGROUND
 from lgjax.runtime.errors import UsageError
-from lgjax.speed import contestants, counts, profile, restorations, tables, traffic
-from lgjax.speed import peaks as speed_peaks
+from lgjax.speed import profile, programs, restorations, tables, times
 from lgjax.speed import record as bench
 from lgjax.speed.counts import Count
-from lgjax.speed.peaks import Peaks, Runs
-from lgjax.training import step
-
-
-def test_spread_is_median_and_quartiles():
-    assert speed_peaks.spread([5.0, 1.0, 4.0, 2.0, 3.0]) == (3.0, 2.0, 4.0)
-    assert speed_peaks.spread([7.0]) == (7.0, 7.0, 7.0)
-
-
-def test_seconds_per_iteration_without_what_a_run_does_once():
-    fixed = np.array([0.5, 3.0, 0.1])  # of each pair of runs
-    slopes = np.array([0.01, 0.02, 0.04])
-    short, long = (Runs(n, list(fixed + n * slopes)) for n in (2, 50))
-    np.testing.assert_allclose(speed_peaks.per_iteration(short, long), slopes)
-    line = Runs(50, [0.5 + 50 * 0.01] * 3)
-    assert speed_peaks.run_seconds(line, 0.01, 800) == pytest.approx(0.5 + 800 * 0.01)
-    assert speed_peaks.run_seconds(line, 0.01, 50) == pytest.approx(1.0)
-    with pytest.raises(ValueError):
-        speed_peaks.per_iteration(short, Runs(50, [1.0]))
-
-
-def test_count_for():
-    assert speed_peaks.count_for(2.0, 0.1, 8, 800) == 20
-    assert speed_peaks.count_for(2.0, 1e-4, 8, 800) == 800
-    assert speed_peaks.count_for(2.0, 5.0, 8, 800) == 8
-    assert speed_peaks.count_for(2.0, 0.1, 8, 4) == 8
-
-
-def test_floor_is_the_slower_of_computing_and_moving():
-    peaks = Peaks(flops=100.0, bytes=10.0, samples={})
-    found = speed_peaks.floor(Count(200.0, 50.0), peaks)
-    assert (found.compute, found.memory, found.seconds) == (2.0, 5.0, 5.0)
-    assert speed_peaks.floor(Count(800.0, 50.0), peaks).seconds == 8.0
-
-
-def test_ratio_of_what_is_known():
-    assert speed_peaks.ratio(0.098, 0.0004) == pytest.approx(245)
-    assert speed_peaks.ratio(None, 1.0) is None
-    assert speed_peaks.ratio(1.0, None) is None
-    assert speed_peaks.ratio(1.0, -1e-6) is None  # a slope lost in noise
-
-
-@pytest.mark.parametrize("length", [3, 7])
-def test_bytes_of_a_loop_are_those_of_all_iterations(length):
-    n = 64
-    w = jnp.ones((n, n)) / n
-    once, several = (
-        contestants.compiled(jax.jit(lambda x, t=turns: jax.lax.fori_loop(0, t, lambda _, x: jnp.tanh(x @ w), x)), w)
-        for turns in (length, 2 * length)
-    )
-    more = counts.per_iteration(once.work, several.work, length).bytes
-    # The product reads two matrices and writes one; what follows reads and writes one, or is fused, or copies one.
-    assert 3 * 4 * n**2 <= more <= 7 * 4 * n**2
-
-
-@pytest.mark.usefixtures("optimised")
-def test_bytes_are_of_the_fused_program_and_of_all_devices():
-    x = jnp.ones(1000)
-    function = jax.jit(lambda a, b: jnp.tanh(a + b) * 2 + a)
-    found = contestants.compiled(function, x, x)
-    assert found.work.bytes == 3 * 4 * 1000  # and not those of every operation
-    assert found.work.bytes == found.program.cost_analysis()["bytes accessed"]
-    assert found.bytes_of == contestants.KERNELS
-    assert contestants.compiled(function, x, x, devices=4).work.bytes == 4 * found.work.bytes
-
-
-def test_where_the_text_of_a_program_tells_nothing_every_operation_counts():
-    halve = jax.jit(lambda x: jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: x / 2, x))
-    found = contestants.compiled(halve, jnp.ones(1000))
-    assert found.bytes_of == contestants.OPERATIONS
-    assert found.work == counts.of(halve, jnp.ones(1000))
-    strange = "ENTRY %main (p: f32[]) -> f32[] {\n  ROOT %a = f32[] negate(%nowhere)\n}"
-    for text in (None, "func.func @main", strange):
-        assert traffic.of(types.SimpleNamespace(as_text=lambda text=text: text)) is None
-
-
-def test_memory_of_a_program():
-    program = jax.jit(lambda a: (a * 2, a.sum())).lower(jnp.ones(1000)).compile()
-    assert 8004 <= speed_peaks.memory(program) <= 8004 + 256
-    donated = jax.jit(lambda a: a * 2, donate_argnums=0).lower(jnp.ones(1000)).compile()
-    assert 4000 <= speed_peaks.memory(donated) <= 4000 + 256  # the result takes the argument's place
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Every run takes half a second."""
-    monkeypatch.setattr(speed_peaks.time, "perf_counter", itertools.count(0, 0.5).__next__)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_peak_rates_count_the_work_of_all_devices(clock, request, devices):
-    mesh = request.getfixturevalue(f"mesh{devices}")
-    peaks = speed_peaks.measure_peaks(mesh, "bfloat16", sizes=[16, 32], length=1003, tries=3)
-    rate = devices * speed_peaks.PRODUCTS * 2 * 16**3 / 0.5
-    assert peaks.flops == rate
-    assert peaks.samples["bfloat16 matrix product 16"] == [rate] * 3
-    assert len(peaks.samples) == 2  # half a second is long: no larger matrices
-    assert peaks.bytes == speed_peaks.SUMS * 3 * 4 * 1003 / 0.5  # of the host
-    assert speed_peaks._sum_rates(mesh, 1003, 2) == [devices * speed_peaks.SUMS * 3 * 4 * 1003 / 0.5] * 2
-
-
-def test_larger_matrices_are_tried_while_they_are_quick(mesh1, monkeypatch):
-    monkeypatch.setattr(speed_peaks.time, "perf_counter", itertools.count(0, 0.25).__next__)
-    peaks = speed_peaks.measure_peaks(mesh1, "float32", sizes=[16, 32], length=100, tries=1)
-    assert peaks.flops == speed_peaks.PRODUCTS * 2 * 32**3 / 0.25
-    assert set(peaks.samples) == {f"float32 matrix product {n}" for n in (16, 32)} | {"float32 sum a + b -> a"}
-
-
-def test_best_of_several_measurements():
-    first, second = Peaks(5.0, 20.0, {"a": [5.0], "b": [20.0]}), Peaks(7.0, 10.0, {"a": [6.0, 7.0], "b": [10.0]})
-    assert speed_peaks.best([first, second]) == (7.0, 20.0, {"a": [5.0, 6.0, 7.0], "b": [20.0, 10.0]})
-
-
-def test_slices_look_like_brains():
-    y, mask, index = contestants.brain_like(seed=1, count=3, height=128, width=96)
-    assert y.shape == mask.shape == (3, 128, 96, 1)
-    assert y.dtype == mask.dtype == np.float32
-    assert (y[mask == 0] == BACKGROUND).all()
-    np.testing.assert_allclose(mask.mean(axis=(1, 2, 3)), np.pi / 4 * np.prod(contestants.AXES), rtol=0.05)
-    assert abs(y[mask > 0].mean()) < 0.1
-    assert y[mask > 0].std() == pytest.approx(1, abs=0.1)
-    np.testing.assert_array_equal(index, [0, 1, 2])
-    np.testing.assert_array_equal(contestants.brain_like(1, 3, 128, 96).y, y)
-    assert (contestants.brain_like(2, 3, 128, 96).y != y).any()
-
-
-@pytest.mark.parametrize("name", list(settings.EXPERIMENTS))
-def test_random_states_are_those_of_training(name):
-    config = settings.get_config("smoke").experiments[name]
-    state = contestants.random_state(*both(config))
-    assert jax.eval_shape(lambda: state) == step.state_shapes(*both(config))
-    kernels = [leaf for leaf in jax.tree.leaves(models.freeze(state.variables)) if leaf.ndim > 1]
-    assert all(np.isfinite(kernel).all() and np.asarray(kernel).std() > 0 for kernel in kernels)
-
-
-@pytest.fixture
-def empty_cache(tmp_path):
-    """A compilation cache of this test's own: another may have left the user's in place."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    compilation_cache.reset_cache()
-    yield tmp_path
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-    compilation_cache.reset_cache()
-
-
-def test_compiling_takes_its_time_every_time(empty_cache):
-    folder = empty_cache
-
-    def double(x):
-        return x * 2.0 + 0.125
-
-    ones = jnp.ones(3)  # another program
-    before = set(folder.iterdir())
-    work, _, plain, program, seconds = contestants.compiled(jax.jit(double), ones)
-    np.testing.assert_array_equal(program(ones), 2.125)
-    assert work.flops == plain.flops == 2 * 3
-    assert seconds > 0
-    assert set(folder.iterdir()) == before
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.jit(lambda x: x * 3.0 + 0.0625)(jnp.ones(3))
-    assert set(folder.iterdir()) > before  # other programs are kept as before
-
-
-@pytest.mark.parametrize("features", [1, 8, 16])
-def test_the_zeros_of_blocks_are_counted_apart(features):
-    x, kernel = jnp.ones((2, 16, 16, 4)), jnp.ones((3, 3, 4, features))
-    layer = convolutions.Conv(features, (3, 3), use_bias=False)
-
-    @jax.jit
-    def convolve(x, kernel):
-        with convolutions.forms(convolutions.forms.value or "cpu"):
-            return layer.apply({"params": {"kernel": kernel}}, x)
-
-    work, _, plain, *_ = contestants.compiled(convolve, x, kernel)
-    taps = 3 * 16 - 2  # pairs of output and kernel rows that meet the image
-    assert plain.flops == 2 * 2 * 4 * features * taps**2
-    height, width = next(block for most, block in ((1, (4, 4)), (8, (2, 2)), (16, (1, 2))) if features <= most)
-    blocks = [(n + 2) * 16 // n - 2 for n in (height, width)]  # the same, of blocks of n pixels and n + 2 taps
-    assert work.flops == 2 * 2 * 4 * features * height * width * np.prod(blocks)
+from lgjax.speed.peaks import Peaks
+from lgjax.speed.times import Runs
 
 
 def test_methods_by_default_are_the_papers_that_iterate_and_detection():
@@ -264,7 +79,7 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
 
     monkeypatch.setattr(runner, "compile", refuse_once)
     seen = []
-    monkeypatch.setattr(contestants.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
+    monkeypatch.setattr(programs.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
     found = restorations.prepare(runner, restorations.given(task, 4))
     assert len(asked) == 1
     assert list(runner.programs.values()) == [found.program]
@@ -273,7 +88,7 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
 
 def test_volumes_that_fit_in_no_run_are_computed():
     long = Runs(50, [1.0, 1.2, 1.4])
-    found = restorations.computed(long, speed_peaks.spread([0.01, 0.02, 0.03]), iterations=800, count=155, size=64)
+    found = restorations.computed(long, times.spread([0.01, 0.02, 0.03]), iterations=800, count=155, size=64)
     assert found["seconds"] == pytest.approx(3 * (1.2 + 750 * 0.02))  # the last batch of the three is padded
     assert found["computed_from"] == "3 batches of 64 for 155 slices, 800 iterations"
 
@@ -287,30 +102,79 @@ def test_wrong_names_and_values_are_refused():
         bench.from_config(config)
 
 
+class Item:
+    """A contestant that takes no time."""
+
+    kind = "methods"
+    compiled = types.SimpleNamespace(program=types.SimpleNamespace(as_text=lambda: "HloModule jit_f, entry"))
+
+    def __init__(self, name, order=()):
+        self.name, self.order = name, order
+
+    def sample(self):
+        self.order.append(self.name)
+
+    def record(self, peaks, as_paper):
+        return {"peak": peaks.flops}
+
+    def profile(self):
+        return profile.Profile("kernels", [profile.Kernel("jit_f", "op", self.name, 3, 2.0)], 3)
+
+
+class Broken(Item):
+    """A contestant whose device has no profiler."""
+
+    def profile(self):
+        raise RuntimeError("no profiler in /home/ada/cupti.so\nand a long trace")
+
+
 def test_everything_is_timed_in_turn(monkeypatch, mesh1):
     order = []
 
-    class Item:
-        kind = "methods"
-
-        def __init__(self, name):
-            self.name = name
+    class Rates:
+        def __init__(self, *_):
+            order.append("compiled")
 
         def sample(self):
-            order.append(self.name)
+            order.append("peaks")
 
-        def record(self, peaks, settings):
-            return {"peak": peaks.flops}
+        def peaks(self):
+            return Peaks(9.0, 1.0, {})
 
-    def peaks(*_):
-        order.append("peaks")
-        return Peaks(float(len(order)), 1.0, {})
+    monkeypatch.setattr(bench, "Rates", Rates)
+    record = bench.measure(bench.from_config(settings.get_config("smoke")), [Item("a", order), Item("b", order)], mesh1)
+    assert order == ["compiled", *["a", "b", "peaks"] * 3]
+    assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}
 
-    monkeypatch.setattr(bench, "contestants", lambda *_: [Item("a"), Item("b")])
-    monkeypatch.setattr(speed_peaks, "measure_peaks", peaks)
-    record = bench.measure(bench.from_config(settings.get_config("smoke")), ["vae_elbo_tv", "vae_elbo_l1"], mesh1)
-    assert order == ["a", "b", "peaks"] * 3
-    assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}  # the best of the whole run
+
+def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):
+    record = {"methods": {"a": {"peak": 1.0}, "b": {"peak": 2.0}, "c": {"peak": 3.0}}, "training": {}}
+    bench.add_profiles(record, [Item("a"), Broken("b"), Item("c")])
+    fault = "RuntimeError: no profiler in cupti.so"  # not where it lies
+    assert caplog.messages == [f"warning: b: no profile: {fault}"]
+    assert record["methods"]["b"] == {"peak": 2.0, "profile": {"fault": fault}}
+    kept = [record["methods"][name]["profile"] for name in "ac"]
+    assert [one["longest"][0]["name"] for one in kept] == ["a", "c"]
+    assert profile.markdown("b", record["methods"]["b"]["profile"]) == f"b: no profile: {fault}"
+
+
+def test_the_record_is_written_before_the_profile_which_may_end_the_process(monkeypatch, tmp_path, mesh1):
+    output = tmp_path / "record.json"
+    values = types.SimpleNamespace(
+        config=settings.get_config("smoke"), method=["mirror_tv3d"], profile=True, output=str(output)
+    )
+    monkeypatch.setattr(door.flags, "FLAGS", values)
+    monkeypatch.setattr(door.app, "start", lambda: mesh1)
+    monkeypatch.setattr(bench, "contestants", lambda *_: [])
+
+    def ended(record, items):
+        raise SystemExit(139)
+
+    monkeypatch.setattr(bench, "add_profiles", ended)
+    monkeypatch.setattr(bench, "measure", lambda *_: {"methods": {}, "training": {}})
+    with pytest.raises(SystemExit):
+        door.main()
+    assert json.loads(output.read_text()) == {"methods": {}, "training": {}}
 
 
 def lgjax_bench(*arguments) -> subprocess.CompletedProcess:
@@ -455,7 +319,7 @@ def test_the_tables_show_what_is_unknown(benched):
     assert "<= " not in tables.markdown(record)
     for found in record["methods"].values():
         found.update(dict.fromkeys(("paper_seconds", "paper_over_ours", "flops", "floor_seconds", "fraction_of_floor")))
-        found["bytes_of"] = contestants.OPERATIONS
+        found["bytes_of"] = programs.OPERATIONS
     text = tables.markdown(record)
     assert f"| <= {found['bytes'] / 1e9:.3g} " in text
     assert tables.OTHER_SIZE in text

@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from lgjax import models
 from lgjax.methods import names, runner
 from lgjax.runtime import devices
-from lgjax.speed import contestants, counts
+from lgjax.speed import counts, synthetic
 from lgjax.speed.counts import Count
 
 
@@ -139,11 +139,11 @@ def test_one_iteration_is_the_slope_between_two_runs():
 
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_elbo_tv"])
 def test_an_iteration_of_a_method_counts_as_by_xla_and_grows_with_the_batch_alone(config, name):
-    params = models.freeze(contestants.random_state(*both(config)).variables)
+    params = models.freeze(synthetic.random_state(*both(config)).variables)
 
     def traced(iterations, count):
         config.restore.iterations = iterations
-        arrays = (*contestants.brain_like(0, count, 16, 16), np.ones(count, np.float32))
+        arrays = (*synthetic.brain_like(0, count, 16, 16), np.ones(count, np.float32))
         model = models.from_config(config, config.restore.precision)
         restore = runner.restorer(names.parse(name), runner.from_config(config), model)
         return jax.jit(restore).trace(params, *arrays)
