@@ -4,16 +4,17 @@
     bash launch/gpu.sh bench --device=cpu --smoke        # tiny sizes, to see that every phase works
     bash launch/gpu.sh bench --dry_run                   # prints the commands
 
-Each phase is a process of its own, ended at its limit. DIR/PHASE.json appears when a phase is complete; what a failed
-or ended one wrote stays as DIR/PHASE.part.json, what it printed as DIR/PHASE.log. A failed phase stops no other. The
-same command again does what is left. Exit codes: 0, all complete; 3, some are not; 130 and 143, signals.
+Each phase is a process of its own, ended at its limit, and stops no other. DIR/all.json is written anew after each: it
+holds all records, and what they were measured on; another device, version or size wants another DIR. DIR/PHASE.log is
+what a phase printed, DIR/cache what compilers found out. The same command again does what is left, and no phase begins
+that the seconds left do not suffice for. Exit codes: 0, all complete; 2, wrong words or DIR; 3, some phases are not
+complete; 4, no such device; 129, 130 and 143, signals.
 """
 
 import argparse
 import contextlib
 import fnmatch
 import importlib.util
-import json
 import os
 import pathlib
 import shlex
@@ -21,27 +22,32 @@ import signal
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from benchmarks import gpu_records
 from benchmarks.gpu_phases import OUTPUT, Phase, phases
 from benchmarks.gpu_summary import summary
-from lgjax.runtime import files, places
+from lgjax.runtime import places
+from lgjax.runtime.errors import EnvironmentFault, LgjaxError, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 480  # of all phases together, on a GPU
 PATIENCE = {"gpu": 1, "cpu": 10}  # times all limits
-LEAST = 10  # seconds that must be left for a phase to begin
+TUNED = "cache/xla"  # in the folder of the records
 GRACE = 5  # seconds between SIGTERM and SIGKILL
+MACHINE = Phase("machine", 60, ("benchmarks/gpu_machine.py", f"--output={OUTPUT}"))  # tells what is measured on
 
 
 class Outcome(NamedTuple):
-    """How a phase went."""
+    """How a phase went: the keys of a phase in all.json."""
 
     command: str
-    seconds: float
-    fault: str  # in words; nothing: complete
+    seconds: float = 0.0
+    fault: str = ""  # in words; nothing: complete
+    said: list[str] = []  # noqa: RUF012  # warnings, or the last lines of a phase that failed
+    record: dict[str, Any] | None = None
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -60,12 +66,16 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def chosen(options) -> list[Phase]:
-    """The phases that were asked for; exits where a pattern fits none."""
+    """The phases that were asked for.
+
+    Raises:
+      UsageError: a pattern fits none.
+    """
     every, patterns = phases(options.device, options.smoke), options.only.split(",")
     for pattern in patterns:
         if not fnmatch.filter([phase.name for phase in every], pattern):
             names = ", ".join(phase.name for phase in every)
-            sys.exit(f"error: --only: no phase is called {pattern}: there are {names}")
+            raise UsageError(f"--only: no phase is called {pattern}. Choose among {names}.")
     found = [phase for phase in every if any(fnmatch.fnmatch(phase.name, pattern) for pattern in patterns)]
     return [phase._replace(limit=phase.limit * PATIENCE[options.device]) for phase in found]
 
@@ -90,47 +100,67 @@ def command(phase: Phase, output: pathlib.Path) -> list[str]:
     return [python_of(phase), *(word.replace(OUTPUT, str(output)) for word in phase.words)]
 
 
-def environment(phase: Phase, device: str) -> dict[str, str]:
-    """What a phase finds in its environment beside what is there."""
-    found = {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    if phase.flags:
-        found["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), phase.flags)))
+def environment(phase: Phase, device: str, folder: pathlib.Path) -> dict[str, str]:
+    """What a phase finds in its environment beside what is there.
+
+    lgjax.bench compiles without JAX's cache, which keeps what XLA tuned: so XLA itself is told where to keep that.
+    """
+    cache = folder.resolve() / "cache"
+    tuned = f"--xla_gpu_per_fusion_autotune_cache_dir={shlex.quote(str(folder.resolve() / TUNED))}"
+    found = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "XLA_FLAGS": " ".join(filter(None, (os.environ.get("XLA_FLAGS"), tuned, phase.flags))),
+        "XDG_CACHE_HOME": str(cache),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
+    }
     if device == "cpu":
         return {**found, "JAX_PLATFORMS": "cpu"}
     return {**found, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]}
 
 
-def shown(phase: Phase, folder: pathlib.Path) -> str:
+def shown(phase: Phase, folder: pathlib.Path, device: str) -> str:
     """A phase as a shell would take it."""
-    flags = [f"XLA_FLAGS={phase.flags}"] if phase.flags else []
-    return shlex.join(["env", *flags, "timeout", str(phase.limit), *command(phase, folder / f"{phase.name}.part.json")])
+    values = [f"{name}={value}" for name, value in environment(phase, device, folder).items()]
+    return shlex.join(["env", *values, "timeout", str(phase.limit), *command(phase, part(phase, folder))])
+
+
+def noted(phase: Phase) -> str:
+    """A phase as it is recorded: without places of this machine, and wherever its record lies."""
+    return places.command([*(["env", f"XLA_FLAGS={phase.flags}"] if phase.flags else []), "python", *phase.words])
+
+
+def part(phase: Phase, folder: pathlib.Path) -> pathlib.Path:
+    """Where a phase writes its record."""
+    return folder.resolve() / f"{phase.name}.part.json"
 
 
 def run(phase: Phase, folder: pathlib.Path, device: str, limit: float) -> Outcome:
     """Runs a phase in a process group of its own, at most `limit` seconds; what ends this program ends the group."""
-    part, log = (folder / f"{phase.name}.{ending}" for ending in ("part.json", "log"))
-    part.unlink(missing_ok=True)
-    began, line = time.perf_counter(), noted(phase)
+    output, log = part(phase, folder), folder / f"{phase.name}.log"
+    output.unlink(missing_ok=True)
+    began, late = time.perf_counter(), ""
+    (folder / TUNED).mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as printed:
         process = subprocess.Popen(
-            command(phase, part.resolve()),
+            command(phase, output),
             cwd=ROOT,
-            env={**os.environ, **environment(phase, device)},
+            env={**os.environ, **environment(phase, device, folder)},
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,  # not a session: what ends ours from outside ends a phase too
         )
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            return Outcome(line, time.perf_counter() - began, f"ended at its limit of {limit:.0f} s")
+            late = f"ended at its limit of {limit:.0f} s"
         finally:
             end(process)
-    fault = f"exit code {process.returncode}" if process.returncode else unreadable(part)
-    if not fault:
-        os.replace(part, folder / f"{phase.name}.json")
-    return Outcome(line, time.perf_counter() - began, fault)
+    record = gpu_records.record(output)
+    output.unlink(missing_ok=True)
+    fault = late or (f"exit code {process.returncode}" if process.returncode else "")
+    fault = fault or ("" if record is not None else "no record was written")
+    return Outcome(noted(phase), time.perf_counter() - began, fault, gpu_records.said(log, bool(fault)), record)
 
 
 def end(process: subprocess.Popen) -> None:
@@ -142,59 +172,73 @@ def end(process: subprocess.Popen) -> None:
             process.wait(GRACE)
 
 
-def unreadable(path: pathlib.Path) -> str:
-    """What is wrong with a record, in words."""
-    try:
-        json.loads(path.read_text())
-    except (OSError, ValueError):
-        return "no record was written"
-    return ""
-
-
-def noted(phase: Phase) -> str:
-    """A phase as it is recorded: without places of this machine, and wherever its record lies."""
-    return places.command([phase.flags, "python", *phase.words])
-
-
-def complete(phase: Phase, folder: pathlib.Path, outcomes: dict) -> bool:
-    """Whether the record of a phase is there, made by the same command."""
-    is_there = (folder / f"{phase.name}.json").exists()
-    return is_there and outcomes.get(phase.name, {}).get("command") == noted(phase)
-
-
 def attempt(phase: Phase, folder: pathlib.Path, device: str, left: float) -> Outcome:
-    """Runs a phase if it can be run in the seconds that are left."""
-    (folder / f"{phase.name}.json").unlink(missing_ok=True)
+    """Runs a phase if the seconds that are left are half of its limit at least, which is what it should need."""
     if fault := lacking(phase):
-        return Outcome(noted(phase), 0.0, fault)
-    if left < min(LEAST, phase.limit):
-        return Outcome(noted(phase), 0.0, "not begun: no time was left")
+        return Outcome(noted(phase), fault=fault)
+    if left < phase.limit / 2:
+        return Outcome(noted(phase), fault="not begun: too little time was left")
     return run(phase, folder, device, min(phase.limit, left))
+
+
+def measured_on(options) -> dict[str, str]:
+    """What all records of a folder have in common.
+
+    Raises:
+      EnvironmentFault: there is no such device.
+    """
+    phase = MACHINE._replace(words=(*MACHINE.words, f"--device={options.device}"))
+    found = run(phase, options.output, options.device, phase.limit * PATIENCE[options.device])
+    if found.fault:
+        raise EnvironmentFault(f"--device={options.device} cannot be asked: {[found.fault, *found.said][-1]}")
+    flags = places.told(os.environ.get("XLA_FLAGS", ""))
+    return {**found.record, "size": "tiny" if options.smoke else "the paper's", "XLA_FLAGS": flags}
+
+
+def improves(outcome: Outcome, before: dict[str, Any] | None) -> bool:
+    """Whether an outcome replaces what is known of a phase: no fault replaces a record that is whole, or by nothing."""
+    if not outcome.fault or not before:
+        return True
+    return bool(before["fault"]) and (outcome.record is not None or before["record"] is None)
+
+
+def ask(wanted: list[Phase], options, on: dict[str, str], known: dict[str, dict[str, Any]], until: float) -> list[str]:
+    """Runs phases one after the other and keeps what comes of each; the names of those that fail."""
+    left = []
+    for number, phase in enumerate(wanted, 1):
+        print(f"[{number}/{len(wanted)}] {phase.name}: ", end="", flush=True)
+        before = known.get(phase.name)
+        if before and not before["fault"] and not options.again:
+            print("is complete (--again repeats it)", flush=True)
+            continue
+        outcome = attempt(phase, options.output, options.device, until - time.perf_counter())
+        if improves(outcome, before):
+            known[phase.name] = outcome._asdict()
+            gpu_records.write(options.output, on, known)
+        if outcome.fault:
+            left.append(phase.name)
+        print(f"{outcome.fault or 'complete'}, {outcome.seconds:.1f} s", flush=True)
+    return left
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command line."""
     options = arguments(words)
-    wanted, folder = chosen(options), options.output
+    until = time.perf_counter() + options.seconds - 2 * GRACE
+    wanted = chosen(options)
     if options.dry_run:
-        print("\n".join(shown(phase, folder) for phase in wanted))
+        print("\n".join(shown(phase, options.output, options.device) for phase in wanted))
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "phases.json"
-    outcomes = json.loads(kept.read_text()) if kept.exists() else {}
-    until = time.perf_counter() + options.seconds
-    for number, phase in enumerate(wanted, 1):
-        print(f"[{number}/{len(wanted)}] {phase.name}: ", end="", flush=True)
-        if complete(phase, folder, outcomes) and not options.again:
-            print("is complete (--again repeats it)", flush=True)
-            continue
-        outcome = attempt(phase, folder, options.device, until - time.perf_counter())
-        outcomes[phase.name] = outcome._asdict()
-        files.atomic_write(kept, json.dumps(outcomes, indent=1) + "\n")
-        print(f"{outcome.fault or 'complete'}, {outcome.seconds:.1f} s", flush=True)
-    asked = {phase.name: outcomes[phase.name] for phase in wanted}
-    print(f"\n{summary(folder, asked)}\nrecords: {folder}")
-    return 3 if any(outcome["fault"] for outcome in asked.values()) else 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    on = measured_on(options)
+    known = gpu_records.read(options.output, on)
+    print("; ".join(f"{name} {value}" for name, value in on.items() if value), flush=True)
+    left = ask(wanted, options, on, known, until)
+    print(f"\n{summary({phase.name: known[phase.name] for phase in wanted})}")
+    print(f"all records: {options.output / gpu_records.NAME}")
+    if left:
+        print(f"not complete: {', '.join(left)}. The same command does these, without --again these alone.")
+    return 3 if left else 0
 
 
 def _stop(number, frame) -> None:
@@ -204,9 +248,14 @@ def _stop(number, frame) -> None:
 
 def guarded(words: list[str] | None = None) -> int:
     """Runs the command line; a signal ends the phase too."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    return main(words)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)
+    try:
+        return main(words)
+    except LgjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 if __name__ == "__main__":

@@ -1,28 +1,30 @@
 """What a GPU is asked, in order of importance: a table of phases, each a process of its own (see benchmarks/gpu.py).
 
-A limit is seconds, about twice what an H100 should need. Words go to Python; the file that a phase writes is OUTPUT.
+What the goals of speed are about comes first. A limit is seconds, about twice what an H100 should need; none was asked
+yet. Words go to Python; the file that a phase writes is OUTPUT.
 """
 
 from typing import NamedTuple
+
+from benchmarks.gpu_summary import DEFAULT
 
 OUTPUT = "{output}"
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE,+CONVOLUTION --xla_gpu_graph_min_graph_size=1"
 GRAPH, UNTRACED = (f"--config.experiments.vae.restore.{value}" for value in ("cuda_graphs=True", "traced=False"))
 ROUNDED = "--config.precision=bfloat16"
 LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then the phase fails by itself; and values
-    "default": ("",),
-    "graph": ("", GRAPH),
     "graph_untraced": ("", GRAPH, UNTRACED),
     "graph_untraced_bfloat16": ("", GRAPH, UNTRACED, ROUNDED),
+    "graph": ("", GRAPH),
     "plain_variance": ("", "--config.experiments.vae.restore.variance_form=plain"),
     "plain_decoder": ("", "--config.experiments.vae.restore.decoder_form=plain"),
     "graphs_unrolled": (f"{CAPTURED} --xla_gpu_command_buffer_unroll_loops=true",),
     "graphs_concurrent": (f"{CAPTURED} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",),
     "convolution_fusion": ("--xla_gpu_experimental_enable_conv_fusion=true",),
     "fast_min_max": ("--xla_gpu_enable_fast_min_max=true",),
-    "default_again": ("",),  # how far two measurements of the same are apart
+    "default": ("",),  # against `restoration_tensorfloat32`: how far two measurements of the same are apart
 }
-FIRST = 4  # levers that come before all others: the graphs, which the goals of speed are about
+FIRST = 2  # levers that the goals of speed are about
 PAPER = ("--config=configs/bench.py", "--config.repeats=5", "--config.run_seconds=0.5")
 SMALL = (
     "--config=configs/bench.py:smoke",
@@ -44,7 +46,9 @@ SMALL = (
 NEURAL = "vae_lg_neural_tv"
 DETECTION = "mirror_tv3d,restorer_reconstruction_mirror_tv3d"  # its U-Net compiled for more than 100 s once
 RESTORING = "--modes=eager_channels_last,eager_channels_last_graph,compile_channels_last_graph"  # of PyTorch
+AUTOTUNED = "--modes=max_autotune_channels_last_graph"
 TRAINING = "--modes=eager_channels_last,compile_channels_last"
+ROUNDINGS = ("tensorfloat32", "bfloat16")
 
 
 class Phase(NamedTuple):
@@ -64,9 +68,9 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     adam, one = "--config.further_solvers=()", f"--method={NEURAL}"
     others = "--method=vae_elbo_tv" if smoke else "--method=vae_lg_est_tv,vae_elbo_tv"
     quick = (
-        (adam,) if smoke else (adam, "--config.repeats=3", "--config.run_seconds=0.3", "--config.peak_sizes=(2048,)")
+        (adam,) if smoke else (adam, "--config.repeats=3", "--config.run_seconds=0.3", "--config.peak_sizes=(8192,)")
     )
-    peers = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}")
+    compare = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}")
     tiny = ("--smoke", "--repeats=1", "--modes=eager_channels_last") if smoke else ()
     convolutions = ("benchmarks/convolutions.py", f"--output={OUTPUT}", "--slices=2" if smoke else "--slices=64")
     forms = ("--smoke", "--repeats=1", "--seconds=5") if smoke else ("--seconds=45",)
@@ -75,19 +79,25 @@ def phases(device: str, smoke: bool) -> list[Phase]:
         Phase(f"lever_{name}", 40, (*bench, one, untrained, *quick, *value), flags)
         for name, (flags, *value) in LEVERS.items()
     ]
+
+    def peers(name: str, method: str, modes: str) -> list[Phase]:
+        words = (*compare, f"--methods={method}", modes, *tiny)
+        return [Phase(f"{name}_{each}", 120, (*words, f"--precisions={each}"), needs="torch") for each in ROUNDINGS]
+
     return [
         Phase("maps", 100, maps),
         Phase("restoration_bfloat16", 60, (*bench, one, untrained, ROUNDED)),
-        Phase("restoration_tensorfloat32", 60, (*bench, one, untrained)),
-        Phase("peers", 150, (*peers, f"--methods={NEURAL}", RESTORING, *tiny), needs="torch"),
-        Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
+        Phase(DEFAULT, 60, (*bench, one, untrained)),
         *levers[:FIRST],
+        *peers("peers", NEURAL, RESTORING),
         Phase("training_tensorfloat32", 70, (*bench, one, trained, *quick)),
         Phase("training_bfloat16", 70, (*bench, one, trained, *quick, ROUNDED)),
+        Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
         Phase("others_tensorfloat32", 90, (*bench, others, untrained)),
         Phase("others_bfloat16", 90, (*bench, others, untrained, ROUNDED)),
         Phase("forms", 70, (*convolutions, "--tune", *forms)),
         *levers[FIRST:],
-        Phase("peers_training", 150, (*peers, "--methods=vae_train", TRAINING, *tiny), needs="torch"),
+        *peers("peers_autotuned", NEURAL, AUTOTUNED),
+        *peers("peers_training", "vae_train", TRAINING),
         Phase("detection", 150, (*bench, f"--method={DETECTION}", untrained)),
     ]

@@ -1,21 +1,26 @@
-"""What the records of benchmarks/gpu.py say, a line a phase."""
+"""What the records of benchmarks/gpu.py say, a line a phase.
+
+python benchmarks/gpu_summary.py runs/gpu/all.json
+"""
 
 import json
 import pathlib
+import sys
 from typing import Any
 
+DEFAULT = "restoration_tensorfloat32"  # the phase that levers are set beside
 
-def summary(folder: pathlib.Path, outcomes: dict[str, dict[str, Any]]) -> str:
+
+def summary(phases: dict[str, dict[str, Any]]) -> str:
     """Seconds, fate and main figures of phases, by name, as text."""
-    default = _first(folder, "lever_default")
+    default = _first(phases, DEFAULT)
     lines = [f"{'phase':28}{'s':>7}  what came of it"]
-    for name, outcome in outcomes.items():
-        record = _record(folder, name)
-        told = [outcome["fault"], *figures(record), *warnings(folder / f"{name}.log")]
-        if name.startswith("lever_") and default and (own := _first(folder, name)):
+    for name, phase in phases.items():
+        told = [phase["fault"], *figures(phase["record"] or {}), *warnings(phase["said"])]
+        if name.startswith("lever_") and default and (own := _first(phases, name)):
             told.append(f"{own / default:.2f} of default")
-        lines.append(f"{name:28}{outcome['seconds']:7.1f}  {'; '.join(filter(None, told))}")
-    lines.append(f"{'together':28}{sum(outcome['seconds'] for outcome in outcomes.values()):7.1f}")
+        lines.append(f"{name:28}{phase['seconds']:7.1f}  {'; '.join(filter(None, told))}")
+    lines.append(f"{'together':28}{sum(phase['seconds'] for phase in phases.values()):7.1f}")
     return "\n".join(lines)
 
 
@@ -25,7 +30,8 @@ def figures(record: dict[str, Any]) -> list[str]:
     for name, method in record.get("methods", {}).items():
         iteration = method["seconds_per_iteration"]
         texts = [f"{1e3 * iteration['median']:.3g} ms"] if iteration else []
-        texts += [f"paper / ours {method['paper_over_ours']:.0f}"] if method["paper_over_ours"] else []
+        texts += [f"paper / ours {method['paper_over_ours']:.3g}"] if method["paper_over_ours"] else []
+        texts += [f"{100 * share:.0f} % of the floor"] if (share := method.get("fraction_of_floor")) else []
         found.append(", ".join([f"{name}: {method['volume']['seconds']:.3g} s a volume", *texts]))
     for name, training in record.get("training", {}).items():
         found.append(f"training of {name} {training['steps_per_second']['median']:.3g} steps/s")
@@ -39,23 +45,19 @@ def figures(record: dict[str, Any]) -> list[str]:
     return found
 
 
-def warnings(log: pathlib.Path) -> list[str]:
-    """What a phase warned of, once each: of a form that was refused, for instance."""
-    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.exists() else []
-    return list(dict.fromkeys(line.strip() for line in lines if line.startswith("warning: ")))
+def warnings(lines: list[str]) -> list[str]:
+    """What a phase warned of: of a form that was refused, for instance."""
+    return [line for line in lines if line.startswith("warning: ")]
 
 
-def _record(folder: pathlib.Path, name: str) -> dict[str, Any]:
-    """The record of a phase, or what there is of it."""
-    for path in (folder / f"{name}.json", folder / f"{name}.part.json"):
-        try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-    return {}
-
-
-def _first(folder: pathlib.Path, name: str) -> float | None:
-    """Seconds an iteration of the first method of a record."""
-    methods = list(_record(folder, name).get("methods", {}).values())
+def _first(phases: dict[str, dict[str, Any]], name: str) -> float | None:
+    """Seconds an iteration of the first method of a phase's record."""
+    record = phases.get(name, {}).get("record") or {}
+    methods = list(record.get("methods", {}).values())
     return methods[0]["seconds_per_iteration"]["median"] if methods else None
+
+
+if __name__ == "__main__":
+    whole = json.loads(pathlib.Path(sys.argv[1]).read_text())
+    print("\n".join(f"{name}: {value}" for name, value in whole["measured_on"].items()))
+    print(summary(whole["phases"]))

@@ -31,6 +31,7 @@ from remote import Remote, RemoteFault
 from timing import measure
 
 from configs import vae as experiment
+from lgjax.runtime import places
 from lgjax.runtime.files import atomic_write
 
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
@@ -144,7 +145,7 @@ def main() -> int:
         "iterations": config.restore.iterations,
         "agreement": agreement,
         "load_average_at_the_start": load,
-        "command": "bash benchmarks/peers/compare.sh " + " ".join(sys.argv[1:]),
+        "command": places.command(["bash", "benchmarks/peers/compare.sh", *sys.argv[1:]]),
         "smoke": options.smoke,
     }
     samples: dict[str, dict] = {precision: {} for precision in options.precisions}

@@ -17,7 +17,7 @@ if [ -z "${PEERS_PYTHON:-}" ] && [ ! -e "$stamp" ]; then
   "${PYTHON:-$(command -v python3.11 || command -v python3)}" -m venv "$here/.venv"
   install=("$python" -m pip install --quiet --disable-pip-version-check)
   if [ "$device" = gpu ]; then
-    "${install[@]}" -r "$here/requirements.txt" -e "$root[${CUDA:-cuda13}]"
+    "${install[@]}" -r "$here/requirements.txt" -e "${root}[${CUDA:-cuda13}]"
   else
     torch="$(grep '^torch' "$here/requirements.txt")"
     "${install[@]}" --no-deps --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu "$torch"

@@ -204,6 +204,35 @@ def test_the_record_of_one_precision_is_shaped_as_the_committed_ones(compare):
     assert {name: each["ratios"] for name, each in both.items()} == {"tensorfloat32": {"m": 0.5}, "bfloat16": {}}
 
 
+class Told(Pretended):
+    """A side that says what it is."""
+
+    def versions(self):
+        return {"device": "cpu with 2 cores", "jax": "0.10.2"}
+
+    def variables(self, config):
+        return {}
+
+    def threads(self):
+        return {}
+
+
+def test_a_record_says_device_versions_and_command_and_no_place(compare, monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, "Remote", lambda *_: Told({}, {"lgjax": 1.0, "eager": 2.0}))
+    monkeypatch.setattr(compare, "check", lambda *_: {})
+    monkeypatch.setattr(compare, "silence", lambda variables: variables)
+    monkeypatch.setattr(compare, "measure", lambda *_: [("float32", {"lgjax": [1.0], "eager": [2.0]})])
+    monkeypatch.setattr(compare.os, "environ", {**compare.os.environ})
+    words = ["--device=cpu", f"--output={tmp_path / 'F.json'}", "--smoke", f"--methods={METHOD}"]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *words])
+    assert compare.main() == 0
+    record = json.loads((tmp_path / "F.json").read_text())
+    assert record["device"] == "cpu with 2 cores"
+    assert record["versions"]["jax"] == "0.10.2"
+    command = f"bash benchmarks/peers/compare.sh --device=cpu --output=F.json --smoke --methods={METHOD}"
+    assert record["command"] == command
+
+
 def test_what_is_timed_by_default_hangs_on_the_device(compare):
     cpu, gpu = (compare.arguments([f"--device={device}", "--output=F"]) for device in ("cpu", "gpu"))
     assert (cpu.precisions, gpu.precisions) == (("float32",), ("tensorfloat32", "bfloat16"))

@@ -1,0 +1,75 @@
+"""Says what measurements of speed hang on: the device, its driver, versions, and the code of this project.
+
+python benchmarks/gpu_machine.py --device=gpu --output=F.json
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from jax.extend import backend
+
+from lgjax import __version__
+from lgjax.runtime import devices, files
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CODE = ("lgjax/**/*.py", "lgjax/**/*.json", "configs/*.py", "benchmarks/**/*.py")
+
+
+def machine(device: str) -> dict[str, str]:
+    """Returns the device that JAX computes on, and all whose versions decide its speed; `device` is `cpu` or `gpu`."""
+    mesh = devices.start(device)
+    kind = devices.describe(list(mesh.devices.flat))
+    return {
+        "device": kind if device == "gpu" else f"{processor()}, {kind}",
+        "driver": driver() if device == "gpu" else "",
+        "runtime": backend.get_backend().platform_version.replace("\n", ", "),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+        "lgjax": f"{__version__}, code {code(ROOT)}",
+    }
+
+
+def driver() -> str:
+    """Returns the version of NVIDIA's driver; nothing where nobody tells."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.check_output(asked, text=True, timeout=20).split("\n")[0].strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def processor() -> str:
+    """Returns the model of this machine's processor."""
+    told = pathlib.Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.*)$", told.read_text() if told.exists() else "", re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def code(root: pathlib.Path) -> str:
+    """Returns a checksum of all code that a measurement may run."""
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
+        found.update(f"{path.relative_to(root)}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:12]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu")
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    options = parser.parse_args(words)
+    files.atomic_write(options.output, json.dumps(machine(options.device), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The one file that benchmarks/gpu.py writes: what was measured on, and every phase with its command and its record."""
+
+import json
+import pathlib
+from typing import Any
+
+from lgjax.runtime import files, places
+from lgjax.runtime.errors import UsageError
+
+NAME = "all.json"
+ON, PHASES = "measured_on", "phases"
+LINES = 20  # of a log, at most
+
+
+def read(folder: pathlib.Path, on: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Returns the phases that a folder holds, by name.
+
+    Raises:
+      UsageError: they were measured on something else than `on`, or the file is none of ours.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    try:
+        whole = json.loads(path.read_text())
+        before, phases = whole[ON], whole[PHASES]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{path} is no record of this program. Name another --output.") from error
+    if differing := [
+        f"{name} {before.get(name)!r}, here {value!r}" for name, value in on.items() if before.get(name) != value
+    ]:
+        raise UsageError(
+            f"{path} was measured with {'; '.join(differing)}. Such are never mixed: name another --output."
+        )
+    return phases
+
+
+def write(folder: pathlib.Path, on: dict[str, str], phases: dict[str, dict[str, Any]]) -> None:
+    """Writes the phases that a folder holds."""
+    what = "Asks a GPU all that is to be known of speed there: benchmarks/gpu.py."
+    files.atomic_write(folder / NAME, json.dumps({"what": what, ON: on, PHASES: phases}, indent=1) + "\n")
+
+
+def record(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a phase wrote; None where that is no record."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def said(log: pathlib.Path, failed: bool) -> list[str]:
+    """Returns what a phase warned of, once each, or the last lines of one that failed; no places of this machine."""
+    lines = places.told(log.read_text(errors="replace")).replace("\r", "\n").splitlines()
+    if failed:
+        return lines[-LINES:]
+    return list(dict.fromkeys(line.strip() for line in lines if line.startswith("warning: ")))
