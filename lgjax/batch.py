@@ -1,11 +1,12 @@
 """Many scans with one method: what is finished is kept, what fails does not stop the others."""
 
+import contextlib
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -14,15 +15,15 @@ from lgjax import detector as detectors
 from lgjax.calibration import procedure, promise
 from lgjax.derivatives import boilerplate, description, occupied, read, results, runs, sidecar
 from lgjax.derivatives.boilerplate import Used
-from lgjax.derivatives.results import Speed
+from lgjax.derivatives.results import Results, Speed, Work
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
 from lgjax.preparation.kept import Kept
-from lgjax.runtime import claims as sharing
-from lgjax.runtime import devices, files, hosts, parallel, progress
+from lgjax.runtime import devices, files, hosts, parallel, progress, signals
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
+from lgjax.runtime.waiting import Waiting
 from lgjax.scans.finding import listing
 from lgjax.scans.finding.listing import Listing
 from lgjax.scans.sources import Subject
@@ -31,6 +32,7 @@ from lgjax.workdir import calibrations
 from lgjax.workdir.recorded import is_released
 
 LOG = logging.getLogger(__name__)
+Before = Mapping[str, Mapping[str, Any]]  # sidecars of scans' maps by identifier, {} of unfinished scans
 
 
 class Outcome(NamedTuple):
@@ -57,9 +59,10 @@ def run(
     scratch: pathlib.Path | None = None,
     as_dicom: bool = False,
     kept: Kept | None = None,
+    before: Before | None = None,
 ) -> Outcome:
     """Restores what a search found, as `restore` does, and records what the search left out."""
-    outcome = restore(detector, scans.found, folder, workers, scratch, as_dicom, inputs, kept)
+    outcome = restore(detector, scans.found, folder, workers, scratch, as_dicom, inputs, kept, before)
     if hosts.is_first_host():
         listing.record(folder, scans)
     return outcome
@@ -74,7 +77,7 @@ def restore(
     as_dicom: bool = False,
     inputs: Sequence[str] = (),
     kept: Kept | None = None,
-    expiry: float = sharing.EXPIRY,
+    before: Before | None = None,
 ) -> Outcome:
     """Restores subjects with one method; those that are finished are skipped, those that fail do not stop the others.
 
@@ -89,38 +92,66 @@ def restore(
       as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
       inputs: files and folders that the scans come from, for the record.
       kept: scans that methods before this one prepared; None: each is prepared here.
-      expiry: seconds without a sign of life after which other processes count as dead.
+      before: what lies in the folder, from `check_place`; None: nobody has looked yet.
 
     Raises:
       UsageError: another process writes maps of another method, weights or settings in the folder.
     """
-    before = occupied.sidecars(folder, [subject.identifier for subject in subjects])
-    others = occupied.outdated(folder, before, detector.about)
-    again = {name for names in others.values() for name in names}
-    finished = {name: str(seen.get("InputSHA256", "")) for name, seen in before.items() if name not in again}
-    for what, names in others.items():
-        LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
-    with Claims(folder, task(detector), detector.method.name, expiry) as claims:
+    before = before or occupied.sidecars(folder, [subject.identifier for subject in subjects])
+    finished = unchanged(detector, folder, before)
+    with (
+        Claims(folder, task(detector), detector.method.name) as claims,
+        signals.before_end(lambda _: claims.leave()),
+    ):
         if hosts.is_first_host():
             with claims.lock(runs.NAME):
                 runs.write(folder, inputs)  # first: it resolves the BIDS URIs, and eval asks it after an interruption
             description.describe(folder, "restorations")
             boilerplate.remove(folder)
+        with Results(folder, detector.about, claims) as record:
 
-        bar = progress.track(None, detector.method.name, len(subjects), "scan")
-        stages = Stages(detector, folder, claims, workers, scratch, as_dicom, kept)
-        began, busy = time.perf_counter(), detector.runner.busy
-        with results.Results(folder, detector.about, claims) as record, bar:
-            for subject, done in parallel.until_done(stages.work, subjects):
+            def note(subject: Subject, done: Work) -> None:
                 by_another = done.outcome == results.FINISHED and done.sha256 != finished.get(subject.identifier)
                 record.note(subject.identifier, done._replace(outcome=results.ELSEWHERE) if by_another else done)
-                bar.update()
+
+            began, busy = time.perf_counter(), detector.runner.busy
+            work(Stages(detector, folder, claims, note, workers, scratch, as_dicom, kept), subjects, record)
             speed = record.measure(time.perf_counter() - began, detector.runner.busy - busy)
         if hosts.is_first_host():
             tell_methods(detector, folder)
-    failures = [(name, record.works[name].message) for name in record.named(results.FAILED)]
+    failed = set(record.named(results.FAILED))
+    failures = [(one.identifier, record.works[one.identifier].message) for one in subjects if one.identifier in failed]
     skipped, elsewhere = (len(record.named(outcome)) for outcome in (results.FINISHED, results.ELSEWHERE))
     return Outcome(len(subjects), skipped, elsewhere, failures, speed)
+
+
+def unchanged(detector: Detector, folder: pathlib.Path, before: Before) -> dict[str, str]:
+    """Returns the SHA-256 of the scans whose maps are those of a detector, by identifier; says which maps are not."""
+    others = occupied.outdated(folder, before, detector.about)
+    for what, names in others.items():
+        LOG.info("made anew: %s in %s of %s: %s", counted(len(names), "map"), folder, what, listing.shown(names))
+    again = {name for names in others.values() for name in names}
+    return {name: content for name, content in occupied.contents(before).items() if name not in again}
+
+
+def work(stages: Stages, subjects: Sequence[Subject], record: Results) -> None:
+    """Has every subject done by some process, with a bar of how many are; of an interrupted run too, the bar is right.
+
+    What is being written at an interruption is finished, and so noted in the record, before this returns.
+    """
+    waiting = Waiting(stages.claims.holder)
+
+    def wait(left: Sequence[Subject]) -> None:
+        waiting.tell([subject.identifier for subject in left])
+
+    with progress.track(None, stages.detector.method.name, len(subjects), "scan") as bar:
+        try:
+            with contextlib.closing(parallel.until_done(stages.work, subjects, wait)) as done:
+                for _ in done:
+                    bar.update(len(record.works) - bar.n)
+                    record.keep()
+        finally:
+            bar.update(len(record.works) - bar.n)
 
 
 def task(detector: Detector) -> str:
@@ -187,18 +218,26 @@ def calibrate(path: pathlib.Path, calibration: Callable[[], object]) -> None:
       path: of the record.
       calibration: makes the record.
     """
-    with Claims(path.parent) as claims:
-        while jax.process_count() == 1 and not claims.take(path.name):  # another process calibrates
+    with Claims(path.parent) as claims, signals.before_end(lambda _: claims.leave()):
+        item, waiting = f"the calibration of {path.stem}", Waiting(claims.holder, first=0.0)
+        while jax.process_count() == 1 and not claims.take(item):
+            waiting.tell([item])
             time.sleep(parallel.PAUSE)
         if jax.process_count() > 1 or not path.exists():
             LOG.info("%s is not calibrated yet: calibrating on held-out healthy scans first", path.stem)
             calibration()
 
 
-def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> None:
-    """Raises UsageError where a folder holds other results than those that are about to be written there."""
+def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> Before:
+    """Returns what a folder holds of subjects.
+
+    Raises:
+      UsageError: the folder holds other results than those that are about to be written there.
+    """
     identifiers = [subject.identifier for subject in subjects]
-    occupied.check_folder(folder, method)
+    held = occupied.check_folder(folder, method)
     read.check_names(folder, identifiers)
-    if changed := runs.changed(folder, inputs, subjects, occupied.scans(folder, identifiers)):
+    before = {name: held.get(name, {}) for name in identifiers}
+    if changed := runs.changed(folder, inputs, subjects, occupied.contents(before)):
         LOG.info("restored anew, since their scans changed: %s", listing.shown(changed))
+    return before

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import pathlib
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from lgjax.derivatives import dicom, results, write
@@ -53,6 +53,7 @@ class Stages:
         detector: Detector,
         folder: pathlib.Path,
         claims: Claims,
+        note: Callable[[Subject, Work], None],
         workers: int,
         scratch: pathlib.Path | None = None,
         as_dicom: bool = False,
@@ -64,18 +65,22 @@ class Stages:
           detector: the method.
           folder: for the results.
           claims: of this run in the folder.
+          note: is told what was done to a scan, in the thread that did so, as soon as it is done.
           workers: how many scans are prepared at once, and how many are written at once.
           scratch: folder for what preparation needs for a while; None: the one of the results.
           as_dicom: writes what was found in DICOM series as DICOM objects too.
           kept: scans that methods before this one prepared; None: each is prepared here.
         """
-        self.detector, self.folder, self.claims, self.workers = detector, folder, claims, workers
+        self.detector, self.folder, self.claims, self.note, self.workers = detector, folder, claims, note, workers
         self.scratch, self.as_dicom, self.kept = scratch or folder, as_dicom, kept or Kept()
 
-    def work(self, subjects: Sequence[Subject]) -> Iterator[Work | None]:
+    def work(self, subjects: Sequence[Subject]) -> Generator[Work | None, None, None]:
         """Yields what was done to each subject, in order; None: another process is at work on it, or took it over."""
-        with contextlib.closing(self._restored(subjects)) as jobs:
-            for subject, done in zip(subjects, parallel.ahead(self.finish, jobs, self.workers), strict=True):
+        with (
+            contextlib.closing(self._restored(subjects)) as jobs,
+            contextlib.closing(parallel.ahead(self.finish, jobs, self.workers)) as finished,
+        ):
+            for subject, done in zip(subjects, finished, strict=True):
                 self.claims.release(subject.identifier)
                 yield done
 
@@ -116,7 +121,11 @@ class Stages:
         Returns None, and leaves the results alone, where another process has taken the scan over.
         """
         done = self._written(job)
-        return self._exported(job.subject, done) if done and self.as_dicom else done
+        if done and self.as_dicom:
+            done = self._exported(job.subject, done)
+        if done:
+            self.note(job.subject, done)
+        return done
 
     def _written(self, job: Job) -> Work | None:
         subject, found, answer = job

@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ import images
 from conftest import until
 from server import Forked
 
-from lgjax.runtime import memory
+from lgjax.derivatives import write
+from lgjax.runtime import memory, waiting
 from lgjax.training.log import Log
 
 
@@ -40,6 +42,11 @@ def lgjax(*words, log: pathlib.Path, before: Callable[[], None] | None = None) -
     """
     code = Forked([str(word) for word in words], log, before).wait()
     return Ended(code, log.read_text())
+
+
+def said(log: pathlib.Path) -> str:
+    """Returns what a command has said so far; "" of one that has not begun."""
+    return log.read_text() if log.exists() else ""
 
 
 def small_files_only() -> None:
@@ -78,6 +85,23 @@ def stand_still(lines: int, place: pathlib.Path) -> None:
         return found
 
     Log.write = written
+
+
+def in_a_call() -> None:
+    """Keeps the main thread for ever in a call that no signal ends, as a compilation by XLA lasts."""
+    mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    for _ in range(2):  # the second waits for the first
+        libc.pthread_mutex_lock(mutex)
+
+
+def hang() -> None:
+    """Has a restoration stay for ever at the first scan that it writes; called in its process."""
+    write.write = lambda *_: time.sleep(3600)
+
+
+def impatient() -> None:
+    """Has this process say at once whom it waits for."""
+    waiting.PATIENCE = 0.1
 
 
 def without_network() -> None:

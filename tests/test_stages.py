@@ -43,7 +43,7 @@ def detector():
 
 def worked(detector, scans, folder, workers=2):
     with Claims(folder) as claims:
-        return list(Stages(detector, folder, claims, workers).work(scans))
+        return list(Stages(detector, folder, claims, lambda *_: None, workers).work(scans))
 
 
 def test_maps_are_those_of_one_scan_at_a_time(detector, scans, tmp_path):
@@ -147,7 +147,7 @@ def test_finished_scans_behind_one_that_waits_for_its_batch_are_held_by_nobody(d
     with Claims(tmp_path) as claims:
         folder = tmp_path / ".lgjax" / "claims"
         monkeypatch.setattr(detector.runner, "batch", lambda part: held.append(len([*folder.iterdir()])) or run(part))
-        done = list(Stages(detector, tmp_path, claims, 1).work(waits))
+        done = list(Stages(detector, tmp_path, claims, lambda *_: None, 1).work(waits))
     assert [work.outcome for work in done] == [RESTORED, *[FINISHED] * 6]
     assert held == [1]
 
@@ -168,7 +168,7 @@ def test_what_another_process_restored_meanwhile_was_not_finished_before(detecto
 
 def test_a_scan_that_another_process_took_over_is_left_alone(detector, scans, tmp_path):
     with Claims(tmp_path) as claims:
-        stages = Stages(detector, tmp_path, claims, 1)
+        stages = Stages(detector, tmp_path, claims, lambda *_: None, 1)
         claims.confirm = lambda identifier: identifier != scans[1].identifier
         done = list(stages.work(scans[:4]))
     assert [work and work.outcome for work in done] == [RESTORED, None, FAILED, RESTORED]

@@ -34,9 +34,10 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
     _show_log()
     # At once: an exception raised here is lost if it meets a callback of the runtime. Whatever is being written is
     # written aside first, so nothing is half done.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.signal(signal.SIGTERM, signals.terminate)
     signal.signal(signal.SIGINT, signals.interrupt)
     sys.unraisablehook = signals.raise_again
+    signals.listen()
     try:
         code = main(words) or 0
         hosts.part()

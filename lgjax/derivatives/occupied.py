@@ -5,32 +5,44 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lgjax.derivatives.sidecar import ANOMALY, DONE, file, lesions
+from lgjax.derivatives.sidecar import ANOMALY, DONE, SPACE, file, lesions
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
 
+_ASKED = (*DONE, "InputSHA256", "BrainFrom", "Quality")  # of each of many sidecars that are kept in memory
 SETTINGS, VERSION = "other weights or settings", "another version of lgjax"  # that maps can be of
 
 
-def check_folder(folder: pathlib.Path, method: str) -> None:
-    """Raises UsageError where a folder holds maps of another method than the one that is about to write there."""
+def check_folder(folder: pathlib.Path, method: str) -> dict[str, dict[str, Any]]:
+    """Reads the sidecars of all maps in a folder, by identifier, as `sidecars` does.
+
+    Raises:
+      UsageError: the folder holds maps of another method than the one that is about to write there.
+    """
+    found = {}
     for place in names.places(folder):
         for path in sorted(place.glob(f"*_{ANOMALY}.json")):
-            _check(folder, path, method)
+            seen = _read(path)
+            _check(folder, path, seen, method)
+            name = path.name.partition(f"_{SPACE}_")[0]
+            if names.place(folder, name) == place:
+                found[name] = seen
+    return found
 
 
 def check_scan(folder: pathlib.Path, identifier: str, method: str) -> None:
     """Raises UsageError where a folder holds one scan's map of another method."""
-    _check(folder, file(folder, identifier, ANOMALY, "json"), method)
+    path = file(folder, identifier, ANOMALY, "json")
+    _check(folder, path, _read(path), method)
 
 
-def scans(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, str]:
-    """Returns the SHA-256 of the scans whose maps lie in a folder, by identifier."""
-    return {name: str(seen.get("InputSHA256", "")) for name, seen in sidecars(folder, identifiers).items()}
+def contents(known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the SHA-256 of the scans whose maps have these sidecars, by identifier; "" of an unfinished scan."""
+    return {name: str(seen.get("InputSHA256", "")) for name, seen in known.items()}
 
 
 def sidecars(folder: pathlib.Path, identifiers: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Reads the sidecars of scans' maps in a folder, by identifier; {} is the one of an unfinished scan."""
+    """Reads of the sidecars of scans' maps in a folder what is asked here, by identifier; {}: a scan is unfinished."""
     return {name: _read(file(folder, name, ANOMALY, "json")) for name in identifiers}
 
 
@@ -77,13 +89,13 @@ def told(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a sidecar; {} for that of an unfinished scan: it is nobody's."""
+    """Reads of a sidecar what is asked here; {} for that of an unfinished scan: it is nobody's."""
     found = told(path) or {}
-    return found if isinstance(found.get("Method"), str) else {}
+    return {key: found[key] for key in _ASKED if key in found} if isinstance(found.get("Method"), str) else {}
 
 
-def _check(folder: pathlib.Path, path: pathlib.Path, method: str) -> None:
-    other = _read(path).get("Method", method)
+def _check(folder: pathlib.Path, path: pathlib.Path, seen: Mapping[str, Any], method: str) -> None:
+    other = seen.get("Method", method)
     if other != method:
         raise UsageError(
             f"{folder} holds maps of {other} ({path.name}), and {method} would replace them. Use another output "

@@ -87,12 +87,15 @@ class Results:
         return 3 if self.named(FAILED) else 0
 
     def named(self, outcome: str) -> list[str]:
-        """Lists the scans of this run to which one thing was done, by identifier."""
-        return [name for name, work in self.works.items() if work.outcome == outcome]
+        """Lists the scans of this run to which one thing was done, by identifier, as they were noted."""
+        return [name for name, work in self.works.copy().items() if work.outcome == outcome]
 
     def note(self, identifier: str, work: Work) -> None:
-        """Notes what was done to a scan; what a killed process forgets is less than `INTERVAL` old."""
+        """Notes what was done to a scan; any thread may do so, at once, so that nothing is done that is not noted."""
         self.works[identifier] = self._unwritten[identifier] = work
+
+    def keep(self) -> None:
+        """Writes what was noted, now and then: what a killed process forgets is less than `INTERVAL` old."""
         if time.monotonic() - self._written >= INTERVAL:
             self._write()
 
@@ -114,17 +117,20 @@ class Results:
 
     def _write(self, patience: float = math.inf) -> None:
         """Enters what was noted since the last time; other processes enter theirs, for whom it waits `patience` s."""
-        counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
         with self._guard, self._claims.lock(NAME, patience):
             earlier = _read(self._path)
+            unwritten = self._unwritten.copy()  # other threads go on noting
+            counts = {key: len(self.named(outcome)) for key, outcome in _COUNTS.items()}
             others = [self._seen(run) for run in earlier["Runs"] if run.get("Id") != self._run["Id"]]
             scans = dict(earlier["Scans"])
-            for name, work in self._unwritten.items():
+            for name, work in unwritten.items():
                 if work.outcome in (RESTORED, FAILED) or scans.get(name, {}).get("Outcome") != RESTORED:
                     scans[name] = {"Run": self._run["Id"], **_entry(work)}
             content = {"Runs": [*others, {**self._run, **counts}], "Scans": dict(sorted(scans.items()))}
             files.atomic_write(self._path, json.dumps(content, indent=2) + "\n")
-        self._unwritten, self._written = {}, time.monotonic()
+            for name in unwritten:
+                self._unwritten.pop(name, None)
+        self._written = time.monotonic()
 
     def _seen(self, run: dict[str, Any]) -> dict[str, Any]:
         """Returns another run as the record is to tell it: one that has neither ended nor is at work was killed."""

@@ -6,7 +6,7 @@ histogram; the second matches every scan to it and cuts the slices.
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from lgjax.preparation.slices import pixel_affine
 from lgjax.runtime import files, parallel, places, progress
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, UsageError
+from lgjax.runtime.waiting import Waiting
 from lgjax.scans import orientation, sources
 from lgjax.scans.sources import Subject
 
@@ -82,7 +83,7 @@ def slice_all(jobs: Sequence[Job], workers: int, pool: ProcessPoolExecutor, clai
 def _run(step: Step, jobs: Sequence[Job], workers: int, pool, claims: Claims, label: str) -> Outcome:
     """Takes one step for every subject; what another process finishes meanwhile is found done, in the same order."""
 
-    def attempt(some: Sequence[Job]) -> Iterator[tuple[dict[str, Any], bool] | InputError | None]:
+    def attempt(some: Sequence[Job]) -> Generator[tuple[dict[str, Any], bool] | InputError | None, None, None]:
         taken = (job if claims.take(job.subject.identifier) else None for job in some)
         results = parallel.attempts(functools.partial(_if_taken, step), taken, workers, pool)
         for job, result in zip(some, results, strict=True):
@@ -90,9 +91,13 @@ def _run(step: Step, jobs: Sequence[Job], workers: int, pool, claims: Claims, la
             claims.release(job.subject.identifier)
             yield result if held else None
 
+    def wait(some: Sequence[Job]) -> None:
+        waiting.tell([job.subject.identifier for job in some])
+
     done: dict[str, tuple[dict[str, Any], bool] | InputError] = {}
+    waiting = Waiting(claims.holder)
     if jobs:
-        for job, result in progress.track(parallel.until_done(attempt, jobs), label, len(jobs), "scan"):
+        for job, result in progress.track(parallel.until_done(attempt, jobs, wait), label, len(jobs), "scan"):
             done[job.subject.identifier] = result
     outcome = Outcome({}, {}, sum(result[1] for result in done.values() if not isinstance(result, InputError)))
     for name in (job.subject.identifier for job in jobs):

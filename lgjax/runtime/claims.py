@@ -25,10 +25,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-from lgjax.runtime import alive
+from lgjax.runtime import alive, files
 from lgjax.runtime.alive import Worker
-from lgjax.runtime.errors import EnvironmentFault, UsageError
+from lgjax.runtime.errors import UsageError
 from lgjax.runtime.gone import GONE, if_there, list_folder
+from lgjax.runtime.waiting import Waiting
 
 LOG = logging.getLogger(__name__)
 FOLDER = ".lgjax"
@@ -115,6 +116,13 @@ class Claims:
             generation = self._held.get(key)
             return generation is not None and self._follow(key, generation, self.run)
 
+    def holder(self, item: str) -> Worker | None:
+        """Returns the process that holds an item; None where no living one does, or it is just taking the item."""
+        with self._faults():
+            key = _key(item)
+            owner = self._owner(key, self._top(key))
+            return self._living(owner) if owner else None
+
     def release(self, item: str) -> None:
         """Lets an item go; one that is not held stays as it is."""
         with self._faults():
@@ -130,9 +138,11 @@ class Claims:
         with self._faults():
             key, until = _key(name), time.monotonic() + patience
             within = self._owner(key, self._top(key)) == self.run  # as where a signal comes within the block
+        waiting = Waiting(self.holder)
         while not (within or self.take(name)):
             if time.monotonic() > until:
                 raise TimeoutError(name)
+            waiting.tell([name])
             time.sleep(_TURN)
         try:
             yield
@@ -280,14 +290,9 @@ class Claims:
     def _file(self, run: str) -> pathlib.Path:
         return self._workers / run
 
-    @contextlib.contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _faults(self) -> contextlib.AbstractContextManager[None]:
         """Turns what the file system refuses into an EnvironmentFault."""
-        try:
-            yield
-        except OSError as error:
-            remedy = "Make room, check the permissions, or choose another output folder"
-            raise EnvironmentFault(f"{self._root}: cannot be written: {error.strerror or error}. {remedy}.") from error
+        return files.refusals(self._root)
 
 
 def _key(item: str) -> str:

@@ -53,7 +53,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = pathlib.Path(path)
     temporary = _beside(path)
-    with _refusals(path):
+    with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
@@ -81,16 +81,26 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     temporary = _beside(path)
-    with _refusals(path):
+    with refusals(path):
         temporary.mkdir(parents=True)
     try:
         yield temporary
-        with _refusals(path):
+        with refusals(path):
             os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def refusals(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a disk raises that refuses into an EnvironmentFault about a path, which is being written."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Make room, check the permissions, or choose another output folder"
+        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror or error}. {remedy}.") from error
 
 
 def sweep(path: pathlib.Path) -> None:
@@ -106,16 +116,6 @@ def sweep(path: pathlib.Path) -> None:
 def _beside(path: pathlib.Path) -> pathlib.Path:
     """Returns a name in the same folder that nothing has."""
     return path.with_name(f".{path.name[:_SHOWN]}.{secrets.token_hex(6)}.tmp")
-
-
-@contextlib.contextmanager
-def _refusals(path: pathlib.Path) -> Iterator[None]:
-    """Turns what a disk that refuses raises into an EnvironmentFault about `path`, which is being written."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "Make room, check the permissions, or choose another output folder"
-        raise EnvironmentFault(f"{path}: cannot be written: {error.strerror or error}. {remedy}.") from error
 
 
 def cache_folder(name: str) -> pathlib.Path:

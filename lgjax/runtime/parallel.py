@@ -58,12 +58,15 @@ def attempts(
     return ahead(functools.partial(_attempt, function), items, workers, pool)
 
 
-def until_done(attempt: Callable[[list], Iterable[T | None]], items: Iterable) -> Iterator[tuple[Any, T]]:
+def until_done(
+    attempt: Callable[[list], Generator[T | None, None, None]], items: Iterable, wait: Callable[[list], None]
+) -> Generator[tuple[Any, T], None, None]:
     """Attempts items until each is done by some process; so a process does what others leave when they die.
 
     Args:
       attempt: takes some items and yields what was done to each; None: another process is at work on the item.
       items: what to work on.
+      wait: is told, again and again, which items other processes are at work on.
 
     Yields:
       An item, and what was done to the item.
@@ -71,13 +74,15 @@ def until_done(attempt: Callable[[list], Iterable[T | None]], items: Iterable) -
     left = list(items)
     while left:
         held = []
-        for item, done in zip(left, attempt(left), strict=True):
-            if done is None:
-                held.append(item)
-            else:
-                yield item, done
+        with contextlib.closing(attempt(left)) as attempted:
+            for item, done in zip(left, attempted, strict=True):
+                if done is None:
+                    held.append(item)
+                else:
+                    yield item, done
         left = held
         if left:
+            wait(left)
             time.sleep(PAUSE)
 
 

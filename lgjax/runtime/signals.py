@@ -3,13 +3,16 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 INTERRUPTED = b"\ninterrupted; run the same command again to go on\n"
 GRACE = 2.0  # seconds that an interrupted command has to remove what it was writing
-_ending = False
+_ending = False  # a signal was heard that ends the process
+_leaving = threading.RLock()
 
 
 def _nothing(_: int) -> None:
@@ -63,7 +66,7 @@ def before_end(say: Callable[[int], None]) -> Iterator[None]:
     another thread calls the function.
     """
     global _say
-    before, said = signal.signal(signal.SIGTERM, lambda *_: _leave(143)), _say
+    before, said = signal.signal(signal.SIGTERM, terminate), _say
     _say = say
     try:
         yield
@@ -89,9 +92,45 @@ def interrupt(number: int, _) -> None:
     raise KeyboardInterrupt("told")
 
 
+def terminate(*_) -> None:
+    """Handles SIGTERM: ends the process at once, since whatever is being written is written aside first."""
+    global _ending
+    _ending = True
+    _leave(143)
+
+
+def listen() -> None:
+    """Has a thread end the process for signals that come while the main thread is in a long call, as of XLA's compiler.
+
+    Python lets a handler run only when such a call has returned. The thread gives `interrupt` and `terminate` the time
+    `GRACE` to do so, and leaves other handlers alone. Only for the main thread.
+    """
+    hears, speaks = socket.socketpair()
+    speaks.setblocking(False)
+    signal.set_wakeup_fd(speaks.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(hears, speaks), daemon=True).start()
+
+
+def _listen(hears: socket.socket, _: socket.socket) -> None:
+    """Ends the process for signals that nobody handles in time; keeps the other socket, which Python writes to."""
+    global _ending
+    codes: dict[object, int] = {interrupt: 130, terminate: 143}
+    while number := hears.recv(1):
+        if code := codes.get(signal.getsignal(number[0])):
+            time.sleep(GRACE)
+            if not _ending:
+                _ending = True
+                os.write(2, INTERRUPTED if code == 130 else b"")
+                _leave(code)
+
+
 def _leave(code: int) -> None:
-    """Ends the process; a further signal meanwhile does not wait for what is said before the end."""
+    """Ends the process, once it has said what is to be said before the end.
+
+    Another thread waits for that no longer than `GRACE`; a further signal in the same thread does not wait at all.
+    """
     global _say
+    _leaving.acquire(timeout=GRACE)
     say, _say = _say, _nothing
     try:
         say(code)

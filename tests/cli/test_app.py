@@ -17,6 +17,7 @@ def spoken(monkeypatch, capsys):
         monkeypatch.setattr(logging.getLogger("lgjax"), handler, getattr(logging.getLogger("lgjax"), handler))
     monkeypatch.setattr(progress, "_hidden", False)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app.signals, "listen", lambda: None)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
     def main(words):

@@ -36,6 +36,22 @@ def test_maps_of_another_method_stay(tmp_path, identifier, there, here):
     occupied.check_scan(tmp_path, "sub-00", here)
 
 
+def test_a_folder_is_read_once_before_the_work(tmp_path, monkeypatch):
+    """10,000 sidecars are 10,000 requests to a file server."""
+    for number in range(2):
+        images.save(tmp_path / "in" / f"s{number}.nii.gz", derived.brain(number), derived.GRID)
+    folder, subjects = tmp_path / "out", sources.find(str(tmp_path / "in"))
+    assert batch.restore(derived.detector(), subjects, folder, 1).skipped == 0
+    seen, told = [], occupied.told
+    monkeypatch.setattr(occupied, "told", lambda path: seen.append(path.name) or told(path))
+    before = batch.check_place(folder, "intensity", subjects, [str(tmp_path / "in")])
+    monkeypatch.setattr(batch, "work", lambda *_: seen.append("work begins"))
+    batch.restore(derived.detector(), subjects, folder, 1, before=before)
+    assert sorted(seen[: seen.index("work begins")]) == [
+        file(folder, subject.identifier, "desc-anomaly_T2w", "json").name for subject in subjects
+    ]
+
+
 @pytest.mark.parametrize("content", [{"Method": "gmm"}, "", "{", "[]", "null", {"Score": "signed"}])
 def test_the_same_method_goes_on_and_unfinished_scans_are_nobodys(tmp_path, content):
     finished(tmp_path, "sub-01", content)

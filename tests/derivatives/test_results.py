@@ -11,7 +11,8 @@ from datetime import datetime
 import derived
 import images
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, until
+from server import Forked
 
 from lgjax import batch, stages
 from lgjax.derivatives import results, write
@@ -178,6 +179,51 @@ batch.restore(derived.detector(), subjects, pathlib.Path({str(tmp_path / "out")!
     assert not (tmp_path / "out" / ".lgjax").exists()  # other hosts see at once that it has gone
 
 
+INTERRUPTED = """
+import pathlib, sys
+import derived
+from conftest import until
+from lgjax import batch
+from lgjax.cli import app
+from lgjax.derivatives import write
+from lgjax.runtime import signals
+from lgjax.scans import sources
+
+signals.GRACE = 300.0
+place, written = pathlib.Path(sys.argv[1]), write.write
+
+def slow(folder, subject, *rest):
+    if subject == "sub-b":
+        (place / "reached").touch()
+        until((place / "go on").exists)
+    written(folder, subject, *rest)
+
+write.write = slow
+app.run(lambda _: batch.restore(derived.detector(), sources.find(str(place / "in")), place / "out", 1).code)
+"""
+
+
+def test_what_an_interrupted_run_counts_is_what_is_on_disk(tmp_path):
+    """The scan that is being written at that time, too, and the same command does the others."""
+    for number, name in enumerate("abcd"):
+        images.save(tmp_path / "in" / f"{name}.nii.gz", derived.brain(number), derived.GRID)
+    first = Forked(["-c", INTERRUPTED, str(tmp_path)], tmp_path / "log")
+    until((tmp_path / "reached").exists)
+    first.send_signal(signal.SIGINT)
+    until(lambda: b"interrupted" in (tmp_path / "log").read_bytes())
+    (tmp_path / "go on").touch()
+    assert first.wait(PATIENCE) == 130
+    (run,) = content(tmp_path / "out")["Runs"]
+    finished = sorted(path.name[:5] for path in (tmp_path / "out").rglob("*desc-anomaly_T2w.json"))
+    assert finished == ["sub-a", "sub-b"]
+    assert list(content(tmp_path / "out")["Scans"]) == finished
+    assert (run["Restored"], run["ExitCode"]) == (2, 130)
+    assert "intensity: 2 of 4 scans in " in (tmp_path / "log").read_text()
+    assert Forked(["-c", INTERRUPTED, str(tmp_path)], tmp_path / "log").wait(PATIENCE) == 0
+    again = content(tmp_path / "out")["Runs"][1]
+    assert [again[key] for key in ("Restored", "FinishedBefore", "ExitCode")] == [2, 2, 0]
+
+
 def test_the_handler_of_before_is_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with recorded(tmp_path):
@@ -190,6 +236,7 @@ def test_a_killed_process_leaves_what_was_done_until_shortly_before(tmp_path, mo
     with recorded(tmp_path) as record:
         assert content(tmp_path)["Runs"][0]["ExitCode"] is None
         record.note("sub-a", Work(FAILED, message="no"))
+        record.keep()
         assert content(tmp_path)["Scans"]["sub-a"]["Message"] == "no"
 
 
@@ -224,6 +271,7 @@ folder = pathlib.Path({str(tmp_path)!r})
 with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
     for number in range(10):
         record.note(f"sub-{{sys.argv[1]}}{{number}}", Work("restored"))
+        record.keep()
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in "abc"]
     assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]

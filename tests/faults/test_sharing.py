@@ -119,6 +119,20 @@ def test_what_a_killed_process_leaves_the_other_does(scans, alone, tmp_path, lea
     assert {name: found[name] for name in found.keys() - litter} == alone
 
 
+def test_a_process_that_hangs_is_named_to_who_waits_for_it(scans, alone, tmp_path):
+    """The process gives signs of life, so its scans stay its own until somebody ends it."""
+    hung = started(scans, tmp_path / "out", "log0", before=forked.hang)
+    until(lambda: any((tmp_path / "out" / FOLDER).glob("claims/*")))
+    other = started(scans, tmp_path / "out", "log1", before=forked.impatient)
+    told = f"waiting for process {hung.pid} on {socket.gethostname()}, which is at work on sub-s0, "
+    until(lambda: told in forked.said(tmp_path / "log1"))
+    assert f"`kill -9 {hung.pid}` on {socket.gethostname()} ends it" in (tmp_path / "log1").read_text()
+    assert other.poll() is None
+    hung.kill()
+    assert other.wait() == 3
+    assert contents(tmp_path / "out") == alone
+
+
 def test_a_process_that_stood_still_does_not_write_over_its_successor(tmp_path, monkeypatch, caplog):
     images.save(tmp_path / "in" / "a.nii.gz", derived.brain(), derived.GRID)
     detector, saved, (subject,) = derived.detector(), [], sources.find(str(tmp_path / "in"))
