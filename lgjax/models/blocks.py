@@ -135,7 +135,7 @@ def merge(params: dict) -> dict:
     Returns:
       The parameters of the same module; it computes the same function with them.
     """
-    return params if convolutions.kind() in ("cpu", "plain") else _merged("", params)
+    return _merged("", params) if convolutions.launches() else params
 
 
 def _merged(name: str, params: dict) -> dict:

@@ -28,6 +28,11 @@ def kind() -> str:
     return forms.value or (device.device_kind if device else jax.devices()[0].device_kind)
 
 
+def launches() -> bool:
+    """Returns whether what is traced now is for a device that launches kernels, a small one in no less time: a GPU."""
+    return kind() not in ("cpu", "plain")
+
+
 fusion = jax.make_user_context(False)
 """Lets kernels of ours be used in what is traced within `fusion(True)`, by those who have made sure of them."""
 

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lgjax.models import convolutions
+
+UNROLLED = 20  # steps of the dual that a GPU makes before a loop turns: its copies and scalars are kernels of their own
+
 
 class Operator(NamedTuple):
     """The proximal operator of one data term."""
@@ -63,7 +67,8 @@ def total_variation(
         momentum = (t - 1) / t_new
         return new, jax.tree.map(lambda p, q: p + momentum * (p - q), new, found), t_new
 
-    dual, _, _ = jax.lax.fori_loop(0, steps, ascend, (dual, dual, jnp.ones((), b.dtype)))
+    unroll = min(steps, UNROLLED) if convolutions.launches() else 1
+    dual, _, _ = jax.lax.fori_loop(0, steps, ascend, (dual, dual, jnp.ones((), b.dtype)), unroll=unroll)
     return b - sigma2 * transposed_differences(dual, across), dual
 
 

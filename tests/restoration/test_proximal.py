@@ -1,11 +1,14 @@
 """Proximal operators against closed forms and against L-BFGS-B on the dual, in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize, sparse
 
+from lgjax.models import convolutions
 from lgjax.restoration import operators
 from lgjax.restoration.data_terms import DATA_TERMS, tv
 
@@ -129,3 +132,24 @@ def test_transposed_differences():
     u, dual = normal(6, 5, 1), (normal(5, 5, 1, seed=1), normal(6, 4, 1, seed=2))
     forward = sum(float((a * b).sum()) for a, b in zip(operators.differences(u), dual, strict=True))
     assert forward == pytest.approx(float((u * operators.transposed_differences(dual)).sum()), rel=1e-5)
+
+
+def on(kind, steps):
+    """D of one call, compiled with the forms of a kind of device, and how often its loop turns; 0: there is no loop."""
+    b, sigma2 = normal(6, 5, 1), np.exp(normal(6, 5, 1, seed=1))
+    operator = tv.prox(steps)
+    given = b * MASK, sigma2 * MASK, jnp.float32(0.4), operator.init(jnp.asarray(b))
+    with convolutions.forms(kind):
+        lowered = jax.jit(operator.apply).lower(*given)
+    limits = re.findall(
+        r"stablehlo.constant dense<(\d+)> : tensor<i32>", lowered.as_text().partition("stablehlo.while")[2]
+    )
+    return lowered.compile()(*given)[0], "stablehlo.while" in lowered.as_text() and max(map(int, limits))
+
+
+@pytest.mark.parametrize(("steps", "turns"), [(3, 0), (20, 0), (45, 2)])
+def test_a_gpu_makes_many_steps_of_the_dual_before_its_loop_turns(steps, turns):
+    """The same steps: D differs by rounding alone."""
+    (found, by_gpu), (expected, by_cpu) = (on(kind, steps) for kind in ("NVIDIA H200", "cpu"))
+    assert (by_gpu, by_cpu) == (turns, steps)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
