@@ -35,7 +35,7 @@ from lgjax.runtime.errors import EnvironmentFault, LgjaxError, UsageError
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 480  # of all phases together, on a GPU
 PATIENCE = {"gpu": 1, "cpu": 10}  # times all limits
-TUNED = "cache/xla"  # in the folder of the records
+TUNED = "cache/lgjax/xla/xla_gpu_per_fusion_autotune_cache_dir"  # in the folder of the records, where JAX has it too
 GRACE = 5  # seconds between SIGTERM and SIGKILL
 MACHINE = Phase("machine", 60, ("benchmarks/gpu_machine.py", f"--output={OUTPUT}"))  # tells what is measured on
 
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     command: str
     seconds: float = 0.0
     fault: str = ""  # in words; nothing: complete
-    said: list[str] = []  # noqa: RUF012  # warnings, or the last lines of a phase that failed
+    said: tuple[str, ...] = ()  # warnings, or the last lines of a phase that failed
     record: dict[str, Any] | None = None
 
 
@@ -190,7 +190,7 @@ def measured_on(options) -> dict[str, str]:
     phase = MACHINE._replace(words=(*MACHINE.words, f"--device={options.device}"))
     found = run(phase, options.output, options.device, phase.limit * PATIENCE[options.device])
     if found.fault:
-        raise EnvironmentFault(f"--device={options.device} cannot be asked: {[found.fault, *found.said][-1]}")
+        raise EnvironmentFault(f"{options.device} cannot be asked: {[found.fault, *found.said][-1]}")
     flags = places.told(os.environ.get("XLA_FLAGS", ""))
     return {**found.record, "size": "tiny" if options.smoke else "the paper's", "XLA_FLAGS": flags}
 

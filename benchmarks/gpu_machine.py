@@ -19,9 +19,10 @@ from jax.extend import backend
 
 from lgjax import __version__
 from lgjax.runtime import devices, files
+from lgjax.runtime.errors import LgjaxError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CODE = ("lgjax/**/*.py", "lgjax/**/*.json", "configs/*.py", "benchmarks/**/*.py")
+CODE = ("lgjax/**/*.py", "lgjax/**/*.json", "configs/*.py", "benchmarks/*.py", "benchmarks/peers/*.py")
 
 
 def machine(device: str) -> dict[str, str]:
@@ -68,7 +69,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     options = parser.parse_args(words)
-    files.atomic_write(options.output, json.dumps(machine(options.device), indent=1) + "\n")
+    try:
+        found = machine(options.device)
+    except LgjaxError as error:
+        sys.exit(str(error))
+    files.atomic_write(options.output, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def record(path: pathlib.Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def said(log: pathlib.Path, failed: bool) -> list[str]:
+def said(log: pathlib.Path, failed: bool) -> tuple[str, ...]:
     """Returns what a phase warned of, once each, or the last lines of one that failed; no places of this machine."""
     lines = places.told(log.read_text(errors="replace")).replace("\r", "\n").splitlines()
     if failed:
-        return lines[-LINES:]
-    return list(dict.fromkeys(line.strip() for line in lines if line.startswith("warning: ")))
+        return tuple(lines[-LINES:])
+    return tuple(dict.fromkeys(line.strip() for line in lines if line.startswith("warning: ")))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from conftest import PATIENCE, ROOT, until
 from test_docs import command_problems
@@ -275,7 +276,9 @@ def test_what_compilers_find_out_is_kept_in_the_folder(tmp_path):
     """XLA is told by a flag, since lgjax.bench compiles without JAX's cache; JAX and PyTorch by their variables."""
     found = gpu.environment(Phase("p", 1, ()), "gpu", tmp_path / "my out")
     assert found["XDG_CACHE_HOME"] == str(tmp_path / "my out" / "cache")
-    assert f"--xla_gpu_per_fusion_autotune_cache_dir='{tmp_path}/my out/cache/xla'" in found["XLA_FLAGS"]
+    option = "xla_gpu_per_fusion_autotune_cache_dir"
+    assert f"--{option}='{tmp_path}/my out/cache/lgjax/xla/{option}'" in found["XLA_FLAGS"]
+    assert option in jax.config.jax_persistent_cache_enable_xla_caches  # where JAX's cache is on, in its folder
     assert found["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{tmp_path}/my out/cache/")
 
 
@@ -286,10 +289,19 @@ def test_the_code_that_is_measured_is_told_apart(tmp_path):
         written = gpu_machine.code(tmp_path)
         (tmp_path / name).write_text("2")
         assert gpu_machine.code(tmp_path) != written, name
-    (tmp_path / "README.md").write_text("1")
     before = gpu_machine.code(tmp_path)
-    (tmp_path / "README.md").write_text("2")
-    assert gpu_machine.code(tmp_path) == before
+    for name in ("README.md", "benchmarks/peers/.venv/lib/torch.py", "benchmarks/cpu.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    assert gpu_machine.code(tmp_path) == before, "only code that is ours and is run"
+
+
+def test_a_device_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
+    said = ("starting", "no such device can be used")
+    monkeypatch.setattr(gpu, "run", lambda *_: gpu.Outcome("", 1.0, "exit code 1", said))
+    assert gpu.guarded([f"--output={tmp_path}"]) == 4
+    expected = "error: gpu cannot be asked: no such device can be used\n"
+    assert capsys.readouterr() == ("", expected)
 
 
 @pytest.mark.parametrize(("told", "expected"), [("echo 580.95.05; echo 580.95.05", "580.95.05"), ("exit 9", "")])
