@@ -1,6 +1,6 @@
 """Asks a GPU all that is to be known of speed there, in one go: the phases of benchmarks/gpu_phases.py.
 
-    bash launch/gpu.sh bench --output=runs/gpu           # every phase, 8 minutes at most
+    bash launch/gpu.sh bench --output=runs/gpu           # 8 minutes at most; again for what is left
     bash launch/gpu.sh bench --device=cpu --smoke        # tiny sizes, to see that every phase works
     bash launch/gpu.sh bench --dry_run                   # prints the commands
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks one GPU all that is to be known of speed there, in 8 minutes at most: benchmarks/gpu.py, which has the options.
+# Asks one GPU all that is to be known of speed there, 8 minutes at most a call: benchmarks/gpu.py, which has the options.
 #
 #   bash launch/gpu.sh bench --output=runs/gpu
 #   bash launch/gpu.sh bench --device=cpu --smoke
