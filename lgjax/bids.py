@@ -61,14 +61,14 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
     app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
     preparation.begin(config, workdir)
     mesh = app.start()
-    batch.check_place(folder, name, scans.found, inputs)
+    before = batch.check_place(folder, name, scans.found, inputs)
     detector = batch.from_config(config, workdir, name, mesh)
-    outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir)
+    outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir, before=before)
     for line in listing.lines(scans):
         app.note(line)
     closing.tell(*outcome, folder)
     viewed = show.write_of_folder(folder, scans.found if flags.FLAGS.viewer else ())
-    closing.tell_pages(viewed.written, viewed.failures, pages.index(folder))
+    closing.tell_pages(*viewed, pages.index(folder))
     return max(outcome.code, viewed.code)
 
 

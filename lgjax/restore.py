@@ -117,20 +117,17 @@ def restore(
 ) -> int:
     """Restores scans with methods, each into its place; returns the exit code."""
     arguments, shown = flags.FLAGS, series.nameable(inputs, scans.found)
-    for name, place in places:
-        batch.check_place(place, name, scans.found, inputs)
+    held = [batch.check_place(place, name, scans.found, inputs) for name, place in places]
     code, prepared = 0, kept.Kept(kept.room(len(places)))
-    for name, place in places:
+    for (name, place), before in zip(places, held, strict=True):
         try:
             detector = batch.from_config(config, workdir, name, mesh)
             workers, as_dicom = config.data.workers, arguments.dicom
-            outcome = batch.run(detector, scans, shown, place, workers, as_dicom=as_dicom, kept=prepared)
+            outcome = batch.run(detector, scans, shown, place, workers, None, as_dicom, prepared, before)
             closing.tell(*outcome, place)
-            code = max(code, outcome.code)
-            if hosts.is_first_host():
-                viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
-                closing.tell_pages(viewed.written, viewed.failures, pages.index(place))
-                code = max(code, viewed.code)
+            viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
+            closing.tell_pages(*viewed, pages.index(place))
+            code = max(code, outcome.code, viewed.code)
         except InputError as error:  # the other methods go on
             print(f"failed: {name}: {error}", file=sys.stderr)
             code = max(code, error.exit_code)

@@ -41,10 +41,13 @@ def _tell_speed(scans: int, seconds: float, busy: float) -> None:
         app.say(f"{rate}; the devices were at work for {share} ({busy / seconds:.0%})")
 
 
-def tell_pages(written: Sequence[str], failures: Sequence[tuple[str, str]], index: pathlib.Path) -> None:
-    """Says where the list of the pages is that were written for scans, and whose could not be written."""
-    if written:
-        app.say(f"Viewer: {index} ({counted(len(written), 'page')} written)")
+def tell_pages(
+    written: Sequence[str], kept: Sequence[str], failures: Sequence[tuple[str, str]], index: pathlib.Path
+) -> None:
+    """Says where the list is of the pages of scans, and whose could not be written."""
+    if written or kept:
+        there = f", {len(kept)} there" if kept else ""
+        app.say(f"Viewer: {index} ({counted(len(written), 'page')} written{there})")
     _failed(failures)
 
 

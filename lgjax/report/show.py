@@ -1,8 +1,9 @@
 """From results, on disk or in memory, to the pages of the viewer: one scan in memory at a time."""
 
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,17 +16,21 @@ from lgjax.detector import Detection
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
-from lgjax.runtime import progress
+from lgjax.runtime import parallel, progress, signals
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, LgjaxError
-from lgjax.runtime.files import atomic_write, check_contained
+from lgjax.runtime.files import atomic_write, check_contained, sweep
+from lgjax.runtime.gone import if_there
+from lgjax.runtime.waiting import Waiting
 from lgjax.scans import nifti, sources
 from lgjax.scans.volume import Volume
 
 
 class Pages(NamedTuple):
-    """The pages that were written, and the scans that have none."""
+    """The pages that scans have, and the scans that have none."""
 
     written: list[str]  # identifiers
+    kept: list[str]  # identifiers: the page was there, and shows the maps as they are
     failures: list[tuple[str, str]]  # identifier, and why
 
     @property
@@ -92,34 +97,76 @@ def write(
       EnvironmentFault: the disk refuses.
     """
     check_contained(folder, folder / pages.FOLDER)
-    found = Pages([], [])
+    found = Pages([], [], [])
     for name, prediction in progress.track(predictions.items(), "viewer", len(predictions), "scan"):
-        try:
-            shown = of(prediction, subjects[name], values)
-        except LgjaxError as error:
-            pages.page(folder, name).unlink(missing_ok=True)
-            found.failures.append((name, f"has no page in the viewer: {error}"))
-            continue
-        atomic_write(pages.page(folder, name), viewer.page(shown, lines.get(name) or _line(shown)))
-        found.written.append(name)
+        make = functools.partial(of, prediction, subjects[name], values)
+        _write_one(folder, name, make, lines.get(name), found)
     failed = {name for name, _ in found.failures}
     _list(folder, lambda name: name not in failed and is_kept(name))
     return found
 
 
 def write_of_folder(folder: pathlib.Path, subjects: Sequence[sources.Subject]) -> Pages:
-    """Writes the pages of those scans that are finished in a folder of results, into the folder; see `write`.
+    """Writes the pages that lack of scans that are finished in a folder of results, into the folder; see `write`.
 
-    Pages of other scans stay while their scans are finished. References are not read.
+    Several processes may do the same at a time: each page is written by one of them, and each returns when all are
+    there. Pages of other scans stay while their scans are finished. References are not read.
     """
 
     def is_finished(name: str) -> bool:
         return sidecar.file(folder, name, sidecar.ANOMALY, "json").exists()
 
     known = {subject.identifier: subject for subject in subjects if is_finished(subject.identifier)}
-    if not known and not (folder / pages.FOLDER).exists():
-        return Pages([], [])
-    return write(folder, {name: read.read_one(folder, name) for name in known}, known, is_finished)
+    found = Pages([], [], [])
+    if known or (folder / pages.FOLDER).exists():
+        check_contained(folder, folder / pages.FOLDER)
+        if known:
+            _share(folder, known, found)
+        _list(folder, is_finished)
+    return found
+
+
+def _share(folder: pathlib.Path, known: Mapping[str, sources.Subject], found: Pages) -> None:
+    """Has the pages of scans written, each by one of the processes that do so at a time; see `write_of_folder`."""
+    with Claims(folder / pages.FOLDER) as claims, signals.before_end(lambda _: claims.leave()):
+
+        def attempt(names: Sequence[str]) -> Generator[bool | None, None, None]:
+            for name in names:
+                yield one(name) if claims.take(name) else None
+
+        def one(name: str) -> bool:
+            if not _is_current(folder, name):
+                sweep(pages.page(folder, name))
+                _write_one(folder, name, lambda: of(read.read_one(folder, name), known[name], None), None, found)
+            claims.release(name)
+            return True
+
+        wait = Waiting(claims.holder).tell
+        for _ in progress.track(parallel.until_done(attempt, list(known), wait), "viewer", len(known), "scan"):
+            pass
+    done = {*found.written, *(name for name, _ in found.failures)}
+    found.kept.extend(name for name in known if name not in done)
+
+
+def _is_current(folder: pathlib.Path, name: str) -> bool:
+    """Returns whether a scan has a page that is younger than all that was written of the scan."""
+    maps = sidecar.file(folder, name, "*", "*")
+    with if_there():
+        made = pages.page(folder, name).stat().st_mtime_ns
+        return all(path.stat().st_mtime_ns < made for path in maps.parent.glob(maps.name))
+    return False
+
+
+def _write_one(folder: pathlib.Path, name: str, make: Callable[[], Shown], line: Line | None, found: Pages) -> None:
+    """Writes the page of a scan, or removes the page where the scan cannot be shown; notes which."""
+    try:
+        shown = make()
+    except LgjaxError as error:
+        pages.page(folder, name).unlink(missing_ok=True)
+        found.failures.append((name, f"has no page in the viewer: {error}"))
+    else:
+        atomic_write(pages.page(folder, name), viewer.page(shown, line or _line(shown)))
+        found.written.append(name)
 
 
 def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:

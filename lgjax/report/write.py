@@ -107,7 +107,7 @@ def run_evaluation(
     if not found:
         raise faults[0]
     found = dict(sorted(found.items(), key=lambda item: published.place(item[1].metrics.method)))
-    pages = _viewer(found, known, chosen, output) if with_viewer else Pages([], [])
+    pages = _viewer(found, known, chosen, output) if with_viewer else Pages([], [], [])
     table, page = _save_comparison(found, known, chosen, output, settings, with_paper, command, pages.written)
     results = list(found.values())
     warnings = [*tables.noted(results), *tables.missed(results), *tables.strange(results)]

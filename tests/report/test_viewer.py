@@ -1,9 +1,11 @@
 """The viewer's pages as text: self-contained, escaped, with a policy that lets nothing else in."""
 
+import ast
 import base64
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +15,8 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT, until
+from server import Forked
 from tags import Tags
 
 import lgjax
@@ -22,6 +25,7 @@ from lgjax.derivatives.read import read_predictions
 from lgjax.report import show, viewer
 from lgjax.report.text import NOTICE
 from lgjax.report.viewer import Line, Shown
+from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError
 from lgjax.scans import nifti, sources
 
@@ -240,6 +244,38 @@ def test_who_writes_the_list_last_looks_once_more(results, monkeypatch):
     assert sorted(listed(out)) == ["sub-s1.html", "sub-s2.html"]
 
 
+SHARED = """
+import pathlib, sys
+from lgjax.report import show
+from lgjax.scans import sources
+
+folder = pathlib.Path(sys.argv[1])
+print(show.write_of_folder(folder / "out", sources.find(str(folder / "raw"))).written)
+"""
+
+
+def test_processes_that_write_pages_at_a_time_write_each_once(results, tmp_path):
+    """And the pages are those of one process, which writes none of them again."""
+    out = results / "out"
+    litter = out / "viewer" / ".sub-s0.html.0123456789ab.tmp"  # of a killed process
+    litter.parent.mkdir()
+    litter.touch()
+    with Claims(out / "viewer") as held:  # so that neither ends before the other has begun
+        assert held.take("sub-s1")
+        processes = [Forked(["-c", SHARED, str(results)], tmp_path / f"log{number}") for number in range(2)]
+        until(lambda: len(held.others()) == 2)
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+    said = [ast.literal_eval((tmp_path / f"log{number}").read_text().splitlines()[-1]) for number in range(2)]
+    assert sorted(itertools.chain(*said)) == NAMES
+    assert sorted(listed(out)) == [f"{name}.html" for name in NAMES]
+    shared = [pages.page(out, name).read_bytes() for name in NAMES]
+    again = show.write_of_folder(out, subjects_of(results))
+    assert (again.written, again.kept, again.code) == ([], NAMES, 0)
+    shutil.rmtree(out / "viewer")
+    assert show.write_of_folder(out, subjects_of(results)).written == NAMES
+    assert [pages.page(out, name).read_bytes() for name in NAMES] == shared
+
+
 def test_a_damaged_map_costs_its_own_page_alone(results):
     out = results / "out"
     show.write_of_folder(out, subjects_of(results))
@@ -248,7 +284,7 @@ def test_a_damaged_map_costs_its_own_page_alone(results):
     restored = nib.load(sidecar.file(out, "sub-s2", sidecar.RESTORED))
     nib.save(restored.slicer[1:], restored.get_filename())
     written = show.write_of_folder(out, subjects_of(results))
-    assert (written.written, written.code) == (["sub-s0"], 3)
+    assert (written.written, written.kept, written.code) == ([], ["sub-s0"], 3)
     assert [name for name, _ in written.failures] == ["sub-s1", "sub-s2"]
     assert re.search("truncated|damaged", written.failures[0][1])
     assert listed(out) == ["sub-s0.html"]
