@@ -25,7 +25,7 @@ from lgjax.cli.bids_app import PARTICIPANT, Options
 from lgjax.derivatives import description, pages, read
 from lgjax.methods import names as methods
 from lgjax.report import group, group_page, show
-from lgjax.runtime import files
+from lgjax.runtime import files, hosts
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, UsageError, printable
 from lgjax.scans import sources, validator
@@ -58,17 +58,18 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
     experiment.check_step(config, methods.parse(name))
     if not options.skip_validation:
         validate(options)
-    app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
-    preparation.begin(config, workdir)
-    mesh = app.start()
-    before = batch.check_place(folder, name, scans.found, inputs)
-    detector = batch.from_config(config, workdir, name, mesh)
-    outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir, before=before)
-    for line in listing.lines(scans):
-        app.note(line)
-    closing.tell(*outcome, folder)
-    viewed = show.write_of_folder(folder, scans.found if flags.FLAGS.viewer else ())
-    closing.tell_pages(*viewed, pages.index(folder))
+    if app.speaks():
+        app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
+    with app.joined() as mesh:
+        hosts.first_alone(preparation.begin, config, workdir)
+        before = batch.check_place(folder, name, scans.found, inputs)
+        detector = batch.from_config(config, workdir, name, mesh)
+        outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir, before=before)
+        for line in listing.lines(scans):
+            app.note(line)
+        closing.tell(*outcome, folder)
+        viewed = show.write_of_folder(folder, scans.found if flags.FLAGS.viewer else ())
+        closing.tell_pages(*viewed, pages.index(folder))
     return max(outcome.code, viewed.code)
 
 
@@ -121,7 +122,8 @@ def validate(options: Options) -> None:
     """Raises UsageError where the BIDS validator has an error against the data set; says where there is none."""
     command = validator.executable()
     if command is None:
-        app.note(f"{validator.NAME} is not installed: nobody asks whether {options.bids_dir} is valid BIDS")
+        if app.speaks():
+            app.note(f"{validator.NAME} is not installed: nobody asks whether {options.bids_dir} is valid BIDS")
         return
     problems = validator.errors(command, options.bids_dir, options.participants)
     if problems:

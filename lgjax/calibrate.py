@@ -25,7 +25,7 @@ from lgjax.calibration import procedure
 from lgjax.cli import app, opening
 from lgjax.methods import names as methods
 from lgjax.preparation import cohort
-from lgjax.runtime import devices, hosts
+from lgjax.runtime import hosts
 from lgjax.workdir import experiment, preparation
 
 
@@ -41,9 +41,7 @@ def main(words: Sequence[str] = ()) -> None:
         experiment.check_step(config, method)
     if app.speaks():
         introduce(config, workdir)
-    app.join()
-    mesh = devices.own(app.start())
-    with hosts.one_voice():
+    with app.joined() as mesh:
         hosts.first_alone(preparation.begin, config, workdir)
         calibrate = procedure.from_config(config, workdir, mesh)
         for method in chosen:

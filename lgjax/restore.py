@@ -35,7 +35,7 @@ from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.preparation import kept
 from lgjax.report import show
-from lgjax.runtime import devices, hosts
+from lgjax.runtime import hosts
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
 from lgjax.scans.finding import listing, series
@@ -99,9 +99,7 @@ def main(words: Sequence[str] = ()) -> int:
     shown = series.nameable(inputs, scans.found)
     if app.speaks():
         app.say(f"{opening.scans(shown, len(scans.found))}; {opening.taken(config, workdir, names)}")
-    app.join()
-    mesh = devices.own(app.start())
-    with hosts.one_voice():
+    with app.joined() as mesh:
         hosts.first_alone(preparation.begin, config, workdir)
         places = [(name, folder / name if whole or len(names) > 1 else folder) for name in names]
         return restore(config, workdir, mesh, places, scans, inputs)

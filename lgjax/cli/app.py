@@ -1,12 +1,13 @@
 """Runs a command whose flags are parsed: turns what it raises into one line and an exit code."""
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import flags
@@ -36,8 +37,8 @@ def run(main: Callable[[Sequence[str]], int | None], words: Sequence[str] = ()) 
     # written aside first, so nothing is half done.
     signal.signal(signal.SIGTERM, signals.terminate)
     signal.signal(signal.SIGINT, signals.interrupt)
-    sys.unraisablehook = signals.raise_again
     signals.listen()
+    sys.unraisablehook = signals.raise_again
     try:
         code = main(words) or 0
         hosts.part()
@@ -74,6 +75,19 @@ def start(threads: int | None = devices.THREADS) -> jax.sharding.Mesh:
     if hosts.is_first_host():
         say(f"lgjax {__version__} on {devices.describe(used)}{note}")
     return mesh
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[jax.sharding.Mesh]:
+    """Joins the hosts that the command line names, of which the first one alone speaks in the `with` block.
+
+    Yields:
+      A 1-D mesh over the devices of this host.
+    """
+    join()
+    mesh = devices.own(start())
+    with hosts.one_voice():
+        yield mesh
 
 
 def say(text: str) -> None:

@@ -15,7 +15,8 @@ from lgjax.runtime.errors import UsageError
 
 PROGRAM = "lgjax bids"
 PARTICIPANT, GROUP = LEVELS = ("participant", "group")
-PASSED = ("method", "workdir", "model", "device", "viewer", "debug", "quiet")  # to the flags of `lgjax restore`
+# What is passed to the flags of `lgjax restore`.
+PASSED = ("method", "workdir", "model", "device", "viewer", *commands.HOSTS, "debug", "quiet")
 CONFIG = "--config"  # and what begins so
 
 
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("analysis_level", metavar="LEVEL", choices=LEVELS, help=text)
     _choose(found.add_argument_group("which scans"))
     _restore(found.add_argument_group("how scans are restored (participant)"))
+    _join(found.add_argument_group("several hosts, as on a TPU pod (participant)"))
     other = found.add_argument_group("other")
     other.add_argument("--quiet", action="store_true", help="print errors, warnings and the last line alone")
     other.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -128,6 +130,12 @@ def _restore(group: argparse._ArgumentGroup) -> None:
     text = "folder for what can be made again: compiled programs, with which later runs start faster, and what a skull "
     text += "stripper needs for a while; default: the user's cache, and OUTPUT_DIR for the stripper"
     group.add_argument("-w", "--work-dir", type=path, metavar="FOLDER", help=text)
+
+
+def _join(group: argparse._ArgumentGroup) -> None:
+    """Adds what joins several hosts."""
+    for name, text in commands.HOSTS.items():
+        group.add_argument(f"--{name}", metavar="TEXT", help=text[:1].lower() + text[1:].rstrip("."))
 
 
 EPILOG = textwrap.dedent(

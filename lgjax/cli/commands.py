@@ -10,6 +10,12 @@ from lgjax.scans.finding import layouts
 
 SCANS = "NIfTI file; folder (BIDS, BraTS, DICOM series ... or plain); table (.tsv, .csv); or phantom:SPLIT[:COUNT]."
 
+HOSTS = {  # how several of them join, by flag
+    "coordinator": "HOST:PORT where the first of several hosts listens.",
+    "hosts": "How many hosts work together; auto: found out on TPU pods and under SLURM.",
+    "host": "Which of the hosts this is, from 0.",
+}
+
 
 class Command(NamedTuple):
     """What the command line of a command is made of."""
@@ -87,10 +93,9 @@ def _train(values: flags.FlagValues) -> None:
 
 
 def _define_hosts(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("coordinator", None, "HOST:PORT where the first of several hosts listens.", values)
-    text = "How many hosts work together; auto: found out on TPU pods and under SLURM."
-    flags.DEFINE_string("hosts", None, text, values)
-    flags.DEFINE_integer("host", None, "Which of the hosts this is, from 0.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, HOSTS["coordinator"], values)
+    flags.DEFINE_string("hosts", None, HOSTS["hosts"], values)
+    flags.DEFINE_integer("host", None, HOSTS["host"], flag_values=values)
 
 
 def _define_trained(values: flags.FlagValues) -> None:

@@ -7,6 +7,7 @@ import shutil
 import derived
 import images
 import pytest
+import together
 from absl import flags
 from test_end_to_end import lgjax, ok, typed
 
@@ -113,6 +114,7 @@ def test_a_filter_file_chooses(raw, run, tmp_path):
         (("--participant-label", "03", "--session-label", "a"), "label a: there is no such session. There are none."),
         (("--metod", "x"), "there is no argument --metod. Did you mean --method?"),
         (("--method", "a,b"), "one method a run"),
+        (("--host", "1", "--skip-bids-validation"), "the flags do not say which host this is"),
         (("--bids-filter-file", ""), "a variable may be empty"),
         (("--config.restore.mask_rat=1",), "Did you mean --config.restore.mask_rate?"),
     ],
@@ -244,6 +246,19 @@ def test_the_group_counts_what_is_there_and_names_what_is_not(raw, run, tmp_path
     assert run(data, out, level="group") == 0
     lines = (out / "group_T2w.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines[1:]] == [f"{name}_T2w" for name in ALL]
+
+
+def test_two_hosts_share_the_scans_and_the_first_speaks(raw, tmp_path):
+    out = tmp_path / "out"
+    words = ["participant", "--method=mirror_tv3d", "--participant-label", "02", "03", "--skip-bids-validation"]
+    (code, said, err), others = together.finish(together.start(tmp_path, ["bids", str(raw), str(out), *words]))
+    assert code == 0, err
+    assert others == (0, "", "")
+    assert "0 finished before, 0 failed of 2 scans" in said
+    assert list(read.read_predictions(out)[0]) == ALL[2:]
+    runs = json.loads((out / "results.json").read_text())["Runs"]
+    assert [run["Restored"] + run["RestoredElsewhere"] + run["FinishedBefore"] for run in runs] == [2, 2]
+    assert sum(run["Restored"] for run in runs) == 2
 
 
 def test_a_shell_gets_the_same(raw, tmp_path):
