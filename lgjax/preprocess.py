@@ -30,6 +30,7 @@ from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
 from lgjax.derivatives import description, runs
 from lgjax.preparation import additions, audit, dataset, passes
 from lgjax.preparation import recipe as recipes
+from lgjax.preparation.additions import Kept
 from lgjax.preparation.brain import find_tool
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.passes import Job
@@ -55,6 +56,36 @@ class People(NamedTuple):
 
 
 NOBODY = People()
+
+
+class Plan(NamedTuple):
+    """What one command prepares, and how; nothing is written yet."""
+
+    folder: pathlib.Path
+    subjects: Sequence[Subject]  # to prepare
+    kept: Sequence[Kept]  # who are in the folder already, and stay
+    splits: dict[str, str]  # of both, by identifier
+    recipe: Recipe
+    percentiles: tuple[float, ...]  # of the brain's intensities
+    learns: bool  # whether the recipe's histogram is learnt from the subjects
+    key: str  # what the first pass depends on, beside the scan
+    asked: dict[str, Any]  # the settings of the folder
+    task: str  # digest of what several processes at a time must have in common
+    changed: Sequence[str]  # subjects, by identifier, whose scans are others than those that were prepared
+
+    @property
+    def everybody(self) -> list[Subject]:
+        """The subjects that the folder will hold."""
+        return [*self.subjects, *(one.subject for one in self.kept)]
+
+
+class Prepared(NamedTuple):
+    """What became of the subjects of a plan."""
+
+    recipe: Recipe  # with its histogram
+    records: dict[str, tuple[dict, dict]]  # of both passes, by identifier; of who are kept, too
+    failures: dict[str, InputError]
+    before: tuple[int, int]  # subjects whose passes another run or process had done
 
 
 def preprocess(
@@ -85,6 +116,34 @@ def preprocess(
       UsageError: the folder was prepared otherwise, or holds subjects that would be dropped, or another process
         prepares other subjects there; nothing is done then.
     """
+    plan = planned(subjects, recipe, config, folder, given, inputs, people)
+    announce(plan.everybody, plan.splits, {one.subject.identifier for one in plan.kept}, given)
+    if plan.changed:
+        app.say(f"prepared anew, since their scans changed: {listing.shown(plan.changed)}")
+    named = series.nameable(inputs, subjects)
+    with Claims(folder, plan.task, "prepared scans") as claims, signals.before_end(lambda _: claims.leave()):
+        begin(plan, named, claims)
+        found = work(plan, config.workers, claims)
+        end(plan, named, found, claims)
+    corrected, sliced = found.before
+    before = f"before: {corrected} corrected, {sliced} sliced"
+    done = len(subjects) - len(found.failures)
+    print(f"{done} prepared ({before}), {len(found.failures)} failed -> {folder}", flush=True)
+    for name, error in found.failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return 3 if found.failures else 0
+
+
+def planned(
+    subjects: Sequence[Subject],
+    recipe: Recipe,
+    config,
+    folder: pathlib.Path,
+    given: bool,
+    inputs: Sequence[str],
+    people: People,
+) -> Plan:
+    """Says what is to be done; arguments and errors as of `preprocess`."""
     percentiles = recipe.histogram.percentiles if recipe.histogram else tuple(config.histogram.percentiles)
     tool = find_tool(recipe.stripper)  # before anything is written
     asked = settings({"given": given, "match": config.histogram.match, "percentiles": percentiles}, recipe, people)
@@ -99,48 +158,50 @@ def preprocess(
         recipe = additions.recipe(folder)  # with the histogram that those who stay were matched to
     everybody = [*subjects, *(one.subject for one in kept)]
     splits = {one.identifier: "test" for one in everybody} if given else assign(everybody, people.calibration)
-    announce(everybody, splits, {one.subject.identifier for one in kept}, given)
-    if changed:
-        app.say(f"prepared anew, since their scans changed: {listing.shown(changed)}")
-    named = series.nameable(inputs, subjects)
-    key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
-    jobs = [Job(folder, recipe, percentiles, subject, key) for subject in subjects]
     learns = config.histogram.match and not given and recipe.histogram is None
+    key = f"{__version__} {recipes.bias_json(recipe)} {tool} {percentiles}"
     task = files.digest([asked, people.add, sorted(splits)])
-    with Claims(folder, task, "prepared scans") as claims, signals.before_end(lambda _: claims.leave()):
+    return Plan(folder, subjects, kept, splits, recipe, percentiles, learns, key, asked, task, changed)
+
+
+def begin(plan: Plan, named: Sequence[str], claims: Claims) -> None:
+    """Writes what the folder is, before the first subject; for `named` inputs."""
+    with claims.lock(SHARED):
+        additions.write_settings(plan.folder, plan.asked)
+        runs.write(plan.folder, named)
+        describe(plan.folder, plan.splits, plan.everybody)
+        if plan.learns and claims.is_first:  # from now on, a histogram in the folder is that of these subjects
+            (plan.folder / dataset.RECIPE).unlink(missing_ok=True)
+
+
+def work(plan: Plan, workers: int, claims: Claims) -> Prepared:
+    """Runs both passes, with as many `workers`, and writes the recipe between them."""
+    jobs = [Job(plan.folder, plan.recipe, plan.percentiles, subject, plan.key) for subject in plan.subjects]
+    with parallel.processes(workers) as pool:
+        known = {one.subject.identifier: one.scan for one in plan.kept}
+        scans = passes.correct_all(jobs, workers, pool, claims, known)
         with claims.lock(SHARED):
-            additions.write_settings(folder, asked)
-            runs.write(folder, named)
-            describe(folder, splits, everybody)
-            if learns and claims.is_first:  # from now on, a histogram in the folder is that of these subjects
-                (folder / dataset.RECIPE).unlink(missing_ok=True)
-        with parallel.processes(config.workers) as pool:
-            known = {one.subject.identifier: one.scan for one in kept}
-            scans = passes.correct_all(jobs, config.workers, pool, claims, known)
-            with claims.lock(SHARED):
-                if learns:
-                    recipe = learnt(folder, recipe, scans.records, splits)
-                recipes.write(folder / dataset.RECIPE, recipe)
-            slices = passes.slice_all(slicing(jobs, recipe, scans.records), config.workers, pool, claims)
-        records = {one.subject.identifier: (one.scan, one.slices) for one in kept}
-        records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
-        failures = {**scans.failures, **slices.failures}
-        source = ", ".join(named) or series.UNNAMED
-        about = {"Source": source, "Preparation": recipe.describe(), "Version": f"lgjax {__version__}"}
-        with claims.lock(SHARED):
-            for name in listed(folder) & failures.keys():  # another process could do what this one could not
-                scan, cut = (dataset.record(folder, name, part) for part in (dataset.SCAN, dataset.SLICES))
-                if scan and cut:
-                    records[name] = scan, cut
-                    del failures[name]
-            index = passes.index(recipe, splits, records)
-            finish(folder, index, records, failures, about, alone=not claims.others())
-            claims.leave()  # the next process in this block is to know that this one has finished
-    before = f"before: {scans.before} corrected, {slices.before} sliced"
-    print(f"{len(subjects) - len(failures)} prepared ({before}), {len(failures)} failed -> {folder}", flush=True)
-    for name, error in failures.items():
-        print(f"failed: {name}: {error}", file=sys.stderr)
-    return 3 if failures else 0
+            recipe = learnt(plan.folder, plan.recipe, scans.records, plan.splits) if plan.learns else plan.recipe
+            recipes.write(plan.folder / dataset.RECIPE, recipe)
+        slices = passes.slice_all(slicing(jobs, recipe, scans.records), workers, pool, claims)
+    records = {one.subject.identifier: (one.scan, one.slices) for one in plan.kept}
+    records |= {name: (scans.records[name], found) for name, found in slices.records.items()}
+    return Prepared(recipe, records, {**scans.failures, **slices.failures}, (scans.before, slices.before))
+
+
+def end(plan: Plan, named: Sequence[str], found: Prepared, claims: Claims) -> None:
+    """Writes what all subjects share, the index last; what another process could do counts no more as failed."""
+    source = ", ".join(named) or series.UNNAMED
+    about = {"Source": source, "Preparation": found.recipe.describe(), "Version": f"lgjax {__version__}"}
+    with claims.lock(SHARED):
+        for name in listed(plan.folder) & found.failures.keys():
+            scan, cut = (dataset.record(plan.folder, name, part) for part in (dataset.SCAN, dataset.SLICES))
+            if scan and cut:
+                found.records[name] = scan, cut
+                del found.failures[name]
+        index = passes.index(found.recipe, plan.splits, found.records)
+        finish(plan.folder, index, found.records, found.failures, about, alone=not claims.others())
+        claims.leave()  # the next process in this block is to know that this one has finished
 
 
 def announce(subjects: Sequence[Subject], splits: dict[str, str], kept: Collection[str], given: bool) -> None:

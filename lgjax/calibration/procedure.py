@@ -4,6 +4,7 @@ import functools
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -120,23 +121,16 @@ def calibrate(
     seen: list[Seen | None] = [mirror.of(subject) if method.mirror else None for subject in healthy.own]
     mirror_variance = None
     if method.mirror:
-        own = [mirror.differences(subject, one) for subject, one in zip(healthy.own, seen, strict=True) if one]
-        mirror_variance = mirror.variance(healthy.pooled(own))
+        mirror_variance = _mirror_variance(healthy, seen)
         settings = settings._replace(mirror_variance=mirror_variance)
     runner = Runner(method, settings, model, trained.params, mesh)
-    search, window, strength = None, WINDOW * trained.recipe.grid.spacing, None
-    if method.restores:
-        strength, search = _strength(method, runner, healthy, seen, goal)
+    strength, search = _strength(method, runner, healthy, seen, goal) if method.restores else (None, None)
     changes = healthy.pooled_arrays(healthy_changes(method, runner, healthy.own, seen, strength or 0.0))
-    found = {
-        score: thresholds(np.concatenate([anomaly(change, score) for change in changes]), rates)
-        for score in method.scores
-    }
-    used = method.scored(score)
+    found, used = _thresholds(method, changes, rates), method.scored(score)
     calibration = Calibration(
         method=method.name,
         strength=strength,
-        search={**search._asdict(), "target": goal.ssim, "window_mm": window} if search and goal else None,
+        search=_told(search, goal, WINDOW * trained.recipe.grid.spacing) if search and goal else None,
         voxels=sum(len(change) for change in changes),
         thresholds=found,
         subjects=healthy.pooled([p.image.sha256 for p in healthy.own]),
@@ -152,6 +146,25 @@ def calibrate(
     hosts.first_alone(calibrations.write, workdir, calibration)
     LOG.info(summary(calibration, calibrations.path(workdir, method.name)))
     return calibration
+
+
+def _mirror_variance(healthy: Share[Prepared], seen: Sequence[Seen | None]) -> float:
+    """Returns V_m over the healthy subjects of all hosts; see `mirror.variance`."""
+    own = [mirror.differences(subject, one) for subject, one in zip(healthy.own, seen, strict=True) if one]
+    return mirror.variance(healthy.pooled(own))
+
+
+def _thresholds(method: Method, changes: Sequence[np.ndarray], rates: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Returns the thresholds of each score that a method may have, by score and rate."""
+    return {
+        score: thresholds(np.concatenate([anomaly(change, score) for change in changes]), rates)
+        for score in method.scores
+    }
+
+
+def _told(search: Search, goal: Goal, window: float) -> dict[str, Any]:
+    """Returns what the record says of the search for lambda, with the width of SSIM's window in mm."""
+    return {**search._asdict(), "target": goal.ssim, "window_mm": window}
 
 
 def _strength(
