@@ -139,6 +139,7 @@ def test_one_iteration_is_the_slope_between_two_runs():
 
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_elbo_tv"])
 def test_an_iteration_of_a_method_counts_as_by_xla_and_grows_with_the_batch_alone(config, name):
+    config.model.channels, config.model.variance_channels = (16,), (16,)  # so that networks are most of the work
     params = models.freeze(synthetic.random_state(*both(config)).variables)
 
     def traced(iterations, count):

@@ -1,0 +1,194 @@
+"""What a benchmark times, in which turn, what it says of the times, and what a failing profile leaves of all."""
+
+import types
+
+import pytest
+
+from configs import bench as settings
+from lgjax.evaluation import published
+from lgjax.methods import names as methods
+from lgjax.models import convolutions
+from lgjax.runtime.errors import UsageError
+from lgjax.speed import profile, programs, restorations, times
+from lgjax.speed import record as bench
+from lgjax.speed.counts import Count
+from lgjax.speed.peaks import Peaks
+from lgjax.speed.times import Runs
+
+
+def test_methods_by_default_are_the_papers_that_iterate_and_detection():
+    names = bench.choose(None)
+    paper = [name for name in names if name not in bench.DETECTION]
+    assert set(paper) == {entry.method for entry in published.TABLE1 if entry.seconds} | {"anogan"}
+    assert names == [*sorted(paper, key=published.place), *bench.DETECTION]
+    given = ["aae_lg_neural_l1", "vae_elbo_l1", "mirror_tv3d", "dae_reconstruction", "aae_lg_neural_l1"]
+    assert bench.choose(given) == given[:4]
+
+
+def test_training_is_timed_for_the_models_of_the_methods():
+    paper, smoke = (bench.from_config(settings.get_config(variant)) for variant in ("paper", "smoke"))
+    names = bench.choose(None)
+    assert bench.trained(paper, names) == ["anogan", "vae", "gmvae", "aae"]
+    assert bench.trained(paper, ["vae_elbo_tv", "vae_elbo_l1"]) == ["vae"]
+    assert bench.trained(smoke, names) == ["vae"]
+
+
+@pytest.mark.parametrize("name", ["gmm", "intensity"])
+def test_methods_without_networks_or_volumes_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} asks no network.*vae_lg_neural_tv"):
+        bench.choose(["vae_lg_neural_tv", name])
+
+
+def test_methods_of_eq_4_are_timed_with_both_solvers():
+    config = settings.get_config("smoke")
+    found = {name: bench.solvers(bench.from_config(config), methods.parse(name)) for name in methods.available()}
+    assert found["vae_lg_neural_tv"] == found["gmvae_elbo_l1"] == found["vae_lg_est_tv3d"] == ["adam", "proximal"]
+    assert found["restorer_lg_neural_tv"] == ["proximal"]  # which is its own
+    assert all(len(found[name]) == 1 for name in ("anogan", *bench.DETECTION))
+    config.further_solvers = ()
+    assert bench.solvers(bench.from_config(config), methods.parse("vae_lg_neural_tv")) == ["adam"]
+
+
+def test_a_further_solver_is_named_and_its_iterations_are_its_own(mesh1):
+    timed = bench.from_config(settings.get_config("smoke"))
+    method = methods.parse("vae_lg_neural_tv")
+    own, further = (bench.task(timed, method, one, {}, mesh1) for one in ("adam", "proximal"))
+    assert (own.name, further.name) == ("vae_lg_neural_tv", "vae_lg_neural_tv, proximal")
+    assert (own.settings.optimizer, further.settings.optimizer) == ("adam", "proximal")
+    assert (own.runner(3).settings.iterations, own.runner(3).settings.refreshes) == (3, own.settings.refreshes)
+    assert (further.runner(3).settings.iterations, further.runner(3).settings.refreshes) == (own.settings.iterations, 3)
+
+
+def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
+    config = settings.get_config("smoke")
+    config.experiments.detection.data.height = config.experiments.detection.data.width = 16
+    task = bench.task(bench.from_config(config), methods.parse("intensity_tv3d"), "adam", {}, mesh1)
+    runner, asked = task.runner(), []
+
+    def refuse_once(*given):  # as a compiler that knows no kernel of ours
+        asked.append(given)
+        runner.fused = False
+        return runner.function.lower(*given).compile()
+
+    monkeypatch.setattr(runner, "compile", refuse_once)
+    seen = []
+    monkeypatch.setattr(programs.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
+    found = restorations.prepare(runner, restorations.given(task, 4))
+    assert len(asked) == 1
+    assert list(runner.programs.values()) == [found.program]
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "long", "batch", "volume"),
+    [
+        ("vae_lg_neural_tv", 0.5, 4, 12, None),  # too short for all iterations
+        ("vae_lg_neural_tv", 9.9, 8, 12, 2 * 0.9),  # 20 slices are two batches
+        ("vae_lg_neural_tv3d", 9.9, 8, 20, 0.9),
+    ],
+)
+def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, target, long, batch, volume):
+    """By a clock that is known: a batch of 12 slices, or a volume of 20, takes 0.1 s, and 0.1 s an iteration."""
+    config = settings.get_config("smoke")
+    config.volume_slices, config.experiments.vae.restore.iterations = 20, 8
+    task = bench.task(bench.from_config(config), methods.parse(name), "adam", {}, mesh1)
+    compiled = types.SimpleNamespace(memory_analysis=lambda: None)
+
+    def prepare(runner, arrays):
+        count = Count(100.0 + 10.0 * runner.iterations, 7.0 * runner.iterations)
+        return programs.Compiled(count, programs.KERNELS, count, compiled, 3.0)
+
+    def seconds(runner, arrays):
+        return -(-len(arrays.slices.number) // (20 if task.method.volume else 12)) * (0.1 + 0.1 * runner.iterations)
+
+    monkeypatch.setattr(restorations, "prepare", prepare)
+    monkeypatch.setattr(restorations, "seconds", seconds)
+    monkeypatch.setattr(
+        restorations.Task,
+        "runner",
+        lambda task, iterations=0: types.SimpleNamespace(iterations=iterations, size=12, dispatched=6),
+    )
+    one = restorations.Restoration(task, short=1, target=target)
+    for _ in range(3):
+        one.sample()
+    found = one.record(Peaks(1e3, 1e2, {}), as_paper=True)
+    assert (one.long.iterations, found["batch_size"]) == (long, batch)
+    assert found["seconds_per_iteration"]["median"] == pytest.approx(0.1)
+    assert found["paper_seconds"] == (0.098 if name == "vae_lg_neural_tv" else None)
+    parts = 1 if task.method.volume else 2  # a batch is two times what devices take at once
+    assert (found["flops"], found["bytes"]) == (10.0 * parts, 7.0 * parts)  # none of the 100
+    assert found["fraction_of_floor"] == pytest.approx(0.07 * parts / 0.1)
+    assert found["volume"]["seconds"] == pytest.approx(volume or 2 * 0.9)
+    assert ("computed_from" in found["volume"]) == (volume is None)
+
+
+def test_volumes_that_fit_in_no_run_are_computed():
+    long = Runs(50, [1.0, 1.2, 1.4])
+    found = restorations.computed(long, times.spread([0.01, 0.02, 0.03]), iterations=800, count=155, size=64)
+    assert found["seconds"] == pytest.approx(3 * (1.2 + 750 * 0.02))  # the last batch of the three is padded
+    assert found["computed_from"] == "3 batches of 64 for 155 slices, 800 iterations"
+
+
+def test_wrong_names_and_values_are_refused():
+    config = settings.get_config("smoke")
+    with pytest.raises(UsageError, match="no method 'vae_lg'"):
+        bench.choose(["vae_lg"])
+    config.experiments.vae.restore.variance_at = "y"
+    with pytest.raises(UsageError, match="variance_at"):
+        bench.from_config(config)
+
+
+class Item:
+    """A contestant that takes no time."""
+
+    kind = "methods"
+    compiled = types.SimpleNamespace(program=types.SimpleNamespace(as_text=lambda: "HloModule jit_f, entry"))
+
+    def __init__(self, name, order=()):
+        self.name, self.order = name, order
+
+    def sample(self):
+        self.order.append(self.name)
+
+    def record(self, peaks, as_paper):
+        return {"peak": peaks.flops}
+
+    def profile(self):
+        return profile.Profile("kernels", [profile.Kernel("jit_f", "op", self.name, 3, 2.0)], 3)
+
+
+class Broken(Item):
+    """A contestant whose device has no profiler."""
+
+    def profile(self):
+        raise RuntimeError("no profiler in /home/ada/cupti.so\nand a long trace")
+
+
+def test_everything_is_timed_in_turn(monkeypatch, mesh1):
+    order = []
+
+    class Rates:
+        def __init__(self, *_):
+            order.append("compiled")
+
+        def sample(self):
+            order.append("peaks")
+
+        def peaks(self):
+            return Peaks(9.0, 1.0, {})
+
+    monkeypatch.setattr(bench, "Rates", Rates)
+    record = bench.measure(bench.from_config(settings.get_config("smoke")), [Item("a", order), Item("b", order)], mesh1)
+    assert order == ["compiled", *["a", "b", "peaks"] * 3]
+    assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}
+
+
+def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):
+    record = {"methods": {"a": {"peak": 1.0}, "b": {"peak": 2.0}, "c": {"peak": 3.0}}, "training": {}}
+    bench.add_profiles(record, [Item("a"), Broken("b"), Item("c")])
+    fault = "RuntimeError: no profiler in cupti.so"  # not where it lies
+    assert caplog.messages == [f"warning: b: no profile: {fault}"]
+    assert record["methods"]["b"] == {"peak": 2.0, "profile": {"fault": fault}}
+    kept = [record["methods"][name]["profile"] for name in "ac"]
+    assert [one["longest"][0]["name"] for one in kept] == ["a", "c"]
+    assert profile.markdown("b", record["methods"]["b"]["profile"]) == f"b: no profile: {fault}"
