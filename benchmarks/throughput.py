@@ -62,7 +62,8 @@ runner.batch([part[: runner.size] for part in slices])
 first = time.perf_counter() - began
 starts = range(0, len(slices[0]), runner.dispatched)
 pieces = jax.block_until_ready([runner.place([a[i : i + runner.dispatched] for a in slices]) for i in starts])
-restore = lambda piece: jax.block_until_ready(runner.compiled(runner.params, *piece))
+program = runner.programs.of(runner.params, *pieces[0])
+restore = lambda piece: jax.block_until_ready(program(runner.params, *piece))
 each, seconds = runner.size // runner.dispatched, []
 for start in range(0, len(pieces), each):
     began = time.perf_counter()

@@ -1,25 +1,23 @@
-"""Methods compiled for devices: slices in, restored slices out, slice by slice or volume by volume."""
+"""Methods on devices: slices in, restored slices out, in batches of any number of slices or volume by volume."""
 
-import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lgjax.methods import anogan, gmm, intensity, local, own_kernels, volumes
+from lgjax.methods import gmm, local, volumes
 from lgjax.methods.local import Settings as Settings
 from lgjax.methods.local import length as length
 from lgjax.methods.names import Method
+from lgjax.methods.programs import Programs
+from lgjax.methods.slicewise import Traces as Traces
 from lgjax.methods.volumes import Volume
-from lgjax.models import convolutions, precision
-from lgjax.models.base import BoundModel, Model
+from lgjax.models.base import Model
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import loop
-from lgjax.restoration.data_terms import DATA_TERMS
 from lgjax.runtime import devices, parallel
 
 LOG = logging.getLogger(__name__)
@@ -29,65 +27,11 @@ MICRO_BATCH = {"cpu": 12}
 IN_FLIGHT = 2  # programs at a time: the second fills the cores, or the queue, while the first begins and ends
 VOLUME_STEP = 2**15  # voxels: volumes are padded to a multiple of it, so that few programs are compiled
 
-Traces = loop.Trace | anogan.Trace | None  # None where nothing is iterated
-# (params, y, mask, number, strength) -> (x, Traces); y, mask: [N, H, W, 1]; number, strength: [N]
-Restorer = Callable[..., tuple[jax.Array, Traces]]
-
 
 def from_config(config) -> Settings:
     """Takes what a restoration reads from an experiment's config."""
     given = {**config.model, **config.restore, "seed": config.seed, "mixture": gmm.Settings(**config.gmm)}
     return Settings(**{name: given[name] for name in Settings._fields if name in given})
-
-
-def restorer(method: Method, settings: Settings, model: Model | None) -> Restorer:
-    """Returns the pure function that restores a batch of slices with one method; each slice depends on itself alone.
-
-    Args:
-      method: from `parse`, one of slices.
-      settings: of the restoration.
-      model: that the method needs; None for intensity.
-    """
-
-    def restore(params, y, mask, number, strength):
-        one = intensity.restore
-        if method.model:
-            assert model
-            one = functools.partial(_restore, method, settings, model.bind(params))
-        with precision.matmul_precision(settings.precision):
-            return jax.vmap(one)(y, mask, loop.slice_keys(settings.seed, number), strength)
-
-    return restore
-
-
-def _restore(method: Method, settings: Settings, networks: BoundModel, y, mask, key, strength):
-    """Restores one slice."""
-    if method.prior == "reconstruction":
-        return jnp.where(mask > 0, networks.reconstruct(y), y), None
-    if method.prior == "search":
-        return anogan.search(
-            networks,
-            y,
-            mask,
-            key,
-            latent_size=settings.latent_size,
-            iterations=settings.iterations,
-            learning_rate=settings.learning_rate,
-            feature_weight=settings.feature_weight,
-        )
-    term = DATA_TERMS[method.term]
-    return loop.restore(
-        y,
-        mask,
-        key,
-        prior=local.prior(method, settings, networks, y),
-        data_term=term,
-        solver=local.solver(settings, term),
-        strength=strength,
-        iterations=local.iterations(method, settings),
-        tolerance=settings.tolerance,
-        traced=settings.traced,
-    )
 
 
 def micro_batch(mesh: jax.sharding.Mesh) -> int:
@@ -103,7 +47,7 @@ class Pace(NamedTuple):
 
 
 class Runner:
-    """A method compiled for a mesh: any number of slices in, as many restored slices out.
+    """A method on the devices of a mesh: any number of slices in, as many restored slices out.
 
     Methods of volumes (tv3d) and gmm take all slices of one volume at once, and have no batches. The others:
 
@@ -111,8 +55,6 @@ class Runner:
     devices and of slices in a batch; the last micro-batch is padded with empty slices. So the bits of a restored slice
     depend on the slice alone, on one kind of device. A batch is a number of micro-batches between which nobody waits.
     Out of device memory, the micro-batch is halved, which may change roundings, and is said.
-
-    With `cuda_graphs`, a GPU is told the kernels of all iterations at once; it computes the same.
 
     Of a volume, devices share out the micro-batches that networks are asked about, and each solves the data term alone:
     its bits, too, depend on the volume alone.
@@ -128,7 +70,7 @@ class Runner:
           params: frozen parameters of the model.
           mesh: the devices.
         """
-        self.method, self.settings, self.model, self.mesh = method, settings, model, mesh
+        self.method, self.settings, self.mesh = method, settings, mesh
         self.whole = method.name == "gmm"  # it needs all slices of a volume, each that is there
         self.mixture = settings.mixture
         self.micro = micro_batch(mesh)
@@ -136,35 +78,9 @@ class Runner:
         self.iterates = method.iterates
         self.tolerance = settings.tolerance if method.restores else 0.0
         self.params = jax.device_put(params, devices.replicated(mesh))
-        self.graphs = settings.cuda_graphs  # whether a restoration is to be one CUDA graph
-        self.function = self._function()
-        self.fused: bool | None = None  # whether kernels of ours are used; None: nobody has asked
-        self.compiled: Callable | None = None  # for the present micro-batch
-        self.programs: dict[int, Callable] = {}  # of volumes, by their number of slices, or of voxels for gmm
+        self.programs = Programs(method, settings, model, mesh, self.micro)
         self.timed: list[tuple[int, float]] = []  # slices and seconds per iteration of batches since `pace` was asked
         self.busy = 0.0  # seconds in which the devices had a program to run; compiling does not count
-
-    def _function(self) -> Any:
-        """Returns the method as a function to be compiled."""
-        if self.whole:
-            kappa, iterations = self.mixture.kappa, self.mixture.iterations
-            return jax.jit(functools.partial(gmm.score, kappa=kappa, iterations=iterations))
-        if self.method.volume:
-            model = self.model if self.method.model else None
-            each = devices.on_all(volumes.restorer(self.method, self.settings, model, self.micro), self.mesh)
-        else:
-            each = devices.on_each(restorer(self.method, self.settings, self.model), self.mesh)
-        options = devices.compiler_options(self.mesh, "restoration")
-        if self.graphs:
-            options = {**options, **self._graph()}
-        return jax.jit(each, compiler_options=options)
-
-    def _graph(self) -> dict[str, str]:
-        """Returns the options that make a restoration one CUDA graph; says where there are none."""
-        options = devices.compiler_options(self.mesh, "graph")
-        if not options:
-            LOG.warning("warning: restore.cuda_graphs: XLA makes no such graphs for this device: going on without.")
-        return options
 
     @property
     def whole_volumes(self) -> bool:
@@ -213,55 +129,15 @@ class Runner:
 
     def _at_once(self, filled: Volume, strength: np.float32) -> tuple[np.ndarray, Traces]:
         """Restores one padded volume, and times the restoration."""
-        size = len(filled.number)
-        (x, trace), seconds = self._run(size, self.params, filled, strength)
+        (x, trace), seconds = self._run(self.params, filled, strength)
         if self.iterates:
-            self.timed.append((size, seconds / self._made(trace)))
+            self.timed.append((len(filled.number), seconds / self._made(trace)))
         return x, trace
 
-    def compile(self, *given: Any) -> Callable:
-        """Compiles the method for what is given; what a compiler refuses is left out: our kernels, then graphs."""
-        self.settle(*given)
-        try:
-            with convolutions.fusion(self.fused):
-                return self.function.lower(*given).compile()
-        except Exception as error:
-            if devices.is_out_of_memory(error) or not (self.fused or self.graphs):
-                raise
-            refused = self._without()
-            program = self.compile(*given)
-            LOG.warning(refused)
-            return program
-
-    def _without(self) -> str:
-        """Leaves out what a compiler may have refused; returns what is then to be said."""
-        if self.fused:
-            self.fused = False
-            return own_kernels.REFUSED
-        self.graphs = False
-        self.function = self._function()
-        return "warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."
-
-    def settle(self, *given: Any) -> None:
-        """Decides, once, whether kernels of ours are to be used for slices like those given."""
-        if self.fused is None:
-            self.fused = self._trusts(given)
-
-    def _trusts(self, given: tuple[Any, ...]) -> bool:
-        """Returns whether kernels of ours do as XLA's on the devices of the mesh, for slices like those given."""
-        kind = convolutions.forms.value or self.mesh.devices.flat[0].device_kind
-        if not (self.model and self.method.model and convolutions.has_own_kernels(kind)):
-            return False
-        size = next(array.shape[1:3] for array in jax.tree.leaves(given[1:]) if np.ndim(array) == 4)
-        with convolutions.forms(kind):
-            return own_kernels.trusted(self.model.bind, self.params, size, self.settings.precision)
-
-    def _run(self, size: int, *given: Any) -> tuple[Any, float]:
-        """Runs the program for one size of what is given, compiled first; returns how long the run took, too."""
-        if size not in self.programs:
-            self.programs[size] = self.compile(*given)
-        began = time.perf_counter()
-        found = jax.device_get(self.programs[size](*given))
+    def _run(self, *given: Any) -> tuple[Any, float]:
+        """Runs the program for what is given, compiled first; returns how long the run took, too."""
+        program, began = self.programs.of(*given), time.perf_counter()
+        found = jax.device_get(program(*given))
         seconds = time.perf_counter() - began
         self.busy += seconds
         return found, seconds
@@ -275,7 +151,7 @@ class Runner:
         pad = (0, -n % VOLUME_STEP)
         values, mask = np.pad(slices.y[inside], pad), np.pad(np.ones(n, np.float32), pad)
         priors = np.pad(priors, ((0, 0), pad), constant_values=1)
-        distance, _ = self._run(len(values), values, mask, priors)
+        distance, _ = self._run(values, mask, priors)
         x = slices.y.copy()
         x[inside] -= distance[:n]
         yield x, None
@@ -304,9 +180,7 @@ class Runner:
         """Restores one batch, some micro-batches at a time, and times the batch."""
         n, step = len(part[0]), self.dispatched
         pieces = [self.place([a[i : i + step] for a in part]) for i in range(0, n, step)]
-        if self.compiled is None:
-            self.compiled = self.compile(self.params, *pieces[0])
-        program, began = self.compiled, time.perf_counter()
+        program, began = self.programs.of(self.params, *pieces[0]), time.perf_counter()
         done = list(parallel.ahead(lambda piece: jax.device_get(program(self.params, *piece)), pieces, IN_FLIGHT))
         seconds = time.perf_counter() - began
         self.busy += seconds
@@ -343,9 +217,8 @@ class Runner:
         if not devices.is_out_of_memory(error) or self.micro == 1 or not self.params:  # without networks, none helps
             raise error
         self.micro = -(-self.micro // 2)
-        self.compiled, self.programs, self.timed = None, {}, []
-        if self.method.volume:  # whose program has the micro-batches within
-            self.function = self._function()
+        self.programs.restart(self.micro)
+        self.timed = []
         LOG.warning(
             "warning: out of device memory: going on with %d slices at a time on each device. Roundings may differ.",
             self.micro,

@@ -71,22 +71,20 @@ def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
     if arrays.known is None:
         parts = [part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)]
         found = _compiled(runner, *runner.place(parts))
-        runner.compiled = found.program
     else:
         whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
         found = _compiled(runner, whole, arrays.strength[0])
-        runner.programs[len(whole.number)] = found.program
     restore(runner, arrays)
     return found
 
 
 def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
     """Compiles a method for some arguments beside the parameters, and counts its work in the form that was compiled."""
-    arguments = (runner.params, *arguments)
-    runner.settle(*arguments)  # which compiles too
-    program, seconds = timed(lambda: runner.compile(*arguments))
-    with convolutions.fusion(runner.fused):
-        return counted(runner.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)
+    arguments, programs = (runner.params, *arguments), runner.programs
+    programs.settle(*arguments)  # which compiles too
+    program, seconds = timed(lambda: programs.of(*arguments))
+    with convolutions.fusion(programs.fused):
+        return counted(programs.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)
 
 
 def restore(runner: runners.Runner, arrays: Given) -> list[Any]:

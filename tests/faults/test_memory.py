@@ -101,7 +101,7 @@ def hungry(params, y, *rest):  # takes 128 MB for each slice
     much = jax.lax.fori_loop(0, steps, lambda _, much: much + y[:, :1, 0, 0], jnp.zeros((len(y), 1 << 25)))
     return y + 0 * much[:, :1, None, None], None
 
-runner.function = hungry
+runner.programs.function = hungry
 slices = Slices(*np.random.default_rng(0).random((2, 12, 8, 8, 1)).astype(np.float32), np.arange(12, dtype=np.int32))
 forked.limit_memory(1 << 30)
 x = np.concatenate([part for part, _ in runner(slices, np.ones(12, np.float32))])

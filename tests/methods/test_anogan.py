@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import anogan as experiment
 from lgjax import models
-from lgjax.methods import anogan, names, runner
+from lgjax.methods import anogan, names, runner, slicewise
 from lgjax.models import gan
 from lgjax.models.base import BoundModel, Model
 from lgjax.restoration import loop
@@ -241,7 +241,7 @@ def test_weights_of_the_search(weight):
     if weight is not None:
         config.restore.feature_weight = weight
     method, model = names.parse("anogan"), Model(None, None, lambda params: networks, ())
-    restorer = jax.jit(runner.restorer(method, runner.from_config(config), model))
+    restorer = jax.jit(slicewise.restorer(method, runner.from_config(config), model))
     x = restorer(None, y[None], np.ones_like(y)[None], np.int32([3]), np.zeros(1, np.float32))[0][0]
     (key,) = loop.slice_keys(config.seed, np.int32([3]))
     start, way = float(jax.random.normal(key, (1,))[0]), -1 if weight else 1

@@ -208,11 +208,11 @@ def test_a_grid_of_lambdas_and_any_other_run_in_one_program(config, params, mesh
     grid = np.array([0.05, 1.0, 20.0], np.float32)
     tiled = Slices(*(np.concatenate([part] * 3) for part in slices))
     together, _ = join(runner(tiled, np.repeat(grid, 7)))
-    program = runner.compiled
+    (program,) = runner.programs.compiled.values()
     for x, strength in zip(np.split(together, 3), grid, strict=True):
         alone, _ = join(runner(slices, np.full(7, strength)))
         np.testing.assert_array_equal(x, alone)
-    assert runner.compiled is program
+    assert list(runner.programs.compiled.values()) == [program]
     assert np.abs(together[:7] - together[-7:]).max() > 1e-3
 
 
@@ -304,7 +304,8 @@ def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1
 def test_devices_tell_each_other_nothing_while_slices_are_restored(config, params, mesh8, slices, name):
     runner = runner_of(name, config, params, mesh8)
     join(runner(slices, np.ones(7, np.float32)))
-    assert collectives(runner.compiled.as_text()) == []
+    (program,) = runner.programs.compiled.values()
+    assert collectives(program.as_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -355,7 +356,7 @@ def test_a_graph_that_the_compiler_refuses_is_left_out(config, mesh1, slices, mo
     config.restore.cuda_graphs = True
     runner = runner_of("intensity", config, {}, mesh1)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_tomorrow"):
-        runner.function.lower(runner.params, *runner.place([*slices, np.ones(7, np.float32)])).compile()
+        runner.programs.function.lower(runner.params, *runner.place([*slices, np.ones(7, np.float32)])).compile()
     x, _ = join(runner(slices, np.ones(7, np.float32)))
     np.testing.assert_array_equal(x, np.where(slices.mask > 0, 0, slices.y))
     assert caplog.messages == ["warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."]
@@ -398,7 +399,7 @@ class Uncompiled:
 
 def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes."):
     """Makes the runner's function fail, as a device does, on more than `most` slices at once."""
-    function = runner.function
+    function = runner.programs.function
 
     def limited(params, y, *rest):
         log.append(len(y))
@@ -406,7 +407,7 @@ def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory a
             raise jax.errors.JaxRuntimeError(message)
         return function(params, y, *rest)
 
-    runner.function, runner.compiled = Uncompiled(limited), None
+    runner.programs.function, runner.programs.compiled = Uncompiled(limited), {}
 
 
 @pytest.mark.parametrize(("most", "tried"), [(3, [12, 6, 3, 3, 3]), (1, [12, 6, 3, 2, *[1] * 7])])
@@ -517,13 +518,13 @@ def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subjec
 
 def test_one_bad_slice_is_counted(config, params, mesh1, subject):
     runner = runner_of("intensity", config, params, mesh1)
-    function = runner.function
+    function = runner.programs.function
 
     def spoilt(params, y, mask, number, strength):
         x, trace = function(params, y, mask, number, strength)
         return np.where(np.asarray(number)[:, None, None, None] == subject.slices.number[2], np.nan, x), trace
 
-    runner.function = Uncompiled(spoilt)
+    runner.programs.function = Uncompiled(spoilt)
     with pytest.raises(InputError, match="diverged in 1 slices"):
         restore_scan(runner, subject, 1.0)
 

@@ -75,11 +75,11 @@ def test_nobody_is_asked_where_there_is_no_such_kernel(model, monkeypatch, kind,
     with convolutions.forms(kind):
         if method == "gmm":
             x = np.random.default_rng(0).random(50, np.float32)
-            made.function = jax.jit(lambda values: values)
-            made.compile(x)
+            made.programs.function = jax.jit(lambda values: values)
+            made.programs.compile(x)
         else:
             list(made(brain_like(0, 2, 16, 16), np.ones(2, np.float32)))
-    assert made.fused is False
+    assert made.programs.fused is False
 
 
 def test_what_asks_nobody_gets_the_forms_of_xla(model):

@@ -43,8 +43,8 @@ def run(name, config, params, mesh, whole, strength=0.1, micro=None):
     model = models.from_config(config, config.restore.precision)
     runner = runners.Runner(names.parse(name), settings, model, params, mesh)
     if micro:
-        runner.micro, runner.function = micro, None
-        runner.function = runner._function()
+        runner.micro = micro
+        runner.programs.restart(micro)
     ((x, trace),) = runner(Slices(*whole[:3]), np.full(len(whole.number), strength, np.float32), whole)
     return x, trace
 
@@ -74,7 +74,7 @@ def test_devices_tell_each_other_what_networks_say_of_their_slices_and_nothing_e
     model = models.from_config(quick, quick.restore.precision)
     runner = runners.Runner(names.parse(name), settings, model, params, mesh8)
     list(runner(Slices(*joined[:3]), np.full(7, 0.1, np.float32), joined))
-    (program,) = runner.programs.values()
+    (program,) = runner.programs.compiled.values()
     assert {kind for kind, _ in collectives(program.as_text())} == told
 
 

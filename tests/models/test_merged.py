@@ -7,7 +7,7 @@ import pytest
 from conftest import random_variables, shrunk
 
 from lgjax import models
-from lgjax.methods import names, runner
+from lgjax.methods import names, runner, slicewise
 from lgjax.models import blocks, convolutions
 
 GPU = "NVIDIA H200"  # a kind of device that is not there
@@ -69,7 +69,7 @@ def equations(jaxpr, looping=False):
 
 def test_kernels_are_merged_once_before_the_loop(config, params, slices):
     """XLA does not move them out of a loop, and each of them would be a kernel to launch at every iteration."""
-    restore = runner.restorer(
+    restore = slicewise.restorer(
         names.parse("vae_lg_neural_tv"), runner.from_config(config), models.from_config(config, "float32")
     )
     arguments = params, slices.y, slices.mask, slices.number, np.ones(7, np.float32)

@@ -12,7 +12,7 @@ from conftest import ROOT, shrunk
 from configs import bench
 from configs import vae as experiment
 from lgjax import models
-from lgjax.methods import names, runner
+from lgjax.methods import names, runner, slicewise
 from lgjax.models import MODELS, blocks, precision, vae
 from lgjax.models import convolutions as convolution_forms
 from lgjax.training import settings
@@ -74,7 +74,7 @@ KEPT = {("float32", HIGH, HIGH)}  # in bfloat16: discriminators that are trained
 
 def restorer(method, config):
     """What restores a batch."""
-    return runner.restorer(method, runner.from_config(config), models.from_config(config, config.restore.precision))
+    return slicewise.restorer(method, runner.from_config(config), models.from_config(config, config.restore.precision))
 
 
 @pytest.mark.parametrize("value", precision.CHOICES)
@@ -89,7 +89,7 @@ def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
     params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
     for method in names.available().values():
         if method.model == name and not method.volume:
-            restore = runner.restorer(
+            restore = slicewise.restorer(
                 method, runner.from_config(config), models.from_config(config, config.restore.precision)
             )
             jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.number, np.ones(7, np.float32))
@@ -120,7 +120,7 @@ def test_everything_but_the_networks_stays_float32(name, slices):
         if method.model == name and not method.volume:
             arguments = params, slices.y, slices.mask, slices.number, np.ones(7, np.float32)
             found = jax.eval_shape(
-                runner.restorer(
+                slicewise.restorer(
                     method, runner.from_config(config), models.from_config(config, config.restore.precision)
                 ),
                 *arguments,
@@ -235,7 +235,7 @@ def test_a_restoration_moves_alike(config, params, slices):
     results = []
     for one in both(config):
         run = jax.jit(
-            runner.restorer(
+            slicewise.restorer(
                 names.parse("vae_lg_neural_tv"), runner.from_config(one), models.from_config(one, one.restore.precision)
             )
         )
@@ -254,7 +254,7 @@ def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
     for value in ("float32", "tensorfloat32"):
         config.train.precision = config.restore.precision = value
         restored = jax.jit(
-            runner.restorer(
+            slicewise.restorer(
                 names.parse("vae_elbo_tv"),
                 runner.from_config(config),
                 models.from_config(config, config.restore.precision),

@@ -10,7 +10,8 @@ import pytest
 from conftest import shrunk
 from programs import an_absent_gpu
 
-from lgjax.methods import names, own_kernels, runner
+from lgjax.methods import names, own_kernels, programs
+from lgjax.methods.local import Settings
 from lgjax.models import convolutions, precision, variance, variance_kernel
 from lgjax.models import from_config as model_from_config
 from lgjax.runtime import devices
@@ -124,8 +125,8 @@ def test_one_kernel_on_a_gpu_alone(kind, channels, asked, calls):
 def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     """Pallas refuses to compile for a CPU: a refusal as real as that of an old GPU."""
     settings, params = network(SMALL)
-    settled = runner.Settings(0, "float32", 0, None)
-    run = runner.Runner(names.parse("intensity"), settled, None, params, devices.mesh(jax.devices()[:1]))
+    settled = Settings(0, "float32", 0, None)
+    run = programs.Programs(names.parse("intensity"), settled, None, devices.mesh(jax.devices()[:1]), 1)
     run.function, x = jax.jit(functools.partial(variance.predict, settings)), images(1, 9, 8)
     run.fused = True  # as where the kernels were trusted, and one of the program's is refused
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):

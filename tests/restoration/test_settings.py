@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgjax.methods import gmm, names, runner
+from lgjax.methods import gmm, names, runner, slicewise
 from lgjax.models.base import BoundModel, Model
 from lgjax.restoration import loop
 
@@ -18,7 +18,7 @@ def restore(method, networks, y, settings=None, iterations=1, number=0):
     chosen = {"seed": 4, "precision": "float32", "batch_size": 1, "mixture": mixture, "learning_rate": RATE}
     chosen |= {"optimizer": "gradient", "iterations": iterations, "samples_est": 2, **(settings or {})}
     model = Model(None, None, lambda params: networks, ())
-    function = runner.restorer(names.parse(method), runner.Settings(**chosen), model)
+    function = slicewise.restorer(names.parse(method), runner.Settings(**chosen), model)
     batch = y[None], np.ones_like(y)[None], np.int32([number]), np.zeros(1, np.float32)
     return np.asarray(jax.jit(function)(None, *batch)[0][0])
 

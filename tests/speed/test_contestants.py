@@ -67,15 +67,15 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
 
     def refuse_once(*given):  # as a compiler that knows no kernel of ours
         asked.append(given)
-        runner.fused = False
-        return runner.function.lower(*given).compile()
+        runner.programs.fused = False
+        return runner.programs.function.lower(*given).compile()
 
-    monkeypatch.setattr(runner, "compile", refuse_once)
+    monkeypatch.setattr(runner.programs, "compile", refuse_once)
     seen = []
     monkeypatch.setattr(programs.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
     found = restorations.prepare(runner, restorations.given(task, 4))
     assert len(asked) == 1
-    assert list(runner.programs.values()) == [found.program]
+    assert list(runner.programs.compiled.values()) == [found.program]
     assert seen == [False, False]
 
 

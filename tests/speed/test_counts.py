@@ -10,7 +10,7 @@ from conftest import both
 from jax.experimental import pallas as pl
 
 from lgjax import models
-from lgjax.methods import names, runner
+from lgjax.methods import names, runner, slicewise
 from lgjax.runtime import devices
 from lgjax.speed import counts, synthetic
 from lgjax.speed.counts import Count
@@ -146,7 +146,7 @@ def test_an_iteration_of_a_method_counts_as_by_xla_and_grows_with_the_batch_alon
         config.restore.iterations = iterations
         arrays = (*synthetic.brain_like(0, count, 16, 16), np.ones(count, np.float32))
         model = models.from_config(config, config.restore.precision)
-        restore = runner.restorer(names.parse(name), runner.from_config(config), model)
+        restore = slicewise.restorer(names.parse(name), runner.from_config(config), model)
         return jax.jit(restore).trace(params, *arrays)
 
     short, long, wide = (traced(*sizes) for sizes in ((2, 2), (12, 2), (2, 6)))
