@@ -34,7 +34,7 @@ from lgjax.calibration import scores
 from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
 from lgjax.methods import runner as runners
-from lgjax.methods.scan import restore_scan
+from lgjax.methods.queue import restore_scan
 from lgjax.models import convolutions
 from lgjax.preparation import slices
 from lgjax.runtime import devices, files, places

@@ -31,7 +31,7 @@ from lgjax.calibration.scores import anomaly, thresholds
 from lgjax.derivatives import lesions
 from lgjax.detector import Detector
 from lgjax.evaluation import intervals
-from lgjax.methods.scan import restore_scan
+from lgjax.methods.queue import restore_scan
 from lgjax.runtime import devices, files, places
 from lgjax.scans import orientation, sources
 

@@ -25,7 +25,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from configs import detection
 from lgjax.methods import atlas, gmm, mirror, names
 from lgjax.methods import runner as runners
-from lgjax.methods.scan import restore_scan
+from lgjax.methods.queue import restore_scan
 from lgjax.preparation import cohort, histogram, pipeline, recipe
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import saturate

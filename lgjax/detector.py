@@ -22,8 +22,9 @@ from lgjax.methods import runner as runners
 from lgjax.methods import scan as scans
 from lgjax.methods import volumes
 from lgjax.methods.names import Method
+from lgjax.methods.queue import restore_scan
 from lgjax.methods.runner import Runner, Traces
-from lgjax.methods.scan import Answer, Plan, Restored, restore_scan
+from lgjax.methods.scan import Answer, Plan, Restored
 from lgjax.preparation import cohort, likeness, measures, midplane, pipeline
 from lgjax.preparation.pipeline import Prepared
 from lgjax.runtime import devices, places

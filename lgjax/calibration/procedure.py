@@ -17,8 +17,8 @@ from lgjax.methods import mirror
 from lgjax.methods import runner as runners
 from lgjax.methods.mirror import Seen
 from lgjax.methods.names import Method, rate_names
+from lgjax.methods.queue import restore_scan
 from lgjax.methods.runner import Runner, Settings
-from lgjax.methods.scan import restore_scan
 from lgjax.models.base import Model
 from lgjax.preparation import cohort, measures
 from lgjax.preparation.pipeline import Prepared

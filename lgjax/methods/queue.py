@@ -1,4 +1,4 @@
-"""Scans on their way through a runner, so that slices of several scans share a batch."""
+"""Scans on their way through a runner, one or many, so that slices of several scans share a batch."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from lgjax.methods import scan
+from lgjax.methods.mirror import Seen
 from lgjax.methods.runner import Pace, Runner, Traces
-from lgjax.methods.scan import Answer, Plan
+from lgjax.methods.scan import Answer, Plan, Restored
+from lgjax.preparation.pipeline import Prepared
 
 T = TypeVar("T")
 
@@ -19,8 +21,7 @@ class _Place(Generic[T]):
 
     def __init__(self, item: T, missing: int):
         self.item, self.missing = item, missing  # slices whose answer is missing
-        self.x: list[np.ndarray] = []
-        self.traces: list[Traces] = []
+        self.parts: list[tuple[np.ndarray, Traces]] = []  # of batches, in order
         self.seconds = 0.0  # of the devices
         self.answer: Answer | None = None  # of a method without batches
 
@@ -52,7 +53,7 @@ class Queue(Generic[T]):
         place = _Place(item, 0)
         self._places.append(place)
         if plan and self._runner.whole_volumes:
-            place.answer = scan.restore(self._runner, plan)
+            place.answer = self._at_once(plan)
         elif plan:
             place.missing = len(plan.slices.number)
             self._append([*plan.slices, plan.strength])
@@ -67,6 +68,12 @@ class Queue(Generic[T]):
             self._run()
         yield from self._done()
 
+    def _at_once(self, plan: Plan) -> Answer:
+        """Restores the slices of a volume."""
+        busy = self._runner.busy
+        ((x, traces),) = self._runner(plan.slices, plan.strength, plan.known)
+        return Answer(x, traces, self._runner.pace(), self._runner.busy - busy)
+
     def _count(self) -> int:
         return 0 if self._waiting is None else len(self._waiting[0])
 
@@ -79,7 +86,7 @@ class Queue(Generic[T]):
         """Restores the first batch of what waits, and gives the answers to their scans."""
         assert self._waiting
         busy = self._runner.busy
-        x, traces = self._runner.batch(self._waiting)
+        found = x, _ = self._runner.batch(self._waiting)
         a_slice = (self._runner.busy - busy) / len(x)
         self._waiting = [a[len(x) :] for a in self._waiting]
         start = 0
@@ -87,8 +94,7 @@ class Queue(Generic[T]):
             part = slice(start, start + place.missing)
             start = min(part.stop, len(x))
             if len(x[part]):
-                place.x.append(x[part])
-                place.traces.append(jax.tree.map(lambda values, part=part: values[part], traces))
+                place.parts.append(jax.tree.map(lambda values, part=part: values[part], found))
                 place.missing -= len(x[part])
                 place.seconds += a_slice * len(x[part])
 
@@ -96,8 +102,9 @@ class Queue(Generic[T]):
         """Yields the first items, as far as nothing is missing of them."""
         while self._places and not self._places[0].missing:
             place = self._places.popleft()
-            if place.x:
-                place.answer = scan.joined(place.x, place.traces, self._measured(), place.seconds)
+            if place.parts:
+                x, traces = jax.tree.map(lambda *parts: np.concatenate(parts), *place.parts)
+                place.answer = Answer(x, traces, self._measured(), place.seconds)
             yield place.item, place.answer
 
     def _measured(self) -> Pace:
@@ -105,3 +112,17 @@ class Queue(Generic[T]):
         if self._runner.timed or self._pace.batch_size is None:
             self._pace = self._runner.pace()
         return self._pace
+
+
+def restore_scan(
+    runner: Runner, subject: Prepared, strength: float, step: int = 1, seen: Seen | None = None
+) -> Restored:
+    """Restores every `step`-th slice of one subject with one lambda; arguments as in `scan.plan`.
+
+    Raises:
+      InputError: no slice is looked at, or the restoration diverged.
+    """
+    planned, queue = scan.plan(runner.method, runner.settings, subject, strength, step, seen), Queue[None](runner)
+    ((_, answer),) = [*queue.put(None, planned), *queue.flush()]
+    assert answer
+    return scan.finish(planned, answer, runner.taken(answer.traces))

@@ -1,14 +1,13 @@
-"""One scan with one method: what is planned of it, the restoration of its slices, and the way back to its own grid."""
+"""One scan with one method, before and after its restoration: the slices to restore, and the way back to its grid."""
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from lgjax.methods import atlas, mirror, volumes
 from lgjax.methods.mirror import Seen
 from lgjax.methods.names import Method
-from lgjax.methods.runner import Pace, Runner, Settings, Traces
+from lgjax.methods.runner import Pace, Settings, Traces
 from lgjax.methods.volumes import Volume
 from lgjax.preparation import slices as preparation_slices
 from lgjax.preparation.midplane import Plane
@@ -81,19 +80,6 @@ def plan(
     )
 
 
-def restore(runner: Runner, planned: Plan) -> Answer:
-    """Restores the slices of one plan."""
-    busy = runner.busy
-    batches = list(runner(planned.slices, planned.strength, planned.known))
-    return joined([x for x, _ in batches], [traces for _, traces in batches], runner.pace(), runner.busy - busy)
-
-
-def joined(x: list[np.ndarray], traces: list[Traces], pace: Pace, seconds: float) -> Answer:
-    """Puts an answer together from those of batches, in order."""
-    together = None if traces[0] is None else jax.tree.map(lambda *parts: np.concatenate(parts), *traces)
-    return Answer(np.concatenate(x), together, pace, seconds)
-
-
 def finish(planned: Plan, answer: Answer, taken: np.ndarray | None) -> Restored:
     """Brings restored slices back to the scan's own grid; needs no device.
 
@@ -116,19 +102,6 @@ def finish(planned: Plan, answer: Answer, taken: np.ndarray | None) -> Restored:
         )
     change = preparation_slices.from_slices(difference[planned.chosen], subject.placement)
     return Restored(subject, change, answer.traces, taken, answer.pace, planned.plane)
-
-
-def restore_scan(
-    runner: Runner, subject: Prepared, strength: float, step: int = 1, seen: Seen | None = None
-) -> Restored:
-    """Restores every `step`-th slice of one subject with one lambda; arguments as in `plan`.
-
-    Raises:
-      InputError: no slice is looked at, or the restoration diverged.
-    """
-    planned = plan(runner.method, runner.settings, subject, strength, step, seen)
-    answer = restore(runner, planned)
-    return finish(planned, answer, runner.taken(answer.traces))
 
 
 def _known(method: Method, settings: Settings, subject: Prepared, seen: Seen | None) -> np.ndarray | Volume | None:

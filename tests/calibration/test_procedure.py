@@ -38,23 +38,27 @@ SETTINGS = Settings(seed=0, precision="float32", batch_size=0, mixture=gmm.Setti
 class Known:
     """A runner that restores X = Y lambda / (1 + lambda) inside the brain, in batches of five slices."""
 
-    whole = False
-
     diverges = False
 
     settings = None  # of the last one
 
-    busy = 0.0  # s
+    size, timed, busy = 5, (), 0.0  # slices; nothing; s
 
     def __init__(self, method, settings, *_):
         """Takes what `Runner` takes."""
         self.method, Known.settings = method, settings
 
+        self.whole_volumes = method.volume
+
     def __call__(self, slices, strengths, known=None):
-        for start in range(0, len(strengths), 5):
-            y, mask, strength = (part[start : start + 5] for part in (slices.y, slices.mask, strengths))
-            kept = (strength / (1 + strength))[:, None, None, None]
-            yield np.where(mask > 0, kept * y, y) + (np.inf if self.diverges else 0), None
+        step = len(strengths) if self.whole_volumes else self.size
+        for start in range(0, len(strengths), step):
+            yield self.batch([part[start : start + step] for part in (*slices, strengths)], step)
+
+    def batch(self, part, size=size):
+        y, mask, _, strength = (array[:size] for array in part)
+        kept = (strength / (1 + strength))[:, None, None, None]
+        return np.where(mask > 0, kept * y, y) + (np.inf if self.diverges else 0), None
 
     def pace(self):
         return Pace(None, None)

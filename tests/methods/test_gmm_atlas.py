@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from lgjax.methods import atlas, names
 from lgjax.methods import runner as runners
-from lgjax.methods.scan import restore_scan
+from lgjax.methods.queue import restore_scan
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Grid, to_slices
 from lgjax.scans import phantom

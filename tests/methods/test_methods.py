@@ -11,7 +11,7 @@ from programs import collectives
 from lgjax import models
 from lgjax.methods import gmm, names
 from lgjax.methods import runner as runners
-from lgjax.methods.scan import restore_scan
+from lgjax.methods.queue import restore_scan
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop

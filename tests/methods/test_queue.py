@@ -1,7 +1,6 @@
 """Scans whose slices share batches: the bits are those of one scan at a time, the order that in which they came."""
 
-from types import SimpleNamespace
-
+import jax
 import numpy as np
 import pytest
 
@@ -33,15 +32,15 @@ def test_slices_of_several_scans_share_batches_and_keep_their_bits(config, param
     runner = runners.Runner(names.parse("vae_lg_neural_tv"), runners.from_config(config), model, params, mesh1)
     parts = [[0, 1, 2, 3, 4], [6], [5, 2], [0], [6, 5, 4, 3, 2, 1, 0], [1, 3]]
     plans = [plan(slices, part, 0.5 + number) for number, part in enumerate(parts)]
-    alone = [scan.restore(runner, one) for one in plans]
+    alone = [list(runner(one.slices, one.strength)) for one in plans]
     runner.timed, runner.busy = [], 0.0
     found = through(runner, plans)
     assert [number for number, _ in found] == list(range(len(parts)))
     for (_, answer), expected, part in zip(found, alone, parts, strict=True):
         assert len(answer.x) == len(part)
-        np.testing.assert_array_equal(answer.x, expected.x)
-        for ours, theirs in zip(answer.traces, expected.traces, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        x, traces = jax.tree.map(lambda *batches: np.concatenate(batches), *expected)
+        np.testing.assert_array_equal(answer.x, x)
+        jax.tree.map(np.testing.assert_array_equal, answer.traces, traces)
         assert answer.pace.batch_size == runner.size
         assert answer.pace.seconds_per_iteration > 0
     assert runner.busy > 0
@@ -135,12 +134,26 @@ def test_a_scan_comes_out_as_soon_as_its_last_slice_is_restored():
     assert (rest[0], runner.batches) == ("b", [8, 8, 8, 8, 8, 8, 1])
 
 
-def test_methods_of_volumes_take_one_scan_at_a_time(monkeypatch):
-    asked = []
-    monkeypatch.setattr(scan, "restore", lambda runner, one: asked.append(one) or len(asked))
-    found = through(SimpleNamespace(whole_volumes=True, size=8), plans := scans(3, None, 40))
-    assert found == [(0, 1), (1, None), (2, 2)]
-    assert asked == [plans[0], plans[2]]
+class Whole(Counting):
+    """A runner that restores a whole volume to its strength, at once."""
+
+    whole_volumes = True
+
+    def __call__(self, slices, strength, known):
+        self.batches.append(len(slices.number))
+        self.busy += 2.0
+        yield slices.y + strength[0], None
+
+
+def test_methods_of_volumes_take_one_scan_at_a_time():
+    runner = Whole()
+    (_, first), (_, none), (_, last) = through(runner, scans(3, None, 40))
+    assert runner.batches == [3, 40]
+    assert none is None
+    assert [(len(one.x), one.x.max(), one.traces, one.seconds) for one in (first, last)] == [
+        (3, 1.0, None, 2.0),
+        (40, 3.0, None, 2.0),
+    ]
 
 
 def test_a_smaller_batch_after_an_out_of_memory_error_loses_no_slice():

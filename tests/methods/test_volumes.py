@@ -9,7 +9,7 @@ from programs import collectives
 from lgjax import models
 from lgjax.methods import mirror, names, volumes
 from lgjax.methods import runner as runners
-from lgjax.methods.scan import restore_scan
+from lgjax.methods.queue import restore_scan
 from lgjax.preparation.midplane import Mirror, Plane
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import Grid, Slices, from_slices, to_slices
