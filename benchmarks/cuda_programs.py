@@ -30,7 +30,7 @@ from benchmarks import cuda_kernels, cuda_thunks
 from benchmarks.cuda_kernels import Kernel
 from configs import bench
 from lgjax import models
-from lgjax.methods import names, runner, slicewise, volumes
+from lgjax.methods import names, own_kernels, runner, slicewise, volumes
 from lgjax.models import convolutions
 from lgjax.models.precision import CHOICES
 from lgjax.runtime import devices, files, places
@@ -111,7 +111,7 @@ def restoration(name: str, config, values: Mapping[str, Any], precision: str, on
     given = shaped((images(count, config), images(count, config), *numbers), devices.batch_sharding(on))
     function = jax.jit(devices.on_each(slicewise.restorer(method, settings, model), on))
     units = getattr(settings, runner.length(method, settings))
-    with convolutions.fusion(True):  # as where a device has been asked
+    with convolutions.fusion(own_kernels.wanted(settings)):  # as where a device has been asked
         traced = function.trace(shaped(parameters(config, precision), devices.replicated(on)), *given)
     return Traced(traced, units, purposes)
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
 from lgjax import models
-from lgjax.methods import names
+from lgjax.methods import names, own_kernels
 from lgjax.methods import runner as runners
 from lgjax.models import convolutions, precision
 from lgjax.preparation.slices import Slices
@@ -62,16 +62,16 @@ def results(config, values: dict, params, slices: Slices, mesh) -> dict[str, np.
     """What a variant says of slices: reconstructions and variances, [N, H, W, 1], and restored slices."""
     config = config.copy_and_resolve_references()
     config.restore.update(values)
-    model, said = models.from_config(config, config.restore.precision), {}
+    model, restoration, said = models.from_config(config, config.restore.precision), runners.from_config(config), {}
     for part in ("reconstruct", "variance"):
 
         def ask(params, x, part=part):
             with precision.matmul_precision(config.restore.precision):
                 return jax.vmap(getattr(model.bind(params), part))(x)
 
-        with convolutions.fusion(True):  # our kernels themselves, where a variant has them
+        with convolutions.fusion(own_kernels.wanted(restoration)):  # our kernels themselves, where a variant has them
             said[part] = jax.device_get(jax.jit(ask)(params, slices.y))
-    runner = runners.Runner(names.parse(METHOD), runners.from_config(config), model, params, mesh)
+    runner = runners.Runner(names.parse(METHOD), restoration, model, params, mesh)
     batches = runner(slices, np.ones(len(slices.y), np.float32))
     return {**said, "restored": np.concatenate([x for x, _ in batches])}
 

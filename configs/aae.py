@@ -12,6 +12,7 @@ def get_config(variant: str = "paper"):
     config = common.experiment("aae", "aae", "aae_lg_neural_tv")  # a code is exact: there is nothing to draw
     common.add_autoencoder(config.model)
     common.add_ascent(config)
+    common.add_forms(config.restore)
     if variant == "smoke":
         common.shorten(config)
         common.shorten_autoencoder(config)

@@ -123,9 +123,6 @@ def add_ascent(config: ml_collections.ConfigDict) -> None:
     """Adds what a restoration by gradient ascent of a prior reads, and its calibration."""
     settings = config.restore
     settings.variance_at = "restored"  # lg_neural: sigma2 at every X^i; or observed: at Y, once
-    # Of the variance network; auto: one kernel on NVIDIA GPUs, except in float32; or plain: XLA's convolutions.
-    settings.variance_form = "auto"
-    settings.decoder_form = "auto"  # of the end of the vae's decoder, likewise
     settings.deviation_limit = 0.0  # lg_neural: |mu - X| / sigma above which a pixel feels no prior; 0: none
     settings.optimizer = "adam"  # or gradient: Eq. 4 as printed; or proximal: as far as adam in fewer steps
     settings.learning_rate = 5e-3  # standard deviations of the brain, a step
@@ -135,6 +132,15 @@ def add_ascent(config: ml_collections.ConfigDict) -> None:
     settings.tolerance = 0.0  # a slice stops where its mean |X^{i+1} - X^i| in the brain is below; 0: never
     settings.traced = True  # sidecars and reports say how scans converged; False: it costs some kernels an iteration
     config.calibrate = calibrate()
+
+
+def add_forms(settings: ml_collections.ConfigDict) -> None:
+    """Adds how a restoration computes parts of the paper's auto-encoder.
+
+    auto: one kernel on NVIDIA GPUs, except in float32; or plain: XLA's convolutions.
+    """
+    settings.variance_form = "auto"  # of the variance network
+    settings.decoder_form = "auto"  # of the end of the decoder
 
 
 def add_draws(settings: ml_collections.ConfigDict) -> None:

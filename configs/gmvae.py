@@ -12,6 +12,7 @@ def get_config(variant: str = "paper"):
     config = common.experiment("gmvae", "gmvae", "gmvae_elbo_tv")
     common.add_autoencoder(config.model)
     common.add_ascent(config)
+    common.add_forms(config.restore)
     common.add_draws(config.restore)
     if variant == "smoke":
         common.shorten(config)

@@ -18,6 +18,7 @@ def paper() -> ml_collections.ConfigDict:
     config = common.experiment("vae", "vae", "vae_lg_neural_tv")
     common.add_autoencoder(config.model)
     common.add_ascent(config)
+    common.add_forms(config.restore)
     common.add_draws(config.restore)
     return config
 

@@ -27,7 +27,9 @@ class Settings(NamedTuple):
     closed_steps: int = 0  # of the dual, in the one proximal step of closed methods
     tolerance: float = 0.0  # standard deviations of the brain, see restoration.restore
     traced: bool = True  # see restoration.restore
-    cuda_graphs: bool = False  # see `Runner`
+    cuda_graphs: bool = False  # see `programs`
+    variance_form: str = "plain"  # of the variance network: XLA's; or auto, see `own_kernels`
+    decoder_form: str = "plain"  # of the end of the decoder, likewise
     samples_est: int = 1  # an exact code (aae) has nothing to draw
     samples_neural: int = 1
     variance_at: str = "restored"  # or observed

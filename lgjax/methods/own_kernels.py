@@ -1,4 +1,4 @@
-"""Whether kernels of lgjax's own, see `models.strips`, are used: where they compute what XLA's convolutions compute.
+"""Which kernels of lgjax's own, see `models.strips`, are used: those that compute what XLA's convolutions compute.
 
 A kernel can be compiled and be wrong on a device that nobody has tried. So the device itself is asked, before a method
 is compiled for it.
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lgjax.methods.local import Settings
 from lgjax.models import convolutions, precision
 from lgjax.models.base import BoundModel
 from lgjax.runtime import devices
@@ -27,33 +28,49 @@ REFUSED = "warning: this device's compiler refuses kernels of lgjax's own: going
 WRONG = "warning: kernels of lgjax's own compute something else than XLA's on this device: going on with XLA's."
 
 
-def trusted(bind: Callable[[Any], BoundModel], params: Any, size: tuple[int, int], value: str) -> bool:
-    """Returns whether the model holds kernels of ours that may be used; says so where it holds some that may not.
+def wanted(settings: Settings) -> tuple[str, ...]:
+    """Names the parts of networks that kernels of ours may compute; none in float32, which the kernels would round."""
+    forms = {convolutions.VARIANCE: settings.variance_form, convolutions.DECODER: settings.decoder_form}
+    return tuple(part for part, form in forms.items() if form == "auto" and settings.precision != "float32")
+
+
+def trusted(
+    bind: Callable[[Any], BoundModel], params: Any, size: tuple[int, int], settings: Settings
+) -> tuple[str, ...]:
+    """Returns the parts of a model that kernels of ours are to compute: all that are wanted, or none.
+
+    Says so where kernels are wanted and may not be used.
 
     Args:
       bind: of the model, see `models.base`.
       params: of the model.
       size: height and width of slices, in pixels.
-      value: of the precision.
+      settings: of the restoration.
     """
+    parts, value = wanted(settings), settings.precision
     x = jnp.asarray(np.random.default_rng(0).standard_normal((SLICES, *size, 1)), jnp.float32)
     params = _unbound(params)
-    with convolutions.fusion(True):
+    with convolutions.fusion(parts):
         traced = _answers(bind, value).trace(params, x)
-    if "pallas_call" not in str(traced.jaxpr):
-        return False
+    if not hold(traced):
+        return ()
     try:
         found = jax.device_get(traced.lower().compile()(params, x))
     except Exception as error:
         if devices.is_out_of_memory(error):
             raise
         LOG.warning(REFUSED)
-        return False
+        return ()
     expected = jax.device_get(_answers(bind, value)(params, x))
     if all(map(functools.partial(_close, tolerance=TOLERANCE[value]), found, expected)):
-        return True
+        return parts
     LOG.warning(WRONG)
-    return False
+    return ()
+
+
+def hold(traced: Any) -> bool:
+    """Returns whether a function as traced by `jax.jit` holds kernels of ours."""
+    return "pallas_call" in str(traced.jaxpr)
 
 
 def _answers(bind: Callable[[Any], BoundModel], value: str) -> Any:

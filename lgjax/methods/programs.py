@@ -39,7 +39,7 @@ class Programs:
         """
         self.method, self.settings, self.model, self.mesh, self.micro = method, settings, model, mesh, micro
         self.graphs = settings.cuda_graphs  # whether a restoration is to be one CUDA graph
-        self.fused: bool | None = None  # whether kernels of ours are used; None: nobody has asked
+        self.fused: tuple[str, ...] | None = None  # parts that kernels of ours compute; None: nobody has asked
         self.function = self._function()  # to be compiled
         self.compiled: dict[Any, Callable] = {}  # by the shapes of what is given
 
@@ -60,7 +60,7 @@ class Programs:
         """Compiles the method for what is given; what a compiler refuses is left out: our kernels, then graphs."""
         self.settle(*given)
         try:
-            with convolutions.fusion(self.fused):
+            with convolutions.fusion(self.fused or ()):
                 return self.function.lower(*given).compile()
         except Exception as error:
             if devices.is_out_of_memory(error) or not (self.fused or self.graphs):
@@ -71,24 +71,24 @@ class Programs:
             return program
 
     def settle(self, *given: Any) -> None:
-        """Decides, once, whether kernels of ours are to be used for slices like those given."""
+        """Decides, once, what kernels of ours are to compute for slices like those given."""
         if self.fused is None:
-            self.fused = self._trusts(given)
+            self.fused = self._trusted(given)
 
-    def _trusts(self, given: tuple[Any, ...]) -> bool:
-        """Returns whether kernels of ours do as XLA's on the devices of the mesh, for slices like those given."""
+    def _trusted(self, given: tuple[Any, ...]) -> tuple[str, ...]:
+        """Returns the parts that kernels of ours compute as XLA's on the devices of the mesh, for slices like these."""
         kind = convolutions.forms.value or self.mesh.devices.flat[0].device_kind
         if not (self.model and self.method.model and convolutions.has_own_kernels(kind)):
-            return False
+            return ()
         params, *arrays = given
         size = next(array.shape[1:3] for array in jax.tree.leaves(arrays) if np.ndim(array) == 4)
         with convolutions.forms(kind):
-            return own_kernels.trusted(self.model.bind, params, size, self.settings.precision)
+            return own_kernels.trusted(self.model.bind, params, size, self.settings)
 
     def _without(self) -> str:
         """Leaves out what a compiler may have refused; returns what is then to be said."""
         if self.fused:
-            self.fused = False
+            self.fused = ()
             return own_kernels.REFUSED
         self.graphs = False
         self.function = self._function()

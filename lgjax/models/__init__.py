@@ -35,14 +35,10 @@ def from_config(config, precision: str) -> Model:
         return make(**values, variance_floor=model.variance_floor, saturation=tuple(config.data.saturation))
     if model.name == "anogan":
         return make(**values, latent_size=model.latent_size)
-    forms = (config.restore.variance_form, config.restore.decoder_form)
-    fused = [precision != "float32" and form == "auto" for form in forms]
-    settings = (tuple(model.variance_channels), model.variance_target, model.variance_floor, fused[0])
+    settings = (tuple(model.variance_channels), model.variance_target, model.variance_floor)
     values["variances"] = variance.Settings(*settings)
     values |= {"latent_channels": model.latent_channels, "reconstruction_weight": model.reconstruction_weight}
-    if model.name == "vae":
-        values["fused"] = fused[1]
-    elif model.name == "aae":
+    if model.name == "aae":
         values["discriminator_features"] = tuple(model.discriminator_features)
         values |= {name: model[name] for name in ("adversarial_weight", "gradient_penalty")}
     elif model.name == "gmvae":

@@ -4,7 +4,7 @@ There is no posterior: a discriminator makes the codes of all slices together lo
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -167,9 +167,11 @@ def _loss(network: AAE, discriminator: Discriminator, weights: _Losses, variance
 
 def _bind(network: AAE, variances: variance.Settings, params: dict) -> BoundModel:
     """Binds the trained model; the code is exact, so one sample says all."""
+    weights = params["autoencoder"]
 
     def reconstruct(x):
-        return network.apply({"params": params["autoencoder"]}, x[None], method="autoencode")[0][0]
+        z: Any = network.apply({"params": weights}, x[None], method="code")
+        return vae.decode(network, weights, z)[0]
 
     return BoundModel(
         reconstruct=reconstruct,

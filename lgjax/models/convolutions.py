@@ -33,13 +33,17 @@ def launches() -> bool:
     return kind() not in ("cpu", "plain")
 
 
-fusion = jax.make_user_context(False)
-"""Lets kernels of ours be used in what is traced within `fusion(True)`, by those who have made sure of them."""
+KERNELS = VARIANCE, DECODER = ("variance", "decoder")  # parts of networks that kernels of ours can compute
+fusion = jax.make_user_context(())
+"""Lets kernels of ours compute parts of networks in what is traced within `fusion(parts)`, parts of `KERNELS`.
+
+Those who name parts have made sure of the kernels.
+"""
 
 
-def fuses() -> bool:
-    """Returns whether kernels of ours, see `strips`, are used in what is traced now."""
-    return fusion.value and has_own_kernels(kind())
+def fuses(part: str) -> bool:
+    """Returns whether a kernel of ours, see `strips`, computes a part of networks in what is traced now."""
+    return part in fusion.value and has_own_kernels(kind())
 
 
 def has_own_kernels(kind: str) -> bool:

@@ -189,7 +189,7 @@ def _bind(network: GMVAE, weights: tuple[float, float], variances: variance.Sett
         return network.apply(variables, x[None], method="encode")[0]
 
     def decode(z):
-        return network.apply(variables, z, method="decode")
+        return vae.decode(network.autoencoder, params["gmvae"]["autoencoder"], z)
 
     def elbo(x, key):
         _, parts = network.apply(variables, x[None], key, *weights, method="negative_elbo")

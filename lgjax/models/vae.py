@@ -116,7 +116,6 @@ def model(
     reconstruction_weight: float,
     variances: variance.Settings,
     precision: str,
-    fused: bool = False,
 ) -> Model:
     """Makes the auto-encoder and its variance network; neither sends gradients into the other.
 
@@ -126,7 +125,6 @@ def model(
       reconstruction_weight: see `negative_elbo`.
       variances: of the variance network.
       precision: of the networks, see `precision`.
-      fused: whether the decoder of a restoration ends with one kernel on NVIDIA GPUs, see `decoder_kernel`.
     """
     network = VAE(channels, latent_channels)
 
@@ -147,39 +145,39 @@ def model(
         return terms["loss"] + spread, ({"autoencoder": updates["batch_stats"], "variance": ranges}, terms)
 
     folded = VAE(channels, latent_channels, normalise=False)
-    return Model(
-        init,
-        loss,
-        lambda params: _bind(folded, fused, reconstruction_weight, variances, cast(blocks.merge(params), precision)),
-        SUPPORTS,
-    )
+
+    def bind(params):
+        return _bind(folded, reconstruction_weight, variances, cast(blocks.merge(params), precision))
+
+    return Model(init, loss, bind, SUPPORTS)
 
 
-def _bind(
-    network: VAE, fused: bool, reconstruction_weight: float, variances: variance.Settings, params: dict
-) -> BoundModel:
+def _bind(network: VAE, reconstruction_weight: float, variances: variance.Settings, params: dict) -> BoundModel:
     weights = {"params": params["autoencoder"]}
 
     def encode(x):
         return network.apply(weights, x[None], method="encode")
 
-    def decode(z):
-        return network.apply(weights, z, method="decode")
-
     def elbo(x, key):  # of which gradients are taken: the plain form
         posterior = encode(x)
-        reconstruction = decode(posterior.sample(key))
+        reconstruction = network.apply(weights, posterior.sample(key), method="decode")
         error, kl = negative_elbo(x[None], reconstruction, posterior, reconstruction_weight)
         return -(error + kl)[0]
 
-    quick = functools.partial(_decode_fused, network, params["autoencoder"]) if fused else decode
+    quick = functools.partial(decode, network, params["autoencoder"])
     return bound(encode, quick, elbo, lambda x: variance.predict(variances, params["variance"], x[None])[0])
 
 
-def _decode_fused(network: VAE, params: dict, z: jax.Array) -> jax.Array:
-    """Returns g(z), [N, H, W, 1], with one kernel at the end where the device and the merged parameters allow it."""
+def decode(network: VAE, params: dict, z: jax.Array) -> jax.Array:
+    """Returns g(z), [N, H, W, 1], by frozen parameters; the end may be one kernel, see `decoder_kernel`.
+
+    Args:
+      network: the auto-encoder, without normalisation.
+      params: of the auto-encoder; the kernel needs merged ones, see `blocks.merge`.
+      z: latents, [N, h, w, latent_channels].
+    """
     one = blocks.MERGED in params[_last_block(network)] and sum(network.channels[:2]) <= FUSED_CHANNELS
-    fused = one and convolutions.fuses()
+    fused = one and convolutions.fuses(convolutions.DECODER)
     found: Any = network.apply({"params": params}, z, method="before_end" if fused else "decode")
     return _end(network, params, found) if fused else found
 

@@ -136,7 +136,6 @@ class Settings(NamedTuple):
     channels: tuple[int, ...]  # of the hidden layers
     target: str  # `likelihood`: log variance; `absolute`: absolute residual, as in the authors' code
     floor: float  # squared intensity units (z-scores), added to every variance
-    fused: bool = False  # whether `predict` is one kernel on NVIDIA GPUs, see `variance_kernel`
 
     def network(self, normalise: bool) -> VarianceNet:
         """Makes the network, for training or folded."""
@@ -158,8 +157,8 @@ def predict(settings: Settings, params: Any, x: jax.Array) -> jax.Array:
 
 
 def _is_fused(settings: Settings) -> bool:
-    """Returns whether `predict` is one kernel, in what is traced now."""
-    return settings.fused and convolutions.fuses() and sum(settings.channels) <= FUSED_CHANNELS
+    """Returns whether `predict` is one kernel, see `variance_kernel`, in what is traced now."""
+    return convolutions.fuses(convolutions.VARIANCE) and sum(settings.channels) <= FUSED_CHANNELS
 
 
 def _output(settings: Settings, params: Any, x: jax.Array) -> jax.Array:

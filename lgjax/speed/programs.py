@@ -58,7 +58,7 @@ def timed(compile: Callable[[], Any]) -> tuple[Any, float]:
 
 def counted(function: Any, *arguments: Any, program: Any, seconds: float, devices: int) -> Compiled:
     """Counts the work of a jitted function that is compiled for some arguments and devices."""
-    with convolutions.forms("plain"), convolutions.fusion(False):
+    with convolutions.forms("plain"), convolutions.fusion(()):
         plain = counts.of(function, *arguments)
     work, moved = counts.of(function, *arguments), traffic.of(program)
     if moved is None:

@@ -83,7 +83,7 @@ def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
     arguments, programs = (runner.params, *arguments), runner.programs
     programs.settle(*arguments)  # which compiles too
     program, seconds = timed(lambda: programs.of(*arguments))
-    with convolutions.fusion(programs.fused):
+    with convolutions.fusion(programs.fused or ()):
         return counted(programs.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)
 
 

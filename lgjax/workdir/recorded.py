@@ -34,7 +34,7 @@ ADDED: dict[str, dict] = {  # values that earlier records lack, and what was don
 }
 # Likewise, where a prior is climbed
 ADDED_TO_ASCENT: dict[str, Any] = {"refreshes": 20, "dual_steps": 20, "tolerance": 0.0, "traced": True}
-ADDED_TO_ASCENT |= {"variance_form": "plain", "decoder_form": "plain"}
+ADDED_TO_AUTOENCODERS = {"variance_form": "plain", "decoder_form": "plain"}  # likewise, of the paper's networks
 ADDED_TO_MODELS = {"reconstruction_variance": 1.0}  # likewise, where there are networks
 ADDED_TO_CALIBRATE = {"tolerance": 0.02, "strength": 0.0}  # there, to what is calibrated from now on
 GONE_FROM_CALIBRATE = ("bisections",)
@@ -55,6 +55,8 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         complete = {part: {**values, **recorded[part]} for part, values in ADDED.items() if part in recorded}
         if "train" in recorded and "restore" in complete:
             complete["restore"] = {**ADDED_TO_MODELS, **complete["restore"]}
+        if "variance_channels" in recorded.get("model", ()):
+            complete["restore"] = {**ADDED_TO_AUTOENCODERS, **complete["restore"]}
         if "optimizer" in complete.get("restore", ()):
             complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}
             earlier = recorded.get("calibrate", {}).items()

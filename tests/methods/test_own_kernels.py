@@ -10,19 +10,20 @@ from conftest import random_variables, shrunk
 
 from lgjax import models
 from lgjax.methods import names, own_kernels, runner
+from lgjax.methods.local import Settings
 from lgjax.models import convolutions, decoder_kernel, variance_kernel
 from lgjax.runtime import devices
 from lgjax.speed.synthetic import brain_like
 
 GPU = "NVIDIA H200"
-VALUE = "tensorfloat32"
+SETTINGS = Settings(0, "tensorfloat32", 0, None, variance_form="auto", decoder_form="auto")
 
 
 @pytest.fixture(scope="module")
 def model():
     """A toy VAE in a precision that has both kernels, and its frozen parameters."""
     config = shrunk("vae")
-    return models.from_config(config, VALUE), models.freeze(random_variables(config))
+    return models.from_config(config, SETTINGS.precision), models.freeze(random_variables(config))
 
 
 def interpreted(monkeypatch, factor=1.0):
@@ -41,13 +42,34 @@ def interpreted(monkeypatch, factor=1.0):
 def trusted(model, size=(16, 16)):
     network, params = model
     with convolutions.forms(GPU):
-        return own_kernels.trusted(network.bind, params, size, VALUE)
+        return own_kernels.trusted(network.bind, params, size, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, convolutions.KERNELS),
+        ({"precision": "bfloat16", "variance_form": "plain"}, (convolutions.DECODER,)),
+        ({"decoder_form": "plain"}, (convolutions.VARIANCE,)),
+        ({"precision": "float32"}, ()),
+    ],
+)
+def test_the_settings_say_what_is_wanted(changes, parts):
+    assert own_kernels.wanted(SETTINGS._replace(**changes)) == parts
+
+
+def test_the_settings_are_those_of_the_config():
+    """Models without these networks have no such values."""
+    config = shrunk("gmvae")
+    config.restore.precision, config.restore.decoder_form = "bfloat16", "plain"
+    assert own_kernels.wanted(runner.from_config(config)) == (convolutions.VARIANCE,)
+    assert own_kernels.wanted(runner.from_config(shrunk("restorer"))._replace(precision="bfloat16")) == ()
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.0, []), (1.2, [own_kernels.WRONG]), (np.nan, [own_kernels.WRONG])])
 def test_a_kernel_that_computes_something_else_is_found_out(model, monkeypatch, caplog, factor, said):
     interpreted(monkeypatch, factor)
-    assert trusted(model) == (not said)
+    assert trusted(model) == (() if said else convolutions.KERNELS)
     assert [record.message for record in caplog.records] == said
 
 
@@ -70,7 +92,7 @@ def test_a_kernel_wrong_beyond_the_bound_alone_is_found_out(model, monkeypatch, 
 def test_nobody_is_asked_where_there_is_no_such_kernel(model, monkeypatch, kind, method):
     monkeypatch.delattr(own_kernels, "trusted")
     network, params = model
-    settings = runner.from_config(shrunk("vae"))._replace(precision=VALUE, iterations=1)
+    settings = runner.from_config(shrunk("vae"))._replace(precision=SETTINGS.precision, iterations=1)
     made = runner.Runner(names.parse(method), settings, network, params, devices.mesh(jax.devices()[:1]))
     with convolutions.forms(kind):
         if method == "gmm":
@@ -79,7 +101,7 @@ def test_nobody_is_asked_where_there_is_no_such_kernel(model, monkeypatch, kind,
             made.programs.compile(x)
         else:
             list(made(brain_like(0, 2, 16, 16), np.ones(2, np.float32)))
-    assert made.programs.fused is False
+    assert made.programs.fused == ()
 
 
 def test_what_asks_nobody_gets_the_forms_of_xla(model):
@@ -93,7 +115,7 @@ def test_what_asks_nobody_gets_the_forms_of_xla(model):
 def test_a_restoration_goes_on_with_what_is_right(model, monkeypatch, caplog):
     """A kernel whose variances are ten times too large would restore something else, and nobody would see it."""
     network, params = model
-    settings = runner.from_config(shrunk("vae"))._replace(precision=VALUE, iterations=3)
+    settings = runner.from_config(shrunk("vae"))._replace(precision=SETTINGS.precision, iterations=3)
     slices = brain_like(0, 2, 16, 16)
 
     def restored(kind):

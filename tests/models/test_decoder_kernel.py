@@ -12,13 +12,12 @@ from programs import an_absent_gpu
 from lgjax import models
 from lgjax.models import blocks, convolutions, decoder_kernel, precision
 
-GPU = "NVIDIA H200"
+GPU, DECODER = "NVIDIA H200", (convolutions.DECODER,)
 
 
-def network(form="auto", value="tensorfloat32"):
-    """The toy VAE's config, and its frozen parameters."""
-    config = shrunk("vae")
-    config.restore.decoder_form, config.restore.variance_form = form, "plain"
+def network(name="vae", value="tensorfloat32"):
+    """A toy auto-encoder, and its frozen parameters."""
+    config = shrunk(name)
     return models.from_config(config, value), models.freeze(random_variables(config))
 
 
@@ -71,28 +70,47 @@ def test_the_decoder_ends_with_the_kernel(interpreted):
             slope = jax.grad(lambda one: networks.reconstruct(one).sum())(x[0])
             return jax.vmap(lambda one: networks.samples(one, jax.random.key(0), 2))(x), slope
 
-        with convolutions.forms(kind), convolutions.fusion(True), precision.matmul_precision("float32"):
+        with convolutions.forms(kind), convolutions.fusion(DECODER), precision.matmul_precision("float32"):
             return jax.jit(compute)(x)
 
     for found, expected in zip(of(GPU), of("plain"), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.parametrize("name", ["aae", "gmvae"])
+def test_other_auto_encoders_decode_by_the_kernel_too(interpreted, name):
+    model, params = network(name)
+    x = jnp.float32(np.random.default_rng(0).normal(size=(16, 16, 1)))
+
+    def of(kind):
+        with convolutions.forms(kind), convolutions.fusion(DECODER), precision.matmul_precision("float32"):
+            return jax.jit(lambda one: model.bind(params).reconstruct(one))(x)
+
+    expected = of("plain")
+    np.testing.assert_allclose(of(GPU), expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
 @pytest.mark.parametrize(
-    ("form", "value", "calls"), [("auto", "bfloat16", 1), ("plain", "tensorfloat32", 0), ("auto", "float32", 0)]
+    ("name", "value", "parts", "calls"),
+    [
+        ("vae", "bfloat16", DECODER, 1),
+        ("aae", "tensorfloat32", DECODER, 1),
+        ("gmvae", "bfloat16", DECODER, 1),
+        ("vae", "tensorfloat32", (convolutions.VARIANCE,), 0),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.11
-def test_one_kernel_on_a_gpu(form, value, calls):
+def test_one_kernel_on_a_gpu(name, value, parts, calls):
     """In the program lowered for CUDA, which needs no GPU."""
-    model, params = network(form, value)
+    model, params = network(name, value)
     x = jax.ShapeDtypeStruct((3, 16, 16, 1), jnp.float32)
-    with an_absent_gpu(), convolutions.fusion(True), precision.matmul_precision(value):
+    with an_absent_gpu(), convolutions.fusion(parts), precision.matmul_precision(value):
         samples = jax.jit(jax.vmap(lambda one: model.bind(params).samples(one, jax.random.key(0), 1)))
         assert samples.trace(x).lower(lowering_platforms=("cuda",)).as_text().count("__gpu$xla.gpu.triton") == calls
 
 
 def test_the_gradient_of_the_bound_takes_the_plain_form():
     model, params = network()
-    with convolutions.forms(GPU), convolutions.fusion(True):
+    with convolutions.forms(GPU), convolutions.fusion(DECODER):
         gradient = jax.jit(jax.grad(lambda x: model.bind(params).elbo(x, jax.random.key(0))))
         assert "pallas_call" not in str(gradient.trace(jax.ShapeDtypeStruct((16, 16, 1), jnp.float32)).jaxpr)

@@ -22,7 +22,6 @@ def config():
         {
             "data": {"height": 8, "width": 8},
             "train": {"precision": "float32"},
-            "restore": {"precision": "float32", "variance_form": "plain", "decoder_form": "plain"},
             "model": {
                 "name": "gmvae",
                 "channels": (4,),

@@ -7,23 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import shrunk
 from programs import an_absent_gpu
 
 from lgjax.methods import names, own_kernels, programs
 from lgjax.methods.local import Settings
 from lgjax.models import convolutions, precision, variance, variance_kernel
-from lgjax.models import from_config as model_from_config
 from lgjax.runtime import devices
-from lgjax.workdir import recorded
 
 GPU = "NVIDIA H200"
 SMALL, PAPER = (3, 5), (8, 16, 8)
 
 
-def network(channels, target="likelihood", fused=True):
+def network(channels, target="likelihood"):
     """A variance network's settings with random parameters, biases and range included."""
-    settings, rng = variance.Settings(channels, target, 0.1, fused), np.random.default_rng(0)
+    settings, rng = variance.Settings(channels, target, 0.1), np.random.default_rng(0)
     params = variance.init(settings, jax.random.key(0))["params"]
     params = jax.tree.map(lambda x: np.float32(x + rng.normal(0, 0.1, x.shape)), params)
     return settings, {**params, "range": {"low": jnp.float32(-1.0), "high": jnp.float32(1.0)}}
@@ -42,7 +39,7 @@ def interpreted(monkeypatch):
 
 def fused(settings, params, x):
     """Sigma2 by the kernel."""
-    with convolutions.forms(GPU), convolutions.fusion(True):
+    with convolutions.forms(GPU), convolutions.fusion((convolutions.VARIANCE,)):
         return jax.jit(functools.partial(variance.predict, settings))(params, x)
 
 
@@ -81,7 +78,7 @@ def test_slices_alone_by_vmap_and_in_bfloat16(interpreted):
     x = images(2, 20, 12)
     params = precision.cast(params, "bfloat16")
     each = jax.vmap(lambda one: variance.predict(settings, params, one[None])[0])
-    with convolutions.forms(GPU), convolutions.fusion(True):
+    with convolutions.forms(GPU), convolutions.fusion((convolutions.VARIANCE,)):
         found = jax.jit(each)(x)
     exact = variance.predict(settings, jax.tree.map(jnp.float32, params), x)
     np.testing.assert_allclose(found, exact, rtol=0.05)
@@ -99,17 +96,22 @@ def test_gradients_are_those_of_the_plain_form(interpreted):
 
 
 @pytest.mark.parametrize(
-    ("kind", "channels", "asked", "calls"),
-    [("", PAPER, True, 1), ("cpu", PAPER, True, 0), ("", PAPER, False, 0), ("", (64, 64), True, 0)],
+    ("kind", "channels", "parts", "calls"),
+    [
+        ("", PAPER, convolutions.KERNELS, 1),
+        ("cpu", PAPER, convolutions.KERNELS, 0),
+        ("", PAPER, (convolutions.DECODER,), 0),
+        ("", (64, 64), convolutions.KERNELS, 0),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.11
-def test_one_kernel_on_a_gpu_alone(kind, channels, asked, calls):
+def test_one_kernel_on_a_gpu_alone(kind, channels, parts, calls):
     """In the program lowered for CUDA, which needs no GPU; nothing else computes there before the bound."""
-    settings, params = network(channels, fused=asked)
+    settings, params = network(channels)
     with (
         an_absent_gpu(),
         convolutions.forms(kind),
-        convolutions.fusion(True),
+        convolutions.fusion(parts),
         precision.matmul_precision("tensorfloat32"),
     ):
         predict = jax.jit(jax.vmap(lambda one: variance.predict(settings, params, one[None])[0]))
@@ -128,7 +130,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     settled = Settings(0, "float32", 0, None)
     run = programs.Programs(names.parse("intensity"), settled, None, devices.mesh(jax.devices()[:1]), 1)
     run.function, x = jax.jit(functools.partial(variance.predict, settings)), images(1, 9, 8)
-    run.fused = True  # as where the kernels were trusted, and one of the program's is refused
+    run.fused = convolutions.KERNELS  # as where the kernels were trusted, and one of the program's is refused
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):
         found = [run.compile(params, part)(params, part) for part in (x, x[:, :5])]
     assert [record.message for record in caplog.records] == [own_kernels.REFUSED]
@@ -138,19 +140,3 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     run.function = jax.jit(lambda params, x: x.nothing)
     with pytest.raises(AttributeError):
         run.compile(params, x)
-
-
-@pytest.mark.parametrize(
-    ("form", "value", "expected"),
-    [("auto", "tensorfloat32", True), ("auto", "float32", False), ("plain", "bfloat16", False)],
-)
-def test_the_config_decides(monkeypatch, form, value, expected):
-    config, seen = shrunk("vae"), []
-    config.restore.variance_form = form
-    monkeypatch.setattr("lgjax.models.vae.model", lambda **values: seen.append(values["variances"].fused))
-    model_from_config(config, value)
-    assert seen == [expected]
-
-
-def test_work_directories_without_the_value_keep_the_plain_form():
-    assert {recorded.ADDED_TO_ASCENT[name] for name in ("variance_form", "decoder_form")} == {"plain"}

@@ -67,7 +67,7 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
 
     def refuse_once(*given):  # as a compiler that knows no kernel of ours
         asked.append(given)
-        runner.programs.fused = False
+        runner.programs.fused = ()
         return runner.programs.function.lower(*given).compile()
 
     monkeypatch.setattr(runner.programs, "compile", refuse_once)
@@ -76,7 +76,7 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
     found = restorations.prepare(runner, restorations.given(task, 4))
     assert len(asked) == 1
     assert list(runner.programs.compiled.values()) == [found.program]
-    assert seen == [False, False]
+    assert seen == [(), ()]
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
     for part, added in recorded_configs.ADDED.items():
         for name in added:
             del values[part][name]
-    for name in recorded_configs.ADDED_TO_ASCENT:
+    for name in (*recorded_configs.ADDED_TO_ASCENT, *recorded_configs.ADDED_TO_AUTOENCODERS):
         del values["restore"][name]
     del values["calibrate"]["tolerance"]
     values["calibrate"]["bisections"] = 3
@@ -257,6 +257,7 @@ def test_an_earlier_record_says_what_was_done_then(config, tmp_path):
     assert (recorded.restore.false_positive_rates, recorded.restore.mask_rate) == ((0.001, 0.005, 0.01, 0.05), 0.01)
     assert recorded.calibrate == config.calibrate  # from now on by tolerance
     assert (recorded.restore.optimizer, recorded.restore.tolerance) == (config.restore.optimizer, 0)
+    assert (recorded.restore.variance_form, recorded.restore.decoder_form) == ("plain", "plain")
     assert recorded.train.learning_rate == config.train.learning_rate
     experiment.check_workdir(config, tmp_path)
 
