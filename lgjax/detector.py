@@ -18,9 +18,9 @@ from lgjax.derivatives import description, occupied, provenance, sidecar, write
 from lgjax.derivatives.lesions import Lesion
 from lgjax.derivatives.sidecar import Quality
 from lgjax.methods import names as methods
+from lgjax.methods import own_kernels, volumes
 from lgjax.methods import runner as runners
 from lgjax.methods import scan as scans
-from lgjax.methods import volumes
 from lgjax.methods.names import Method
 from lgjax.methods.queue import restore_scan
 from lgjax.methods.runner import Runner, Traces
@@ -232,7 +232,8 @@ class Detector:
         maps = maps._replace(pvalues=self.pvalues(anomaly, restored.subject, prepared))
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
         plane = provenance.midplane_of(restored.plane, prepared)
-        notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared))
+        calibrated = own_kernels.warnings(self.about.get("CalibrationKernels"), restored.kernels)
+        notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared), *calibrated)
         for note in notes:
             LOG.warning("%s: %s", subject.identifier, note)
         quality = self.quality(prepared, restored)
@@ -311,6 +312,7 @@ def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mes
         "TrainedOn": trained.describe(method.model),
         "CalibrationSubjects": calibration.subjects,
         "CalibratedOn": cohort.kind(config.data.source),
+        "CalibrationKernels": calibration.kernels,
         "ConfigSHA256": calibration.config_digest,
         "WeightsSHA256": trained.digest,
         "RecipeSHA256": trained.recipe.digest,

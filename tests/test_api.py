@@ -22,6 +22,7 @@ from lgjax import detector
 from lgjax.derivatives import lesions
 from lgjax.methods.runner import Pace
 from lgjax.methods.scan import Restored
+from lgjax.models import convolutions
 from lgjax.preparation.midplane import Plane
 from lgjax.preparation.slices import every
 from lgjax.runtime.errors import InputError, UsageError
@@ -243,7 +244,8 @@ def test_a_detection_says_where_the_mirror_stood(monkeypatch, caplog, score, dou
     def restore_scan(runner, prepared, strength, step):
         kept, placement = every(prepared.slices, prepared.placement, 2)
         change = np.zeros(prepared.image.data.shape, np.float32)
-        return Restored(prepared._replace(slices=kept, placement=placement), change, None, None, Pace(1, None), plane)
+        looked_at = prepared._replace(slices=kept, placement=placement)
+        return Restored(looked_at, change, None, None, Pace(1, None), "XLA", plane)
 
     monkeypatch.setattr(detector, "restore_scan", restore_scan)
     about = derived.detector()(lgjax.read(nib.Nifti1Image(derived.brain(), derived.GRID))).about
@@ -254,6 +256,23 @@ def test_a_detection_says_where_the_mirror_stood(monkeypatch, caplog, score, dou
     assert (found["uncertainty_mm"], found["score"]) == (0.5, score)
     assert sum("mirror image" in warning for warning in about["Warnings"]) == doubted
     assert sum("mirror image" in line for line in caplog.messages) == doubted
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "fused", "doubted"),
+    [("XLA", None, 0), ("XLA", convolutions.PARTS, 1), ("lgjax", convolutions.PARTS, 0), (None, convolutions.PARTS, 0)],
+)
+def test_a_detection_says_whose_kernels_computed_its_map(tmp_path, caplog, calibrated, fused, doubted):
+    """And warns where the thresholds are from others; earlier calibrations do not say."""
+    made = derived.detector()
+    made.about = {**made.about, "CalibrationKernels": calibrated}
+    made.runner.programs.fused = fused  # as on a GPU that is trusted
+    found = made(lgjax.read(nib.Nifti1Image(derived.brain(), derived.GRID)))
+    about = json.loads(found.save(tmp_path).with_name("sub-scan_space-orig_desc-anomaly_T2w.json").read_text())
+    assert about["Kernels"] == ("lgjax" if fused else "XLA")
+    sentence = "kernels of lgjax computed the map, and those of XLA its thresholds"
+    for told in (about["Warnings"], caplog.messages):
+        assert sum(sentence in line for line in told) == doubted
 
 
 def test_what_a_notebook_shows_is_one_line():

@@ -141,6 +141,7 @@ def calibrate(
         versions=devices.versions(),
         mirror_variance=mirror_variance,
         healthy_scans=measured(healthy, changes, seen),
+        kernels=" and ".join(sorted({*healthy.pooled([runner.kernels] * len(healthy.own))})),
         **tails.learn(used, changes, healthy, found[used], volumes),
     )
     hosts.first_alone(calibrations.write, workdir, calibration)

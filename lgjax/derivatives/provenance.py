@@ -32,6 +32,7 @@ def of(subject: Subject, common: Mapping[str, Any], restored: Restored) -> dict[
         "HistogramMatched": prepared.transfer is not None,
         "FilledVoxels": prepared.filled,
         "Slices": len(prepared.slices.number),
+        "Kernels": restored.kernels,
         "BatchSize": restored.pace.batch_size,
         "SecondsPerIteration": restored.pace.seconds_per_iteration,
         "Convergence": _convergence(restored),

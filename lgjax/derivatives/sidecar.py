@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lgjax.methods.names import SCORES
+from lgjax.methods.names import KERNELS, SCORES
 from lgjax.preparation.likeness import LIGHTS, UNLIKE
 from lgjax.scans import names
 
@@ -293,6 +293,8 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "SecondsPerIteration": ("a number above 0", lambda value: _is_number(value) and value > 0),
     "BatchSize": ("a number of slices", _is_count),
     "Grid": ("height and width", lambda value: _are(_is_count, value, 2)),
+    "Kernels": (" or ".join(KERNELS), lambda value: value in KERNELS),
+    "CalibrationKernels": ("a text", lambda value: isinstance(value, str)),
     "SliceStep": ("a whole number above 0", _is_count),
     "UsedInTraining": ("true or false", lambda value: isinstance(value, bool)),
     "AnomalyUnits": ("a text", lambda value: isinstance(value, str)),

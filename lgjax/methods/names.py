@@ -15,6 +15,7 @@ from lgjax.runtime.errors import UsageError
 VOLUME_TERM = "tv3d"  # the term that joins the slices of a volume
 MIRROR = "mirror"
 CLOSED = ("intensity", MIRROR, "reconstruction")  # Gaussians that do not depend on X: one step finds their mode
+KERNELS = OURS, XLAS = ("lgjax", "XLA")  # whose kernels can compute a restoration
 SCORES = ("absolute", "positive", "relative", "signed")  # what a method's change Y - X can be scored by
 NEEDS = {"elbo": "evidence lower bound", "lg_est": "posterior to draw from", "lg_neural": "variance network"}
 

@@ -68,6 +68,20 @@ def trusted(
     return ()
 
 
+def warnings(calibrated: str | None, restored: str) -> tuple[str, ...]:
+    """Says that other kernels computed a map than its thresholds.
+
+    Args:
+      calibrated: whose kernels the thresholds are from; None: a record of an earlier version does not say.
+      restored: whose kernels the map is from.
+    """
+    if calibrated in (None, restored):
+        return ()
+    return (
+        f"kernels of {restored} computed the map, and those of {calibrated} its thresholds, which may hold less well",
+    )
+
+
 def hold(traced: Any) -> bool:
     """Returns whether a function as traced by `jax.jit` holds kernels of ours."""
     return "pallas_call" in str(traced.jaxpr)

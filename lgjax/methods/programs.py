@@ -10,7 +10,7 @@ import numpy as np
 
 from lgjax.methods import gmm, own_kernels, slicewise, volumes
 from lgjax.methods.local import Settings
-from lgjax.methods.names import Method
+from lgjax.methods.names import OURS, XLAS, Method
 from lgjax.models import convolutions
 from lgjax.models.base import Model
 from lgjax.runtime import devices
@@ -42,6 +42,11 @@ class Programs:
         self.fused: tuple[str, ...] | None = None  # parts that kernels of ours compute; None: nobody has asked
         self.function = self._function()  # to be compiled
         self.compiled: dict[Any, Callable] = {}  # by the shapes of what is given
+
+    @property
+    def kernels(self) -> str:
+        """Whose kernels compute what is compiled: lgjax where some are lgjax's own, else XLA."""
+        return OURS if self.fused else XLAS
 
     def of(self, *given: Any) -> Callable:
         """Returns the program for what is given, compiled where nothing of these shapes was given before."""
@@ -76,10 +81,13 @@ class Programs:
             self.fused = self._trusted(given)
 
     def _trusted(self, given: tuple[Any, ...]) -> tuple[str, ...]:
-        """Returns the parts that kernels of ours compute as XLA's on the devices of the mesh, for slices like these."""
+        """Returns the parts that kernels of ours compute as XLA's, for slices like these; none of a method without."""
         kind = convolutions.forms.value or self.mesh.devices.flat[0].device_kind
         if not (self.model and self.method.model and convolutions.has_own_kernels(kind)):
             return ()
+        with convolutions.fusion(own_kernels.wanted(self.settings)):
+            if not own_kernels.hold(self.function.trace(*given)):
+                return ()
         params, *arrays = given
         size = next(array.shape[1:3] for array in jax.tree.leaves(arrays) if np.ndim(array) == 4)
         with convolutions.forms(kind):

@@ -72,7 +72,7 @@ class Queue(Generic[T]):
         """Restores the slices of a volume."""
         busy = self._runner.busy
         ((x, traces),) = self._runner(plan.slices, plan.strength, plan.known)
-        return Answer(x, traces, self._runner.pace(), self._runner.busy - busy)
+        return Answer(x, traces, self._runner.pace(), self._runner.busy - busy, self._runner.kernels)
 
     def _count(self) -> int:
         return 0 if self._waiting is None else len(self._waiting[0])
@@ -104,7 +104,7 @@ class Queue(Generic[T]):
             place = self._places.popleft()
             if place.parts:
                 x, traces = jax.tree.map(lambda *parts: np.concatenate(parts), *place.parts)
-                place.answer = Answer(x, traces, self._measured(), place.seconds)
+                place.answer = Answer(x, traces, self._measured(), place.seconds, self._runner.kernels)
             yield place.item, place.answer
 
     def _measured(self) -> Pace:

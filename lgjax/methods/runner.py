@@ -88,6 +88,11 @@ class Runner:
         return self.whole or self.method.volume
 
     @property
+    def kernels(self) -> str:
+        """Whose kernels restore, once something was restored: those of lgjax or of XLA."""
+        return self.programs.kernels
+
+    @property
     def dispatched(self) -> int:
         """The slices that all devices take at a time, a micro-batch each."""
         return self.micro * self.mesh.size

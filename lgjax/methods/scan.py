@@ -35,6 +35,7 @@ class Restored(NamedTuple):
     traces: Traces  # of its slices, each [N, iterations]; None for methods without a loop
     taken: np.ndarray | None  # iterations that each slice took, [N]; None without a loop, or where nothing counts them
     pace: Pace  # of its batches
+    kernels: str  # whose kernels restored it, of `names.KERNELS`
     plane: Plane | None = None  # at which the mirror image was made; None for methods without
 
 
@@ -45,6 +46,7 @@ class Answer(NamedTuple):
     traces: Traces
     pace: Pace
     seconds: float  # that the devices were at work on them; of a batch of several scans, its share
+    kernels: str  # whose kernels restored them, of `names.KERNELS`
 
 
 def plan(
@@ -101,7 +103,7 @@ def finish(planned: Plan, answer: Answer, taken: np.ndarray | None) -> Restored:
             "Lower --config.restore.learning_rate, calibrate and restore again",
         )
     change = preparation_slices.from_slices(difference[planned.chosen], subject.placement)
-    return Restored(subject, change, answer.traces, taken, answer.pace, planned.plane)
+    return Restored(subject, change, answer.traces, taken, answer.pace, answer.kernels, planned.plane)
 
 
 def _known(method: Method, settings: Settings, subject: Prepared, seen: Seen | None) -> np.ndarray | Volume | None:

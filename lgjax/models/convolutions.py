@@ -33,9 +33,9 @@ def launches() -> bool:
     return kind() not in ("cpu", "plain")
 
 
-KERNELS = VARIANCE, DECODER = ("variance", "decoder")  # parts of networks that kernels of ours can compute
+PARTS = VARIANCE, DECODER = ("variance", "decoder")  # parts of networks that kernels of ours can compute
 fusion = jax.make_user_context(())
-"""Lets kernels of ours compute parts of networks in what is traced within `fusion(parts)`, parts of `KERNELS`.
+"""Lets kernels of ours compute parts of networks in what is traced within `fusion(parts)`, some of `PARTS`.
 
 Those who name parts have made sure of the kernels.
 """

@@ -56,6 +56,7 @@ class Calibration(NamedTuple):
     null: dict[str, Any] | None = None  # calibration.null.Null: what healthy voxels score, by stratum
     volume_thresholds: dict[str, Any] | None = None  # calibration.promise.Promise: thresholds by promised volume
     largest: dict[str, Any] | None = None  # calibration.components.Largest: the largest false positive of every scan
+    kernels: str | None = None  # whose kernels restored the scans, of `methods.names.KERNELS`; earlier records lack it
 
 
 KEYS = {  # of the record on disk, by field
@@ -75,10 +76,11 @@ KEYS = {  # of the record on disk, by field
     "null": "Null",
     "volume_thresholds": "VolumeThresholds",
     "largest": "LargestFalsePositives",
+    "kernels": "Kernels",
 }
 
 # Earlier records lack them.
-LATER_FIELDS = ("recipe_digest", "mirror_variance", "healthy_scans", "null", "volume_thresholds", "largest")
+LATER_FIELDS = ("recipe_digest", "mirror_variance", "healthy_scans", "null", "volume_thresholds", "largest", "kernels")
 
 
 def path(workdir: pathlib.Path, method: str) -> pathlib.Path:

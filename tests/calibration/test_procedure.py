@@ -42,7 +42,7 @@ class Known:
 
     settings = None  # of the last one
 
-    size, timed, busy = 5, (), 0.0  # slices; nothing; s
+    size, timed, busy, kernels = 5, (), 0.0, "XLA"  # slices; nothing; s; whose
 
     def __init__(self, method, settings, *_):
         """Takes what `Runner` takes."""
@@ -274,10 +274,11 @@ def test_a_detector_has_the_mirrors_variance_of_its_calibration(tmp_path):
     trained = weights.load(config, tmp_path)
     digests = calibrations.digest(config), trained.digest, trained.recipe.digest
     thresholds = {"positive": {f"{rate:g}": 1.0 for rate in config.restore.false_positive_rates}}
-    record = Calibration("mirror_tv3d", 2.0, None, 1, thresholds, [], *digests, "nothing", {}, 0.3)
+    record = Calibration("mirror_tv3d", 2.0, None, 1, thresholds, [], *digests, "nothing", {}, 0.3, kernels="lgjax")
     calibrations.write(tmp_path, record)
     detector = lgjax.load(tmp_path, method="mirror_tv3d", device="cpu")
     assert (detector.strength, detector.runner.settings.mirror_variance) == (2.0, 0.3)
+    assert detector.about["CalibrationKernels"] == "lgjax"
 
 
 def test_the_tails_are_those_of_the_score_in_use(calibrated, standardised, scans, tmp_path, caplog):
@@ -318,9 +319,10 @@ def test_a_record_has_the_measures_of_each_healthy_scan(calibrated, standardised
     assert found["volume"] == pytest.approx(sorted(mask.sum() * 0.02 for _, mask in scans), rel=1e-5)
     place = tmp_path / "calibration" / "vae_lg_neural_tv.json"
     record = json.loads(place.read_text())
-    assert record.pop("HealthyScans") == found
+    assert (record.pop("HealthyScans"), record.pop("Kernels")) == (found, "XLA")
     place.write_text(json.dumps(record))  # as in earlier records
-    assert calibrations.read(tmp_path, "vae_lg_neural_tv").healthy_scans is None
+    earlier = calibrations.read(tmp_path, "vae_lg_neural_tv")
+    assert (earlier.healthy_scans, earlier.kernels) == (None, None)
 
 
 @pytest.mark.parametrize("hosts", [2, 5])
@@ -334,6 +336,12 @@ def test_hosts_find_what_one_finds_to_the_bit(calibrated, monkeypatch, tmp_path,
     work = functools.partial(calibrated, name, settings=SETTINGS, share=shares.divided)
     assert together.threads(monkeypatch, hosts, work) == [alone] * hosts
     assert path.read_bytes() == record
+
+
+def test_hosts_with_kernels_of_their_own_are_told_apart(calibrated, monkeypatch):
+    monkeypatch.setattr(Known, "kernels", property(lambda _: names.KERNELS[jax.process_index() % 2]))
+    work = functools.partial(calibrated, "intensity", settings=SETTINGS, share=shares.divided)
+    assert [found.kernels for found in together.threads(monkeypatch, 2, work)] == ["XLA and lgjax"] * 2
 
 
 def test_hosts_leave_out_the_same_scans(scans, monkeypatch, tmp_path, caplog):

@@ -392,6 +392,8 @@ def test_what_the_sidecars_say_of_the_restoration(folders):
         {"Grid": [64]},
         {"Grid": [64, "x"]},
         {"SliceStep": 1.5},
+        {"Kernels": "cuDNN"},
+        {"CalibrationKernels": 1},
         {"SliceStep": 10**400},
         {"Search": {"strength": 1}},
         {"Search": RESTORATION["Search"] | {"curve": [[1]]}},

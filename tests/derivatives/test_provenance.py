@@ -12,7 +12,7 @@ FALLING = np.float32([[4, 2, 1], [2, 1, 0]])  # of two slices, the second stops 
 
 
 def convergence(traces, taken):
-    return provenance._convergence(Restored(None, FALLING, traces, taken, Pace(2, None)))
+    return provenance._convergence(Restored(None, FALLING, traces, taken, Pace(2, None), "XLA"))
 
 
 def test_convergence_is_the_mean_of_the_slices():

@@ -48,7 +48,7 @@ def trusted(model, size=(16, 16)):
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({}, convolutions.KERNELS),
+        ({}, convolutions.PARTS),
         ({"precision": "bfloat16", "variance_form": "plain"}, (convolutions.DECODER,)),
         ({"decoder_form": "plain"}, (convolutions.VARIANCE,)),
         ({"precision": "float32"}, ()),
@@ -69,7 +69,7 @@ def test_the_settings_are_those_of_the_config():
 @pytest.mark.parametrize(("factor", "said"), [(1.0, []), (1.2, [own_kernels.WRONG]), (np.nan, [own_kernels.WRONG])])
 def test_a_kernel_that_computes_something_else_is_found_out(model, monkeypatch, caplog, factor, said):
     interpreted(monkeypatch, factor)
-    assert trusted(model) == (() if said else convolutions.KERNELS)
+    assert trusted(model) == (() if said else convolutions.PARTS)
     assert [record.message for record in caplog.records] == said
 
 
@@ -88,20 +88,21 @@ def test_a_kernel_wrong_beyond_the_bound_alone_is_found_out(model, monkeypatch, 
     assert [record.message for record in caplog.records] == [own_kernels.WRONG]
 
 
-@pytest.mark.parametrize(("kind", "method"), [("cpu", "vae_lg_neural_tv"), (GPU, "intensity"), (GPU, "gmm")])
+@pytest.mark.parametrize(
+    ("kind", "method"), [("cpu", "vae_lg_neural_tv"), (GPU, "intensity"), (GPU, "gmm"), (GPU, "vae_elbo_tv")]
+)
 def test_nobody_is_asked_where_there_is_no_such_kernel(model, monkeypatch, kind, method):
+    """The gradient of the bound has none, whatever else the model has."""
     monkeypatch.delattr(own_kernels, "trusted")
     network, params = model
     settings = runner.from_config(shrunk("vae"))._replace(precision=SETTINGS.precision, iterations=1)
     made = runner.Runner(names.parse(method), settings, network, params, devices.mesh(jax.devices()[:1]))
     with convolutions.forms(kind):
         if method == "gmm":
-            x = np.random.default_rng(0).random(50, np.float32)
-            made.programs.function = jax.jit(lambda values: values)
-            made.programs.compile(x)
+            made.programs.settle(np.zeros(50, np.float32))
         else:
-            list(made(brain_like(0, 2, 16, 16), np.ones(2, np.float32)))
-    assert made.programs.fused == ()
+            made.programs.settle(params, *made.place([*brain_like(0, 2, 16, 16), np.ones(2, np.float32)]))
+    assert (made.programs.fused, made.kernels) == ((), "XLA")
 
 
 def test_what_asks_nobody_gets_the_forms_of_xla(model):
@@ -123,7 +124,9 @@ def test_a_restoration_goes_on_with_what_is_right(model, monkeypatch, caplog):
             names.parse("vae_lg_neural_tv"), settings, network, params, devices.mesh(jax.devices()[:1])
         )
         with convolutions.forms(kind):
-            return np.concatenate([x for x, _ in made(slices, np.ones(2, np.float32))])
+            found = np.concatenate([x for x, _ in made(slices, np.ones(2, np.float32))])
+        assert made.kernels == "XLA"
+        return found
 
     interpreted(monkeypatch, 10.0)
     with caplog.at_level(logging.WARNING):

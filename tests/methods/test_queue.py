@@ -49,7 +49,7 @@ def test_slices_of_several_scans_share_batches_and_keep_their_bits(config, param
 class Counting:
     """A runner that restores a slice to its number and lambda, and notes how many slices each batch has."""
 
-    whole_volumes, size = False, 8
+    whole_volumes, size, kernels = False, 8, "lgjax"
 
     def __init__(self):
         self.batches, self.timed, self.busy = [], [], 0.0

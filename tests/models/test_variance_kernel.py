@@ -98,10 +98,10 @@ def test_gradients_are_those_of_the_plain_form(interpreted):
 @pytest.mark.parametrize(
     ("kind", "channels", "parts", "calls"),
     [
-        ("", PAPER, convolutions.KERNELS, 1),
-        ("cpu", PAPER, convolutions.KERNELS, 0),
+        ("", PAPER, convolutions.PARTS, 1),
+        ("cpu", PAPER, convolutions.PARTS, 0),
         ("", PAPER, (convolutions.DECODER,), 0),
-        ("", (64, 64), convolutions.KERNELS, 0),
+        ("", (64, 64), convolutions.PARTS, 0),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # since jax 0.11
@@ -130,7 +130,7 @@ def test_a_refused_kernel_is_replaced_by_the_plain_form(caplog):
     settled = Settings(0, "float32", 0, None)
     run = programs.Programs(names.parse("intensity"), settled, None, devices.mesh(jax.devices()[:1]), 1)
     run.function, x = jax.jit(functools.partial(variance.predict, settings)), images(1, 9, 8)
-    run.fused = convolutions.KERNELS  # as where the kernels were trusted, and one of the program's is refused
+    run.fused = convolutions.PARTS  # as where the kernels were trusted, and one of the program's is refused
     with convolutions.forms(GPU), caplog.at_level(logging.WARNING):
         found = [run.compile(params, part)(params, part) for part in (x, x[:, :5])]
     assert [record.message for record in caplog.records] == [own_kernels.REFUSED]
