@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lgjax.derivatives import pages, read, sidecar
+from lgjax.derivatives.detection import Detection
 from lgjax.derivatives.read import Prediction
 from lgjax.derivatives.sidecar import Midplane, short_unit
-from lgjax.detector import Detection
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
