@@ -149,8 +149,12 @@ def shallow(config):
 
 def random_variables(config, seed: int = 0):
     """{"params", "batch_stats"} of untrained networks in which normalisation is far from the identity."""
-    shapes = jax.eval_shape(models.from_config(config, config.train.precision).init, jax.random.key(seed))
-    rng = np.random.default_rng(seed)
+    return drawn(models.from_config(config, config.train.precision).init, seed)
+
+
+def drawn(init, seed: int = 0):
+    """Random variables in place of those that `init` would make of a key."""
+    shapes, rng = jax.eval_shape(init, jax.random.key(seed)), np.random.default_rng(seed)
 
     def draw(path, leaf):
         if (name := path[-1].key) == "kernel":

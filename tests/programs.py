@@ -1,10 +1,14 @@
-"""What compiled programs for several devices say of what the devices tell each other; programs for an absent device."""
+"""What programs hold: equations as traced, what devices tell each other as compiled; programs for an absent device."""
 
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
+
+from lgjax.speed import counts
 
 _KINDS = "all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
 
@@ -17,6 +21,14 @@ def collectives(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """
     found = re.findall(rf"= (.*?) ({_KINDS})(?:-start)?\(", text)
     return [(kind, tuple(re.findall(r"\w+\[[\d,]*\]", shapes))) for shapes, kind in found]
+
+
+def equations(jaxpr: Any, looping: bool = False) -> Iterator[tuple[Any, bool]]:
+    """Yields (equation, whether it is within a loop) of a jaxpr, and of those within."""
+    for one in jaxpr.eqns:
+        yield one, looping
+        for inner in counts.jaxprs(one.params):
+            yield from equations(inner, looping or one.primitive.name in ("while", "scan"))
 
 
 def an_absent_gpu() -> AbstractContextManager:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import random_variables
 from ml_collections import ConfigDict
 
 from configs import anogan as experiment
@@ -32,17 +33,7 @@ def config():
 @pytest.fixture(scope="module")
 def variables(config):
     """Random networks whose biases and running statistics are not those that training starts with."""
-    shapes = jax.eval_shape(models.from_config(config, "float32").init, KEY)
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if path[-1].key == "kernel":
-            values = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
-        else:
-            values = (path[-1].key in ("scale", "var")) + rng.uniform(-0.3, 0.3, leaf.shape)
-        return values.astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return random_variables(config)
 
 
 def discs(n, seed=0):

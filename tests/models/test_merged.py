@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import random_variables, shrunk
+from programs import equations
 
 from lgjax import models
 from lgjax.methods import names, runner, slicewise
@@ -56,15 +57,6 @@ def test_a_cpu_and_the_plain_form_merge_nothing(params):
     for kind in ("", "cpu", "plain"):
         with convolutions.forms(kind):
             assert blocks.merge(params) is params
-
-
-def equations(jaxpr, looping=False):
-    """Yields (equation, whether it is within a loop) of a jaxpr and of those within."""
-    for one in jaxpr.eqns:
-        yield one, looping
-        for inner in jax.tree.leaves(list(one.params.values()), is_leaf=lambda part: hasattr(part, "eqns")):
-            if hasattr(inner, "eqns"):
-                yield from equations(inner, looping or one.primitive.name in ("while", "scan"))
 
 
 def test_kernels_are_merged_once_before_the_loop(config, params, slices):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import ROOT, shrunk
+from programs import equations
 
 from configs import bench
 from configs import vae as experiment
@@ -45,19 +46,9 @@ def make_step(config):
     return training.make_step(model(config), settings.from_config(config))
 
 
-def equations(jaxpr, name: str) -> list:
-    """All equations of one primitive in a jaxpr, those of loops and functions in it included."""
-    found = [equation for equation in jaxpr.eqns if equation.primitive.name == name]
-    for equation in jaxpr.eqns:
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            found += equations(inner, name) if hasattr(inner, "eqns") else []
-    return found
-
-
 def convolutions(jaxpr) -> set:
     """Type and precision of the convolutions in a jaxpr."""
-    found = equations(jaxpr, "conv_general_dilated")
+    found = [one for one, _ in equations(jaxpr) if one.primitive.name == "conv_general_dilated"]
     assert found
     assert all(len({value.aval.dtype for value in (*one.invars, *one.outvars)}) == 1 for one in found)
     return {(str(one.invars[0].aval.dtype), *(one.params["precision"] or ())) for one in found}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn
 from programs import an_absent_gpu
 
 from lgjax.methods import names, own_kernels, programs
@@ -20,9 +21,8 @@ SMALL, PAPER = (3, 5), (8, 16, 8)
 
 def network(channels, target="likelihood"):
     """A variance network's settings with random parameters, biases and range included."""
-    settings, rng = variance.Settings(channels, target, 0.1), np.random.default_rng(0)
-    params = variance.init(settings, jax.random.key(0))["params"]
-    params = jax.tree.map(lambda x: np.float32(x + rng.normal(0, 0.1, x.shape)), params)
+    settings = variance.Settings(channels, target, 0.1)
+    params = drawn(functools.partial(variance.init, settings))["params"]
     return settings, {**params, "range": {"low": jnp.float32(-1.0), "high": jnp.float32(1.0)}}
 
 
