@@ -51,13 +51,13 @@ def configs(smoke: bool) -> list:
     return found
 
 
-def layers(config, kind: str) -> dict[str, list[tuned.Layer]]:
-    """Returns the convolutions to choose forms for on a kind of device, by use, the largest first, in `PRECISIONS`.
+def layers(config, kind: str) -> dict[str, set[tuned.Layer]]:
+    """Returns the convolutions to choose forms for on a kind of device, by use, in all of `PRECISIONS`.
 
     They are those of a model in training and in restorations, merged there but on CPU, and those of image gradients.
     """
     found = [_layers(config, precision, kind) for precision in PRECISIONS]
-    return {use: _largest_first(set().union(*(one[use] for one in found))) for use in tuned.USES}
+    return {use: set().union(*(one[use] for one in found)) for use in tuned.USES}
 
 
 def _layers(config, precision: str, kind: str) -> dict[str, set[tuned.Layer]]:
@@ -103,8 +103,14 @@ def _turned(layer: tuned.Layer) -> Callable:
     return lambda x, kernel, gradient: form("plain", x, kernel, gradient, layer.strides, layer.padding)
 
 
-def _largest_first(found: set[tuned.Layer]) -> list[tuned.Layer]:
-    return sorted(found, key=lambda one: (-one.size[0] * one.size[1] * (one.channels + one.features), one))
+def largest_first(found: dict[str, set[tuned.Layer]]) -> list[tuple[str, tuned.Layer]]:
+    """Sorts uses of convolutions by the size of image and result, so that those come first which take longest."""
+
+    def key(one):
+        use, layer = one
+        return -math.prod(layer.size) * (layer.channels + layer.features), use, layer
+
+    return sorted(((use, layer) for use, layers in found.items() for layer in layers), key=key)
 
 
 def _shapes(layer: tuned.Layer, slices: int) -> list[jax.ShapeDtypeStruct]:
@@ -239,12 +245,12 @@ def fastest(seconds: dict[str, float]) -> str:
     return best if seconds[best] < (1 - MARGIN) * seconds.get("plain", np.inf) else "plain"
 
 
-def tune(found: dict[str, list[tuned.Layer]], tuning: Tuning) -> Iterator[tuned.Entry]:
-    """Yields an entry for every convolution with more than one form, until the time is up; see `layers`.
+def tune(wanted: dict[str, set[tuned.Layer]], tuning: Tuning) -> Iterator[tuned.Entry]:
+    """Yields an entry for every use of a convolution with more than one form, the largest first, until the time is up.
 
     On CPU, the form is that of the rule whatever was measured, so that the bits of maps stay what they are.
     """
-    for use, layer in [(use, layer) for use, layers in found.items() for layer in layers]:
+    for use, layer in largest_first(wanted):
         if time.perf_counter() > tuning.until:
             return
         found = measured(use, layer, tuning)

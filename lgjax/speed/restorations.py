@@ -81,7 +81,7 @@ def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
 def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
     """Compiles a method for some arguments beside the parameters, and counts its work in the form that was compiled."""
     arguments, programs = (runner.params, *arguments), runner.programs
-    programs.settle(*arguments)  # which compiles too
+    programs.settle(*arguments)  # by programs whose compilation is not to be timed
     program, seconds = timed(lambda: programs.of(*arguments))
     with convolutions.fusion(programs.fused or ()):
         return counted(programs.function, *arguments, program=program, seconds=seconds, devices=runner.mesh.size)

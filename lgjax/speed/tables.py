@@ -19,14 +19,10 @@ NOTES = (
     "product, GB / bandwidth), belongs to this program, and only the compute floor holds for every program of the same "
     "operations. MB: arguments, results and what lies between, on each device.",
 )
-
-
 BESIDE_PAPER = (
     "paper, s: seconds per iteration on a Titan X, Table 1 of Chen et al. 2019; the batch size is not stated in the "
     "paper (the authors' code restores 64 slices of 128x128 at a time)."
 )
-
-
 OTHER_SIZE = "These are not the paper's networks and slices: its seconds are not set beside ours."
 
 
