@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lgjax.report import tables
+from lgjax.runtime.counting import counted
 
 LONGEST = 20  # kernels that are listed
 NAME, SCOPE = 50, 70  # characters that are shown of a kernel's name, and of what asks for it
@@ -163,7 +164,7 @@ def markdown(name: str, profile: dict[str, Any]) -> str:
         for one in profile["longest"]
     ]
     head = (
-        f"{name}: {profile['kernels']} {profile['what']}: {1e3 * profile['seconds']:.4g} ms in {profile['iterations']} "
-        f"iterations. The {len(lines)} longest, and the end of what asks for each:"
+        f"{name}: {profile['kernels']} {profile['what']}: {1e3 * profile['seconds']:.4g} ms in "
+        f"{counted(profile['iterations'], 'iteration')}. The {len(lines)} longest, and the end of what asks for each:"
     )
     return f"{head}\n\n{tables.aligned(['name', 'share', 'runs', 'mean, us', 'asked by'], lines)}"

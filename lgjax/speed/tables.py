@@ -36,7 +36,8 @@ def markdown(record: dict[str, Any]) -> str:
         f"{peaks['flops'] / 1e9:.4g} GFLOP/s (product of matrices), {peaks['bytes'] / 1e9:.4g} GB/s."
     )
     beside = BESIDE_PAPER if record["config"]["as_paper"] else OTHER_SIZE
-    return "\n\n".join([head, _times(record), beside, _programs(record), _training(record), *NOTES, *_profiles(record)])
+    parts = [head, _times(record), beside, _programs(record), *_trainings(record), *NOTES, *_profiles(record)]
+    return "\n\n".join(parts)
 
 
 def _times(record: dict[str, Any]) -> str:
@@ -84,14 +85,14 @@ def _programs(record: dict[str, Any]) -> str:
     return tables.aligned(["iteration of", "MB", "GFLOP", "plain", "GB", "GFLOP/s", *floors], lines)
 
 
-def _training(record: dict[str, Any]) -> str:
-    """Tabulates how fast models train."""
+def _trainings(record: dict[str, Any]) -> list[str]:
+    """Tabulates how fast models train, if any was timed."""
     lines = []
     for name, found in record["training"].items():
         rate = found["steps_per_second"]
         texts = [_number(rate["median"]), _quartiles(rate), _number(found["compile_seconds"])]
         lines.append([name, _batch(found), *texts])
-    return tables.aligned(["training", "batch", "steps/s", "quartiles", "compile, s"], lines)
+    return [tables.aligned(["training", "batch", "steps/s", "quartiles", "compile, s"], lines)] * bool(lines)
 
 
 def _profiles(record: dict[str, Any]) -> list[str]:

@@ -172,6 +172,9 @@ def test_the_tables_show_what_is_unknown(benched):
     text = tables.markdown(record)
     assert f"| <= {found['bytes'] / 1e9:.3g} " in text
     assert tables.OTHER_SIZE in text
+    record["training"] = {}
+    assert "steps/s" in text
+    assert "steps/s" not in tables.markdown(record)
     assert "Titan X" not in text
     assert "None" not in text
     assert "| –" in text
