@@ -88,7 +88,7 @@ def stand_still(lines: int, place: pathlib.Path) -> None:
 
 
 def in_a_call() -> None:
-    """Keeps the main thread for ever in a call that no signal ends, as a compilation by XLA lasts."""
+    """Keeps the main thread for ever in a call that no signal ends, as a call to a busy device lasts."""
     mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
     for _ in range(2):  # the second waits for the first
         libc.pthread_mutex_lock(mutex)

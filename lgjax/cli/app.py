@@ -127,8 +127,12 @@ def _show_log() -> None:
 
 
 def _leave(code: int) -> None:
-    """Ends the process; among several hosts at once, since JAX's farewell waits for all, and ends some with a fault."""
-    if jax.distributed.is_initialized():
+    """Ends the process.
+
+    Several hosts end at once, since JAX's farewell waits for all, and ends some with a fault. So does a command that a
+    signal ends: Python would wait for a compilation in the background, and then crash.
+    """
+    if jax.distributed.is_initialized() or code in (130, 143):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

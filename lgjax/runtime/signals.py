@@ -100,7 +100,7 @@ def terminate(*_) -> None:
 
 
 def listen() -> None:
-    """Has a thread end the process for signals that come while the main thread is in a long call, as of XLA's compiler.
+    """Has a thread end the process for signals that come while the main thread is in a long call, as to a device.
 
     Python lets a handler run only when such a call has returned. The thread gives `interrupt` and `terminate` the time
     `GRACE` to do so, and leaves other handlers alone. Only for the main thread.

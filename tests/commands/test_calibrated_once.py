@@ -28,7 +28,7 @@ parallel.PAUSE, signals.GRACE = 0.01, 0.1
 
 def calibrate(method):
     (folder / f"{method.name} begun").touch()
-    if what == "compile":
+    if what == "restore":
         forked.in_a_call()
     until((folder / "go on").exists)
     print("calibrated", method.name, flush=True)
@@ -65,8 +65,8 @@ def test_one_process_calibrates_for_all_and_the_others_say_whom_they_wait_for(tm
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_process_that_is_told_to_end_while_it_compiles_ends_and_leaves_no_claim(tmp_path, number, code):
-    process = start(tmp_path, "log", "intensity", "compile")
+def test_a_process_that_is_told_to_end_while_a_device_works_ends_and_leaves_no_claim(tmp_path, number, code):
+    process = start(tmp_path, "log", "intensity", "restore")
     until((tmp_path / "intensity begun").exists)
     assert list((tmp_path / "calibration").rglob("claims/*"))
     process.send_signal(number)

@@ -96,6 +96,46 @@ def test_ctrl_c_is_not_lost_in_a_callback():
     assert said.strip() == "interrupted; run the same command again to go on"
 
 
+COMPILING = """
+import sys, threading, time
+import jax
+import jax.numpy as jnp
+from lgjax.cli import app
+
+def long(x):  # some 15 s of one core
+    for number in range(400):
+        x = jnp.sin(x @ x + number) if number % 2 else jnp.cumsum(x, 0) * number
+    return x
+
+def tell():
+    '''Says that the main thread stays in one call.'''
+    places = []
+    while len(places) < 20 or len(set(places[-20:])) > 1:
+        time.sleep(0.02)
+        frame = sys._current_frames()[threading.main_thread().ident]
+        places.append((frame.f_code.co_name, frame.f_lasti))
+    print("compiles", flush=True)
+
+def main(_):
+    lowered = jax.jit(long).lower(jnp.zeros((16, 16)))
+    threading.Thread(target=tell, daemon=True).start()
+    lowered.compile()
+    time.sleep(3600)
+
+app.run(main)
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_compilation():
+    """Whose threads outlive what Ctrl-C raises: Python would wait for them, and then crash."""
+    command = [sys.executable, "-c", COMPILING]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "compiles\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (130, "\ninterrupted; run the same command again to go on\n")
+
+
 ENDINGS = pytest.mark.parametrize(
     ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, signals.Terminated)]
 )
