@@ -21,7 +21,7 @@ from absl import flags
 
 from lgjax.cli import app
 from lgjax.runtime import files
-from lgjax.speed import record
+from lgjax.speed import contestants, record
 from lgjax.speed.tables import markdown
 
 
@@ -29,10 +29,10 @@ def main(words: Sequence[str] = ()) -> int | None:
     """Runs the command line."""
     values = flags.FLAGS
     config = values.config
-    settings, names = record.from_config(config), record.choose(values.method)
+    settings, names = contestants.from_config(config), contestants.choose(values.method)
     mesh = app.start()
     output = pathlib.Path(values.output or f"benchmarks/{config.name}_{mesh.devices.flat[0].platform}.json")
-    items = record.contestants(settings, names, mesh)
+    items = contestants.compiled(settings, names, mesh)
     found = record.measure(settings, items, mesh)
     _write(found, output)
     if values.profile:  # which may end the process

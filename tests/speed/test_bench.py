@@ -1,4 +1,4 @@
-"""The command bench: its record and its tables."""
+"""The command bench: what is measured in which turn, its record, its profile and its tables."""
 
 import json
 import os
@@ -10,7 +10,65 @@ import server
 
 from configs import bench as settings
 from lgjax import bench as door
-from lgjax.speed import profile, programs, record, tables
+from lgjax.speed import contestants, profile, programs, record, tables
+from lgjax.speed.peaks import Peaks
+
+
+class Item:
+    """A contestant that takes no time."""
+
+    kind = "methods"
+    compiled = types.SimpleNamespace(program=types.SimpleNamespace(as_text=lambda: "HloModule jit_f, entry"))
+
+    def __init__(self, name, order=()):
+        self.name, self.order = name, order
+
+    def sample(self):
+        self.order.append(self.name)
+
+    def record(self, peaks, as_paper):
+        return {"peak": peaks.flops}
+
+    def profile(self):
+        return profile.Profile("kernels", [profile.Kernel("jit_f", "op", self.name, 3, 2.0)], 3)
+
+
+class Broken(Item):
+    """A contestant whose device has no profiler."""
+
+    def profile(self):
+        raise RuntimeError("no profiler in /home/ada/cupti.so\nand a long trace")
+
+
+def test_everything_is_timed_in_turn(monkeypatch, mesh1):
+    order = []
+
+    class Rates:
+        def __init__(self, *_):
+            order.append("compiled")
+
+        def sample(self):
+            order.append("peaks")
+
+        def peaks(self):
+            return Peaks(9.0, 1.0, {})
+
+    monkeypatch.setattr(record, "Rates", Rates)
+    items = [Item("a", order), Item("b", order)]
+    found = record.measure(contestants.from_config(settings.get_config("smoke")), items, mesh1)
+    assert order == ["compiled", *["a", "b", "peaks"] * 3]
+    assert found["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}
+
+
+def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):
+    found = {"methods": {"a": {"peak": 1.0}, "b": {"peak": 2.0}, "c": {"peak": 3.0}}, "training": {}}
+    record.add_profiles(found, [Item("a"), Broken("b"), Item("c")])
+    fault = "RuntimeError: no profiler in cupti.so"  # not where it lies
+    assert caplog.messages == [f"warning: b: no profile: {fault}"]
+    assert found["methods"]["b"] == {"peak": 2.0, "profile": {"fault": fault}}
+    kept = [found["methods"][name]["profile"] for name in "ac"]
+    assert [one["longest"][0]["name"] for one in kept] == ["a", "c"]
+    assert profile.markdown("b", found["methods"]["b"]["profile"]) == f"b: no profile: {fault}"
 
 
 def test_the_record_is_written_before_the_profile_which_may_end_the_process(monkeypatch, tmp_path, mesh1):
@@ -20,7 +78,7 @@ def test_the_record_is_written_before_the_profile_which_may_end_the_process(monk
     )
     monkeypatch.setattr(door.flags, "FLAGS", values)
     monkeypatch.setattr(door.app, "start", lambda: mesh1)
-    monkeypatch.setattr(record, "contestants", lambda *_: [])
+    monkeypatch.setattr(contestants, "compiled", lambda *_: [])
 
     def ended(*_):
         raise SystemExit(139)

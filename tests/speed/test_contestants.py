@@ -1,4 +1,4 @@
-"""What a benchmark times, in which turn, what it says of the times, and what a failing profile leaves of all."""
+"""What a benchmark times, and what it says of the times."""
 
 import types
 
@@ -9,50 +9,51 @@ from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.models import convolutions
 from lgjax.runtime.errors import UsageError
-from lgjax.speed import profile, programs, restorations, times
-from lgjax.speed import record as bench
+from lgjax.speed import contestants, programs, restorations, times
 from lgjax.speed.counts import Count
 from lgjax.speed.peaks import Peaks
 from lgjax.speed.times import Runs
 
 
 def test_methods_by_default_are_the_papers_that_iterate_and_detection():
-    names = bench.choose(None)
-    paper = [name for name in names if name not in bench.DETECTION]
+    names = contestants.choose(None)
+    paper = [name for name in names if name not in contestants.DETECTION]
     assert set(paper) == {entry.method for entry in published.TABLE1 if entry.seconds} | {"anogan"}
-    assert names == [*sorted(paper, key=published.place), *bench.DETECTION]
+    assert names == [*sorted(paper, key=published.place), *contestants.DETECTION]
     given = ["aae_lg_neural_l1", "vae_elbo_l1", "mirror_tv3d", "dae_reconstruction", "aae_lg_neural_l1"]
-    assert bench.choose(given) == given[:4]
+    assert contestants.choose(given) == given[:4]
 
 
 def test_training_is_timed_for_the_models_of_the_methods():
-    paper, smoke = (bench.from_config(settings.get_config(variant)) for variant in ("paper", "smoke"))
-    names = bench.choose(None)
-    assert bench.trained(paper, names) == ["anogan", "vae", "gmvae", "aae"]
-    assert bench.trained(paper, ["vae_elbo_tv", "vae_elbo_l1"]) == ["vae"]
-    assert bench.trained(smoke, names) == ["vae"]
+    paper, smoke = (contestants.from_config(settings.get_config(variant)) for variant in ("paper", "smoke"))
+    names = contestants.choose(None)
+    assert contestants.trained(paper, names) == ["anogan", "vae", "gmvae", "aae"]
+    assert contestants.trained(paper, ["vae_elbo_tv", "vae_elbo_l1"]) == ["vae"]
+    assert contestants.trained(smoke, names) == ["vae"]
 
 
 @pytest.mark.parametrize("name", ["gmm", "intensity"])
 def test_methods_without_networks_or_volumes_are_refused(name):
     with pytest.raises(UsageError, match=f"{name} asks no network.*vae_lg_neural_tv"):
-        bench.choose(["vae_lg_neural_tv", name])
+        contestants.choose(["vae_lg_neural_tv", name])
 
 
 def test_methods_of_eq_4_are_timed_with_both_solvers():
     config = settings.get_config("smoke")
-    found = {name: bench.solvers(bench.from_config(config), methods.parse(name)) for name in methods.available()}
+    found = {
+        name: contestants.solvers(contestants.from_config(config), methods.parse(name)) for name in methods.available()
+    }
     assert found["vae_lg_neural_tv"] == found["gmvae_elbo_l1"] == found["vae_lg_est_tv3d"] == ["adam", "proximal"]
     assert found["restorer_lg_neural_tv"] == ["proximal"]  # which is its own
-    assert all(len(found[name]) == 1 for name in ("anogan", *bench.DETECTION))
+    assert all(len(found[name]) == 1 for name in ("anogan", *contestants.DETECTION))
     config.further_solvers = ()
-    assert bench.solvers(bench.from_config(config), methods.parse("vae_lg_neural_tv")) == ["adam"]
+    assert contestants.solvers(contestants.from_config(config), methods.parse("vae_lg_neural_tv")) == ["adam"]
 
 
 def test_a_further_solver_is_named_and_its_iterations_are_its_own(mesh1):
-    timed = bench.from_config(settings.get_config("smoke"))
+    timed = contestants.from_config(settings.get_config("smoke"))
     method = methods.parse("vae_lg_neural_tv")
-    own, further = (bench.task(timed, method, one, {}, mesh1) for one in ("adam", "proximal"))
+    own, further = (contestants.task(timed, method, one, {}, mesh1) for one in ("adam", "proximal"))
     assert (own.name, further.name) == ("vae_lg_neural_tv", "vae_lg_neural_tv, proximal")
     assert (own.settings.optimizer, further.settings.optimizer) == ("adam", "proximal")
     assert (own.runner(3).settings.iterations, own.runner(3).settings.refreshes) == (3, own.settings.refreshes)
@@ -62,7 +63,7 @@ def test_a_further_solver_is_named_and_its_iterations_are_its_own(mesh1):
 def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
     config = settings.get_config("smoke")
     config.experiments.detection.data.height = config.experiments.detection.data.width = 16
-    task = bench.task(bench.from_config(config), methods.parse("intensity_tv3d"), "adam", {}, mesh1)
+    task = contestants.task(contestants.from_config(config), methods.parse("intensity_tv3d"), "adam", {}, mesh1)
     runner, asked = task.runner(), []
 
     def refuse_once(*given):  # as a compiler that knows no kernel of ours
@@ -91,7 +92,7 @@ def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, targ
     """By a clock that is known: a batch of 12 slices, or a volume of 20, takes 0.1 s, and 0.1 s an iteration."""
     config = settings.get_config("smoke")
     config.volume_slices, config.experiments.vae.restore.iterations = 20, 8
-    task = bench.task(bench.from_config(config), methods.parse(name), "adam", {}, mesh1)
+    task = contestants.task(contestants.from_config(config), methods.parse(name), "adam", {}, mesh1)
     compiled = types.SimpleNamespace(memory_analysis=lambda: None)
 
     def prepare(runner, arrays):
@@ -132,63 +133,7 @@ def test_volumes_that_fit_in_no_run_are_computed():
 def test_wrong_names_and_values_are_refused():
     config = settings.get_config("smoke")
     with pytest.raises(UsageError, match="no method 'vae_lg'"):
-        bench.choose(["vae_lg"])
+        contestants.choose(["vae_lg"])
     config.experiments.vae.restore.variance_at = "y"
     with pytest.raises(UsageError, match="variance_at"):
-        bench.from_config(config)
-
-
-class Item:
-    """A contestant that takes no time."""
-
-    kind = "methods"
-    compiled = types.SimpleNamespace(program=types.SimpleNamespace(as_text=lambda: "HloModule jit_f, entry"))
-
-    def __init__(self, name, order=()):
-        self.name, self.order = name, order
-
-    def sample(self):
-        self.order.append(self.name)
-
-    def record(self, peaks, as_paper):
-        return {"peak": peaks.flops}
-
-    def profile(self):
-        return profile.Profile("kernels", [profile.Kernel("jit_f", "op", self.name, 3, 2.0)], 3)
-
-
-class Broken(Item):
-    """A contestant whose device has no profiler."""
-
-    def profile(self):
-        raise RuntimeError("no profiler in /home/ada/cupti.so\nand a long trace")
-
-
-def test_everything_is_timed_in_turn(monkeypatch, mesh1):
-    order = []
-
-    class Rates:
-        def __init__(self, *_):
-            order.append("compiled")
-
-        def sample(self):
-            order.append("peaks")
-
-        def peaks(self):
-            return Peaks(9.0, 1.0, {})
-
-    monkeypatch.setattr(bench, "Rates", Rates)
-    record = bench.measure(bench.from_config(settings.get_config("smoke")), [Item("a", order), Item("b", order)], mesh1)
-    assert order == ["compiled", *["a", "b", "peaks"] * 3]
-    assert record["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}
-
-
-def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):
-    record = {"methods": {"a": {"peak": 1.0}, "b": {"peak": 2.0}, "c": {"peak": 3.0}}, "training": {}}
-    bench.add_profiles(record, [Item("a"), Broken("b"), Item("c")])
-    fault = "RuntimeError: no profiler in cupti.so"  # not where it lies
-    assert caplog.messages == [f"warning: b: no profile: {fault}"]
-    assert record["methods"]["b"] == {"peak": 2.0, "profile": {"fault": fault}}
-    kept = [record["methods"][name]["profile"] for name in "ac"]
-    assert [one["longest"][0]["name"] for one in kept] == ["a", "c"]
-    assert profile.markdown("b", record["methods"]["b"]["profile"]) == f"b: no profile: {fault}"
+        contestants.from_config(config)
