@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lgjax.models import convolutions
+from lgjax.models import convolutions, normalisation
 
 BATCH_NORM_EPSILON = 1e-5
 MERGED = "merged"  # the parameters of convolutions that are one, see `merge`
@@ -36,13 +36,17 @@ class NormalisedConv(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         size = (self.kernel_size, self.kernel_size)
+        # Normalisation takes the bias away again, so its gradient is what rounding leaves of zero: no work for a GPU.
+        idle = self.normalise and train and convolutions.launches()
         if self.upsampled:
-            x = convolutions.UpsampledConv(self.features, name="conv")(x)
+            x = convolutions.UpsampledConv(self.features, use_bias=not idle, name="conv")(x)
         else:
-            x = convolutions.Conv(self.features, size, strides=self.strides, padding="SAME", name="conv")(x)
+            conv = convolutions.Conv(self.features, size, self.strides, "SAME", use_bias=not idle, name="conv")
+            x = conv(x)
         if self.normalise:
-            norm = nn.BatchNorm(momentum=MOMENTUM, epsilon=BATCH_NORM_EPSILON, name="norm")
-            x = norm(x, use_running_average=not train)
+            norm = normalisation.BatchNorm(momentum=MOMENTUM, epsilon=BATCH_NORM_EPSILON, name="norm")
+            offset = self.get_variable("params", "conv")["bias"] if idle else None
+            x = norm(x, use_running_average=not train, offset=offset)
         return x
 
 

@@ -254,8 +254,11 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=_for_linen, promote_dtype
 def _upsampled(x, kernel, *_, **__):
     """Computes the 3x3 convolution of an upsampled image at the size before: [N, H, W, C] -> [N, 2H, 2W, features].
 
-    Each of the four new pixels has a 2x2 kernel, 4/9 of the products (sub-pixel convolution, Shi et al. 2016).
+    Each of the four new pixels has a 2x2 kernel, 4/9 of the products (sub-pixel convolution, Shi et al. 2016). Where
+    kernels are launches, it has zeros around: no pixel is then taken from another place.
     """
+    if launches():
+        return unpack(_for_linen(x, jnp.concatenate(of_new_pixels(kernel), axis=-1), (1, 1), ((1, 1), (1, 1))), (2, 2))
     n, height, width, _ = x.shape
     features = kernel.shape[-1]
     y = _for_linen(x, jnp.concatenate(_of_new_pixels(kernel), axis=-1), (1, 1), ((1, 1), (1, 1)))
