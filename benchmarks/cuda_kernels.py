@@ -19,6 +19,7 @@ _MOVES = (
 _MOVES |= {"dynamic-update-slice", "convert"}
 _REDUCTIONS = {"reduce", "reduce-window"}
 _LIBRARIES = {"__cudnn$conv": "convolution", "__cublas": "product"}  # kind of a call by how its target begins
+LIBRARIES = frozenset(_LIBRARIES.values())
 OWN = "own"  # kind of a kernel that lgjax brings, a call of Triton
 _TARGET = r'custom_call_target="([^"]*)"'
 

@@ -203,7 +203,9 @@ def count(chosen: argparse.Namespace) -> dict[str, Any]:
             kernels = cuda_kernels.of_unit(found, program.units)
             total = sum(one.times for one in kernels)
             print(f"{name}, {precision}: {total:.4g} kernels\n{longest(kernels, chosen.longest)}", flush=True)
-            told = {"captured": cuda_thunks.captured(text.thunks), "kernels": cuda_kernels.written(kernels)}
+            once = sum(one.times == 1 for one in found) if program.units else 0
+            captured = cuda_thunks.captured(text.thunks)
+            told = {"captured": captured, "once": once, "kernels": cuda_kernels.written(kernels)}
             run.setdefault(name, {})[precision] = told
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "jax-cuda12-plugin", "flax")}
     command = places.command(["python", "benchmarks/cuda_programs.py", *sys.argv[1:]])

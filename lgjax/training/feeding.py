@@ -16,8 +16,8 @@ from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.slices import evenly_spaced
 from lgjax.runtime import devices, hosts, memory, shares
 from lgjax.runtime.errors import UsageError
+from lgjax.training import packing, store
 from lgjax.training import step as training
-from lgjax.training import store
 from lgjax.training.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -188,13 +188,17 @@ def make_steps(model: Model, settings: Settings, mesh: jax.sharding.Mesh):
     State and data, all slices and their masks, each [N, H, W, 1], are on every device; rows, [steps, B], say which
     slices make each batch, which is split over the mesh; terms are those of every step, each [steps].
     """
-    step, split = training.make_step(model, settings), devices.batch_sharding(mesh)
+    split = devices.batch_sharding(mesh)
 
     def several(state, data, rows):
+        form = packing.of(state.variables["params"])
+        step = training.make_step(model, settings, form.unpack)
+
         def one(state, rows):
             return step(state, *(jax.lax.with_sharding_constraint(part[rows], split) for part in data))
 
-        return jax.lax.scan(one, state, rows)
+        state, terms = jax.lax.scan(one, training.relaid(state, form.pack), rows)
+        return training.relaid(state, form.unpack), terms
 
     return _jitted(several, mesh)
 

@@ -11,6 +11,7 @@ import optax
 
 from lgjax.models.base import Model
 from lgjax.models.precision import matmul_precision
+from lgjax.training import packing
 from lgjax.training.settings import Settings
 
 # Folded into the seed's key in place of a step's number, which never comes so far.
@@ -54,10 +55,23 @@ def _initial_state(model: Model, settings: Settings) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer(settings).init(variables["params"]))
 
 
+def relaid(state: TrainState, change: Callable[[Any], Any]) -> TrainState:
+    """Changes how the parameters of a state lie in memory, and with them what the optimiser has of each."""
+    params = state.variables["params"]
+    optimizer_state = packing.within(state.optimizer, params, change)
+    return TrainState(state.step, {**state.variables, "params": change(params)}, optimizer_state)
+
+
 def make_step(
-    model: Model, settings: Settings
+    model: Model, settings: Settings, unpack: Callable[[Any], Any] = packing.none
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict]]:
-    """Returns step(state, x, mask) -> (next state, loss terms), pure; its draws depend on the seed and step alone."""
+    """Returns step(state, x, mask) -> (next state, loss terms), pure; its draws depend on the seed and step alone.
+
+    Args:
+      model: to be trained.
+      settings: of the training.
+      unpack: makes the model's parameters of those of the state, see `packing`.
+    """
     transform, changed = optimizer(settings), settings.flip or settings.intensity
 
     def step(state, x, mask):
@@ -69,7 +83,7 @@ def make_step(
         params, stats = state.variables["params"], state.variables["batch_stats"]
 
         def loss(params):
-            return model.loss({"params": params, "batch_stats": stats}, x, mask, key)
+            return model.loss({"params": unpack(params), "batch_stats": stats}, x, mask, key)
 
         with matmul_precision(settings.precision):
             gradients, (stats, terms) = jax.grad(loss, has_aux=True)(params)
