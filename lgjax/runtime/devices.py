@@ -32,6 +32,9 @@ COMPILER_OPTIONS = {
 # The pool has as many on every machine. On two cores of an AMD EPYC, 2, 4 and 8 threads take .44, .51 and .57 ms a
 # slice and iteration, and one core gives the bits of two (benchmarks/threads_cpu.json).
 THREADS = 4
+# The schedule that lets operations of one program run at once costs two cores a tenth of a training step. XLA reads it
+# from XLA_FLAGS alone, and ends at flags that it does not know: these versions of jax know it.
+_IN_TURN, _KNOWN_BY = "--xla_cpu_enable_concurrency_optimized_scheduler=false", ((0, 10), (0, 11))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -46,12 +49,12 @@ def start(wanted: str = "auto", threads: int | None = THREADS) -> Mesh:
 
     Args:
       wanted: auto (the fastest), cpu, gpu or tpu.
-      threads: see `fix_threads`.
+      threads: see `prepare_cpu`.
 
     Raises:
       EnvironmentFault: the wanted device is not there, or not on every host.
     """
-    fix_threads(threads)
+    prepare_cpu(threads)
     if wanted != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(wanted, wanted))
     try:
@@ -76,21 +79,24 @@ def chosen(wanted: str) -> Mesh:
     Raises:
       EnvironmentFault: there is no such device.
     """
-    fix_threads(THREADS)
+    prepare_cpu(THREADS)
     try:
         return mesh(jax.local_devices(backend=None if wanted == "auto" else wanted))
     except (RuntimeError, AssertionError) as error:
         raise _absent(wanted, error) from error
 
 
-def fix_threads(threads: int | None) -> None:
-    """Sets the threads of XLA's pool on CPU, unless the user's NPROC does; too late once JAX has looked for devices.
+def prepare_cpu(threads: int | None) -> None:
+    """Tells XLA how to use a CPU, unless the user's environment does; too late once JAX has looked for devices.
 
     Args:
-      threads: how many; None: as many as there are cores.
+      threads: of XLA's pool; None: as many as there are cores.
     """
     if threads:
         os.environ.setdefault("NPROC", str(threads))  # XLA's own variable
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.__version_info__[:2] in _KNOWN_BY and _IN_TURN.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_IN_TURN}".strip()
 
 
 def _absent(wanted: str, error: Exception) -> EnvironmentFault:

@@ -75,6 +75,25 @@ def test_threads_do_not_depend_on_the_cores(wanted, found):
     assert int(said) == found
 
 
+@pytest.mark.parametrize(
+    ("version", "before", "after"),
+    [
+        ((0, 10, 2), None, "--xla_cpu_enable_concurrency_optimized_scheduler=false"),
+        ((0, 11, 0), "--xla_dump_to=D", "--xla_dump_to=D --xla_cpu_enable_concurrency_optimized_scheduler=false"),
+        ((0, 10, 2), "--xla_cpu_enable_concurrency_optimized_scheduler=true", None),
+        ((1, 0, 0), "--xla_dump_to=D", None),  # XLA ends a process at a flag that it does not know
+    ],
+)
+def test_flags_of_xla_are_added_to_those_of_the_user(monkeypatch, version, before, after):
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if before:
+        monkeypatch.setenv("XLA_FLAGS", before)
+    for _ in range(2):
+        runtime_devices.prepare_cpu(None)
+        assert os.environ.get("XLA_FLAGS") == (after or before)
+
+
 @pytest.mark.parametrize(("what", "code"), [("fine", 0), ("some", 3), ("interrupt", 130), ("fault", 3), ("bug", 1)])
 def test_exit_codes(what, code):
     process = start(what)
