@@ -49,10 +49,13 @@ def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
         seen = orientation.axial(mask, order)
         box = orientation.box(seen)
         labels, count = connected.label(seen[box])
-        largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:], kind="stable")
+        voxels = np.flatnonzero(labels > 0)  # few: counting and renaming all takes longer
+        found = labels.ravel()[voxels]
+        largest = 1 + np.argsort(-np.bincount(found, minlength=count + 1)[1:], kind="stable")
         numbers = np.zeros(count + 1, np.int32)
         numbers[largest] = np.arange(1, count + 1)
-        orientation.axial(numbered, order)[box] = numbers[labels]
+        np.put(labels, voxels, numbers[found])
+        orientation.axial(numbered, order)[box] = labels
     return numbered
 
 

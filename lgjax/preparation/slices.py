@@ -189,12 +189,14 @@ def from_slices(values: np.ndarray, placement: Placement) -> np.ndarray:
     """
     if values.shape != placement.mask.shape:
         raise ValueError(f"expected values of shape {placement.mask.shape}, got {values.shape}")
-    inside = orientation.axial(placement.brain, placement.orientation)
     result = orientation.zeros(placement.brain, np.float32)
-    planes = orientation.axial(result, placement.orientation)
-    mask = placement.mask[..., 0].astype(np.float64)
-    rows = _linear_weights(placement.rows, inside.shape[1])
-    columns = _linear_weights(placement.columns, inside.shape[2])
+    if not placement.number.size:
+        return result
+    whole, mask = orientation.axial(placement.brain, placement.orientation), placement.mask[..., 0].astype(np.float64)
+    window = orientation.box(whole)[1:]  # whose voxels have their nearest pixels within
+    inside = whole[:, *window]
+    planes = orientation.axial(result, placement.orientation)[:, *window]
+    rows, columns = map(_linear_weights, (placement.rows, placement.columns), window)
     sampling = (1 / placement.rows.step, 1 / placement.columns.step)
     masked = np.where(mask > 0, values[..., 0], 0).astype(np.float64)
     for k, m, v in zip(placement.number, mask, masked, strict=True):
@@ -252,7 +254,7 @@ def _area_weights(axis: Axis, box: slice) -> sparse.csr_array:
     return sparse.csr_array(np.clip(overlap, 0, 1) / axis.step)
 
 
-def _linear_weights(axis: Axis, size: int) -> sparse.csr_array:
+def _linear_weights(axis: Axis, voxels: slice) -> sparse.csr_array:
     """Returns [voxels, pixels]: linear interpolation between pixel centres."""
-    position = (np.arange(size) - axis.first) / axis.step
+    position = (np.arange(voxels.start, voxels.stop) - axis.first) / axis.step
     return sparse.csr_array(np.maximum(0, 1 - np.abs(position[:, None] - np.arange(axis.size))))

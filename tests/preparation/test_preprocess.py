@@ -241,6 +241,22 @@ def test_a_thin_spur_takes_the_nearest_value():
     assert (back[2:9, 15, 1] == 2).all()
 
 
+@pytest.mark.parametrize("spacing", [0.7, 1.9, 4.0])
+def test_only_the_box_of_the_brain_counts_on_the_way_back(spacing):
+    """As it is the whole plane where a slice that was left out has brain in its corners."""
+    rng = np.random.default_rng(0)
+    data = images.head((40, 44, 5)) * (rng.random((40, 44, 5)) > 0.4)  # full of holes
+    data[20, :, 2] = 80
+    data[:, :, 4] = 0
+    slices, placement = preparation_slices.to_slices(data, data > 0, images.affine(), Grid(64, 64, spacing))
+    values = rng.normal(size=slices.y.shape).astype(np.float32)
+    brain = placement.brain.copy()
+    brain[[0, -1], [0, -1], 4] = True
+    wide, narrow = (preparation_slices.from_slices(values, placement._replace(brain=b)) for b in (brain, data > 0))
+    assert narrow.any()
+    np.testing.assert_array_equal(wide, narrow)
+
+
 def test_few_bad_voxels_are_filled_and_counted():
     data = images.head()
     brain = data > 0
