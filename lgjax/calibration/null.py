@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lgjax.calibration import strata
+from lgjax.scans import orientation
 
 RATIO = 1.1  # a p-value from the table is at most so many times the exact one, and never below
 
@@ -91,8 +92,9 @@ def mapped(null: Null, anomaly: np.ndarray, looked_at: np.ndarray, brain: np.nda
       affine: [4, 4], voxel indices -> mm (RAS+).
     """
     cells = strata.cells(brain, affine, null.depths, null.heights)
-    found = np.ones(brain.shape, np.float32)
-    found[looked_at] = pvalues(null, anomaly[looked_at], cells[looked_at])
+    found = np.ones_like(anomaly, np.float32)
+    inside = looked_at.T  # as files are in memory
+    found.T[inside] = pvalues(null, orientation.picked(anomaly.T, inside), orientation.picked(cells.T, inside))
     return found
 
 

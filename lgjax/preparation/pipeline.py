@@ -121,7 +121,7 @@ def match(source: str, data: np.ndarray, brain: np.ndarray, reference: Histogram
     Raises:
       InputError: nearly all of its brain has one intensity.
     """
-    marks = histogram.landmarks(data.T[brain.T], reference.percentiles)  # as files are in memory
+    marks = histogram.landmarks(orientation.picked(data.T, brain.T), reference.percentiles)  # as files are in memory
     if not marks[-1] > marks[0]:
         raise InputError(source, "has one intensity in nearly all of its brain", "Check that this is the right file")
     return histogram.transfer(marks, reference)

@@ -124,7 +124,7 @@ def to_slices(data: np.ndarray, brain: np.ndarray, affine: np.ndarray, grid: Gri
     """
     order = orientation.to_lps(affine)
     inside, values = orientation.axial(brain, order), orientation.axial(data, order)
-    found = values[inside].astype(np.float64)  # in the order of the axial slices, so that sums are equal too
+    found = orientation.picked(values, inside).astype(np.float64)  # in axial order, so that sums are equal too
     mean, std = float(found.mean()), float(found.std())
     del found
 

