@@ -54,8 +54,7 @@ def label(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
         largest = 1 + np.argsort(-np.bincount(found, minlength=count + 1)[1:], kind="stable")
         numbers = np.zeros(count + 1, np.int32)
         numbers[largest] = np.arange(1, count + 1)
-        np.put(labels, voxels, numbers[found])
-        orientation.axial(numbered, order)[box] = labels
+        orientation.axial(numbered, order)[box][np.unravel_index(voxels, labels.shape)] = numbers[found]
     return numbered
 
 
