@@ -1,6 +1,7 @@
-"""Predicts from benchmarks/cuda_programs.json how long the programs take on a GPU: tables in Markdown.
+"""Predicts from benchmarks/cuda_programs.json how long the programs take on a GPU: the tables of docs/speed.md.
 
-    python benchmarks/cuda_tables.py [--runs before main]
+    python benchmarks/cuda_tables.py            # writes them into the page, each behind its mark
+    python benchmarks/cuda_tables.py --print    # prints them
 
 The laws of benchmarks/cuda_model.py are fitted to what was measured once (benchmarks/bench_h200.json), with the kernels
 of that commit (`MEASURED`). All else is a prediction: nothing in the tables but the measured times was ever timed.
@@ -16,8 +17,11 @@ from benchmarks import cuda_kernels
 from benchmarks import cuda_model as model
 from benchmarks.cuda_model import Fit, Peaks, Times
 from lgjax.report import tables
+from lgjax.runtime import files
 
 FOLDER = pathlib.Path(__file__).parent
+PAGE = FOLDER.parent / "docs" / "speed.md"
+RUNS = ("before", "now", "graph")  # of the record, side by side in the table of programs
 MEASURED, PRECISION = "before", "tensorfloat32"  # the run and the precision whose times were measured
 BEST = "each"  # the law with the smallest errors
 TRAINING = "training of vae"
@@ -81,9 +85,9 @@ def programs(record: Mapping[str, Any], runs: Sequence[str], peaks: Peaks, found
     for name in dict.fromkeys(name for each in counted for name in each):
         for precision in dict.fromkeys(precision for each in counted for precision in each.get(name, {})):
             told = [each.get(name, {}).get(precision) for each in counted]
-            columns = [_cells(one, precision, peaks, found) if one else ["–"] * 6 for one in told]
+            columns = [_cells(one, precision, peaks, found) if one else ["–"] * 7 for one in told]
             lines.append([name, precision, *(" → ".join(cells) for cells in zip(*columns, strict=True))])
-    head = ["kernels", "one CUDA graph", "GB", "GFLOP", "floor, ms", "predicted, ms"]
+    head = ["kernels", "once a run", "one CUDA graph", "GB", "GFLOP", "floor, ms", "predicted, ms"]
     return tables.aligned(["program", "precision", *head], lines)
 
 
@@ -92,6 +96,7 @@ def _cells(told: Mapping[str, Any], precision: str, peaks: Peaks, found: Mapping
     size, flops = (sum(one.times * getattr(one, of) for one in kernels) for of in ("bytes", "flops"))
     return [
         f"{each.launches:.4g}",
+        str(told.get("once", "–")),
         "yes" if told["captured"] else "no",
         f"{size / 1e9:.3g}",
         f"{flops / 1e9:.3g}",
@@ -100,28 +105,85 @@ def _cells(told: Mapping[str, Any], precision: str, peaks: Peaks, found: Mapping
     ]
 
 
-def markdown(record: Mapping[str, Any], bench: Mapping[str, Any], runs: Sequence[str]) -> tuple[str, str]:
-    """Returns the tables of the laws and of the programs.
+def shares(record: Mapping[str, Any], bench: Mapping[str, Any], peaks: Peaks) -> str:
+    """Tabulates what was measured against the least that the bytes of all kernels take, libraries' calls included."""
+    lines = []
+    for name, seconds in measured(bench).items():
+        kernels = cuda_kernels.read(record["runs"][MEASURED]["programs"][name][PRECISION]["kernels"])
+        size = sum(one.times * one.bytes for one in kernels)
+        ours = sum(one.times * one.bytes for one in kernels if one.kind not in cuda_kernels.LIBRARIES)
+        found = bench["training"]["vae"] if name == TRAINING else bench["methods"][name]
+        least = size / peaks.bytes
+        row = [f"{1e3 * seconds:.2f}", *(f"{number / 1e9:.2f}" for number in (found["bytes"], ours, size))]
+        lines.append([name, *row, f"{1e3 * least:.2f}", f"{round(100 * least / seconds)} %"])
+    head = ["measured, ms", "GB by XLA", "GB without libraries", "GB", "GB at the peak, ms", "share"]
+    return tables.aligned(["program", *head], lines)
+
+
+def compared(record: Mapping[str, Any]) -> str:
+    """Tabulates kernels and bytes with and without kernels of lgjax's own, in the precision that was measured."""
+    with_own, without = (record["runs"][run]["programs"] for run in ("now", "unfused"))
+    lines = [[name, *(_launched(run[name][PRECISION]) for run in (with_own, without))] for name in without]
+    return tables.aligned(["an iteration of", "both kernels", "XLA's forms"], lines)
+
+
+def _launched(told: Mapping[str, Any]) -> str:
+    kernels = cuda_kernels.read(told["kernels"])
+    count, size = sum(one.times for one in kernels), sum(one.times * one.bytes for one in kernels)
+    return f"{count:.4g} kernels, {size / 1e9:.3g} GB"
+
+
+def commits(record: Mapping[str, Any]) -> str:
+    """Tabulates of which commit a run of the record is, and by which versions it was compiled."""
+    lines = [[f"`{run}`", found["commit"], found["versions"]["jax"]] for run, found in record["runs"].items()]
+    return tables.aligned(["run", "commit", "jax"], lines)
+
+
+def markdown(record: Mapping[str, Any], bench: Mapping[str, Any], runs: Sequence[str] = RUNS) -> dict[str, str]:
+    """Returns the tables of the page, by mark.
 
     Args:
       record: benchmarks/cuda_programs.json.
       bench: benchmarks/bench_h200.json.
-      runs: of the record, side by side.
+      runs: of the record, side by side in the table of programs.
     """
     peaks, seconds = Peaks(bench["peaks"]["bytes"], bench["peaks"]["flops"]), measured(bench)
     found = fits(record, peaks, seconds)
-    return laws(found, list(seconds)), programs(record, runs, peaks, found)
+    return {
+        "laws": laws(found, list(seconds)),
+        "runs": commits(record),
+        "programs": programs(record, runs, peaks, found),
+        "shares": shares(record, bench, peaks),
+        "kernels of our own": compared(record),
+    }
+
+
+def written(page: str, found: Mapping[str, str]) -> str:
+    """Returns a page with its tables replaced: each stands behind its mark, between empty lines.
+
+    Raises:
+      ValueError: a mark is not there, or there twice.
+    """
+    for name, table in found.items():
+        mark = f"<!-- cuda_tables: {name} -->\n\n"
+        before, after = page.split(mark)
+        _, after = after.split("\n\n", 1)
+        page = f"{before}{mark}{table}\n\n{after}"
+    return page
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Writes or prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", default=FOLDER / "cuda_programs.json", type=pathlib.Path)
-    parser.add_argument("--runs", nargs="+", help="runs of the record, side by side; default: all")
+    parser.add_argument("--print", action="store_true", help="print the tables, write nothing")
     chosen = parser.parse_args()
-    record = json.loads(chosen.record.read_text())
-    bench = json.loads((FOLDER / "bench_h200.json").read_text())
-    print("\n\n".join(markdown(record, bench, chosen.runs or list(record["runs"]))))
+    record, bench = (json.loads(path.read_text()) for path in (chosen.record, FOLDER / "bench_h200.json"))
+    found = markdown(record, bench)
+    if chosen.print:
+        print("\n\n".join(found.values()))
+    else:
+        files.atomic_write(PAGE, written(PAGE.read_text(encoding="utf-8"), found))
 
 
 if __name__ == "__main__":

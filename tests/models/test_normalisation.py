@@ -1,5 +1,7 @@
 """BatchNorm in training where kernels are launches: against Flax's, NumPy in float64 and finite differences."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,11 @@ import numpy as np
 import pytest
 from conftest import both, random_variables, shrunk
 from jax.test_util import check_grads
+from programs import collectives
 
 from lgjax import models
 from lgjax.models import convolutions, normalisation
+from lgjax.runtime.devices import batch_sharding
 
 GPU = "NVIDIA H200"  # a kind of device that is not there
 EPSILON = 1e-3
@@ -77,6 +81,21 @@ def test_the_function_is_that_of_flax(dtype, tolerance):
 def test_statistics_and_gradients_take_one_reduction_each():
     ours, flax = (each.as_text().count("stablehlo.reduce(") for each in trained(GPU, "float32")[0])
     assert ours == 2 < flax
+
+
+def test_devices_tell_each_other_sums_alone(mesh8):
+    x, scale, bias = normal(8, 4, 5, 2), *given()[1:]
+    weights = normal(*x.shape, seed=3)
+
+    def slope(x):
+        return jax.grad(lambda x: (weights * normalisation.normalised(x, scale, bias, EPSILON)[0]).sum())(x)
+
+    split = batch_sharding(mesh8)
+    compiled = jax.jit(slope, in_shardings=split, out_shardings=split).lower(x).compile()
+    told = [shape for _, shapes in collectives(compiled.as_text()) for shape in shapes]
+    assert told
+    assert max(np.prod([int(n) for n in re.findall(r"\d+", shape[3:])]) for shape in told) <= 8 * 2
+    np.testing.assert_allclose(compiled(jax.device_put(x, split)), jax.jit(slope)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "plain"])

@@ -193,12 +193,21 @@ def test_the_error_of_a_program_that_the_fit_has_not_seen():
 
 def test_tables_show_the_runs_of_a_record_side_by_side():
     lines = {"a": ["3 copy 4000000 0"], "b": ["2 copy 4000000 0", "1 product 8000000 2000000000"]}
-    told = {run: {"captured": run == "b", "kernels": rows} for run, rows in lines.items()}
+    told = {run: {"captured": run == "b", "once": 7, "kernels": rows} for run, rows in lines.items()}
+    del told["a"]["once"]  # as in older records
     runs = {run: {"programs": {"restoration": {"tensorfloat32": one}}} for run, one in told.items()}
     found = {"sum": cuda_model.Fit(5e-6, 2.0, [], []), "each": cuda_model.Fit(100e-6, 1.0, [], [])}
     row = cuda_tables.programs({"runs": runs}, ["a", "b"], PEAKS, found).splitlines()[-1]
     cells = [cell.strip() for cell in row.split("|")[3:-1]]
-    assert cells == ["3 → 3", "no → yes", "0.012 → 0.016", "0 → 2", "0.003 → 0.007", "0.30 (0.02–0.30) → 0.01–0.30"]
+    assert cells == [
+        "3 → 3",
+        "– → 7",
+        "no → yes",
+        "0.012 → 0.016",
+        "0 → 2",
+        "0.003 → 0.007",
+        "0.30 (0.02–0.30) → 0.01–0.30",
+    ]
 
 
 def test_measured_seconds_are_of_methods_and_of_a_training_step():
@@ -208,8 +217,58 @@ def test_measured_seconds_are_of_methods_and_of_a_training_step():
     assert found == {"vae_lg_neural_tv": 0.002, cuda_tables.TRAINING: 0.008}
 
 
-def test_the_page_shows_the_tables_of_the_record():
-    page, folder = (ROOT / "docs/speed.md").read_text(encoding="utf-8"), ROOT / "benchmarks"
+def _record() -> tuple[dict, dict]:
+    folder = ROOT / "benchmarks"
     record, bench = (json.loads((folder / name).read_text()) for name in ("cuda_programs.json", "bench_h200.json"))
-    for table in cuda_tables.markdown(record, bench, list(record["runs"])):
-        assert table in page
+    return record, bench
+
+
+def test_the_page_shows_the_tables_of_the_record():
+    page = cuda_tables.PAGE.read_text(encoding="utf-8")
+    assert cuda_tables.written(page, cuda_tables.markdown(*_record())) == page
+
+
+def test_the_shares_of_the_readme_are_those_of_the_record():
+    record, bench = _record()
+    peaks = Peaks(bench["peaks"]["bytes"], bench["peaks"]["flops"])
+    rows = cuda_tables.shares(record, bench, peaks).splitlines()[2:]
+    first, second, third, _ = (row.split("|")[-2].split()[0] for row in rows)
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"about {first}, {second} and {third} % with what cuDNN reads and writes" in readme
+
+
+def test_one_commit_has_all_counts_but_those_before():
+    commits = {run: found["commit"] for run, found in _record()[0]["runs"].items()}
+    assert len({commit for run, commit in commits.items() if run != cuda_tables.MEASURED}) == 1
+
+
+def test_a_table_is_written_behind_its_mark():
+    page = "A\n\n<!-- cuda_tables: b -->\n\n| old |\n| - |\n\nC\n"
+    found = cuda_tables.written(page, {"b": "| new |\n| - |\n| 1 |"})
+    assert found == "A\n\n<!-- cuda_tables: b -->\n\n| new |\n| - |\n| 1 |\n\nC\n"
+    for other in ("A\n", page + page):
+        with pytest.raises(ValueError, match="values to unpack"):
+            cuda_tables.written(other, {"b": "| new |"})
+
+
+def test_shares_are_those_of_the_bytes_of_all_kernels():
+    """4 GB of which cuDNN has 3, at 4 TB/s, of 2 ms that were measured."""
+    kernels = {"kernels": ["1 convolution 3000000000 0", "2 copy 500000000 0"]}
+    record = {
+        "runs": {
+            "before": {
+                "programs": {"restoration": {"tensorfloat32": kernels}, "training of vae": {"tensorfloat32": kernels}}
+            }
+        }
+    }
+    bench = {
+        "methods": {"restoration": {"seconds_per_iteration": {"median": 0.002}, "bytes": 1.1e9}},
+        "training": {"vae": {"steps_per_second": {"median": 250.0}, "bytes": 1.2e9}},
+    }
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in cuda_tables.shares(record, bench, PEAKS).splitlines()
+    ]
+    assert rows[2:] == [
+        ["restoration", "2.00", "1.10", "1.00", "4.00", "1.00", "50 %"],
+        ["training of vae", "4.00", "1.20", "1.00", "4.00", "1.00", "25 %"],
+    ]
