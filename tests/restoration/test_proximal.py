@@ -135,21 +135,28 @@ def test_transposed_differences():
 
 
 def on(kind, steps):
-    """D of one call, compiled with the forms of a kind of device, and how often its loop turns; 0: there is no loop."""
+    """One call in the forms of a kind of device, lowered, and what the call is given."""
     b, sigma2 = normal(6, 5, 1), np.exp(normal(6, 5, 1, seed=1))
     operator = tv.prox(steps)
     given = b * MASK, sigma2 * MASK, jnp.float32(0.4), operator.init(jnp.asarray(b))
     with convolutions.forms(kind):
-        lowered = jax.jit(operator.apply).lower(*given)
-    limits = re.findall(
-        r"stablehlo.constant dense<(\d+)> : tensor<i32>", lowered.as_text().partition("stablehlo.while")[2]
-    )
-    return lowered.compile()(*given)[0], "stablehlo.while" in lowered.as_text() and max(map(int, limits))
+        return jax.jit(operator.apply).lower(*given), given
 
 
-@pytest.mark.parametrize(("steps", "turns"), [(3, 0), (20, 0), (45, 2)])
-def test_a_gpu_makes_many_steps_of_the_dual_before_its_loop_turns(steps, turns):
-    """The same steps: D differs by rounding alone."""
-    (found, by_gpu), (expected, by_cpu) = (on(kind, steps) for kind in ("NVIDIA H200", "cpu"))
-    assert (by_gpu, by_cpu) == (turns, steps)
+def turns(kind, steps):
+    """How often the loop of one call turns; 0: there is none."""
+    loop = on(kind, steps)[0].as_text().partition("stablehlo.while")[2]
+    return max(map(int, re.findall(r"stablehlo.constant dense<(\d+)> : tensor<i32>", loop)), default=0)
+
+
+@pytest.mark.parametrize(("steps", "on_gpu"), [(3, 0), (20, 0), (45, 2)])
+def test_a_gpu_makes_many_steps_of_the_dual_before_its_loop_turns(steps, on_gpu):
+    assert (turns("NVIDIA H200", steps), turns("cpu", steps)) == (on_gpu, steps)
+
+
+def test_steps_before_the_loop_turns_are_those_of_the_loop(monkeypatch):
+    """D differs by rounding alone: after two turns of three steps and one step more."""
+    monkeypatch.setattr(operators, "UNROLLED", 3)
+    assert turns("NVIDIA H200", 7) == 2
+    found, expected = (lowered.compile()(*given)[0] for lowered, given in (on("NVIDIA H200", 7), on("cpu", 7)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
