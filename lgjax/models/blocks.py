@@ -37,7 +37,7 @@ class NormalisedConv(nn.Module):
     def __call__(self, x, train: bool):
         size = (self.kernel_size, self.kernel_size)
         # Normalisation takes the bias away again, so its gradient is what rounding leaves of zero: no work for a GPU.
-        idle = self.normalise and train and convolutions.launches()
+        idle = self.normalise and train and convolutions.launches() and not self.is_initializing()
         if self.upsampled:
             x = convolutions.UpsampledConv(self.features, use_bias=not idle, name="conv")(x)
         else:

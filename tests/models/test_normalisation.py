@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from programs import collectives
 
 from lgjax import models
-from lgjax.models import convolutions, normalisation
+from lgjax.models import blocks, convolutions, normalisation
 from lgjax.runtime.devices import batch_sharding
 
 GPU = "NVIDIA H200"  # a kind of device that is not there
@@ -109,6 +109,15 @@ def test_the_parameters_are_those_of_flax():
     with convolutions.forms(GPU):
         ours, flax = (make().init(jax.random.key(0), x, False) for make in (normalisation.BatchNorm, nn.BatchNorm))
     jax.tree.map(np.testing.assert_array_equal, ours, flax)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_gpu_draws_the_parameters_of_a_cpu(train):
+    def drawn(kind):
+        with convolutions.forms(kind):
+            return blocks.NormalisedConv(3, upsampled=True).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)), train)
+
+    jax.tree.map(np.testing.assert_array_equal, drawn(GPU), drawn("cpu"))
 
 
 def trained_once(kind, model, variables, slices):
