@@ -13,14 +13,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import cuda_kernels
+from benchmarks import cuda_kernels, pages
 from benchmarks import cuda_model as model
 from benchmarks.cuda_model import Fit, Peaks, Times
 from lgjax.report import tables
 from lgjax.runtime import files
 
 FOLDER = pathlib.Path(__file__).parent
-PAGE = FOLDER.parent / "docs" / "speed.md"
+PAGE, WRITER = FOLDER.parent / "docs" / "speed.md", "cuda_tables"
 RUNS = ("before", "now", "graph")  # of the record, side by side in the table of programs
 MEASURED, PRECISION = "before", "tensorfloat32"  # the run and the precision whose times were measured
 BEST = "each"  # the law with the smallest errors
@@ -158,20 +158,6 @@ def markdown(record: Mapping[str, Any], bench: Mapping[str, Any], runs: Sequence
     }
 
 
-def written(page: str, found: Mapping[str, str]) -> str:
-    """Returns a page with its tables replaced: each stands behind its mark, between empty lines.
-
-    Raises:
-      ValueError: a mark is not there, or there twice.
-    """
-    for name, table in found.items():
-        mark = f"<!-- cuda_tables: {name} -->\n\n"
-        before, after = page.split(mark)
-        _, after = after.split("\n\n", 1)
-        page = f"{before}{mark}{table}\n\n{after}"
-    return page
-
-
 def main() -> None:
     """Writes or prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,7 +169,7 @@ def main() -> None:
     if chosen.print:
         print("\n\n".join(found.values()))
     else:
-        files.atomic_write(PAGE, written(PAGE.read_text(encoding="utf-8"), found))
+        files.atomic_write(PAGE, pages.written(PAGE.read_text(encoding="utf-8"), WRITER, found))
 
 
 if __name__ == "__main__":

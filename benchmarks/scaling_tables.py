@@ -1,7 +1,7 @@
-"""Predicts preparation, training and restoration on larger machines: tables and a plot.
+"""Predicts preparation, training and restoration on larger machines: the tables and the plot of docs/scaling.md.
 
-    python benchmarks/scaling_tables.py --tables=benchmarks/scaling_predicted.md --plot=docs/scaling.png
-    python benchmarks/scaling_tables.py --tables=F.md --prices=MINE.json    # in the form of benchmarks/prices.json
+    python benchmarks/scaling_tables.py                       # writes both into the page, each table behind its mark
+    python benchmarks/scaling_tables.py --prices=MINE.json    # prints tables; in the form of benchmarks/prices.json
 
 All numbers but those of the fit are predictions of benchmarks/scaling_model.py. Seconds of devices are from
 benchmarks/bench_h200.json, seconds of cores from benchmarks/scaling_cpu.json, prices from benchmarks/prices.json.
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import matplotlib
 
+from benchmarks import pages
 from benchmarks import scaling_model as model
 from benchmarks.scaling_model import Machine, Scan, Step, Wall
 from configs import vae
@@ -23,6 +24,7 @@ from lgjax import models
 from lgjax.runtime import files
 
 FOLDER = pathlib.Path(__file__).parent
+PAGE, WRITER = FOLDER.parent / "docs" / "scaling.md", "scaling_tables"
 MICRO = 64  # slices that an accelerator takes at a time
 ITERATIONS, STEPS = 800, 193_000  # of the paper
 # Assumptions: a host of 8 H200 with 192 vCPUs; files at 1 GB/s a host; devices linked in a host and between hosts.
@@ -116,6 +118,22 @@ def cost(known: Known, method: str, machine: Mapping[str, Any], scans: int = 100
     return wall, wall.seconds / 3600 * machine["dollars"]
 
 
+def full_size(known: Known) -> list[list[str]]:
+    """Returns what a process and a scan of full size cost cores, and what the predictions make of both."""
+    method = "vae_lg_neural_tv"
+    start = known.start("restore", known.gpu["methods"][method]["compile_seconds"])
+    rows = [
+        [f"`{stage}`, measured", f"{known.start(stage):.1f}", f"{known.cpu['full_size'][stage]['cpu_seconds']:.1f}"]
+        for stage in ("preprocess", "restore")
+    ]
+    return [*rows, [f"`{method}` on a GPU, predicted", f"{start:.1f}", f"{known.scan(method).cpu:.1f}"]]
+
+
+def of_records() -> dict[str, str]:
+    """Returns the tables of the page."""
+    return tables(read(), json.loads((FOLDER / "prices.json").read_text()), gradients())
+
+
 def tables(known: Known, prices: Mapping[str, Any], size: int) -> dict[str, str]:
     """Returns the tables by their headings."""
     found = {}
@@ -126,6 +144,7 @@ def tables(known: Known, prices: Mapping[str, Any], size: int) -> dict[str, str]
         error = f"{100 * errors['median']:.0f} %, {100 * errors['largest']:.0f} %"
         rows.append([f"`{stage}`", str(len(fit["runs"])), terms, error])
     found["Fit"] = table(["command", "runs", "seconds of cores", "error on unseen runs: median, largest"], rows)
+    found["Full size"] = table(["seconds of cores", "a start", "a scan of 240x240x155"], full_size(known))
     head = ["scans", *(f"{n} device{'s' * (n > 1)}" for n in DEVICES)]
     for method in known.gpu["methods"]:
         rows = []
@@ -187,16 +206,14 @@ def plot(known: Known, size: int, path: pathlib.Path) -> None:
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=pathlib.Path, required=True)
-    parser.add_argument("--plot", type=pathlib.Path)
-    parser.add_argument("--prices", type=pathlib.Path, default=FOLDER / "prices.json")
+    parser.add_argument("--prices", type=pathlib.Path, help="of other machines: print the tables, write nothing")
     given = parser.parse_args()
-    known, size = read(), gradients()
-    parts = tables(known, json.loads(given.prices.read_text()), size)
-    files.atomic_write(given.tables, "\n".join(f"## {head}\n\n{text}" for head, text in parts.items()))
-    if given.plot:
-        plot(known, size, given.plot)
-    print(f"gradients: {size / 1e6:.1f} MB; {known.scan('vae_lg_neural_tv')}")
+    if given.prices:
+        parts = tables(read(), json.loads(given.prices.read_text()), gradients())
+        print("\n".join(f"## {head}\n\n{text}" for head, text in parts.items()))
+        return
+    files.atomic_write(PAGE, pages.written(PAGE.read_text(encoding="utf-8"), WRITER, of_records()))
+    plot(read(), gradients(), PAGE.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import cuda_kernels, cuda_model, cuda_tables, cuda_thunks
+from benchmarks import cuda_kernels, cuda_model, cuda_tables, cuda_thunks, pages
 from benchmarks.cuda_kernels import Kernel
 from benchmarks.cuda_model import LAWS, Peaks
 from lgjax.speed import hlo
@@ -225,7 +225,7 @@ def _record() -> tuple[dict, dict]:
 
 def test_the_page_shows_the_tables_of_the_record():
     page = cuda_tables.PAGE.read_text(encoding="utf-8")
-    assert cuda_tables.written(page, cuda_tables.markdown(*_record())) == page
+    assert pages.written(page, cuda_tables.WRITER, cuda_tables.markdown(*_record())) == page
 
 
 def test_the_shares_of_the_readme_are_those_of_the_record():
@@ -240,15 +240,6 @@ def test_the_shares_of_the_readme_are_those_of_the_record():
 def test_one_commit_has_all_counts_but_those_before():
     commits = {run: found["commit"] for run, found in _record()[0]["runs"].items()}
     assert len({commit for run, commit in commits.items() if run != cuda_tables.MEASURED}) == 1
-
-
-def test_a_table_is_written_behind_its_mark():
-    page = "A\n\n<!-- cuda_tables: b -->\n\n| old |\n| - |\n\nC\n"
-    found = cuda_tables.written(page, {"b": "| new |\n| - |\n| 1 |"})
-    assert found == "A\n\n<!-- cuda_tables: b -->\n\n| new |\n| - |\n| 1 |\n\nC\n"
-    for other in ("A\n", page + page):
-        with pytest.raises(ValueError, match="values to unpack"):
-            cuda_tables.written(other, {"b": "| new |"})
 
 
 def test_shares_are_those_of_the_bytes_of_all_kernels():

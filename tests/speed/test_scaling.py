@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks import scaling, scaling_tables
+from benchmarks import pages, scaling, scaling_tables
 from benchmarks import scaling_model as model
 from benchmarks.scaling_model import Machine, Run, Scan, Step
 
@@ -131,8 +131,15 @@ def test_a_device_that_alone_decides_costs_its_seconds(known):
     assert slow.seconds - start == pytest.approx(2 * seconds)
 
 
-def test_the_page_holds_the_tables_of_the_script(known):
-    prices = json.loads((ROOT / "benchmarks" / "prices.json").read_text())
-    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    for name, text in scaling_tables.tables(known, prices, scaling_tables.gradients()).items():
-        assert text in page, name
+def test_a_table_is_written_behind_its_mark():
+    page = "A\n\n<!-- writer: b -->\n\n| old |\n| - |\n\nC\n"
+    found = pages.written(page, "writer", {"b": "| new |\n| - |\n| 1 |"})
+    assert found == "A\n\n<!-- writer: b -->\n\n| new |\n| - |\n| 1 |\n\nC\n"
+    for other in ("A\n", page + page):
+        with pytest.raises(ValueError, match="values to unpack"):
+            pages.written(other, "writer", {"b": "| new |"})
+
+
+def test_the_page_shows_the_tables_of_the_record():
+    page = scaling_tables.PAGE.read_text(encoding="utf-8")
+    assert pages.written(page, scaling_tables.WRITER, scaling_tables.of_records()) == page
