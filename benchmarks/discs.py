@@ -13,7 +13,7 @@ import pathlib
 
 import numpy as np
 
-from lgjax import batch
+from lgjax.batch import calibrated
 from lgjax.preparation import pipeline
 from lgjax.preparation.slices import Slices
 from lgjax.runtime import devices
@@ -40,7 +40,7 @@ def smoothest_disc(slice_: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def measure(name: str, workdir: pathlib.Path, mesh) -> dict:
     """Restores the disc with one method; returns lambda and mean |Y - X| in the disc for each brightness."""
-    detector = batch.from_config(experiment.get_config(str(workdir / "config.json")), workdir, name, mesh)
+    detector = calibrated.from_config(experiment.get_config(str(workdir / "config.json")), workdir, name, mesh)
     healthy = next(subject for subject in sources.find("phantom:dev:1") if subject.kind == "healthy")
     y, mask, _ = pipeline.prepare(healthy, detector.trained.recipe).slices
     fullest = int(mask.sum((1, 2, 3)).argmax())

@@ -29,7 +29,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import vae as experiment
-from lgjax import batch, models
+from lgjax import models
+from lgjax.batch import calibrated
 from lgjax.calibration import scores
 from lgjax.evaluation import metrics, tally
 from lgjax.methods import names
@@ -125,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     mesh, config = devices.start("cpu"), experiment.smoke()
     config.restore.precision = "float32"
-    detector = batch.from_config(config, options.workdir, METHOD.name, mesh)
+    detector = calibrated.from_config(config, options.workdir, METHOD.name, mesh)
     trained, strength, thresholds = detector.trained, detector.strength, detector.about["Thresholds"]
     subjects = [subject for subject in sources.find(options.input) if subject.kind != "healthy"]
     patients, lesions = [], []

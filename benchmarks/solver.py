@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import aae, gmvae, vae
 from configs import eval as eval_config
-from lgjax import batch
+from lgjax.batch import calibrated, restorations
 from lgjax.derivatives import read
 from lgjax.detector import from_config
 from lgjax.evaluation import compare as evaluation_compare
@@ -73,8 +73,8 @@ def judge(method: str, optimizer: str, arguments, subjects, mesh) -> measure.Res
         shutil.copytree(pathlib.Path(arguments.workdir) / "checkpoints", workdir / "checkpoints")
     config = configuration(arguments, optimizer)
     output = restored_by(method, optimizer, arguments)
-    detector = batch.from_config(config, workdir, method, mesh)
-    if batch.restore(detector, subjects, output, config.data.workers).failures:
+    detector = calibrated.from_config(config, workdir, method, mesh)
+    if restorations.restore(detector, subjects, output, config.data.workers).failures:
         raise UsageError(f"{output}: some subjects failed")
     result = measure.evaluate(output, references.by_identifier(arguments.input, subjects), judging())
     return result._replace(name=optimizer)

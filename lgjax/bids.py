@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from lgjax import batch
+from lgjax.batch import calibrated, restorations
 from lgjax.cli import app, closing, opening
 from lgjax.cli.bids_app import PARTICIPANT, Options
 from lgjax.derivatives import description, pages, read
@@ -62,9 +62,10 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
         app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
     with app.joined() as mesh:
         hosts.first_alone(preparation.begin, config, workdir)
-        before = batch.check_place(folder, name, scans.found, inputs)
-        detector = batch.from_config(config, workdir, name, mesh)
-        outcome = batch.run(detector, scans, inputs, folder, config.data.workers, options.work_dir, before=before)
+        before = restorations.check_place(folder, name, scans.found, inputs)
+        detector = calibrated.from_config(config, workdir, name, mesh)
+        workers, scratch = config.data.workers, options.work_dir
+        outcome = restorations.run(detector, scans, inputs, folder, workers, scratch, before=before)
         for line in listing.lines(scans):
             app.note(line)
         closing.tell(*outcome, folder)

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 import jax
 from absl import flags
 
-from lgjax import batch
+from lgjax.batch import calibrated, restorations
 from lgjax.cli import app, closing, opening
 from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
 from lgjax.derivatives import dicom, pages
@@ -115,13 +115,13 @@ def restore(
 ) -> int:
     """Restores scans with methods, each into its place; returns the exit code."""
     arguments, shown = flags.FLAGS, series.nameable(inputs, scans.found)
-    held = [batch.check_place(place, name, scans.found, inputs) for name, place in places]
+    held = [restorations.check_place(place, name, scans.found, inputs) for name, place in places]
     code, prepared = 0, kept.Kept(kept.room(len(places)))
     for (name, place), before in zip(places, held, strict=True):
         try:
-            detector = batch.from_config(config, workdir, name, mesh)
+            detector = calibrated.from_config(config, workdir, name, mesh)
             workers, as_dicom = config.data.workers, arguments.dicom
-            outcome = batch.run(detector, scans, shown, place, workers, None, as_dicom, prepared, before)
+            outcome = restorations.run(detector, scans, shown, place, workers, None, as_dicom, prepared, before)
             closing.tell(*outcome, place)
             viewed = show.write_of_folder(place, scans.found if arguments.viewer else ())
             closing.tell_pages(*viewed, pages.index(place))

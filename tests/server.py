@@ -22,7 +22,8 @@ from lgjax.runtime import parallel
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "lgjax.batch",
+        "lgjax.batch.calibrated",
+        "lgjax.batch.restorations",
         "lgjax.calibration.procedure",
         "lgjax.preparation.passes",
         "lgjax.report.quality",

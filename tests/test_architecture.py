@@ -14,8 +14,8 @@ FLOORS = (  # from the bottom; a room imports only from floors below its own
     {"workdir"},
     {"calibration", "derivatives", "cli"},
     {"evaluation", "detector"},
-    {"stages"},
-    {"report", "batch"},
+    {"report"},
+    {"batch"},
     {"speed"},
 )
 DOORS = {"preprocess", "train", "calibrate", "restore", "bids", "eval", "export", "bench"}

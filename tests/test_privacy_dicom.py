@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 from test_privacy import written
 
-from lgjax import batch, bids, eval, preprocess, restore
+from lgjax import bids, eval, preprocess, restore
+from lgjax.batch import calibrated
 from lgjax.cli import app, bids_app, parse
 from lgjax.derivatives import read, write
 from lgjax.report import page
@@ -74,7 +75,7 @@ def export(tmp_path_factory):
 def run(monkeypatch, tmp_path, capfd):
     """Runs a command in this process, by plain intensity; returns the exit code and all that was printed and logged."""
     monkeypatch.setattr(app, "start", lambda: devices.chosen("cpu"))
-    monkeypatch.setattr(batch, "from_config", lambda *_: derived.detector())
+    monkeypatch.setattr(calibrated, "from_config", lambda *_: derived.detector())
     monkeypatch.setattr(write, "picture", lambda *_: b"")  # which takes most of the time
     monkeypatch.setattr(report, "_pictures", lambda *_: [])
     monkeypatch.setattr(page, "_charts", lambda *_: {})

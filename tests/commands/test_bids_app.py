@@ -11,7 +11,8 @@ import together
 from absl import flags
 from test_end_to_end import lgjax, ok, typed
 
-from lgjax import batch, bids
+from lgjax import bids
+from lgjax.batch import calibrated
 from lgjax.cli import app, bids_app
 from lgjax.derivatives import pages, read, sidecar, write
 from lgjax.runtime import devices, files
@@ -43,7 +44,7 @@ def run(monkeypatch, tmp_path):
     """Runs the app in this process, by plain intensity with made-up thresholds; returns the exit code."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(app, "start", lambda: devices.chosen("cpu"))
-    monkeypatch.setattr(batch, "from_config", lambda *_: derived.detector())
+    monkeypatch.setattr(calibrated, "from_config", lambda *_: derived.detector())
     monkeypatch.setattr(write, "picture", lambda *_: b"")  # which takes most of the time
 
     def main(*words, level="participant") -> int:

@@ -11,13 +11,13 @@ import together
 from conftest import PATIENCE, until
 from server import Forked
 
-from lgjax import batch
+from lgjax.batch import calibrated
 
 PROCESS = """
 import pathlib, sys
 import forked
 from conftest import until
-from lgjax import batch
+from lgjax.batch import calibrated
 from lgjax.calibration import procedure
 from lgjax.cli import app
 from lgjax.runtime import parallel, signals
@@ -35,9 +35,9 @@ def calibrate(method):
     calibrations.path(folder, method.name).write_text("a record")
 
 def main(_):
-    batch.detectors.from_config = lambda config, workdir, name, mesh: calibrations.path(workdir, name).read_text()
+    calibrated.detectors.from_config = lambda config, workdir, name, mesh: calibrations.path(workdir, name).read_text()
     procedure.from_config = lambda *_: calibrate
-    assert batch.from_config(None, folder, name, None) == "a record"
+    assert calibrated.from_config(None, folder, name, None) == "a record"
 
 app.run(main)
 """
@@ -79,18 +79,18 @@ def test_a_process_that_is_told_to_end_while_a_device_works_ends_and_leaves_no_c
 
 def test_joined_hosts_calibrate_together_although_one_sees_the_record_late(monkeypatch, tmp_path):
     """On a network file system, say; a host that went on alone would leave the others waiting for ever."""
-    calibrated = []
+    called = []
 
     def calibrate(path, _):
-        calibrated.append(jax.process_index())
+        called.append(jax.process_index())
 
     class Path(type(tmp_path)):
         def exists(self):
             return jax.process_index() == 1  # but not on the first host
 
-    monkeypatch.setattr(batch.calibrations, "path", lambda *_: Path(tmp_path))
-    monkeypatch.setattr(batch, "calibrate", calibrate)
-    monkeypatch.setattr(batch, "is_released", lambda _: False)
-    monkeypatch.setattr(batch.detectors, "from_config", lambda *_: None)
-    together.threads(monkeypatch, 2, lambda: batch.from_config(None, tmp_path, "intensity", None))
-    assert sorted(calibrated) == [0, 1]
+    monkeypatch.setattr(calibrated.calibrations, "path", lambda *_: Path(tmp_path))
+    monkeypatch.setattr(calibrated, "calibrate", calibrate)
+    monkeypatch.setattr(calibrated, "is_released", lambda _: False)
+    monkeypatch.setattr(calibrated.detectors, "from_config", lambda *_: None)
+    together.threads(monkeypatch, 2, lambda: calibrated.from_config(None, tmp_path, "intensity", None))
+    assert sorted(called) == [0, 1]

@@ -11,8 +11,8 @@ import images
 import pytest
 from bids import BIDSLayout
 
-from lgjax import batch
 from lgjax import eval as eval_door
+from lgjax.batch import restorations
 from lgjax.derivatives import description, read, runs, sidecar, write
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names, nifti
@@ -178,7 +178,7 @@ def test_earlier_results_are_recognised(earlier, raw):
         read.check_names(earlier, others)
     assert read.is_renamed("sub-A1_ses-01_run-1", earlier)
     with pytest.raises(UsageError, match="sub-A1ses01run1"):
-        batch.check_place(earlier, "intensity", derived.sources.find(str(raw)), [str(raw)])
+        restorations.check_place(earlier, "intensity", derived.sources.find(str(raw)), [str(raw)])
 
 
 def test_a_result_of_an_earlier_version_is_not_taken_for_finished(tmp_path):

@@ -7,7 +7,7 @@ import derived
 import images
 import pytest
 
-from lgjax import batch
+from lgjax.batch import restorations, section
 from lgjax.derivatives import boilerplate
 from lgjax.derivatives.boilerplate import Used
 from lgjax.methods import gmm, names
@@ -228,15 +228,15 @@ def test_a_folder_of_maps_says_how_it_was_made(tmp_path):
     """By what its sidecars say of the brains, those of an earlier run too."""
     images.save(tmp_path / "in" / "a.nii.gz", derived.brain(), derived.GRID)
     detector, out = derived.detector(), tmp_path / "out"
-    batch.restore(detector, sources.find(str(tmp_path / "in")), out, 1)
+    restorations.restore(detector, sources.find(str(tmp_path / "in")), out, 1)
     told = (out / "methods.md").read_text()
     assert "came from the empty background of a skull-stripped scan." in told
-    assert told == boilerplate.text(batch.used(detector, frozenset({"background"}), 0))
+    assert told == boilerplate.text(section.used(detector, frozenset({"background"}), 0))
     assert boilerplate.cited(told) == set(parsed((out / "citations.bib").read_text()))
     assert {"/methods.md", "/citations.bib"} <= set((out / ".bidsignore").read_text().splitlines())
     images.save(tmp_path / "more" / "b.nii.gz", derived.brain(1) + 50, derived.GRID)
     images.save(tmp_path / "more" / "b_mask.nii.gz", (derived.brain(1) > 0).astype("uint8"), derived.GRID)
-    batch.restore(detector, sources.find(str(tmp_path / "more")), out, 1)
+    restorations.restore(detector, sources.find(str(tmp_path / "more")), out, 1)
     assert "skull-stripped scan or a mask beside the scan." in (out / "methods.md").read_text()
 
 
@@ -246,7 +246,7 @@ def two(tmp_path):
     images.save(tmp_path / "one" / "a.nii.gz", derived.brain(1) + 50, derived.GRID)
     images.save(tmp_path / "one" / "a_mask.nii.gz", (derived.brain(1) > 0).astype("uint8"), derived.GRID)
     images.save(tmp_path / "two" / "b.nii.gz", derived.brain(), derived.GRID)
-    batch.restore(derived.detector(), sources.find(str(tmp_path / "one")), tmp_path / "out", 1)
+    restorations.restore(derived.detector(), sources.find(str(tmp_path / "one")), tmp_path / "out", 1)
     return tmp_path / "out", sources.find(str(tmp_path / "two"))
 
 
@@ -255,12 +255,12 @@ def test_maps_of_other_settings_are_counted_and_not_told_of(two):
     assert "a mask beside the scan" in (folder / "methods.md").read_text()
     detector = derived.detector()
     detector.about["Thresholds"] = {"0.01": 1.75, "0.05": 1.0}
-    batch.restore(detector, scans, folder, 1)
+    restorations.restore(detector, scans, folder, 1)
     told = (folder / "methods.md").read_text()
     assert "score above 1.75 standard" in told
     assert "a mask beside the scan" not in told
     assert "1 other map in the folder is of other weights, settings or versions" in told
-    batch.restore(detector, sources.find(str(folder.parent / "one")), folder, 1)
+    restorations.restore(detector, sources.find(str(folder.parent / "one")), folder, 1)
     told = (folder / "methods.md").read_text()
     assert "other map" not in told
     assert "a mask beside the scan" in told
@@ -273,8 +273,8 @@ def test_a_run_that_is_interrupted_leaves_no_text_of_another_run(two, monkeypatc
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch.Stages, "work", interrupted)
+    monkeypatch.setattr(restorations.Stages, "work", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        batch.restore(derived.detector(), scans, folder, 1)
+        restorations.restore(derived.detector(), scans, folder, 1)
     assert not (folder / "methods.md").exists()
     assert not (folder / "citations.bib").exists()

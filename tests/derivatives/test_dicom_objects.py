@@ -17,7 +17,7 @@ import pytest
 from pydicom import uid
 from test_privacy import written
 
-from lgjax import batch
+from lgjax.batch import restorations
 from lgjax.derivatives import dicom, sidecar
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import sources
@@ -40,8 +40,8 @@ CANARIES = {
 FORBIDDEN = ("canar", "birdie", "19011231", "20201130", dicoms.STUDY.lower(), dicoms.FRAME.lower())
 
 
-def restore(scans: pathlib.Path, folder: pathlib.Path, as_dicom: bool = True) -> batch.Outcome:
-    return batch.restore(derived.detector(), sources.find(str(scans)), folder, 1, as_dicom=as_dicom)
+def restore(scans: pathlib.Path, folder: pathlib.Path, as_dicom: bool = True) -> restorations.Outcome:
+    return restorations.restore(derived.detector(), sources.find(str(scans)), folder, 1, as_dicom=as_dicom)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def restored(place, told):
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), warnings.catch_warnings():
         warnings.simplefilter("always")
         found = sources.survey(str(place / "export"), sources.Reading())
-        outcome = batch.restore(derived.detector(), found.found, place / "out", 1, as_dicom=True)
+        outcome = restorations.restore(derived.detector(), found.found, place / "out", 1, as_dicom=True)
     logging.getLogger().removeHandler(handler)
     listing.record(place / "out", found)
     told.write("\n".join([*listing.lines(found), *(str(each) + each.source for each in found.found), str(outcome)]))

@@ -6,7 +6,7 @@ import derived
 import images
 import pytest
 
-from lgjax import batch
+from lgjax.batch import restorations
 from lgjax.derivatives import occupied
 from lgjax.derivatives.sidecar import file
 from lgjax.runtime.errors import UsageError
@@ -41,12 +41,12 @@ def test_a_folder_is_read_once_before_the_work(tmp_path, monkeypatch):
     for number in range(2):
         images.save(tmp_path / "in" / f"s{number}.nii.gz", derived.brain(number), derived.GRID)
     folder, subjects = tmp_path / "out", sources.find(str(tmp_path / "in"))
-    assert batch.restore(derived.detector(), subjects, folder, 1).skipped == 0
+    assert restorations.restore(derived.detector(), subjects, folder, 1).skipped == 0
     seen, told = [], occupied.told
     monkeypatch.setattr(occupied, "told", lambda path: seen.append(path.name) or told(path))
-    before = batch.check_place(folder, "intensity", subjects, [str(tmp_path / "in")])
-    monkeypatch.setattr(batch, "work", lambda *_: seen.append("work begins"))
-    batch.restore(derived.detector(), subjects, folder, 1, before=before)
+    before = restorations.check_place(folder, "intensity", subjects, [str(tmp_path / "in")])
+    monkeypatch.setattr(restorations, "work", lambda *_: seen.append("work begins"))
+    restorations.restore(derived.detector(), subjects, folder, 1, before=before)
     assert sorted(seen[: seen.index("work begins")]) == [
         file(folder, subject.identifier, "desc-anomaly_T2w", "json").name for subject in subjects
     ]
@@ -119,11 +119,11 @@ def test_what_an_earlier_version_left_out_is_made(tmp_path, caplog, entities, ke
     )
     detector = derived.detector()
     detector.about |= {"LargestFalsePositives": [0.5, 1.25]}
-    batch.restore(detector, scans, folder, 1)
+    restorations.restore(detector, scans, folder, 1)
     taken(folder, "", "Kernels")  # which changes nothing of the content
-    assert batch.restore(detector, scans, folder, 1).skipped == 1
+    assert restorations.restore(detector, scans, folder, 1).skipped == 1
     assert "made anew" not in caplog.text
     taken(folder, entities and file(folder, "sub-x", entities, "tsv"), key)
-    assert batch.restore(detector, scans, folder, 1).skipped == 0
+    assert restorations.restore(detector, scans, folder, 1).skipped == 0
     assert f"made anew: 1 map in {folder} of another version of lgjax: sub-x" in caplog.text
-    assert batch.restore(detector, scans, folder, 1).skipped == 1
+    assert restorations.restore(detector, scans, folder, 1).skipped == 1

@@ -14,7 +14,7 @@ import pytest
 from conftest import PATIENCE, ROOT, until
 from server import Forked
 
-from lgjax import batch, stages
+from lgjax.batch import restorations, stages
 from lgjax.derivatives import results, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED, Results, Work
 from lgjax.runtime import claims, files
@@ -41,13 +41,13 @@ def content(folder):
 
 @contextlib.contextmanager
 def recorded(folder, about=ABOUT):
-    """A run of its own in a folder, as `batch.restore` begins one."""
+    """A run of its own in a folder, as `restorations.restore` begins one."""
     with Claims(folder) as claims, Results(folder, about, claims) as record:
         yield record
 
 
 def restored(scans, folder):
-    return batch.restore(derived.detector(), sources.find(str(scans)), folder, 1)
+    return restorations.restore(derived.detector(), sources.find(str(scans)), folder, 1)
 
 
 def test_runs_side_by_side_keep_each_other(tmp_path):
@@ -148,7 +148,7 @@ def test_ctrl_c_is_noted_however_long_the_work_at_hand_takes(scans, tmp_path):
     code = f"""
 import os, pathlib, signal, threading, time
 import derived
-from lgjax import batch
+from lgjax.batch import restorations
 from lgjax.derivatives import results, write
 from lgjax.runtime import signals
 from lgjax.scans import sources
@@ -168,7 +168,7 @@ def slow(folder, subject, *rest):
     written(folder, subject, *rest)
 write.write, results.Results.note = slow, told
 subjects = sources.find({str(scans)!r})
-batch.restore(derived.detector(), subjects, pathlib.Path({str(tmp_path / "out")!r}), 1)
+restorations.restore(derived.detector(), subjects, pathlib.Path({str(tmp_path / "out")!r}), 1)
 """
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=paths, capture_output=True, timeout=PATIENCE)
@@ -183,7 +183,7 @@ INTERRUPTED = """
 import pathlib, sys
 import derived
 from conftest import until
-from lgjax import batch
+from lgjax.batch import restorations
 from lgjax.cli import app
 from lgjax.derivatives import write
 from lgjax.runtime import signals
@@ -199,7 +199,7 @@ def slow(folder, subject, *rest):
     written(folder, subject, *rest)
 
 write.write = slow
-app.run(lambda _: batch.restore(derived.detector(), sources.find(str(place / "in")), place / "out", 1).code)
+app.run(lambda _: restorations.restore(derived.detector(), sources.find(str(place / "in")), place / "out", 1).code)
 """
 
 

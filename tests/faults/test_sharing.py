@@ -17,7 +17,7 @@ import pytest
 from conftest import until
 from server import Forked
 
-from lgjax import batch
+from lgjax.batch import restorations
 from lgjax.derivatives import write
 from lgjax.runtime import parallel
 from lgjax.runtime.claims import FOLDER, Claims
@@ -142,7 +142,7 @@ def test_a_process_that_stood_still_does_not_write_over_its_successor(tmp_path, 
         os.utime(worker, (0, 0))  # no sign of life since 1970
         return successor.take(subject.identifier)
 
-    with Claims(folder, batch.task(detector)) as successor:
+    with Claims(folder, restorations.task(detector)) as successor:
 
         def slow(*arguments):
             if not slow.taken:
@@ -159,7 +159,7 @@ def test_a_process_that_stood_still_does_not_write_over_its_successor(tmp_path, 
         detector.found = slow
         monkeypatch.setattr(write, "write", written)
         monkeypatch.setattr(parallel.time, "sleep", lambda _: successor.release(subject.identifier))
-        outcome = batch.restore(detector, [subject], folder, 1)
+        outcome = restorations.restore(detector, [subject], folder, 1)
     assert slow.taken
     assert "sub-a: this process stood still, and another one took the scan over" in caplog.text
     assert saved == [False]  # once, when the successor had let the scan go
@@ -169,13 +169,13 @@ def test_a_process_that_stood_still_does_not_write_over_its_successor(tmp_path, 
 def test_maps_of_other_weights_or_settings_are_refused_while_the_first_process_is_at_work(tmp_path):
     images.save(tmp_path / "in" / "a.nii.gz", derived.brain(), derived.GRID)
     subjects, folder = sources.find(str(tmp_path / "in")), tmp_path / "out"
-    batch.restore(derived.detector(), subjects, folder, 1)
+    restorations.restore(derived.detector(), subjects, folder, 1)
     before, other = contents(folder), derived.detector()
     other.about["WeightsSHA256"] = "others"
     with (
-        Claims(folder, batch.task(derived.detector()), "intensity"),
+        Claims(folder, restorations.task(derived.detector()), "intensity"),
         pytest.raises(UsageError, match=rf"process {os.getpid()} on .* is at work there on intensity"),
     ):
-        batch.restore(other, subjects, folder, 1)
+        restorations.restore(other, subjects, folder, 1)
     assert contents(folder) == before
-    assert batch.restore(other, subjects, folder, 1).skipped == 0
+    assert restorations.restore(other, subjects, folder, 1).skipped == 0

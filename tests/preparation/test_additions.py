@@ -15,6 +15,7 @@ import pytest
 
 from configs import data
 from lgjax import preprocess
+from lgjax.batch import preparations
 from lgjax.preparation import additions, cohort, dataset, passes, recipe, splits
 from lgjax.preprocess import People
 from lgjax.runtime import parallel
@@ -28,7 +29,7 @@ ADD, MM = People(add=True), images.affine((2.0, 2.0, 3.0))
 @pytest.fixture(autouse=True)
 def in_threads(monkeypatch):
     monkeypatch.setattr(parallel, "processes", lambda workers: contextlib.nullcontext())
-    monkeypatch.setattr(preprocess, "report", lambda *_: None)  # pages are tested elsewhere
+    monkeypatch.setattr(preparations, "report", lambda *_: None)  # pages are tested elsewhere
 
 
 def scan(seed):
@@ -42,7 +43,7 @@ def site(folder, names):
     return folder
 
 
-def prepare(source, folder, people=preprocess.NOBODY, match=True, subjects=None, saturation=()):
+def prepare(source, folder, people=preparations.NOBODY, match=True, subjects=None, saturation=()):
     config = data.smoke()
     config.height = config.width = 8
     config.bias_field.correct, config.histogram.match, config.workers = False, match, 1
@@ -75,9 +76,9 @@ def test_a_refused_copy_counts_no_more_where_another_process_has_written_the_ind
     dataset.note(first, "sub-A9", dataset.SCAN, {})
     before = (first / "index.json").read_bytes()
     fault = InputError("A9.nii", "is the same scan as sub-A1", "Keep one of the two")
-    preprocess.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {}, alone=False)
+    preparations.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {}, alone=False)
     assert dataset.record(first, "sub-A9", dataset.SCAN) is not None  # which another process may be writing
-    preprocess.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {}, alone=True)
+    preparations.finish(first, dataset.read_index(first), {}, {"sub-A9": fault}, {}, alone=True)
     assert dataset.record(first, "sub-A9", dataset.SCAN) is None
     assert (first / "index.json").read_bytes() == before
 

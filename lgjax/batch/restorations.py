@@ -4,22 +4,16 @@ import contextlib
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from lgjax import __version__
-from lgjax import detector as detectors
-from lgjax.calibration import procedure, promise
+from lgjax.batch import section
+from lgjax.batch.stages import Stages
 from lgjax.derivatives import boilerplate, description, occupied, read, results, runs, sidecar
-from lgjax.derivatives.boilerplate import Used
 from lgjax.derivatives.results import Results, Speed, Work
 from lgjax.detector import Detector
-from lgjax.methods import names as methods
 from lgjax.preparation.kept import Kept
-from lgjax.runtime import devices, files, hosts, parallel, progress, signals
+from lgjax.runtime import files, hosts, parallel, progress, signals
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
@@ -27,9 +21,6 @@ from lgjax.runtime.waiting import Waiting
 from lgjax.scans.finding import listing
 from lgjax.scans.finding.listing import Listing
 from lgjax.scans.sources import Subject
-from lgjax.stages import Stages
-from lgjax.workdir import calibrations
-from lgjax.workdir.recorded import is_released
 
 LOG = logging.getLogger(__name__)
 Before = Mapping[str, Mapping[str, Any]]  # sidecars of scans' maps by identifier, {} of unfinished scans
@@ -118,7 +109,7 @@ def restore(
             work(Stages(detector, folder, claims, note, workers, scratch, as_dicom, kept), subjects, record)
             speed = record.measure(time.perf_counter() - began, detector.runner.busy - busy)
         if hosts.is_first_host():
-            tell_methods(detector, folder)
+            section.write(detector, folder)
     failed = set(record.named(results.FAILED))
     failures = [(one.identifier, record.works[one.identifier].message) for one in subjects if one.identifier in failed]
     skipped, elsewhere = (len(record.named(outcome)) for outcome in (results.FINISHED, results.ELSEWHERE))
@@ -157,75 +148,6 @@ def work(stages: Stages, subjects: Sequence[Subject], record: Results) -> None:
 def task(detector: Detector) -> str:
     """Returns the digest of all that decides what a detector writes of a scan."""
     return files.digest({key: detector.about.get(key) for key in sidecar.DONE})
-
-
-def tell_methods(detector: Detector, folder: pathlib.Path) -> None:
-    """Writes the methods section of a paper, of the maps in a folder that a detector made."""
-    found = occupied.sidecars(folder, read.identifiers(folder))
-    others = {name for some in occupied.outdated(folder, found, detector.about).values() for name in some}
-    brains = occupied.brains(seen for name, seen in found.items() if name not in others)
-    boilerplate.write(folder, used(detector, brains, len(others)))
-
-
-def used(detector: Detector, brains: frozenset[str], others: int) -> Used:
-    """Returns what the methods section of a paper needs to know of a folder of maps.
-
-    Args:
-      detector: that made the maps.
-      brains: where the brain masks came from.
-      others: maps in the folder that were made otherwise.
-    """
-    about, search, pvalues = detector.about, detector.about.get("Search"), detector.about.get("PValues")
-    packages = {"jax": "jax", "flax": "flax", "nibabel": "nibabel", "simpleitk": "SimpleITK"}
-    return Used(
-        versions={"lgjax": __version__, **{key: metadata.version(name) for key, name in packages.items()}},
-        device=devices.describe(list(detector.runner.mesh.devices.flat)),
-        method=detector.method,
-        settings=detector.runner.settings,
-        recipe=detector.trained.recipe,
-        trained_on=about["TrainedOn"],
-        score=about["Score"],
-        unit=about["AnomalyUnits"],
-        strength=about["Lambda"],
-        ssim=search["target"] if search else None,
-        reached=bool(search and search["reached"]),
-        rate=about["MaskRate"],
-        threshold=about["Thresholds"][about["MaskRate"]],
-        subjects=len(about["CalibrationSubjects"]),
-        healthy=about.get("CalibratedOn", "healthy scans"),
-        pvalues=pvalues and (pvalues["Voxels"], pvalues["Strata"]),
-        promised=tuple((float(volume), value) for volume, value in (about.get("VolumeThresholds") or {}).items()),
-        cap=promise.CAP,
-        slice_step=detector.step,
-        brains=brains,
-        others=others,
-    )
-
-
-def from_config(config, workdir: pathlib.Path, name: str, mesh: jax.sharding.Mesh) -> Detector:
-    """Loads a method, which is calibrated first if nobody has; a released model stays as it is."""
-    if hosts.first_says(not calibrations.path(workdir, name).exists() and not is_released(workdir)):
-        calibrate(
-            calibrations.path(workdir, name), lambda: procedure.from_config(config, workdir, mesh)(methods.parse(name))
-        )
-    return detectors.from_config(config, workdir, name, mesh)
-
-
-def calibrate(path: pathlib.Path, calibration: Callable[[], object]) -> None:
-    """Makes a record of calibration: joined hosts do so together; of other processes, the first one does it for all.
-
-    Args:
-      path: of the record.
-      calibration: makes the record.
-    """
-    with Claims(path.parent) as claims, signals.before_end(lambda _: claims.leave()):
-        item, waiting = f"the calibration of {path.stem}", Waiting(claims.holder, first=0.0)
-        while jax.process_count() == 1 and not claims.take(item):
-            waiting.tell([item])
-            time.sleep(parallel.PAUSE)
-        if jax.process_count() > 1 or not path.exists():
-            LOG.info("%s is not calibrated yet: calibrating on held-out healthy scans first", path.stem)
-            calibration()
 
 
 def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> Before:

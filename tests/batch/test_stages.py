@@ -9,7 +9,8 @@ import images
 import numpy as np
 import pytest
 
-from lgjax import batch
+from lgjax.batch import restorations
+from lgjax.batch.stages import Stages
 from lgjax.derivatives import results, sidecar, write
 from lgjax.derivatives.results import FAILED, FINISHED, RESTORED
 from lgjax.preparation import pipeline
@@ -17,7 +18,6 @@ from lgjax.preparation.kept import Kept
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, InputError
 from lgjax.scans import nifti, sources
-from lgjax.stages import Stages
 
 COUNT = 24
 
@@ -74,7 +74,7 @@ def test_scans_are_told_in_order_and_a_fault_of_writing_is_that_of_its_scan(dete
         written(folder, subject, *rest)
 
     monkeypatch.setattr(write, "write", slow)
-    outcome = batch.restore(detector, scans[:9], tmp_path / "out", 3)
+    outcome = restorations.restore(detector, scans[:9], tmp_path / "out", 3)
     assert [name for name, _ in outcome.failures] == [scans[2].identifier, scans[5].identifier]
     assert "is refused" in outcome.failures[1][1]
     finished = {path.name.partition("_")[0] for path in (tmp_path / "out").rglob(f"*{sidecar.ANOMALY}.json")}
@@ -122,17 +122,17 @@ def test_a_full_disk_ends_the_run_and_nothing_is_half_done(detector, scans, tmp_
 
     monkeypatch.setattr(write, "write", full)
     with pytest.raises(EnvironmentFault, match="full"):
-        batch.restore(detector, scans[:9], tmp_path / "out", 2)
+        restorations.restore(detector, scans[:9], tmp_path / "out", 2)
     assert threading.active_count() <= 1 + sum(thread.daemon for thread in threading.enumerate())
     assert not list((tmp_path / "out").rglob("*.tmp"))
     monkeypatch.undo()
-    outcome = batch.restore(detector, scans[:9], tmp_path / "out", 2)
+    outcome = restorations.restore(detector, scans[:9], tmp_path / "out", 2)
     assert [name for name, _ in outcome.failures] == [scans[2].identifier]
     assert outcome.skipped >= 1
 
 
 def test_the_record_says_how_fast_the_scans_were_restored(detector, scans, tmp_path):
-    speed = batch.restore(detector, scans[:2], tmp_path, 1).speed
+    speed = restorations.restore(detector, scans[:2], tmp_path, 1).speed
     (run,) = results._read(tmp_path / results.NAME)["Runs"]
     assert run["Seconds"] == pytest.approx(speed.seconds, abs=1e-3)
     assert run["DeviceSeconds"] == pytest.approx(speed.busy, abs=1e-3)
@@ -162,7 +162,7 @@ def test_what_another_process_restored_meanwhile_was_not_finished_before(detecto
         check(*given)
 
     monkeypatch.setattr(write, "check_place", meanwhile)
-    outcome = batch.restore(detector, [scans[3], scans[0], scans[4]], folder, 1)
+    outcome = restorations.restore(detector, [scans[3], scans[0], scans[4]], folder, 1)
     assert (outcome.speed.scans, outcome.skipped, outcome.elsewhere) == (1, 1, 1)
 
 
@@ -180,7 +180,7 @@ def test_the_next_method_takes_scans_as_they_were_prepared(detector, scans, tmp_
     monkeypatch.setattr(pipeline, "prepare", lambda *given: prepared.append(1) or prepare(*given))
     kept, two = Kept(1e9), scans[:2]
     for name in ("one", "other"):
-        outcome = batch.restore(detector, two, tmp_path / name, 1, kept=kept)
+        outcome = restorations.restore(detector, two, tmp_path / name, 1, kept=kept)
         assert outcome.speed.scans == 2
     assert len(prepared) == 2
     for subject in two:
