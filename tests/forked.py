@@ -1,4 +1,4 @@
-"""Commands in forked processes that lack a disk, memory or a network, or that stop half way."""
+"""What commands in forked processes lack: a disk, memory, a network; or where they stand still. Called there."""
 
 import ctypes
 import os
@@ -6,12 +6,9 @@ import pathlib
 import resource
 import socket
 import time
-from collections.abc import Callable
-from typing import NamedTuple
 
 import images
 from conftest import until
-from server import Forked
 
 from lgjax.derivatives import write
 from lgjax.runtime import memory, waiting
@@ -23,25 +20,6 @@ def heads(folder: pathlib.Path, count: int = 3) -> pathlib.Path:
     for number in range(count):
         images.save(folder / "scans" / f"s{number}.nii.gz", images.head(seed=number))
     return folder / "scans"
-
-
-class Ended(NamedTuple):
-    """A command that is over."""
-
-    code: int  # its exit code; -9: killed
-    said: str  # on standard output and error
-
-
-def lgjax(*words, log: pathlib.Path, before: Callable[[], None] | None = None) -> Ended:
-    """Runs a command to its end.
-
-    Args:
-      words: the command and its arguments.
-      log: file for what the command says.
-      before: called in the process of the command, of this module.
-    """
-    code = Forked([str(word) for word in words], log, before).wait()
-    return Ended(code, log.read_text())
 
 
 def said(log: pathlib.Path) -> str:

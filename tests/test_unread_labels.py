@@ -68,7 +68,6 @@ def test_calibration_without_a_model_reads_none(method, folder, tmp_path, mesh1)
     assert len(found.subjects) > 5
 
 
-@pytest.mark.usefixtures("shallow")
 def test_training_and_calibration_of_a_model_read_none(config, folder, tmp_path, mesh1):
     small(config, folder)
     config.calibrate.slices, config.calibrate.lambdas, config.calibrate.tolerance = 4, 2, 10.0

@@ -60,6 +60,15 @@ def oblique_scan(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def restored(workdir, tmp_path_factory):
+    """A scan, and the folder of what `restore` wrote about it."""
+    folder = tmp_path_factory.mktemp("restored")
+    path = oblique_scan(folder)
+    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", f"--output={folder / 'out'}"))
+    return path, folder / "out"
+
+
 def test_train_writes_what_it_promises(workdir):
     assert json.loads((workdir / "config.json").read_text())["name"] == "vae_smoke"
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -72,7 +81,7 @@ def test_train_writes_what_it_promises(workdir):
 
 def test_training_again_changes_nothing(workdir):
     before = (workdir / "metrics.jsonl").read_text()
-    said = ok(typed("train", "--config=configs/vae.py:smoke", f"--workdir={workdir}", *TINY)).stdout
+    said = ok(lgjax("train", "--config=configs/vae.py:smoke", f"--workdir={workdir}", *TINY)).stdout
     assert "trained already" in said
     assert (workdir / "metrics.jsonl").read_text() == before
 
@@ -86,10 +95,8 @@ def test_a_workdir_of_other_networks_is_refused(workdir):
     assert "Traceback" not in result.stderr
 
 
-def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
-    path = oblique_scan(tmp_path)
-    out = tmp_path / "out"
-    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", f"--output={out}"))
+def test_restored_outputs_lie_on_the_scans_own_grid(restored):
+    path, out = restored
     source = nib.load(path)
     anat = out / "sub-ascan" / "anat"
     images = sorted(anat.glob("*.nii.gz"))
@@ -124,21 +131,20 @@ def test_restored_outputs_lie_on_the_scans_own_grid(workdir, tmp_path):
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
 
 
-def test_the_anomaly_map_is_the_restorations_difference(workdir, tmp_path):
-    path = oblique_scan(tmp_path)
-    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", f"--output={tmp_path / 'out'}"))
-    anat = tmp_path / "out" / "sub-ascan" / "anat"
+def test_the_anomaly_map_is_the_restorations_difference(restored):
+    path, out = restored
+    anat = out / "sub-ascan" / "anat"
     image = nib.load(path).get_fdata()
-    restored, anomaly, mask = (
+    restoration, anomaly, mask = (
         nib.load(anat / f"sub-ascan_space-orig_{name}.nii.gz").get_fdata()
         for name in ("desc-restored_T2w", "desc-anomaly_T2w", "label-lesion_desc-fpr1_mask")
     )
     brain = image > 0
-    expected = np.abs(image - restored) / image[brain].std()
+    expected = np.abs(image - restoration) / image[brain].std()
     np.testing.assert_allclose(anomaly, np.where(brain, expected, 0), atol=1e-3)
     sidecar = json.loads((anat / "sub-ascan_space-orig_desc-anomaly_T2w.json").read_text())
     np.testing.assert_array_equal(mask > 0, anomaly > np.float32(sidecar["Thresholds"]["0.01"]))
-    np.testing.assert_array_equal(restored[~brain], image[~brain])
+    np.testing.assert_array_equal(restoration[~brain], image[~brain])
 
 
 def test_one_bad_scan_fails_and_the_others_are_done_once(workdir, tmp_path):
@@ -174,9 +180,9 @@ def test_one_bad_scan_fails_and_the_others_are_done_once(workdir, tmp_path):
     assert "1 restored, 0 finished before" in lgjax(*arguments).stdout
 
 
-def test_a_released_model_restores_as_its_work_directory_does(workdir, tmp_path):
+def test_a_released_model_restores_as_its_work_directory_does(workdir, restored, tmp_path):
     """Elsewhere, to the bit; and nothing is written into the model."""
-    path, model = oblique_scan(tmp_path), tmp_path / "m"
+    (path, theirs), model = restored, tmp_path / "m"
     before = sorted(path for path in workdir.rglob("*") if path.is_file())
     said = ok(typed("export", f"--workdir={workdir}", f"--output={model}")).stdout
     assert f"released: {model}. Next: python -m lgjax.restore --model={model}" in said
@@ -185,8 +191,7 @@ def test_a_released_model_restores_as_its_work_directory_does(workdir, tmp_path)
     files = {path: path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()}
     said = ok(lgjax("restore", "--model=elsewhere", f"--input={path}", cwd=tmp_path)).stdout
     assert f"input: {path} (1 scan); model: vae_smoke, released in elsewhere; thresholds from 2 synthetic" in said
-    ok(lgjax("restore", f"--workdir={workdir}", f"--input={path}", "--output=typed", cwd=tmp_path))
-    ours, theirs = tmp_path / "runs" / "vae_smoke_released" / "restored", tmp_path / "typed"
+    ours = tmp_path / "runs" / "vae_smoke_released" / "restored"
     images = sorted(path.relative_to(theirs) for path in theirs.rglob("*.nii.gz"))
     assert len(images) > 5
     for name in images:

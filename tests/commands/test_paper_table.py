@@ -1,4 +1,4 @@
-"""docs/paper_table.md, typed by a user: every command of the page, and every file that it promises."""
+"""docs/paper_table.md, as a user types it: every command of the page, and every file that it promises."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from test_docs import blocks
-from test_end_to_end import ok, typed
+from test_end_to_end import lgjax, ok, typed
 
 from lgjax.scans import phantom
 
@@ -28,7 +28,8 @@ def commands(tmp_path_factory):
             nib.save(image, folder / "scans" / f"P{number + 1}{name}.nii.gz")
     lines = [line for block in blocks(PAGE, "bash") for line in block.splitlines()]
     assert [line.split()[:2] for line in lines] == [["lgjax", door] for door in ("restore", "restore", "eval")]
-    return folder, [ok(typed(*shlex.split(line)[1:], cwd=folder)) for line in lines]
+    runs = zip((lgjax, lgjax, typed), lines, strict=True)
+    return folder, [ok(run(*shlex.split(line)[1:], cwd=folder)) for run, line in runs]
 
 
 def test_every_file_that_the_page_promises_is_there(commands):

@@ -222,10 +222,11 @@ def test_killed_half_way_it_goes_on_to_the_same_end(raw, first, tmp_path):
     folder = tmp_path / "p"
     with Claims(folder) as held:  # so that the process does not come to its end
         assert held.take("sub-CC000018")
-        process = start("preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1")
+        words = ["preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1"]
+        process = server.Forked(words, tmp_path / "log", without_tools_in_threads, optimised=False)
         until(lambda: len(list(folder.rglob("*_desc-preproc_T2w.json"))) >= 3)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.wait()
     done = {path: path.stat().st_mtime_ns for path in folder.rglob("*_desc-preproc_T2w.json")}
     assert 3 <= len(done) < 7
     assert not dataset.is_prepared(folder)
@@ -311,7 +312,8 @@ def test_train_calibrate_and_restore_on_a_prepared_cohort(raw, first, tmp_path):
     patient = images.save(patients / "p.nii.gz", scan(20))
     ok(lgjax("train", "--config=configs/vae.py:smoke", f"--workdir={work}", *config))
     assert recipe.read(work / "preprocessing.json") == dataset.read_index(folder).recipe
-    ok(lgjax("preprocess", f"--recipe={work}", f"--input={patients}", f"--output={made}"))
+    told = (f"--recipe={work}", f"--input={patients}", f"--output={made}")
+    ok(lgjax("preprocess", *told, before=without_tools_in_threads))
     restore = ["restore", f"--workdir={work}", "--method=intensity"]
     ok(lgjax(*restore, f"--input={patient}", f"--output={tmp_path / 'raw'}"))
     ok(lgjax(*restore, f"--input={made}", f"--output={tmp_path / 'prepared'}"))

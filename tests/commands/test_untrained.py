@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import server
 from test_end_to_end import lgjax, oblique_scan, ok, typed
 
 from lgjax.workdir.recorded import SHIPPED
@@ -60,7 +61,7 @@ def test_a_method_of_a_model_is_refused_before_anything_is_written(tmp_path):
 def test_a_fresh_clone_restores_by_the_mirror_image(tmp_path):
     """Nothing is in runs/, and nothing is written beside the package's own files."""
     scan, before = oblique_scan(tmp_path), {path: path.read_bytes() for path in SHIPPED.rglob("*") if path.is_file()}
-    said = ok(lgjax("restore", "--method=mirror_tv3d", f"--input={scan}", cwd=tmp_path))
+    said = ok(server.run("restore", "--method=mirror_tv3d", f"--input={scan}", folder=tmp_path, optimised=True))
     first = said.stdout.splitlines()[0]
     assert first.endswith("no model; thresholds from 16 synthetic healthy brains, shipped")
     about = json.loads(next((tmp_path / "runs" / "detection" / "restored").rglob("*desc-anomaly_T2w.json")).read_text())

@@ -9,6 +9,7 @@ import sys
 import forked
 import numpy as np
 import pytest
+import server
 from conftest import ROOT
 
 from benchmarks import kills
@@ -39,12 +40,12 @@ def mounted(folder: pathlib.Path, *options: str):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def refused(ended: forked.Ended, reason: str) -> None:
+def refused(ended: subprocess.CompletedProcess, reason: str) -> None:
     """Checks that a command ended with 4, and said why in one line at the end."""
-    assert ended.code == 4, ended.said
-    assert "Traceback" not in ended.said
-    errors = [line for line in ended.said.splitlines() if line.startswith("error: ")]
-    assert errors == ended.said.strip().splitlines()[-1:]
+    assert ended.returncode == 4, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    errors = [line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith("error: ")]
+    assert errors == ended.stderr.strip().splitlines()[-1:]
     assert reason in errors[0]
     assert errors[0].endswith("Make room, check the permissions, or choose another output folder.")
 
@@ -58,13 +59,15 @@ def test_a_full_disk(command, scans, tmp_path):
     """Once there is room, the same command goes on to the end of a run that had room from the first."""
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=160k", "tmpfs") as disk:
         words = [*command, f"--input={scans}", f"--output={disk / 'out'}"]
-        refused(forked.lgjax(*words, log=tmp_path / "log"), "No space left on device")
+        refused(server.run(*words, optimised=True), "No space left on device")
         assert litter(disk) == []
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
-        resumed = forked.lgjax(*words, log=tmp_path / "log")
-        assert resumed.code == 0, resumed.said
+        resumed = server.run(*words, before=server.in_threads, optimised=True)
+        assert resumed.returncode == 0, resumed.stderr
         found = kills.of_files(disk / "out")
-    forked.lgjax(*command, f"--input={scans}", f"--output={tmp_path / 'whole' / 'out'}", log=tmp_path / "log")
+    server.run(
+        *command, f"--input={scans}", f"--output={tmp_path / 'whole' / 'out'}", before=server.in_threads, optimised=True
+    )
     assert kills.differences(found, kills.of_files(tmp_path / "whole" / "out")) == []
 
 
@@ -72,7 +75,7 @@ def test_a_disk_that_takes_no_more_of_a_file(scans, tmp_path):
     """As a quota does; needs no right to mount."""
     out = tmp_path / "out"
     words = [*RESTORE, f"--input={scans}", f"--output={out}"]
-    refused(forked.lgjax(*words, log=tmp_path / "log", before=forked.small_files_only), "File too large")
+    refused(server.run(*words, before=forked.small_files_only, optimised=True), "File too large")
     assert litter(out) == []
 
 
@@ -81,14 +84,14 @@ def test_a_folder_that_may_only_be_read(command, scans, tmp_path):
     (tmp_path / "own").mkdir()
     with mounted(tmp_path / "shown", "--bind", "-o", "ro", str(tmp_path / "own")) as shown:
         words = [*command, f"--input={scans}", f"--output={shown / 'out'}"]
-        refused(forked.lgjax(*words, log=tmp_path / "log"), "Read-only file system")
+        refused(server.run(*words, before=server.in_threads, optimised=True), "Read-only file system")
     assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_a_file_stands_where_a_folder_is_wanted(scans, tmp_path):
     (tmp_path / "file").write_text("mine")
     words = [*RESTORE, f"--input={scans}", f"--output={tmp_path / 'file' / 'out'}"]
-    refused(forked.lgjax(*words, log=tmp_path / "log"), "Not a directory")
+    refused(server.run(*words, optimised=True), "Not a directory")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -96,7 +99,7 @@ def test_a_file_stands_where_a_folder_is_wanted(scans, tmp_path):
 def test_a_folder_without_permission(scans, tmp_path):
     (tmp_path / "own").mkdir(mode=0o555)
     words = [*RESTORE, f"--input={scans}", f"--output={tmp_path / 'own' / 'out'}"]
-    refused(forked.lgjax(*words, log=tmp_path / "log"), "Permission denied")
+    refused(server.run(*words, optimised=True), "Permission denied")
 
 
 def test_a_claim_that_a_full_disk_refused_holds_nobody_up(tmp_path):

@@ -15,6 +15,7 @@ import images
 import nibabel as nib
 import numpy as np
 import pytest
+import server
 from conftest import ONE_DEVICE, ROOT
 
 from lgjax.cli import app
@@ -38,20 +39,20 @@ def enormous(path) -> None:
         file.truncate(352 + 1024**3)
 
 
-def restored(tmp_path, before) -> tuple[forked.Ended, pathlib.Path]:
+def restored(tmp_path, before) -> tuple[subprocess.CompletedProcess, pathlib.Path]:
     """Restores an enormous scan and a small one where little memory is left."""
     images.save(tmp_path / "in" / "small.nii.gz", images.head())
     enormous(tmp_path / "in" / "large.nii")
     words = ["restore", "--method=mirror_tv3d", "--max_voxels=2000000000", f"--input={tmp_path / 'in'}"]
     words.append(f"--output={tmp_path / 'out'}")
-    return forked.lgjax(*words, log=tmp_path / "log", before=before), tmp_path / "out"
+    return server.run(*words, before=before, optimised=True), tmp_path / "out"
 
 
 def test_a_scan_that_this_machine_cannot_hold_is_left_out(tmp_path):
     ended, out = restored(tmp_path, forked.little_memory)
-    assert ended.code == 3, ended.said
-    assert "large.nii: has the shape (1024, 1024, 1024), which takes about 27.9 GB of memory" in ended.said
-    assert "take a larger machine" in ended.said
+    assert ended.returncode == 3, ended.stderr
+    assert "large.nii: has the shape (1024, 1024, 1024), which takes about 27.9 GB of memory" in ended.stderr
+    assert "take a larger machine" in ended.stderr
     assert [path.name for path in out.rglob("*desc-anomaly*.nii.gz")] == [
         "sub-small_space-orig_desc-anomaly_T2w.nii.gz"
     ]
@@ -59,9 +60,9 @@ def test_a_scan_that_this_machine_cannot_hold_is_left_out(tmp_path):
 
 def test_memory_that_runs_out(tmp_path):
     ended, out = restored(tmp_path, forked.memory_of_others)
-    assert ended.code == 4, ended.said
-    assert "Traceback" not in ended.said
-    last = ended.said.strip().splitlines()[-1]
+    assert ended.returncode == 4, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("error: out of memory: ")
     assert last.endswith("run the same command again to go on.")
     assert not list(out.rglob("*.tmp"))

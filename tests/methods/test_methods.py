@@ -237,7 +237,7 @@ def settings(config, batch_size, optimizer="gradient", iterations=1, rate=0.01):
     return config
 
 
-@pytest.mark.usefixtures("optimised", "shallow")
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("name", "others"),
     [
@@ -278,7 +278,7 @@ def test_draws_belong_to_the_slice_number(config, params, mesh1, slices, name):
 
 
 @pytest.mark.as_users
-@pytest.mark.usefixtures("optimised", "shallow")
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv"])
 def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1, mesh8, slices, name):
     """Also where slices stop one by one, which those that pad the last batch do at once."""
@@ -299,7 +299,6 @@ def test_a_proximal_restoration_depends_on_its_slice_alone(config, params, mesh1
     jax.tree.map(np.testing.assert_array_equal, other, trace)
 
 
-@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", ["vae_lg_neural_tv", "vae_reconstruction"])
 def test_devices_tell_each_other_nothing_while_slices_are_restored(config, params, mesh8, slices, name):
     runner = runner_of(name, config, params, mesh8)

@@ -49,7 +49,7 @@ def run(name, config, params, mesh, whole, strength=0.1, micro=None):
     return x, trace
 
 
-@pytest.mark.usefixtures("optimised", "shallow")
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bits_depend_on_the_volume_alone(quick, params, joined, name):
     """Whatever the devices, of which the first has 12, 24 or 36 of 28 slices to ask networks about."""
@@ -63,7 +63,6 @@ def test_bits_depend_on_the_volume_alone(quick, params, joined, name):
         jax.tree.map(np.testing.assert_array_equal, other, trace)
 
 
-@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(
     ("name", "told"), [("mirror_tv3d", set()), ("intensity_tv3d", set()), ("vae_reconstruction_tv3d", {"all-gather"})]
 )
@@ -78,7 +77,6 @@ def test_devices_tell_each_other_what_networks_say_of_their_slices_and_nothing_e
     assert {kind for kind, _ in collectives(program.as_text())} == told
 
 
-@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("term", ["adam", "proximal"])
 def test_without_weights_a_volume_is_its_slices(quick, params, mesh1, slices, term):
     """Priors, draws and solver are those of the slices' own method."""
@@ -99,7 +97,6 @@ def test_without_weights_a_volume_is_its_slices(quick, params, mesh1, slices, te
     assert np.abs(x - expected).max() > 1e-3
 
 
-@pytest.mark.usefixtures("shallow")
 def test_a_volume_is_restored_in_micro_batches(quick, params, mesh1, joined):
     """Networks see no more slices at a time than asked: the result is the same but for roundings."""
     reference, _ = run(NETWORKS[0], quick, params, mesh1, joined)
@@ -132,7 +129,6 @@ def test_intensity_in_three_dimensions(quick, mesh1, joined):
     np.testing.assert_allclose(joined.y - x, expected, atol=1e-5)
 
 
-@pytest.mark.usefixtures("shallow")
 def test_reconstruction_in_three_dimensions(quick, params, mesh1, joined):
     """Y - D(Y), denoised with the config's variance."""
     quick.restore.reconstruction_variance = 0.4
@@ -144,7 +140,6 @@ def test_reconstruction_in_three_dimensions(quick, params, mesh1, joined):
     assert trace is None
 
 
-@pytest.mark.usefixtures("shallow")
 def test_a_product_of_three_experts(quick, params, mesh1, joined):
     """D(Y), the mirror image and the brain's mean, each by its inverse variance; the mirror says nothing unseen."""
     quick.restore.reconstruction_variance = 0.4

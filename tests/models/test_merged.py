@@ -12,7 +12,7 @@ from lgjax.methods import names, runner, slicewise
 from lgjax.models import blocks, convolutions
 
 GPU = "NVIDIA H200"  # a kind of device that is not there
-LEVELS = 2  # of the networks of `shrunk`
+LEVELS = 2  # of the networks of `deep`
 
 
 def programs(name, kind):
@@ -38,6 +38,7 @@ def test_merged_networks_are_the_same_functions(name):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale)
 
 
+@pytest.mark.usefixtures("deep")
 def test_residual_blocks_and_heads_are_merged_and_nothing_else(params):
     with convolutions.forms(GPU):
         merged = blocks.merge(params)
@@ -59,6 +60,7 @@ def test_a_cpu_and_the_plain_form_merge_nothing(params):
             assert blocks.merge(params) is params
 
 
+@pytest.mark.usefixtures("deep")
 def test_kernels_are_merged_once_before_the_loop(config, params, slices):
     """XLA does not move them out of a loop, and each of them would be a kernel to launch at every iteration."""
     restore = slicewise.restorer(

@@ -105,6 +105,7 @@ def test_shapes_of_the_paper(experiments, height, width):
     assert spread.log_variance.shape == (3, height, width, 1)
 
 
+@pytest.mark.usefixtures("deep")
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 24), (20, 4)])
 def test_fold_keeps_the_function(config, variables, height, width):
     folded = {"params": models.freeze(variables)}

@@ -132,6 +132,7 @@ def trained_once(kind, model, variables, slices):
         return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
 
 
+@pytest.mark.usefixtures("deep")
 def test_a_gpu_trains_as_the_plain_form_but_for_biases_that_normalisation_takes_away(config, slices):
     model, variables = models.from_config(config, "float32"), random_variables(config)
     (found, stats), (expected, plain_stats) = (trained_once(kind, model, variables, slices) for kind in (GPU, "plain"))

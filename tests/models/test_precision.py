@@ -1,6 +1,8 @@
 """Precision: what every convolution of every model is given, how far bfloat16 may be off, and what stays float32."""
 
+import functools
 import json
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +20,6 @@ from lgjax.models import MODELS, blocks, precision, vae
 from lgjax.models import convolutions as convolution_forms
 from lgjax.training import settings
 from lgjax.training import step as training
-
-pytestmark = pytest.mark.usefixtures("shallow")
-
 
 ROUNDING = 2.0**-8  # relative, of a number with 8 significant bits
 HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
@@ -68,56 +67,55 @@ def restorer(method, config):
     return slicewise.restorer(method, runner.from_config(config), models.from_config(config, config.restore.precision))
 
 
+class Traced(NamedTuple):
+    """What is done to seven slices: the jaxpr, and the shapes and types of the results."""
+
+    jaxpr: Any
+    shapes: Any
+
+
+@functools.cache
+def traced(name, value) -> tuple[Any, Traced, dict]:
+    """The shapes of a model's state, a step of its training, and its restorations of slices, by method."""
+    config, x = of_model(name, value), jax.ShapeDtypeStruct((7, 16, 16, 1), np.float32)
+    number, strength = (jax.ShapeDtypeStruct((7,), kind) for kind in (np.int32, np.float32))
+    state = jax.eval_shape(lambda: initial_state(config))
+    params = jax.eval_shape(lambda state: models.freeze(state.variables), state)
+
+    def trace(function, *given):
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*given)
+        return Traced(closed.jaxpr, shapes)
+
+    methods = [one for one in names.available().values() if one.model == name and not one.volume]
+    if value != "bfloat16":  # networks lie in priors, and nothing is rounded: one data term for each prior
+        methods = {one.prior: one for one in methods}.values()
+    restored = {one: trace(restorer(one, config), params, x, x, number, strength) for one in methods}
+    return state, trace(make_step(config), state, x, x), restored
+
+
 @pytest.mark.parametrize("value", precision.CHOICES)
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_convolution_has_the_precision_of_the_config(name, value, slices):
+def test_every_convolution_has_the_precision_of_the_config(name, value):
     """Those of the backward pass as well; the precision is what a GPU goes by."""
-    config = of_model(name, value)
-    state = jax.eval_shape(lambda: initial_state(config))
-    step = jax.make_jaxpr(make_step(config))(state, slices.y, slices.mask)
+    _, step, restored = traced(name, value)
     kept = KEPT if (name, value) in (("anogan", "bfloat16"), ("gmvae", "bfloat16")) else set()
     assert convolutions(step.jaxpr) == EXPECTED[value] | kept
-    params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
-    for method in names.available().values():
-        if method.model == name and not method.volume:
-            restore = slicewise.restorer(
-                method, runner.from_config(config), models.from_config(config, config.restore.precision)
-            )
-            jaxpr = jax.make_jaxpr(restore)(params, slices.y, slices.mask, slices.number, np.ones(7, np.float32))
-            kept = KEPT if (name, method.prior, value) == ("gmvae", "elbo", "bfloat16") else set()
-            assert convolutions(jaxpr.jaxpr) == EXPECTED[value] | kept
+    for method, restoration in restored.items():
+        kept = KEPT if (name, method.prior, value) == ("gmvae", "elbo", "bfloat16") else set()
+        assert convolutions(restoration.jaxpr) == EXPECTED[value] | kept
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_everything_but_the_networks_stays_float32(name, slices):
-    """State, loss terms, gradients of the trained parameters; restored slices and traces."""
-    config = of_model(name, "bfloat16")
-    state = jax.eval_shape(lambda: initial_state(config))
-    after, terms = jax.eval_shape(make_step(config), state, slices.y, slices.mask)
+def test_everything_but_the_networks_stays_float32(name):
+    """State, which a step leaves as it is, and loss terms; restored slices and traces."""
+    state, step, restored = traced(name, "bfloat16")
+    after, terms = step.shapes
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {term.dtype for term in terms.values()} == {jnp.dtype("float32")}
     assert {x.dtype for x in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
-
-    def loss(params):
-        given = state.variables["batch_stats"]
-        stats = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), given)
-        variables = {"params": params, "batch_stats": stats}
-        return model(config).loss(variables, slices.y, slices.mask, jax.random.key(0))[0]
-
-    gradient = jax.eval_shape(jax.grad(loss), state.variables["params"])
-    assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
-    params = jax.eval_shape(lambda: models.freeze(initial_state(config).variables))
-    for method in names.available().values():
-        if method.model == name and not method.volume:
-            arguments = params, slices.y, slices.mask, slices.number, np.ones(7, np.float32)
-            found = jax.eval_shape(
-                slicewise.restorer(
-                    method, runner.from_config(config), models.from_config(config, config.restore.precision)
-                ),
-                *arguments,
-            )
-            assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
-            assert found[0].shape == slices.y.shape
+    for found in (one.shapes for one in restored.values()):
+        assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+        assert found[0].shape == (7, 16, 16, 1)
 
 
 def both(config):
@@ -213,7 +211,7 @@ def test_gradients_of_biases_are_sums_in_float32(config, variables, slices):
 def test_running_statistics_are_of_the_bfloat16_activations_in_float32(config, variables, slices):
     """One step from the same state: the means of activations are as precise as they are, the averaging is exact."""
     exact, rounded = (
-        model(one).loss(variables, slices.y, slices.mask, jax.random.key(0))[1][0] for one in both(config)
+        jax.jit(model(one).loss)(variables, slices.y, slices.mask, jax.random.key(0))[1][0] for one in both(config)
     )
     assert 0 < relative(rounded, exact) < 2 * ROUNDING
     values = np.concatenate([np.ravel(x) for x in jax.tree.leaves(rounded)])
@@ -225,11 +223,7 @@ def test_a_restoration_moves_alike(config, params, slices):
     strength = np.ones(7, np.float32)
     results = []
     for one in both(config):
-        run = jax.jit(
-            slicewise.restorer(
-                names.parse("vae_lg_neural_tv"), runner.from_config(one), models.from_config(one, one.restore.precision)
-            )
-        )
+        run = jax.jit(restorer(names.parse("vae_lg_neural_tv"), one))
         results.append(np.asarray(run(params, slices.y, slices.mask, slices.number, strength)[0]))
     exact, rounded = results
     inside = slices.mask > 0
@@ -244,13 +238,7 @@ def test_on_a_cpu_tensorfloat32_is_float32_bit_for_bit(config, params, slices):
     results = []
     for value in ("float32", "tensorfloat32"):
         config.train.precision = config.restore.precision = value
-        restored = jax.jit(
-            slicewise.restorer(
-                names.parse("vae_elbo_tv"),
-                runner.from_config(config),
-                models.from_config(config, config.restore.precision),
-            )
-        )
+        restored = jax.jit(restorer(names.parse("vae_elbo_tv"), config))
         x, _ = restored(params, slices.y, slices.mask, slices.number, np.ones(7, np.float32))
         state, _ = jax.jit(make_step(config))(initial_state(config), slices.y, slices.mask)
         results.append([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((x, state))])

@@ -112,7 +112,7 @@ def linear(variables, slope):
 def test_a_brighter_disc_has_a_higher_score(name):
     """A disc of radius 3 in tissue of mean 0, mean |Y - X|; unbound, sigma2 is e^2 at 2 sd, and infinite at 100."""
     config = shrunk(name)
-    config.model.channels, config.model.variance_channels, config.model.variance_floor = (4,), (), 0.1
+    config.model.variance_channels, config.model.variance_floor = (), 0.1
     variables = random_variables(config)
     variables["params"]["variance"] = linear({}, slope=1.0)["params"]
     network, stats = (

@@ -51,7 +51,6 @@ def test_elsewhere_parameters_lie_as_they_are(kind):
     assert form.unpack(tree) is tree
 
 
-@pytest.mark.usefixtures("shallow")
 def test_packed_steps_are_those_taken_one_by_one(config, slices, mesh1):
     """Adam divides by the size of a gradient: what is nearly zero moves by rounding."""
     (model, settings), variables = both(config), random_variables(config)

@@ -23,8 +23,6 @@ from lgjax.training import step as training
 from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, weights
 
-pytestmark = pytest.mark.usefixtures("shallow")
-
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
 def test_epochs_are_permutations(batch_size, n):

@@ -134,7 +134,6 @@ def test_validation_has_the_same_draws_at_every_call_and_changes_no_slice(config
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_held_out_losses_take_the_running_statistics_and_leave_them(name, slices):
     config = shrunk(name)
-    config.model.channels = (4,)
     model, variables = models.from_config(config, "float32"), random_variables(config)
     assert model.criterion == {"aae": "reconstruction", "anogan": "", "restorer": "restoration"}.get(name, "loss")
 
@@ -189,7 +188,7 @@ LOSSES = (5.0, 7.0, 5.0, math.nan)  # of the checkpoints of steps 1 to 4
 
 
 @pytest.fixture
-def known(monkeypatch, data, config, shallow):
+def known(monkeypatch, data, config):
     """A training with a checkpoint a step, whose held-out losses are known: to be cleared before another one."""
     config.train.steps, config.train.checkpoint_every = 4, 1
     asked = []

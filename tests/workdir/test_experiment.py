@@ -230,6 +230,7 @@ def test_paper_values(experiments):
     assert config.train.precision == config.restore.precision == "float32"
 
 
+@pytest.mark.usefixtures("deep")
 def test_record_round_trip(config, tmp_path):
     experiment.record(config, tmp_path / "w")
     recorded = experiment.get_config(str(tmp_path / "w" / "config.json"))
@@ -381,6 +382,7 @@ def test_newest_trained_then_newest_calibrated(config, tmp_path, monkeypatch, tr
     assert chosen() == "new"
 
 
+@pytest.mark.usefixtures("deep")
 def test_the_recorded_config_parses_and_can_be_overridden(config, tmp_path):
     config.train.learning_rate = 0.0123
     experiment.record(config, tmp_path)
