@@ -50,9 +50,15 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
+def undrawn() -> None:
+    """Makes a process group, and has a training draw no curves, which takes longer than its steps."""
+    os.setsid()
+    Log.draw = lambda *_: None
+
+
 def stand_still(lines: int, place: pathlib.Path) -> None:
     """Has a training in a process group of its own wait when it has logged so many lines; called in its process."""
-    os.setsid()
+    undrawn()
     write = Log.write
 
     def written(log, *rest):

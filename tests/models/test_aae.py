@@ -46,21 +46,27 @@ def toy(count, seed=0):
     return np.kron(rng.normal(size=(count, 4, 4, 1)), np.ones((1, 2, 2, 1))).astype(np.float32)
 
 
+@pytest.fixture
 def codes_after_training(config):
-    """Codes [256, 16] of the training slices, statistics frozen, and the mean squared error of a pixel."""
+    """Makes codes [256, 16] of training slices, statistics frozen, and the mean squared error of a pixel.
+
+    By one program for all weights of the adversarial loss.
+    """
     x = toy(256)
     adam = optax.adam(optax.cosine_decay_schedule(1e-2, 250), b1=0.5)
 
     @jax.jit
-    def train(variables):
+    def train(variables, weight):
+        with config.ignore_type():
+            config.model.adversarial_weight = weight
+        model = models.from_config(config, "float32")
+
         def step(carry, key):
             variables, state = carry
             batch = jnp.asarray(x)[jax.random.permutation(key, 256)[:64]]
 
             def loss(params):
-                return models.from_config(config, "float32").loss(
-                    {**variables, "params": params}, batch, jnp.ones_like(batch), key
-                )
+                return model.loss({**variables, "params": params}, batch, jnp.ones_like(batch), key)
 
             gradient, (stats, _) = jax.grad(loss, has_aux=True)(variables["params"])
             updates, state = adam.update(gradient, state)
@@ -69,22 +75,24 @@ def codes_after_training(config):
         keys = jax.random.split(jax.random.key(1), 120)
         return jax.lax.scan(step, (variables, adam.init(variables["params"])), keys)[0][0]
 
-    variables = train(initialise(config))
-    params = blocks.fold(variables["params"], variables["batch_stats"])
-    network = aae.AAE((4,), 1, normalise=False)
-    reconstruction, z = jax.jit(functools.partial(network.apply, method="autoencode"))(
-        {"params": params["autoencoder"]}, x
-    )
-    return np.asarray(z).reshape(256, 16), float(((reconstruction - x) ** 2).mean())
+    variables = initialise(config)
+    encode = jax.jit(functools.partial(aae.AAE((4,), 1, normalise=False).apply, method="autoencode"))
+
+    def codes(adversarial_weight):
+        trained = train(variables, adversarial_weight)
+        params = blocks.fold(trained["params"], trained["batch_stats"])
+        reconstruction, z = encode({"params": params["autoencoder"]}, x)
+        return np.asarray(z).reshape(256, 16), float(((reconstruction - x) ** 2).mean())
+
+    return codes
 
 
-def test_codes_become_standard_normal_and_only_by_the_discriminator(config):
-    z, error = codes_after_training(config)
+def test_codes_become_standard_normal_and_only_by_the_discriminator(codes_after_training):
+    z, error = codes_after_training(1.0)
     assert np.abs(z.mean(axis=0)).mean() < 0.12
     assert np.abs(z.std(axis=0) - 1.0).mean() < 0.15
     assert error < 0.1  # of a variance of 1
-    config.model.adversarial_weight = 0.0
-    free, _ = codes_after_training(config)
+    free, _ = codes_after_training(0.0)
     assert np.abs(free.mean(axis=0)).mean() > 0.2
     assert np.abs(free.std(axis=0) - 1.0).mean() > 0.3
 

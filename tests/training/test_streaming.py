@@ -234,7 +234,7 @@ TINY = [
 ]
 
 
-def start(folder: pathlib.Path, workdir: pathlib.Path, *arguments, devices=2, before=os.setsid) -> Forked:
+def start(folder: pathlib.Path, workdir: pathlib.Path, *arguments, devices=2, before=forked.undrawn) -> Forked:
     """Starts lgjax.train in a process group of its own."""
     words = ["train", "--config=configs/vae.py:smoke", f"--config.data.source={folder}", *TINY, f"--workdir={workdir}"]
     out, err = (pathlib.Path(tempfile.mkdtemp(dir=workdir.parent), name) for name in ("out", "err"))
@@ -301,7 +301,7 @@ def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intac
     assert metrics(killed) == metrics(whole)
 
 
-def start_hosts(folder: pathlib.Path, workdir: pathlib.Path, before=os.setsid) -> list[Forked]:
+def start_hosts(folder: pathlib.Path, workdir: pathlib.Path, before=forked.undrawn) -> list[Forked]:
     """Two hosts of one device each, on this machine."""
     with socket.socket() as free:
         free.bind(("localhost", 0))

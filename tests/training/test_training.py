@@ -18,10 +18,33 @@ from lgjax.methods import runner
 from lgjax.models import MODELS
 from lgjax.preparation import cohort
 from lgjax.runtime.devices import batch_sharding, replicate, replicated
-from lgjax.training import feeding, settings
+from lgjax.training import feeding, settings, twins
 from lgjax.training import step as training
 from lgjax.training.store import InMemory
-from lgjax.workdir import checkpoints, weights
+from lgjax.workdir import checkpoints, experiment, weights
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_program():
+    """Trainings of one config share their programs, which each of them would compile anew."""
+    makers = (feeding, "make_step"), (feeding, "make_steps"), (feeding, "make_validation"), (train, "make_samples")
+    with pytest.MonkeyPatch.context() as patch:
+        for room, name in ((models, "from_config"), *makers):
+            patch.setattr(room, name, remembered(getattr(room, name)))
+        yield
+
+
+def remembered(function):
+    """The function, which is called once for each of the values that it is given."""
+    found = {}
+
+    def once(*given):
+        key = tuple(json.dumps(experiment.as_json(one)) if hasattr(one, "model") else one for one in given)
+        if key not in found:
+            found[key] = function(*given)
+        return found[key]
+
+    return once
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
@@ -197,6 +220,12 @@ def data(monkeypatch, slices):
     return parts[:2]
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures of samples are empty, for tests that look at none: each takes longer than all steps."""
+    monkeypatch.setattr(train.pictures, "samples_figure", lambda rows: b"")
+
+
 class Killed(BaseException):
     """Stands for a signal."""
 
@@ -231,6 +260,7 @@ def newest(config, workdir):
     return checkpoints.restore_newest(workdir / "checkpoints", training.initial_state(*both(config)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resumed_training_equals_uninterrupted_training(config, data, mesh1, tmp_path, monkeypatch, capsys):
     train.train(config, tmp_path / "whole", mesh1)
     expected, step = newest(config, tmp_path / "whole")
@@ -262,6 +292,7 @@ def test_resumed_training_equals_uninterrupted_training(config, data, mesh1, tmp
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ctrl_c_waits_for_the_step_and_its_checkpoint(config, data, mesh1, tmp_path, monkeypatch, capfd):
     """Orbax writes in threads of its own, for as long as the call of this one lasts."""
     save = checkpoints.ocp.StandardCheckpointer.save
@@ -306,6 +337,7 @@ def test_what_training_leaves(config, data, slices, mesh1, tmp_path):
     assert not any("norm" in jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(loaded.params))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_logged_values_are_means_of_the_steps(config, data, mesh1, tmp_path):
     train.train(config, tmp_path / "each", mesh1)
     config.train.log_every = 6
@@ -316,6 +348,7 @@ def test_logged_values_are_means_of_the_steps(config, data, mesh1, tmp_path):
         assert together[name] == pytest.approx(np.mean([line[name] for line in each]), rel=1e-5)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_loss_that_is_not_finite_stops_training(config, data, mesh1, tmp_path):
     """Slice 5 is spoilt and first seen in step 5: the checkpoint of step 4 is the last good one."""
     config.train.batch_size, config.train.checkpoint_every = 1, 2
@@ -331,6 +364,7 @@ def test_a_loss_that_is_not_finite_stops_training(config, data, mesh1, tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeypatch):
     """A step with a finite loss whose gradient overflows leaves parameters that must not be kept as good."""
     config.train.checkpoint_every = 1
@@ -418,6 +452,7 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices,
     assert np.mean(np.concatenate([p.ravel() for p in parted])) < 0.05
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_steps_at_once_are_logged_kept_and_resumed(config, data, mesh1, tmp_path, monkeypatch):
     config = of_steps(config, 2, log_every=3, checkpoint_every=5, steps=10)
     train.train(config, tmp_path / "whole", mesh1)
@@ -451,9 +486,11 @@ def test_samples_are_what_the_frozen_model_makes_of_slices(config, variables, sl
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"vae"}))
-def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path):
+def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path, monkeypatch):
     """Through the same door as the VAE: training, checkpoint, frozen weights, its methods; each slice by itself."""
     config = shrunk(name)
+    config.data.source = "phantom@10"  # of which the restorer makes twins to be judged on
+    monkeypatch.setattr(twins, "COUNT", 1)
     train.train(config, tmp_path, mesh1)
     assert (tmp_path / "samples" / "0000003.png").stat().st_size > 1000
     loaded = weights.load(config, tmp_path)
