@@ -18,7 +18,7 @@ from lgjax.methods import runner
 from lgjax.models import MODELS
 from lgjax.preparation import cohort
 from lgjax.runtime.devices import batch_sharding, replicate, replicated
-from lgjax.training import feeding, settings, twins
+from lgjax.training import feeding, settings
 from lgjax.training import step as training
 from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, experiment, weights
@@ -486,11 +486,10 @@ def test_samples_are_what_the_frozen_model_makes_of_slices(config, variables, sl
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"vae"}))
-def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path, monkeypatch):
+def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path):
     """Through the same door as the VAE: training, checkpoint, frozen weights, its methods; each slice by itself."""
     config = shrunk(name)
     config.data.source = "phantom@10"  # of which the restorer makes twins to be judged on
-    monkeypatch.setattr(twins, "COUNT", 1)
     train.train(config, tmp_path, mesh1)
     assert (tmp_path / "samples" / "0000003.png").stat().st_size > 1000
     loaded = weights.load(config, tmp_path)
