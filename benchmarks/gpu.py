@@ -1,14 +1,14 @@
 """Asks a GPU all that is to be known of speed there, in one go: the phases of benchmarks/gpu_phases.py.
 
-    bash launch/gpu.sh bench --output=runs/gpu           # 8 minutes at most; again for what is left
-    bash launch/gpu.sh bench --device=cpu --smoke        # tiny sizes, to see that every phase works
+    bash launch/gpu.sh bench                             # 8 minutes at most, into runs/gpu; again for what is left
+    bash launch/gpu.sh bench --device=cpu --smoke        # tiny sizes, into runs/tiny, to see that every phase works
     bash launch/gpu.sh bench --dry_run                   # prints the commands
 
 Each phase is a process of its own, ended at its limit, and stops no other. DIR/all.json is written anew after each: it
 holds all records, and what they were measured on; another device, version or size wants another DIR. DIR/PHASE.log is
-what a phase printed, DIR/cache what compilers found out. The same command again does what is left, and no phase begins
-that the seconds left do not suffice for. Exit codes: 0, all complete; 2, wrong words or DIR; 3, some phases are not
-complete; 4, no such device; 129, 130 and 143, signals.
+what a phase printed, DIR/cache what compilers found out. The same command again does what is left, first the phases
+that never began, and a phase begins only while half of its limit is left. Exit codes: 0, all complete; 2, wrong words
+or DIR; 3, some phases are not complete; 4, no such device; 129, 130 and 143, signals.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from lgjax.runtime.errors import EnvironmentFault, LgjaxError, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 480  # of all phases together, on a GPU
-PATIENCE = {"gpu": 1, "cpu": 10}  # times all limits
+PATIENCE = {"gpu": 1, "cpu": 10}  # times all limits, unless --patience says another number
 TUNED = "cache/lgjax/xla/xla_gpu_per_fusion_autotune_cache_dir"  # in the folder of the records, where JAX has it too
 GRACE = 5  # seconds between SIGTERM and SIGKILL
 MACHINE = Phase("machine", 60, ("benchmarks/gpu_machine.py", f"--output={OUTPUT}"))  # tells what is measured on
@@ -53,15 +53,18 @@ class Outcome(NamedTuple):
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/gpu"), help="folder of the records")
+    parser.add_argument("--output", type=pathlib.Path, help="folder of the records; default: runs/gpu, tiny: runs/tiny")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="gpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes")
     parser.add_argument("--only", default="*", help="phases, such as lever_*,profile; default: all")
     parser.add_argument("--seconds", type=float, help="of all phases together; default: 480, on cpu ten times as many")
+    parser.add_argument("--patience", type=float, help="times the limits of phases; default: 1, on cpu 10")
     parser.add_argument("--again", action="store_true", help="repeats phases that are complete")
     parser.add_argument("--dry_run", action="store_true", help="prints the commands")
     options = parser.parse_args(words)
+    options.output = options.output or pathlib.Path("runs/tiny" if options.smoke else "runs/gpu")
     options.seconds = options.seconds or SECONDS * PATIENCE[options.device]
+    options.patience = options.patience or PATIENCE[options.device]
     return options
 
 
@@ -77,7 +80,7 @@ def chosen(options) -> list[Phase]:
             names = ", ".join(phase.name for phase in every)
             raise UsageError(f"--only: no phase is called {pattern}. Choose among {names}.")
     found = [phase for phase in every if any(fnmatch.fnmatch(phase.name, pattern) for pattern in patterns)]
-    return [phase._replace(limit=phase.limit * PATIENCE[options.device]) for phase in found]
+    return [phase._replace(limit=phase.limit * options.patience) for phase in found]
 
 
 def python_of(phase: Phase) -> str:
@@ -188,7 +191,7 @@ def measured_on(options) -> dict[str, str]:
       EnvironmentFault: there is no such device.
     """
     phase = MACHINE._replace(words=(*MACHINE.words, f"--device={options.device}"))
-    found = run(phase, options.output, options.device, phase.limit * PATIENCE[options.device])
+    found = run(phase, options.output, options.device, phase.limit * options.patience)
     if found.fault:
         raise EnvironmentFault(f"{options.device} cannot be asked: {[found.fault, *found.said][-1]}")
     flags = places.told(os.environ.get("XLA_FLAGS", ""))
@@ -196,16 +199,30 @@ def measured_on(options) -> dict[str, str]:
 
 
 def improves(outcome: Outcome, before: dict[str, Any] | None) -> bool:
-    """Whether an outcome replaces what is known of a phase: no fault replaces a record that is whole, or by nothing."""
+    """Whether an outcome replaces what is known of a phase.
+
+    No fault replaces a record that is whole, no record is replaced by none, and what began by what did not.
+    """
     if not outcome.fault or not before:
         return True
-    return bool(before["fault"]) and (outcome.record is not None or before["record"] is None)
+    if not before["fault"] or (begun(before) and not outcome.seconds):
+        return False
+    return outcome.record is not None or before["record"] is None
+
+
+def begun(known: dict[str, Any] | None) -> bool:
+    """Whether a phase ever began, by what is known of it."""
+    return bool(known and known["seconds"])
 
 
 def ask(wanted: list[Phase], options, on: dict[str, str], known: dict[str, dict[str, Any]], until: float) -> list[str]:
-    """Runs phases one after the other and keeps what comes of each; the names of those that fail."""
+    """Runs phases one after the other and keeps what comes of each; the names of those that fail.
+
+    Those that never began come first: else one that fails at its limit would take their time in every call.
+    """
     left = []
-    for number, phase in enumerate(wanted, 1):
+    ordered = sorted(wanted, key=lambda phase: begun(known.get(phase.name)))
+    for number, phase in enumerate(ordered, 1):
         print(f"[{number}/{len(wanted)}] {phase.name}: ", end="", flush=True)
         before = known.get(phase.name)
         if before and not before["fault"] and not options.again:

@@ -6,15 +6,15 @@ yet. Words go to Python; the file that a phase writes is OUTPUT.
 
 from typing import NamedTuple
 
-from benchmarks.gpu_summary import DEFAULT
+from benchmarks.gpu_summary import DEFAULT, ROUNDED
 
 OUTPUT = "{output}"
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE,+CONVOLUTION --xla_gpu_graph_min_graph_size=1"
 GRAPH, UNTRACED = (f"--config.experiments.vae.restore.{value}" for value in ("cuda_graphs=True", "traced=False"))
-ROUNDED = "--config.precision=bfloat16"
+BFLOAT16 = "--config.precision=bfloat16"
 LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then the phase fails by itself; and values
     "graph_untraced": ("", GRAPH, UNTRACED),
-    "graph_untraced_bfloat16": ("", GRAPH, UNTRACED, ROUNDED),
+    "graph_untraced_bfloat16": ("", GRAPH, UNTRACED, BFLOAT16),
     "graph": ("", GRAPH),
     "plain_variance": ("", "--config.experiments.vae.restore.variance_form=plain"),
     "plain_decoder": ("", "--config.experiments.vae.restore.decoder_form=plain"),
@@ -22,7 +22,7 @@ LEVERS = {  # flags of XLA, whose names may be unknown to another jaxlib: then t
     "graphs_concurrent": (f"{CAPTURED} --xla_gpu_command_buffer_scheduling_mode=CONCURRENT",),
     "convolution_fusion": ("--xla_gpu_experimental_enable_conv_fusion=true",),
     "fast_min_max": ("--xla_gpu_enable_fast_min_max=true",),
-    "default": ("",),  # against `restoration_tensorfloat32`: how far two measurements of the same are apart
+    "default": ("",),  # against DEFAULT: how far two measurements of the same are apart
 }
 FIRST = 2  # levers that the goals of speed are about
 PAPER = ("--config=configs/bench.py", "--config.repeats=5", "--config.run_seconds=0.5")
@@ -44,8 +44,10 @@ SMALL = (
     "--config.volume_slices=4",
 )
 NEURAL = "vae_lg_neural_tv"
+CHEAP = "vae_reconstruction"  # beside a training, which is timed where a method of its model is
 DETECTION = "mirror_tv3d,restorer_reconstruction_mirror_tv3d"  # its U-Net compiled for more than 100 s once
-RESTORING = "--modes=eager_channels_last,eager_channels_last_graph,compile_channels_last_graph"  # of PyTorch
+RESTORING = "--modes=eager_channels_last,eager_channels_last_graph"  # of PyTorch
+COMPILED = "--modes=compile_channels_last_graph"  # by a compiler whose time nobody knows
 AUTOTUNED = "--modes=max_autotune_channels_last_graph"
 TRAINING = "--modes=eager_channels_last,compile_channels_last"
 ROUNDINGS = ("tensorfloat32", "bfloat16")
@@ -65,7 +67,7 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     """All phases, for `cpu` or `gpu`, at the paper's size or a tiny one."""
     bench = ("-m", "lgjax.bench", *(SMALL if smoke else PAPER), f"--device={device}", f"--output={OUTPUT}")
     untrained, trained = "--config.train_models=()", "--config.train_models=('vae',)"
-    adam, one = "--config.further_solvers=()", f"--method={NEURAL}"
+    adam, one, cheap = "--config.further_solvers=()", f"--method={NEURAL}", f"--method={CHEAP}"
     others = "--method=vae_elbo_tv" if smoke else "--method=vae_lg_est_tv,vae_elbo_tv"
     quick = (
         (adam,) if smoke else (adam, "--config.repeats=3", "--config.run_seconds=0.3", "--config.peak_sizes=(8192,)")
@@ -80,21 +82,22 @@ def phases(device: str, smoke: bool) -> list[Phase]:
         for name, (flags, *value) in LEVERS.items()
     ]
 
-    def peers(name: str, method: str, modes: str) -> list[Phase]:
+    def peers(name: str, method: str, modes: str, limit: int = 120) -> list[Phase]:
         words = (*compare, f"--methods={method}", modes, *tiny)
-        return [Phase(f"{name}_{each}", 120, (*words, f"--precisions={each}"), needs="torch") for each in ROUNDINGS]
+        return [Phase(f"{name}_{each}", limit, (*words, f"--precisions={each}"), needs="torch") for each in ROUNDINGS]
 
     return [
         Phase("maps", 100, maps),
-        Phase("restoration_bfloat16", 60, (*bench, one, untrained, ROUNDED)),
+        Phase(ROUNDED, 60, (*bench, one, untrained, BFLOAT16)),
         Phase(DEFAULT, 60, (*bench, one, untrained)),
         *levers[:FIRST],
-        *peers("peers", NEURAL, RESTORING),
-        Phase("training_tensorfloat32", 70, (*bench, one, trained, *quick)),
-        Phase("training_bfloat16", 70, (*bench, one, trained, *quick, ROUNDED)),
+        *peers("peers", NEURAL, RESTORING, 90),
+        Phase("training_tensorfloat32", 70, (*bench, cheap, trained, *quick)),
+        Phase("training_bfloat16", 70, (*bench, cheap, trained, *quick, BFLOAT16)),
+        *peers("peers_compiled", NEURAL, COMPILED),
         Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
         Phase("others_tensorfloat32", 90, (*bench, others, untrained)),
-        Phase("others_bfloat16", 90, (*bench, others, untrained, ROUNDED)),
+        Phase("others_bfloat16", 90, (*bench, others, untrained, BFLOAT16)),
         Phase("forms", 70, (*convolutions, "--tune", *forms)),
         *levers[FIRST:],
         *peers("peers_autotuned", NEURAL, AUTOTUNED),

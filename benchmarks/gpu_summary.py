@@ -8,17 +8,17 @@ import pathlib
 import sys
 from typing import Any
 
-DEFAULT = "restoration_tensorfloat32"  # the phase that levers are set beside
+DEFAULT, ROUNDED = "restoration_tensorfloat32", "restoration_bfloat16"  # phases that levers are set beside
 
 
 def summary(phases: dict[str, dict[str, Any]]) -> str:
     """Seconds, fate and main figures of phases, by name, as text."""
-    default = _first(phases, DEFAULT)
     lines = [f"{'phase':28}{'s':>7}  what came of it"]
     for name, phase in phases.items():
         told = [phase["fault"], *figures(phase["record"] or {}), *warnings(phase["said"])]
-        if name.startswith("lever_") and default and (own := _first(phases, name)):
-            told.append(f"{own / default:.2f} of default")
+        default = ROUNDED if name.endswith("bfloat16") else DEFAULT
+        if name.startswith("lever_") and (beside := _first(phases, default)) and (own := _first(phases, name)):
+            told.append(f"{own / beside:.2f} of {default}")
         lines.append(f"{name:28}{phase['seconds']:7.1f}  {'; '.join(filter(None, told))}")
     lines.append(f"{'together':28}{sum(phase['seconds'] for phase in phases.values()):7.1f}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Asks one GPU all that is to be known of speed there, 8 minutes at most a call: benchmarks/gpu.py, which has the options.
 #
-#   bash launch/gpu.sh bench --output=runs/gpu
+#   bash launch/gpu.sh bench
 #   bash launch/gpu.sh bench --device=cpu --smoke
 #
 # Runs in PYTHON (default: python3) where that has JAX for the device and all that lgjax needs; else sets up .venv.

@@ -15,8 +15,10 @@ import pytest
 from conftest import PATIENCE, ROOT, until
 from test_docs import command_problems
 
-from benchmarks import gpu, gpu_machine, gpu_phases, gpu_summary
+from benchmarks import gpu, gpu_machine, gpu_maps, gpu_phases, gpu_summary
 from benchmarks.gpu_phases import OUTPUT, Phase
+from configs import vae as experiment
+from lgjax.methods import own_kernels, runner
 from lgjax.runtime.errors import UsageError
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('{}'); open(sys.argv[2], 'a').write('x')"
@@ -199,6 +201,48 @@ def test_a_signal_ends_the_phase_too(tmp_path, number, code):
     until(lambda: not alive(int(noted.read_text())))
 
 
+def test_phases_that_never_began_come_before_those_that_failed(asked, tmp_path, capsys):
+    fails, after = writing("fails", tmp_path, "sys.exit(1)"), writing("after", tmp_path)
+    assert asked([fails, after._replace(limit=2000)]) == 3
+    assert "not begun" in kept(tmp_path)["after"]["fault"]
+    capsys.readouterr()
+    assert asked([fails, after]) == 3
+    assert re.findall(r"^\[./2\] (\w+)", capsys.readouterr().out, re.MULTILINE) == ["after", "fails"]
+    assert asked([fails, after], "--seconds=0.5") == 3
+    assert kept(tmp_path)["fails"]["fault"] == "exit code 1", "what it said is not lost to a call without time"
+
+
+def test_limits_can_be_raised():
+    """The eight minutes stay what they are."""
+    plain, patient = (gpu.arguments(words) for words in ([], ["--patience=2"]))
+    limits = [[phase.limit for phase in gpu.chosen(options)] for options in (plain, patient)]
+    assert limits[1] == [2 * limit for limit in limits[0]]
+    assert plain.seconds == patient.seconds == gpu.SECONDS
+
+
+def test_a_rehearsal_has_a_folder_of_its_own():
+    """Else the records of a device that was not meant would keep those of a GPU out."""
+    assert [
+        str(gpu.arguments(words).output) for words in ([], ["--device=cpu", "--smoke"], ["--output=o", "--smoke"])
+    ] == [
+        "runs/gpu",
+        "runs/tiny",
+        "o",
+    ]
+
+
+def test_a_refused_kernel_leaves_the_plain_forms_of_each_precision_compared():
+    config = experiment.paper()
+    plain = []
+    for values in gpu_maps.VARIANTS.values():
+        config.restore.update(values)
+        if "plain" in (config.restore.variance_form, config.restore.decoder_form):
+            assert own_kernels.wanted(runner.from_config(config)) == ()
+            plain.append(config.restore.precision)
+        config.restore.update({"variance_form": "auto", "decoder_form": "auto"})
+    assert plain == ["tensorfloat32", "bfloat16"]
+
+
 def test_a_pattern_that_fits_no_phase_is_told(asked, tmp_path):
     with pytest.raises(UsageError, match=r"no phase is called flag_\. Choose among kept"):
         asked([writing("kept", tmp_path)], "--only=flag_,kept")
@@ -224,7 +268,8 @@ def test_the_words_of_every_phase_are_taken(device, smoke, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("modes", "module"), [("RESTORING", "restore"), ("AUTOTUNED", "restore"), ("TRAINING", "train")]
+    ("modes", "module"),
+    [("RESTORING", "restore"), ("COMPILED", "restore"), ("AUTOTUNED", "restore"), ("TRAINING", "train")],
 )
 def test_the_modes_of_pytorch_are_those_of_its_side(modes, module):
     """Read from the text: PyTorch is not here."""
@@ -253,12 +298,18 @@ def test_what_the_goals_are_about_is_asked_first():
         "peers_bfloat16",
         "training_tensorfloat32",
         "training_bfloat16",
+        "peers_compiled_tensorfloat32",
+        "peers_compiled_bfloat16",
     ]
     assert [phase.name for phase in every][: len(goals)] == goals
     assert sum(phase.limit for phase in every[: len(goals)]) / 2 <= gpu.SECONDS - 2 * gpu.GRACE
     restorations = [phase for phase in every if phase.name.startswith("restoration")]
     assert not [word for phase in restorations for word in phase.words if "further_solvers" in word]
+    trainings = [phase for phase in every if phase.name.startswith("training")]
+    assert not [word for phase in trainings for word in phase.words if gpu_phases.NEURAL in word]
     peers = [phase for phase in every if phase.needs == "torch"]
+    compiling = [phase.name for phase in peers[:4] if [word for word in phase.words if "compile_" in word]]
+    assert compiling == ["peers_compiled_tensorfloat32", "peers_compiled_bfloat16"], "they lose no other record"
     assert all(sum("--precisions=" in word and "," not in word for word in phase.words) == 1 for phase in peers)
 
 
@@ -338,7 +389,13 @@ def test_figures_are_those_of_committed_records():
 
 
 def test_levers_are_set_beside_the_default():
-    phases = {"restoration_tensorfloat32": 0.004, "lever_graphs": 0.001, "lever_unknown": None}
+    phases = {
+        "restoration_tensorfloat32": 0.004,
+        "restoration_bfloat16": 0.002,
+        "lever_graphs": 0.001,
+        "lever_graphs_bfloat16": 0.001,
+        "lever_unknown": None,
+    }
     for name, median in phases.items():
         method = {"seconds_per_iteration": {"median": median}, "paper_over_ours": None, "volume": {"seconds": 2.0}}
         phases[name] = {
@@ -348,13 +405,11 @@ def test_levers_are_set_beside_the_default():
             "record": {"methods": {"m": method}} if median else None,
         }
     lines = gpu_summary.summary(phases).splitlines()
-    assert re.split("  +", lines[2]) == [
-        "lever_graphs",
-        "9.0",
-        "m: 2 s a volume, 1 ms; warning: no graph; 0.25 of default",
-    ]
-    assert re.split("  +", lines[3]) == ["lever_unknown", "9.0", "exit code 1; warning: no graph"]
-    assert lines[-1].split() == ["together", "27.0"]
+    told = "m: 2 s a volume, 1 ms; warning: no graph"
+    assert re.split("  +", lines[3]) == ["lever_graphs", "9.0", f"{told}; 0.25 of restoration_tensorfloat32"]
+    assert re.split("  +", lines[4]) == ["lever_graphs_bfloat16", "9.0", f"{told}; 0.50 of restoration_bfloat16"]
+    assert re.split("  +", lines[5]) == ["lever_unknown", "9.0", "exit code 1; warning: no graph"]
+    assert lines[-1].split() == ["together", "45.0"]
 
 
 def test_the_launcher_asks_this_cpu_at_tiny_sizes(tmp_path):
