@@ -10,9 +10,9 @@ the repeats.
 
 Measures every form of every convolution of the networks of configs/vae.py and configs/restorer.py, in TensorFloat-32
 and in bfloat16, on the device at hand: results and image gradients inside a loop, as restorations need them, and kernel
-gradients. Runs last 20 ms or longer. Writes the seconds of all, and the form to take, into the table of the kind of
-device, beside the tables of other kinds. The largest convolutions come first, so that the time limit leaves out the
-least important ones.
+gradients, which a CPU is asked for one by one. Runs last 20 ms or longer. Writes the seconds of all, and the form to
+take, into the table of the kind of device, beside the tables of other kinds. The largest convolutions come first, so
+that the time limit leaves out the least important ones.
 """
 
 import argparse

@@ -131,7 +131,7 @@ class Contestant:
         rng = np.random.default_rng(0)
         self.arrays = [jnp.asarray(rng.standard_normal(s.shape), s.dtype) for s in _shapes(layer, tuning.slices)]
         compute = functools.partial(_once, use, form, layer, tuning.kind)
-        self.iterations, self.run = long_enough((_steps if use == tuned.KERNEL else _loop)(compute, *self.arrays))
+        self.iterations, self.run = long_enough(_repeated(use, tuning.kind)(compute, *self.arrays))
         self.samples: list[float] = []  # seconds of an iteration
 
     def turn(self) -> None:
@@ -168,8 +168,16 @@ def _once(use: str, form: str, layer: tuned.Layer, kind: str, x, kernel, gradien
     return compute(kind, x, kernel, gradient, *rest)
 
 
+def _repeated(use: str, kind: str) -> Callable:
+    """Returns what repeats a computation on a kind of device: a loop, but for the kernel gradients of a CPU.
+
+    Called step by step, a GPU would wait for the host, where a gradient takes less time than a call.
+    """
+    return _steps if (use, kind) == (tuned.KERNEL, "cpu") else _loop
+
+
 def _steps(compute: Callable, x, kernel, gradient) -> Callable[[int], Callable]:
-    """Makes a function of a number of iterations that returns a run: a program is called as often, as training does.
+    """Makes a function of a number of iterations that returns a run: a program is called as often.
 
     Each step changes the kernel of the next one, so that steps follow each other.
     """
@@ -193,8 +201,8 @@ def _steps(compute: Callable, x, kernel, gradient) -> Callable[[int], Callable]:
 def _loop(compute: Callable, *arrays) -> Callable[[int], Callable]:
     """Makes a function of a number of iterations that returns a run: one program that loops, as restorations do.
 
-    The compiler knows the number, as it does in restorations: a GPU need not tell the host after every iteration that
-    another one follows.
+    So do the training steps of a dispatch. The compiler knows the number, as it does there: a GPU need not tell the
+    host after every iteration that another one follows.
     """
     options = devices.compiler_options(devices.mesh(), "restoration")
 

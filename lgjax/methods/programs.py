@@ -121,5 +121,6 @@ class Programs:
         """Returns the options that make a restoration one CUDA graph; says where there are none."""
         options = devices.compiler_options(self.mesh, "graph")
         if not options:
+            self.graphs = False
             LOG.warning(NO_GRAPHS)
         return options

@@ -146,11 +146,6 @@ def _section(record: Record) -> str:
     return f'{{"about": {json.dumps(record.about)}, "layers": [\n' + ",\n".join(lines) + "\n]}"
 
 
-def _found(entry: Entry) -> dict[str, Any]:
-    """Returns what was found about a convolution."""
-    return {"form": entry.form, "seconds": entry.seconds, "iterations": entry.iterations}
-
-
 def _entry(
     use: str, form: str, seconds: dict[str, float], iterations: dict[str, int] | None = None, **layer: Any
 ) -> Entry:

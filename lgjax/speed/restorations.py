@@ -26,6 +26,7 @@ from lgjax.speed.synthetic import brain_like
 from lgjax.speed.times import Runs, Spread
 
 LAMBDA = 1.0
+WARM_UPS = {"cpu": 1}  # runs of a program before those that count; elsewhere 2: the second one makes CUDA graphs
 
 
 class Task(NamedTuple):
@@ -66,16 +67,15 @@ def given(task: Task, count: int) -> Given:
     return Given(slices, np.full(count, LAMBDA, np.float32), known)
 
 
-def prepare(runner: runners.Runner, arrays: Given) -> Compiled:
-    """Compiles a method as the product does, for its first batch or volume, which it then restores."""
+def prepare(runner: runners.Runner, arrays: Given) -> tuple[Compiled, float]:
+    """Compiles a method as the product does, for its first batch or volume, and restores all; see `warm`."""
     if arrays.known is None:
         parts = [part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)]
         found = _compiled(runner, *runner.place(parts))
     else:
         whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
         found = _compiled(runner, whole, arrays.strength[0])
-    restore(runner, arrays)
-    return found
+    return found, warm(runner, arrays)
 
 
 def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
@@ -97,13 +97,19 @@ def seconds(runner: runners.Runner, arrays: Given) -> float:
     return times.seconds(lambda: restore(runner, arrays))
 
 
+def warm(runner: runners.Runner, arrays: Given) -> float:
+    """Restores all slices until a program has made what a device makes once; times the last restoration."""
+    runs = WARM_UPS.get(runner.mesh.devices.flat[0].platform, 2)
+    return [seconds(runner, arrays) for _ in range(runs)][-1]
+
+
 class Restoration:
     """A method that iterates, compiled for a short and a long run, both of the same batch, or of the same volume."""
 
     kind = "methods"
 
     def __init__(self, task: Task, *, short: int, target: float):
-        """Compiles and runs both once; the long one takes about `target` seconds, or all iterations of the settings.
+        """Compiles and runs both; the long one takes about `target` seconds, or all iterations of the settings.
 
         Args:
           task: the method.
@@ -114,15 +120,26 @@ class Restoration:
         self.iterations = getattr(task.settings, runners.length(task.method, task.settings))
         self.short, self.short_runs = task.runner(short), Runs(short, [])
         self.batch = given(task, task.volume if task.method.volume else self.short.size)
-        once = prepare(self.short, self.batch)
-        guess = seconds(self.short, self.batch) / short  # with what a run does once, so the long run is not too long
+        once, _ = prepare(self.short, self.batch)
+        first = Runs(short, [seconds(self.short, self.batch)])
+        guess = first.seconds[0] / short  # with what a run does once, so the long run is not too long
         long = times.count_for(target, guess, 4 * short, self.iterations)
-        self.long, self.long_runs = task.runner(long), Runs(long, [])
-        self.compiled = prepare(self.long, self.batch)
+        taken = self._prepare(long)
+        enough = times.long_enough(first, Runs(long, [taken]), target, self.iterations)
+        if enough > long:
+            self._prepare(enough)
+        self.long_runs = Runs(enough, [])
         pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
-        self.work = Work(*(counts.per_iteration(few, many, long - short) for few, many in pairs))
+        self.work = Work(*(counts.per_iteration(few, many, enough - short) for few, many in pairs))
         self.whole = self.batch if task.method.volume else given(task, task.volume)
         self.volumes: list[float] = []  # seconds of each, where a long run is a whole restoration
+
+    def _prepare(self, long: int) -> float:
+        """Prepares the long run, with the kernels that the short one was found to have; returns its seconds."""
+        self.long = self.task.runner(long)
+        self.long.programs.fused = self.short.programs.fused
+        self.compiled, taken = prepare(self.long, self.batch)
+        return taken
 
     def sample(self) -> None:
         """Times one run of each length, and a volume where the long run is a whole restoration."""
@@ -151,6 +168,7 @@ class Restoration:
             "batch_size": size,
             "batch_size_of_programs": of_programs,  # smaller after an out-of-memory error
             "grid": [task.grid.height, task.grid.width],
+            **computed_by(self.long),
             "seconds_per_iteration": slope._asdict(),
             "paper_seconds": paper,
             "paper_over_ours": times.ratio(paper, slope.median),
@@ -170,7 +188,7 @@ class OneStep:
         """Compiles the method and restores a volume once."""
         self.name, self.task = task.name, task
         self.runner, self.whole = task.runner(), given(task, task.volume)
-        self.compiled = prepare(self.runner, self.whole)
+        self.compiled, _ = prepare(self.runner, self.whole)
         self.volumes: list[float] = []  # seconds of each
 
     def sample(self) -> None:
@@ -192,10 +210,16 @@ class OneStep:
             "batch_size": task.volume,
             "batch_size_of_programs": of_programs,  # smaller after an out-of-memory error
             "grid": [task.grid.height, task.grid.width],
+            **computed_by(self.runner),
             "volume": volume,
             "compile_seconds": self.compiled.seconds,
             **against_floor(self.compiled, work, peaks, volume["seconds"]),
         }
+
+
+def computed_by(runner: runners.Runner) -> dict[str, Any]:
+    """Returns whose kernels computed what was timed, and whether a GPU was told all of them as one graph."""
+    return {"kernels": runner.kernels, "cuda_graph": runner.programs.graphs}
 
 
 def measured(samples: list[float]) -> dict[str, Any]:

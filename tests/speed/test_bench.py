@@ -137,6 +137,7 @@ def test_the_record_follows_from_its_samples(benched):
     lower, median, upper = np.percentile(slopes, [25, 50, 75])
     assert found["seconds_per_iteration"] == pytest.approx({"median": median, "lower": lower, "upper": upper})
     assert found["paper_seconds"] == 0.098
+    assert (found["kernels"], found["cuda_graph"]) == ("XLA", False)
     if median > 0:
         assert found["paper_over_ours"] == pytest.approx(0.098 / median)
     assert_follows(found, record["peaks"], median)

@@ -2,6 +2,7 @@
 
 import types
 
+import numpy as np
 import pytest
 
 from configs import bench as settings
@@ -74,45 +75,60 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
     monkeypatch.setattr(runner.programs, "compile", refuse_once)
     seen = []
     monkeypatch.setattr(programs.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
-    found = restorations.prepare(runner, restorations.given(task, 4))
+    found, _ = restorations.prepare(runner, restorations.given(task, 4))
     assert len(asked) == 1
     assert list(runner.programs.compiled.values()) == [found.program]
     assert seen == [(), ()]
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "long", "batch", "volume"),
+    ("name", "target", "once", "long", "batch", "volume"),
     [
-        ("vae_lg_neural_tv", 0.5, 4, 12, None),  # too short for all iterations
-        ("vae_lg_neural_tv", 9.9, 8, 12, 2 * 0.9),  # 20 slices are two batches
-        ("vae_lg_neural_tv3d", 9.9, 8, 20, 0.9),
+        ("vae_lg_neural_tv", 0.5, 0.1, 4, 12, None),  # too short for all iterations
+        ("vae_lg_neural_tv", 9.9, 0.1, 8, 12, 2 * 0.9),  # 20 slices are two batches
+        ("vae_lg_neural_tv", 25, 10, 8, 12, 2 * 10.8),  # a run of 4, the first guess, mostly begins
+        ("vae_lg_neural_tv3d", 9.9, 0.1, 8, 20, 0.9),
     ],
 )
-def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, target, long, batch, volume):
-    """By a clock that is known: a batch of 12 slices, or a volume of 20, takes 0.1 s, and 0.1 s an iteration."""
+def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, target, once, long, batch, volume):
+    """By a clock that is known: a batch of 12 slices, or a volume of 20, takes some time, and 0.1 s an iteration."""
     config = settings.get_config("smoke")
     config.volume_slices, config.experiments.vae.restore.iterations = 20, 8
     task = contestants.task(contestants.from_config(config), methods.parse(name), "adam", {}, mesh1)
     compiled = types.SimpleNamespace(memory_analysis=lambda: None)
 
+    asked = []
+
     def prepare(runner, arrays):
+        if runner.programs.fused is None:
+            asked.append(runner)
+            runner.programs.fused = ("variance",)
         count = Count(100.0 + 10.0 * runner.iterations, 7.0 * runner.iterations)
-        return programs.Compiled(count, programs.KERNELS, count, compiled, 3.0)
+        return programs.Compiled(count, programs.KERNELS, count, compiled, 3.0), seconds(runner, arrays)
 
     def seconds(runner, arrays):
-        return -(-len(arrays.slices.number) // (20 if task.method.volume else 12)) * (0.1 + 0.1 * runner.iterations)
+        return -(-len(arrays.slices.number) // (20 if task.method.volume else 12)) * (once + 0.1 * runner.iterations)
 
     monkeypatch.setattr(restorations, "prepare", prepare)
     monkeypatch.setattr(restorations, "seconds", seconds)
     monkeypatch.setattr(
         restorations.Task,
         "runner",
-        lambda task, iterations=0: types.SimpleNamespace(iterations=iterations, size=12, dispatched=6),
+        lambda task, iterations=0: types.SimpleNamespace(
+            iterations=iterations,
+            size=12,
+            dispatched=6,
+            kernels="lgjax",
+            programs=types.SimpleNamespace(fused=None, graphs=True),
+        ),
     )
     one = restorations.Restoration(task, short=1, target=target)
     for _ in range(3):
         one.sample()
     found = one.record(Peaks(1e3, 1e2, {}), as_paper=True)
+    assert len(asked) == 1  # whatever the length of a run
+    assert one.long.programs.fused == ("variance",)
+    assert (found["kernels"], found["cuda_graph"]) == ("lgjax", True)
     assert (one.long.iterations, found["batch_size"]) == (long, batch)
     assert found["seconds_per_iteration"]["median"] == pytest.approx(0.1)
     assert found["paper_seconds"] == (0.098 if name == "vae_lg_neural_tv" else None)
@@ -121,6 +137,22 @@ def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, targ
     assert found["fraction_of_floor"] == pytest.approx(0.07 * parts / 0.1)
     assert found["volume"]["seconds"] == pytest.approx(volume or 2 * 0.9)
     assert ("computed_from" in found["volume"]) == (volume is None)
+
+
+@pytest.mark.parametrize(("platform", "runs"), [("cpu", 1), ("gpu", 2)])
+def test_what_a_device_makes_once_is_made_before_anything_counts(platform, runs):
+    """The second run of a program makes CUDA graphs."""
+    made = []
+    devices = np.array([types.SimpleNamespace(platform=platform)])
+
+    def runner(*given):
+        made.append(given)
+        return []
+
+    runner.mesh = types.SimpleNamespace(devices=devices)
+    slices = restorations.Given("slices", "strength")
+    assert restorations.warm(runner, slices) > 0
+    assert made == runs * [slices]
 
 
 def test_volumes_that_fit_in_no_run_are_computed():

@@ -103,6 +103,21 @@ def test_what_tuning_times_is_the_convolution(use):
     np.testing.assert_allclose(one.run(), expected[use], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("short")
+def test_on_a_gpu_no_form_is_called_step_by_step(monkeypatch):
+    """The host would be measured."""
+    called = []
+
+    def steps(compute, *arrays):
+        called.append(arrays)
+        return lambda _: lambda: 0
+
+    monkeypatch.setattr(tuning, "_steps", steps)
+    for kind, count in (("NVIDIA H200", 0), ("cpu", 1)):
+        tuning.Contestant(tuned.KERNEL, "plain", layer_of((8, 8), 3, 5, 3, 1), tuning.Tuning(kind, 1, 1, 0.0))
+        assert len(called) == count
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Runs need last no time."""
@@ -119,7 +134,7 @@ def test_a_run_lasts_long_enough_and_not_for_ever(monkeypatch, start, each):
     assert iterations == tuning.SHORTEST or start + each * iterations < 2 * tuning.TURN
 
 
-@pytest.mark.parametrize("use", [tuned.FORWARD, tuned.IMAGE])
+@pytest.mark.parametrize("use", tuned.USES)
 @pytest.mark.usefixtures("optimised")
 def test_a_loop_computes_the_convolution_anew_every_time_and_its_length_is_known(use):
     """In the compiled program: nothing that is computed is the same for all iterations, and none asks for a next."""
