@@ -62,7 +62,7 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
         app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
     with app.joined() as mesh:
         hosts.first_alone(preparation.begin, config, workdir)
-        before = restorations.check_place(folder, name, scans.found, inputs)
+        before = restorations.checked_place(folder, name, scans.found, inputs)
         detector = calibrated.from_config(config, workdir, name, mesh)
         workers, scratch = config.data.workers, options.work_dir
         outcome = restorations.run(detector, scans, inputs, folder, workers, scratch, before=before)

@@ -73,6 +73,7 @@ class Detector:
         self.method, self.trained, self.runner = method, trained, runner
         self.strength, self.step, self.about, self.workdir = strength, step, about, workdir
         self.tails, self.healthy = tails, healthy
+        self._told: set[str] = set()  # warnings
 
     def __repr__(self) -> str:
         names = {None: "", SHIPPED: "shipped, ", RELEASED: "released, "}
@@ -136,8 +137,8 @@ class Detector:
         maps = maps._replace(pvalues=self.pvalues(anomaly, restored.subject, prepared))
         used = bool(self.method.model) and prepared.image.sha256 in self.trained.subjects
         plane = provenance.midplane_of(restored.plane, prepared)
-        calibrated = own_kernels.warnings(self.about.get("CalibrationKernels"), restored.kernels)
-        notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared), *calibrated)
+        self._tell_once(own_kernels.warning(self.about.get("CalibrationKernels"), restored.kernels))
+        notes = (*midplane.warnings(restored.plane), *volumes.warnings(self.method, prepared))
         for note in notes:
             LOG.warning("%s: %s", subject.identifier, note)
         quality = self.quality(prepared, restored)
@@ -155,6 +156,12 @@ class Detector:
         return Detection(
             subject.identifier, restored.subject, maps, restored.traces, provenance.of(subject, common, restored)
         )
+
+    def _tell_once(self, warning: str | None) -> None:
+        """Logs what holds for all scans, with the first of them."""
+        if warning and warning not in self._told:
+            self._told.add(warning)
+            LOG.warning("%s: %s", self.method.name, warning)
 
     def pvalues(self, anomaly: np.ndarray, looked_at: Prepared, prepared: Prepared) -> np.ndarray | None:
         """Returns the p-values of an anomaly map, [X, Y, Z]; None where calibration knows none."""

@@ -115,7 +115,7 @@ def restore(
 ) -> int:
     """Restores scans with methods, each into its place; returns the exit code."""
     arguments, shown = flags.FLAGS, series.nameable(inputs, scans.found)
-    held = [restorations.check_place(place, name, scans.found, inputs) for name, place in places]
+    held = [restorations.checked_place(place, name, scans.found, inputs) for name, place in places]
     code, prepared = 0, kept.Kept(kept.room(len(places)))
     for (name, place), before in zip(places, held, strict=True):
         try:

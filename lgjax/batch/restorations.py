@@ -83,7 +83,7 @@ def restore(
       as_dicom: writes what was found in DICOM series as DICOM objects too; these name the patient.
       inputs: files and folders that the scans come from, for the record.
       kept: scans that methods before this one prepared; None: each is prepared here.
-      before: what lies in the folder, from `check_place`; None: nobody has looked yet.
+      before: what lies in the folder, from `checked_place`; None: nobody has looked yet.
 
     Raises:
       UsageError: another process writes maps of another method, weights or settings in the folder.
@@ -134,6 +134,7 @@ def work(stages: Stages, subjects: Sequence[Subject], record: Results) -> None:
 
     def wait(left: Sequence[Subject]) -> None:
         waiting.tell([subject.identifier for subject in left])
+        record.keep()
 
     with progress.track(None, stages.detector.method.name, len(subjects), "scan") as bar:
         try:
@@ -150,14 +151,14 @@ def task(detector: Detector) -> str:
     return files.digest({key: detector.about.get(key) for key in sidecar.DONE})
 
 
-def check_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> Before:
+def checked_place(folder: pathlib.Path, method: str, subjects: Sequence[Subject], inputs: Sequence[str]) -> Before:
     """Returns what a folder holds of subjects.
 
     Raises:
       UsageError: the folder holds other results than those that are about to be written there.
     """
     identifiers = [subject.identifier for subject in subjects]
-    held = occupied.check_folder(folder, method)
+    held = occupied.checked_folder(folder, method)
     read.check_names(folder, identifiers)
     before = {name: held.get(name, {}) for name in identifiers}
     if changed := runs.changed(folder, inputs, subjects, occupied.contents(before)):

@@ -56,6 +56,8 @@ def parse_arguments(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS)
     named = {name: getattr(found, name) for name in PASSED}
     given = [f"--{name}" if value is True else f"--{name}={value}" for name, value in named.items() if value]
     if found.analysis_level == GROUP:  # which needs no model
+        if joined := [name for name in commands.HOSTS if getattr(found, name)]:
+            raise UsageError(f"--{joined[0]}: one process makes the tables of the group. Leave the flag out.")
         commands.define_common(values)
         values([PROGRAM, *(flag for flag in given if flag in ("--debug", "--quiet"))])
     else:

@@ -11,7 +11,7 @@ from lgjax.scans.finding import layouts
 SCANS = "NIfTI file; folder (BIDS, BraTS, DICOM series ... or plain); table (.tsv, .csv); or phantom:SPLIT[:COUNT]."
 
 HOSTS = {  # how several of them join, by flag
-    "coordinator": "HOST:PORT where the first of several hosts listens.",
+    "coordinator": "Where the first of several hosts listens, HOST:PORT.",
     "hosts": "How many hosts work together; auto: found out on TPU pods and under SLURM.",
     "host": "Which of the hosts this is, from 0.",
 }

@@ -13,7 +13,7 @@ _ASKED = (*DONE, "InputSHA256", "BrainFrom", "Quality")  # of each of many sidec
 SETTINGS, VERSION = "other weights or settings", "another version of lgjax"  # that maps can be of
 
 
-def check_folder(folder: pathlib.Path, method: str) -> dict[str, dict[str, Any]]:
+def checked_folder(folder: pathlib.Path, method: str) -> dict[str, dict[str, Any]]:
     """Reads the sidecars of all maps in a folder, by identifier, as `sidecars` does.
 
     Raises:

@@ -76,8 +76,10 @@ class Results:
         return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)  # and not to wait for a process that may hang
         try:
-            self._end(self.code if error is None else _code(error))
+            with contextlib.suppress(TimeoutError):
+                self._end(self.code if error is None else _code(error), PATIENCE if interrupted else math.inf)
         finally:
             self._signals.__exit__(None, None, None)
 

@@ -68,18 +68,16 @@ def trusted(
     return ()
 
 
-def warnings(calibrated: str | None, restored: str) -> tuple[str, ...]:
-    """Says that other kernels computed a map than its thresholds.
+def warning(calibrated: str | None, restored: str) -> str | None:
+    """Says that other kernels computed maps than their thresholds; None where the same did.
 
     Args:
       calibrated: whose kernels the thresholds are from; None: a record of an earlier version does not say.
-      restored: whose kernels the map is from.
+      restored: whose kernels the maps are from.
     """
     if calibrated in (None, restored):
-        return ()
-    return (
-        f"kernels of {restored} computed the map, and those of {calibrated} its thresholds, which may hold less well",
-    )
+        return None
+    return f"kernels of {restored} compute maps, those of {calibrated} computed thresholds, which may hold less well"
 
 
 def hold(traced: Any) -> bool:

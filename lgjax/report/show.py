@@ -107,7 +107,7 @@ def write(
 
 
 def write_of_folder(folder: pathlib.Path, subjects: Sequence[sources.Subject]) -> Pages:
-    """Writes the pages that lack of scans that are finished in a folder of results, into the folder; see `write`.
+    """Writes the missing pages of finished scans into their folder of results; see `write`.
 
     Several processes may do the same at a time: each page is written by one of them, and each returns when all are
     there. Pages of other scans stay while their scans are finished. References are not read.

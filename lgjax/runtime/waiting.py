@@ -53,5 +53,7 @@ def _tell(worker: Worker, items: Sequence[str], waited: float) -> None:
     if waited < PATIENCE:
         LOG.info(told)
     else:
-        end = f"If the process hangs, `kill -9 {worker.pid}` on {worker.host} ends it, and its work is done here."
+        kill = f"`kill {worker.pid}`, or else `kill -9 {worker.pid}`,"
+        end = f"That may be right for large scans. If the process hangs, {kill} on {worker.host} ends it, and its work "
+        end += "is done here."
         LOG.warning("%s, for %s so far. %s", told, counted(round(waited / 60), "minute"), end)

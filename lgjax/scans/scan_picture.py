@@ -67,11 +67,13 @@ class _Pixels(Artist):
         self.pixels = pixels
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draws the pixels, as many as the device has."""
-        width, height = renderer.get_canvas_width_height()
-        scale = renderer.get_image_magnification()
-        image = Image.fromarray(self.pixels).resize((round(width * scale), round(height * scale)))
-        renderer.draw_image(renderer.new_gc(), 0, 0, np.asarray(image.convert("RGBA"))[::-1])
+        """Draws the pixels, as many as the device has, where the figure lies on its canvas."""
+        figure, scale = self.get_figure(root=True), renderer.get_image_magnification()
+        assert figure
+        (left, bottom), (right, top) = figure.transFigure.transform([(0, 0), (1, 1)])
+        size = round((right - left) * scale), round((top - bottom) * scale)
+        image = Image.fromarray(self.pixels).resize(size).convert("RGBA")
+        renderer.draw_image(renderer.new_gc(), round(left), round(bottom), np.asarray(image)[::-1])
 
 
 def encode(figure: Figure) -> bytes:

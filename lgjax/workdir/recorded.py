@@ -55,7 +55,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         complete = {part: {**values, **recorded[part]} for part, values in ADDED.items() if part in recorded}
         if "train" in recorded and "restore" in complete:
             complete["restore"] = {**ADDED_TO_MODELS, **complete["restore"]}
-        if "variance_channels" in recorded.get("model", ()):
+        if "variance_channels" in recorded.get("model", ()) and "restore" in complete:
             complete["restore"] = {**ADDED_TO_AUTOENCODERS, **complete["restore"]}
         if "optimizer" in complete.get("restore", ()):
             complete["restore"] = {**ADDED_TO_ASCENT, **complete["restore"]}

@@ -104,7 +104,7 @@ def test_zsh_is_told_what_a_flag_is_for_and_takes():
     assert r"'--layout=[Layout of an input folder]:value:(auto bids " in said
     assert "'--mask=[Brain mask of a single scan]:value:_files'" in said
     assert "'--debug[Show tracebacks]'" in said
-    assert r"'--coordinator=[HOST\:PORT where the first of several hosts listens]:value: '" in said
+    assert r"'--coordinator=[Where the first of several hosts listens, HOST\:PORT]:value: '" in said
 
 
 @pytest.mark.parametrize("words", [[], ["fish"], ["bash", "zsh"]])

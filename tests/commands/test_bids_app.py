@@ -229,6 +229,8 @@ def test_the_group_counts_what_is_there_and_names_what_is_not(raw, run, tmp_path
     data, out = shutil.copytree(raw, tmp_path / "raw"), tmp_path / "out"
     assert run(data, out, level="group") == 2
     assert f"holds no results. Make them first: lgjax bids {data} {out} participant" in capsys.readouterr().out
+    assert run(data, out, "--host=1", level="group") == 2
+    assert "--host: one process makes the tables of the group" in capsys.readouterr().out
     scan = data / f"{SCANS[2]}.nii.gz"
     whole = scan.read_bytes()
     scan.write_bytes(whole[:200])

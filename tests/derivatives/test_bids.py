@@ -178,7 +178,7 @@ def test_earlier_results_are_recognised(earlier, raw):
         read.check_names(earlier, others)
     assert read.is_renamed("sub-A1_ses-01_run-1", earlier)
     with pytest.raises(UsageError, match="sub-A1ses01run1"):
-        restorations.check_place(earlier, "intensity", derived.sources.find(str(raw)), [str(raw)])
+        restorations.checked_place(earlier, "intensity", derived.sources.find(str(raw)), [str(raw)])
 
 
 def test_a_result_of_an_earlier_version_is_not_taken_for_finished(tmp_path):

@@ -30,7 +30,7 @@ def test_maps_of_another_method_stay(tmp_path, identifier, there, here):
         f"holds maps of {there} .*{identifier}.*, and {here} would replace them. Use another output folder, such as"
     )
     with pytest.raises(UsageError, match=message):
-        occupied.check_folder(tmp_path, here)
+        occupied.checked_folder(tmp_path, here)
     with pytest.raises(UsageError, match=message):
         occupied.check_scan(tmp_path, identifier, here)
     occupied.check_scan(tmp_path, "sub-00", here)
@@ -44,7 +44,7 @@ def test_a_folder_is_read_once_before_the_work(tmp_path, monkeypatch):
     assert restorations.restore(derived.detector(), subjects, folder, 1).skipped == 0
     seen, told = [], occupied.told
     monkeypatch.setattr(occupied, "told", lambda path: seen.append(path.name) or told(path))
-    before = restorations.check_place(folder, "intensity", subjects, [str(tmp_path / "in")])
+    before = restorations.checked_place(folder, "intensity", subjects, [str(tmp_path / "in")])
     monkeypatch.setattr(restorations, "work", lambda *_: seen.append("work begins"))
     restorations.restore(derived.detector(), subjects, folder, 1, before=before)
     assert sorted(seen[: seen.index("work begins")]) == [
@@ -55,9 +55,9 @@ def test_a_folder_is_read_once_before_the_work(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [{"Method": "gmm"}, "", "{", "[]", "null", {"Score": "signed"}])
 def test_the_same_method_goes_on_and_unfinished_scans_are_nobodys(tmp_path, content):
     finished(tmp_path, "sub-01", content)
-    occupied.check_folder(tmp_path, "gmm")
+    occupied.checked_folder(tmp_path, "gmm")
     occupied.check_scan(tmp_path, "sub-01", "gmm")
-    occupied.check_folder(tmp_path / "absent", "gmm")
+    occupied.checked_folder(tmp_path / "absent", "gmm")
     occupied.check_scan(tmp_path / "absent", "sub-01", "gmm")
 
 

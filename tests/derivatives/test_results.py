@@ -224,6 +224,16 @@ def test_what_an_interrupted_run_counts_is_what_is_on_disk(tmp_path):
     assert [again[key] for key in ("Restored", "FinishedBefore", "ExitCode")] == [2, 2, 0]
 
 
+def test_who_is_interrupted_waits_no_longer_than_patience_for_another_process(tmp_path, monkeypatch):
+    """Which may hang while it holds the record; then the run stays open, as that of a killed process."""
+    monkeypatch.setattr(results, "PATIENCE", 0.1)
+    with Claims(tmp_path) as other, contextlib.ExitStack() as held:
+        with pytest.raises(KeyboardInterrupt), recorded(tmp_path):
+            held.enter_context(other.lock(results.NAME))
+            raise KeyboardInterrupt
+    assert content(tmp_path)["Runs"][0]["End"] is None
+
+
 def test_the_handler_of_before_is_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with recorded(tmp_path):

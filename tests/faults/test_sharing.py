@@ -126,7 +126,7 @@ def test_a_process_that_hangs_is_named_to_who_waits_for_it(scans, alone, tmp_pat
     other = started(scans, tmp_path / "out", "log1", before=forked.impatient)
     told = f"waiting for process {hung.pid} on {socket.gethostname()}, which is at work on sub-s0, "
     until(lambda: told in forked.said(tmp_path / "log1"))
-    assert f"`kill -9 {hung.pid}` on {socket.gethostname()} ends it" in (tmp_path / "log1").read_text()
+    assert f"`kill -9 {hung.pid}`, on {socket.gethostname()} ends it" in (tmp_path / "log1").read_text()
     assert other.poll() is None
     hung.kill()
     assert other.wait() == 3

@@ -38,9 +38,11 @@ def test_a_long_wait_is_told_ever_more_seldom(lines, caplog):
     assert [second for second, _ in told] == [second for second in (60, 120, 240, 480, 960) for _ in range(2)]
     assert [line for second, line in told if second == 120] == [
         "waiting for process 1 on node1, which is at work on sub-a, sub-c, for 2 minutes so far. "
-        "If the process hangs, `kill -9 1` on node1 ends it, and its work is done here.",
+        "That may be right for large scans. If the process hangs, `kill 1`, or else `kill -9 1`, on node1 ends it, "
+        "and its work is done here.",
         "waiting for process 2 on node2, which is at work on sub-b, for 2 minutes so far. "
-        "If the process hangs, `kill -9 2` on node2 ends it, and its work is done here.",
+        "That may be right for large scans. If the process hangs, `kill 2`, or else `kill -9 2`, on node2 ends it, "
+        "and its work is done here.",
     ]
     lines(Waiting(HOLDERS.get), ["sub-a"], 61)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

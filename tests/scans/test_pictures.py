@@ -121,6 +121,21 @@ def test_a_picture_has_any_resolution():
     assert np.abs(np.asarray(fine.resize(coarse.size)).astype(int) - np.asarray(coarse)).mean() < 4
 
 
+def test_images_stay_with_their_text_where_margins_are_cut():
+    """As notebooks cut them."""
+    panel = pictures.Panels(np.eye(20), None, np.eye(20), None, None, np.ones((20, 20), bool), 1.0)
+    figure, found = scan_picture.scan_figure({"a": panel}, ""), io.BytesIO()
+    whole = np.asarray(Image.open(io.BytesIO(scan_picture.encode(figure))))
+    figure.savefig(found, dpi=scan_picture.DPI, bbox_inches="tight", pad_inches=0)
+    cut = np.asarray(Image.open(found).convert("RGB"))
+    assert cut.shape[0] < whole.shape[0]
+    box = figure.get_tightbbox()
+    left, top = round(box.x0 * scan_picture.DPI), round(whole.shape[0] - box.y1 * scan_picture.DPI)
+    places = itertools.product((-1, 0, 1), repeat=2)
+    windows = [whole[top + i :, left + j :][: cut.shape[0], : cut.shape[1]] for i, j in places]
+    assert min(np.abs(cut.astype(int) - w).mean() for w in windows if w.shape == cut.shape) < 0.5
+
+
 @pytest.mark.parametrize("ends", [(0.0, 7.03), (-7.03, 7.03), (0.0, 0.004)])
 def test_the_scale_says_what_its_colours_mean(ends):
     """Every mark stands at the height where the bar has the colour of its number."""
