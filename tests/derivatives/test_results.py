@@ -227,10 +227,14 @@ def test_what_an_interrupted_run_counts_is_what_is_on_disk(tmp_path):
 def test_who_is_interrupted_waits_no_longer_than_patience_for_another_process(tmp_path, monkeypatch):
     """Which may hang while it holds the record; then the run stays open, as that of a killed process."""
     monkeypatch.setattr(results, "PATIENCE", 0.1)
-    with Claims(tmp_path) as other, contextlib.ExitStack() as held:
-        with pytest.raises(KeyboardInterrupt), recorded(tmp_path):
+
+    def interrupted(other, held):
+        with recorded(tmp_path):
             held.enter_context(other.lock(results.NAME))
             raise KeyboardInterrupt
+
+    with Claims(tmp_path) as other, contextlib.ExitStack() as held, pytest.raises(KeyboardInterrupt):
+        interrupted(other, held)
     assert content(tmp_path)["Runs"][0]["End"] is None
 
 
