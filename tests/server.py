@@ -124,6 +124,7 @@ def in_threads() -> None:
 
 def _run(words: list[str], out: str, err: str, ready: Callable[[], None]) -> None:
     gc.freeze()  # what the server has imported is shared with the server, and no garbage
+    gc.set_threshold(20_000, 50, 100)  # as in conftest.py; commands that are typed have Python's own
     for stream, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(descriptor, stream)

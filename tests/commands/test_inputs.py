@@ -98,14 +98,15 @@ class Run(NamedTuple):
         return json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
 
 
-def lgjax(binary: str, *arguments, without: str = "") -> subprocess.CompletedProcess:
-    """Runs a binary; `without` names a function that is to draw nothing, which saves time."""
-    return server.run(binary, *arguments, before=functools.partial(strict, without))
+def lgjax(binary: str, *arguments, without: str = "", threads: bool = True) -> subprocess.CompletedProcess:
+    """Runs a binary; `without` names a function that is to draw nothing, which saves time, as threads do."""
+    return server.run(binary, *arguments, before=functools.partial(strict, without, threads))
 
 
-def strict(without: str) -> None:
+def strict(without: str, threads: bool) -> None:
     """Prints as in most people's terminals: a name that is no UTF-8 cannot be printed as it is."""
-    server.in_threads()
+    if threads:
+        server.in_threads()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="strict")
     if without:
@@ -113,10 +114,10 @@ def strict(without: str) -> None:
         setattr(importlib.import_module(module), name, lambda *_, **__: b"")
 
 
-def run(binary: str, workdir: pathlib.Path, scans: pathlib.Path, *flags: str, without: str = "") -> Run:
+def run(binary: str, workdir: pathlib.Path, scans: pathlib.Path, *flags: str, **how) -> Run:
     out = scans.parent / f"{scans.name}-{binary}"
     told = [flag.format(workdir=workdir) for flag in BINARIES[binary].flags]
-    result = lgjax(binary, *told, f"--input={scans}", f"--output={out}", *flags, without=without)
+    result = lgjax(binary, *told, f"--input={scans}", f"--output={out}", *flags, **how)
     lines = re.split(r"^failed: (?=sub-)", result.stderr, flags=re.MULTILINE)[1:]
     failed = dict(line.split(": ", 1) for line in lines)
     return Run(binary, result.returncode, result.stdout, result.stderr, failed, scans, out)
@@ -776,7 +777,7 @@ def test_limits_and_volumes_that_are_not_there(binary, workdir, tmp_path):
     images.save(scans / "big.nii.gz", big)
     images.save(scans / "single.nii.gz", SMALL, matrix)
     images.save(scans / "two.nii.gz", np.stack([0 * SMALL, SMALL], -1), matrix)
-    result = run(binary, workdir, scans, "--volume=1", "--max_voxels=10000")
+    result = run(binary, workdir, scans, "--volume=1", "--max_voxels=10000", threads=False)
     assert result.code == 3
     assert set(result.failed) == {"sub-big", "sub-single"}
     assert "more than 10000 voxels" in result.failed["sub-big"]
