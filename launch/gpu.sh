@@ -4,13 +4,13 @@
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --labels=PATIENTS --output=runs/cohort
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --dry_run
 #
+#   --gpus=N           takes N GPUs (default: those of CUDA_VISIBLE_DEVICES, or all)
+#   --cuda=12|13       which CUDA to install (default: the newest that the driver knows)
+#
 # Asks one GPU all about speed, see launch/gpu_bench.sh:
 #
 #   bash launch/gpu.sh bench [--output=DIR] [--only=PHASES] [--patience=N] [--again] [--dry_run]
 #   bash launch/gpu.sh bench --device=cpu --smoke
-#
-#   --gpus=N           takes N GPUs (default: those of CUDA_VISIBLE_DEVICES, or all)
-#   --cuda=12|13       which CUDA to install (default: the newest that the driver knows)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "${1-}" != bench ] || exec bash launch/gpu_bench.sh "${@:2}"

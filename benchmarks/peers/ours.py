@@ -1,5 +1,6 @@
 """The side of lgjax: what compare.py asks of it, in a process of its own."""
 
+import math
 import pathlib
 
 import jax
@@ -93,11 +94,13 @@ class Side(side.Side):
         return batch
 
     def _training_run(self, config, variables, mode: str, slices):
-        step = self._training(config, variables, *slices[:2])
+        steps = config.restore.iterations
+        together = math.gcd(steps, feeding.per_dispatch(settings.from_config(config), self.mesh))
+        take = self._training(config, variables, *slices[:2], together)
 
         def run():
-            for _ in range(config.restore.iterations):
-                terms = step()
+            for _ in range(steps // together):
+                terms = take()
             jax.block_until_ready(terms)
 
         return run
@@ -111,18 +114,23 @@ class Side(side.Side):
         batch = Slices(y, mask, np.arange(len(y), dtype=np.int32))
         return lambda: np.concatenate([x for x, _ in runner(batch, strength)])
 
-    def _training(self, config, variables, x, mask):
+    def _training(self, config, variables, x, mask, together: int = 1):
+        """Makes what takes some training steps, as the product does: several in one dispatch, or a single one."""
         model, values = models.from_config(config, config.train.precision), settings.from_config(config)
         params = variables["params"]
         optimizer = training.optimizer(values).init(params)
         found = {name: variables[name] for name in ("params", "batch_stats")}
         state = devices.replicate(training.TrainState(jnp.zeros((), jnp.int32), found, optimizer), self.mesh)
-        batch = jax.device_put((x, mask), devices.batch_sharding(self.mesh))
-        compiled = feeding.make_step(model, values, self.mesh)
+        if together > 1:
+            program = feeding.make_steps(model, values, self.mesh)
+            given = devices.replicate((x, mask), self.mesh), np.tile(np.arange(len(x)), (together, 1))
+        else:
+            program = feeding.make_step(model, values, self.mesh)
+            given = jax.device_put((x, mask), devices.batch_sharding(self.mesh))
 
-        def step():
+        def take():
             nonlocal state
-            state, terms = compiled(state, *batch)
+            state, terms = program(state, *given)
             return terms
 
-        return step
+        return take

@@ -13,12 +13,16 @@ class Side:
         self.runs: dict[str, Callable] = {}
 
     def prepare(self, config, variables, method: str, mode: str, slices) -> np.ndarray | None:
-        """Compiles and runs once what `sample` will time, a method or `vae_train`; the restored slices."""
+        """Compiles and runs what `sample` will time, a method or `vae_train`; the restored slices.
+
+        Twice, since compilers may make a CUDA graph of a program at its second run: the slices are those of that one.
+        """
         if method == "vae_train":
             run = self._training_run(config, variables, mode, slices)
         else:
             run = self._restorer(config, variables["frozen"], method, mode, slices)
         self.runs[mode] = run
+        run()
         return run()
 
     def sample(self, mode: str) -> float:

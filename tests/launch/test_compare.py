@@ -258,3 +258,29 @@ def test_an_unknown_mode_is_told(compare):
     assert compare.choose_modes("", theirs, [METHOD]) == set()
     with pytest.raises(SystemExit, match="--modes: fast: choose among eager, graph"):
         compare.choose_modes("graph,fast", theirs, [METHOD])
+
+
+def test_what_is_timed_ran_twice_before(compare):
+    """Compilers make CUDA graphs at a second run."""
+    module = importlib.import_module("side")
+    side, runs = module.Side(), []
+    side._restorer = lambda *_: lambda: runs.append(None) or len(runs)
+    assert side.prepare(None, {"frozen": {}}, METHOD, "graph", None) == 2
+    side.sample("graph")
+    assert len(runs) == 3
+
+
+def test_our_training_takes_as_many_steps_in_a_dispatch_as_the_product(compare, monkeypatch):
+    ours = importlib.import_module("ours")
+    config = compare.make_config(compare.arguments(["--device=cpu", "--output=F", "--smoke", "--iterations=20"]))
+    side, rows = ours.Side.__new__(ours.Side), []
+    side.mesh = ours.devices.mesh()
+
+    def steps(*_):
+        return lambda state, data, given: (state, rows.append(given.tolist()))
+
+    monkeypatch.setattr(ours.feeding, "make_steps", steps)
+    config.train.steps_per_dispatch = ours.feeding.DISPATCHED
+    slices = np.zeros((3, 4, 4, 1), np.float32)
+    side._training_run(config, {"params": {}, "batch_stats": {}}, "lgjax", (slices, slices))()
+    assert rows == [[[0, 1, 2]] * 10] * 2
