@@ -74,8 +74,9 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     )
     compare = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}")
     tiny = ("--smoke", "--repeats=1", "--modes=eager_channels_last") if smoke else ()
-    convolutions = ("benchmarks/convolutions.py", f"--output={OUTPUT}", "--slices=2" if smoke else "--slices=64")
-    forms = ("--smoke", "--repeats=1", "--seconds=5") if smoke else ("--seconds=45",)
+    slices = ("--slices=2", "--smoke", "--repeats=1") if smoke else ("--slices=64",)
+    convolutions = ("benchmarks/convolutions.py", f"--device={device}", f"--output={OUTPUT}", *slices)
+    forms, programs = "--seconds=5" if smoke else "--seconds=45", "--longer=1" if smoke else "--longer=20"
     maps = ("benchmarks/gpu_maps.py", f"--device={device}", f"--output={OUTPUT}", *["--smoke"] * smoke)
     levers = [
         Phase(f"lever_{name}", 40, (*bench, one, untrained, *quick, *value), flags)
@@ -98,9 +99,10 @@ def phases(device: str, smoke: bool) -> list[Phase]:
         Phase("profile", 40, (*bench, one, untrained, *quick, "--profile")),
         Phase("others_tensorfloat32", 90, (*bench, others, untrained)),
         Phase("others_bfloat16", 90, (*bench, others, untrained, BFLOAT16)),
-        Phase("forms", 70, (*convolutions, "--tune", *forms)),
+        Phase("forms", 70, (*convolutions, "--tune", forms)),
         *levers[FIRST:],
         *peers("peers_autotuned", NEURAL, AUTOTUNED),
         *peers("peers_training", "vae_train", TRAINING),
+        Phase("convolutions", 150, (*convolutions, "--precision=tensorfloat32", programs)),
         Phase("detection", 150, (*bench, f"--method={DETECTION}", untrained)),
     ]

@@ -25,7 +25,7 @@ def summary(phases: dict[str, dict[str, Any]]) -> str:
 
 
 def figures(record: dict[str, Any]) -> list[str]:
-    """The main figures of a record: of lgjax.bench, of the comparison with PyTorch, of that of maps."""
+    """The main figures of a record: of lgjax.bench, of convolutions, of comparisons with PyTorch and of maps."""
     found = []
     for name, method in record.get("methods", {}).items():
         iteration = method["seconds_per_iteration"]
@@ -37,6 +37,15 @@ def figures(record: dict[str, Any]) -> list[str]:
         found.append(f"training of {name} {training['steps_per_second']['median']:.3g} steps/s")
     if maps := record.get("differences"):
         found.append(f"maps differ by {max(each['restored'] for each in maps.values()):.1e} standard deviations")
+    for what, kinds in record.get("medians", {}).items():
+        found.append(f"{what}: lgjax / flax {kinds['lgjax'] / kinds['flax']:.2f}")
+    for table in record.values():
+        if isinstance(table, dict) and "layers" in table:
+            other = sum(layer["form"] != "plain" for layer in table["layers"])
+            left = table["about"]["not measured"]
+            found.append(
+                f"{len(table['layers'])} convolutions measured, {other} of them not plain; {left} not measured"
+            )
     parts = record.get("precisions", {record.get("precision", "float32"): record})
     for precision, part in parts.items():
         for name, key in (("lgjax", "ratios"), ("lgjax as one graph", "graph_ratios")):

@@ -229,13 +229,18 @@ def looped(compute: Callable, iterations: int, x, kernel, gradient):
     return jax.lax.fori_loop(0, iterations, body, ((x, gradient), jnp.zeros(shape.shape, shape.dtype)))[1]
 
 
+def compared(use: str, layer: tuned.Layer, kind: str) -> list[str]:
+    """Returns the forms of a convolution that are to be compared on a kind of device; none where there is one alone."""
+    forms = set(tuned.possible(use, layer))
+    if use != tuned.FORWARD and tuned.chosen(kind, tuned.FORWARD, layer) == "plain":
+        forms.discard("formed")  # the same as plain
+    return sorted(forms) if len(forms) > 1 else []
+
+
 def measured(use: str, layer: tuned.Layer, tuning: Tuning) -> Measured:
     """Measures the forms of one convolution in turns; returns the median seconds of those that compile."""
-    forms = set(tuned.possible(use, layer))
-    if use != tuned.FORWARD and tuned.chosen(tuning.kind, tuned.FORWARD, layer) == "plain":
-        forms.discard("formed")  # the same as plain
     contestants = {}
-    for form in sorted(forms) if len(forms) > 1 else ():
+    for form in compared(use, layer, tuning.kind):
         try:
             contestants[form] = Contestant(use, form, layer, tuning)
         except jax.errors.JaxRuntimeError as error:

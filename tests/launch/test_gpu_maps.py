@@ -42,13 +42,14 @@ def test_bfloat16_rounds_and_is_told_where_maps_may_not_differ(tmp_path, monkeyp
 
 def test_a_refused_kernel_is_told_and_stops_no_other_variant(tmp_path, monkeypatch, capsys):
     """Pallas refuses to compile for a CPU, as the compiler of a GPU may; kernels of ours are asked themselves."""
-    plain = {"precision": "tensorfloat32", "variance_form": "plain", "decoder_form": "plain"}
-    monkeypatch.setattr(gpu_maps, "VARIANTS", {"ours": {"precision": "tensorfloat32"}, "plain": plain})
+    variants = {name: values for name, values in gpu_maps.VARIANTS.items() if values["precision"] == "tensorfloat32"}
+    monkeypatch.setattr(gpu_maps, "VARIANTS", variants)
     output = tmp_path / "maps.json"
     with convolutions.forms("NVIDIA H200"):
         assert gpu_maps.main(["--device=cpu", "--smoke", f"--output={output}"]) == 1
     record = json.loads(output.read_text())
-    assert list(record["differences"]) == ["plain"]
+    assert list(record["differences"]) == ["tensorfloat32, plain forms", "tensorfloat32, one graph"]
+    assert list(record["differences"]["tensorfloat32, one graph"]) == ["restored"], "by what its device takes"
     (told,) = record["faults"]
-    assert told.startswith("ours: ")
+    assert told.startswith("tensorfloat32: ")
     assert f"error: {told}" in capsys.readouterr().out
