@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -105,17 +104,19 @@ def listen() -> None:
     Python lets a handler run only when such a call has returned. The thread gives `interrupt` and `terminate` the time
     `GRACE` to do so, and leaves other handlers alone. Only for the main thread.
     """
-    hears, speaks = socket.socketpair()
-    speaks.setblocking(False)
-    signal.set_wakeup_fd(speaks.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_listen, args=(hears, speaks), daemon=True).start()
+    if sys.platform == "win32":  # whose signals wake sockets alone
+        return
+    hears, speaks = os.pipe()
+    os.set_blocking(speaks, False)
+    signal.set_wakeup_fd(speaks, warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(hears,), daemon=True).start()
 
 
-def _listen(hears: socket.socket, _: socket.socket) -> None:
-    """Ends the process for signals that nobody handles in time; keeps the other socket, which Python writes to."""
+def _listen(hears: int) -> None:
+    """Ends the process for signals that nobody handles in time; Python writes their numbers into the pipe."""
     global _ending
     codes: dict[object, int] = {interrupt: 130, terminate: 143}
-    while number := hears.recv(1):
+    while number := os.read(hears, 1):
         if code := codes.get(signal.getsignal(number[0])):
             time.sleep(GRACE)
             if not _ending:
