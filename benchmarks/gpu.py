@@ -263,11 +263,15 @@ def _stop(number, frame) -> None:
     sys.exit(128 + number)
 
 
-def guarded(words: list[str] | None = None) -> int:
-    """Runs the command line; a signal ends the phase too."""
+def listen() -> None:
+    """Has signals end the program, and its phase."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _stop)
+
+
+def guarded(words: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
     try:
         return main(words)
     except LgjaxError as error:
@@ -276,4 +280,5 @@ def guarded(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    listen()
     sys.exit(guarded())

@@ -1,11 +1,14 @@
-"""Pictures as PNG, compressed by ISA-L as maps are: ten times faster than by zlib, a tenth larger."""
+"""Pictures as PNG, compressed by zlib at its fastest.
+
+ISA-L, which compresses maps, takes a tenth of the time, and once wrote other bytes for the same pixels.
+"""
 
 import struct
+import zlib
 
 import numpy as np
-from isal import isal_zlib
 
-_LEVEL = 2  # of ISA-L, 0 to 3
+_LEVEL = 1  # of zlib, 1 to 9
 _RGB, _UP = 2, 2  # PNG's colour type, and the filter that takes from each row the one above
 
 
@@ -21,9 +24,9 @@ def encode(pixels: np.ndarray) -> bytes:
     rows[:, 0], rows[0, 1:] = _UP, flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, _RGB, 0, 0, 0)
-    parts = {b"IHDR": header, b"IDAT": isal_zlib.compress(rows, _LEVEL), b"IEND": b""}
+    parts = {b"IHDR": header, b"IDAT": zlib.compress(rows.tobytes(), _LEVEL), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts.items())
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", isal_zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

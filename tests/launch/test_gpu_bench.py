@@ -190,7 +190,7 @@ def test_a_signal_ends_the_phase_too(tmp_path, number, code):
         "from benchmarks import gpu; from benchmarks.gpu_phases import Phase; import signal, sys; "
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); gpu.measured_on = lambda _: {}; "
         f"gpu.phases = lambda *_: [Phase('hangs', 60, ('-c', {hanging!r}))]; "
-        f"sys.exit(gpu.guarded(['--output={tmp_path / 'out'}']))"
+        f"gpu.listen(); sys.exit(gpu.guarded(['--output={tmp_path / 'out'}']))"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         until(lambda: noted.exists() and noted.read_text())
