@@ -20,8 +20,8 @@ def program(module: nn.Module, size, channels) -> str:
         value, back = jax.vjp(module.apply, variables, x)
         return back(value)
 
-    x = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
-    return str(jax.make_jaxpr(gradients)(jax.eval_shape(module.init, jax.random.key(0), x), x))
+    key, x = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+    return str(jax.make_jaxpr(gradients)(jax.eval_shape(module.init, key, x), x))
 
 
 def pair(features, kernel, strides):
