@@ -198,8 +198,19 @@ class Stream:
         self._file.close()
 
     def read(self, n: int) -> bytes:
-        """Returns n bytes, fewer only at the end of the file."""
-        content = self._bytes.read(n)
+        """Returns n bytes, fewer only at the end of the file.
+
+        Raises:
+          EOFError: the gzip stream is cut off.
+          BadGzipFile: something else follows it.
+        """
+        try:
+            content = self._bytes.read(n)
+        except EOFError:  # a few bytes behind the end are a header cut short to ISA-L, and no header to Python's gzip
+            with gzip.open(self._path) as file:
+                while file.read(_CHUNK):
+                    pass
+            raise
         self.position += len(content)
         return content
 

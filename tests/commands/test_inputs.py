@@ -241,6 +241,7 @@ BAD: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "crc.nii.gz": (content(flipped(PACKED, -8)), ("is damaged", "CRC", COPY)),
     "voxelbit.nii.gz": (content(flipped(STORED, -9)), ("is damaged", "CRC", COPY)),
     "deflate.nii.gz": (content(PACKED[:10] + b"\x07" + PACKED[11:]), ("is damaged", "deflate block", COPY)),
+    "few.nii.gz": (content(PACKED + b"few"), ("data after the end of its gzip stream", COPY)),
     "tail.nii.gz": (content(PACKED + b"a dozen bytes"), ("data after the end of its gzip stream", COPY)),
     "second.nii.gz": (content(PACKED + gzip.compress(b"more")), ("data after its declared content", COPY)),
     "empty.nii.gz": (content(b""), ("is empty (zero bytes)", COPY)),
