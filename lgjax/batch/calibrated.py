@@ -11,8 +11,8 @@ from lgjax import detector as detectors
 from lgjax.calibration import procedure
 from lgjax.detector import Detector
 from lgjax.methods import names as methods
-from lgjax.runtime import hosts, parallel, signals
-from lgjax.runtime.claims import Claims
+from lgjax.runtime import hosts, parallel
+from lgjax.runtime.claims import at_work
 from lgjax.runtime.waiting import Waiting
 from lgjax.workdir import calibrations
 from lgjax.workdir.recorded import is_released
@@ -36,7 +36,7 @@ def calibrate(path: pathlib.Path, calibration: Callable[[], object]) -> None:
       path: of the record.
       calibration: makes the record.
     """
-    with Claims(path.parent) as claims, signals.before_end(lambda _: claims.leave()):
+    with at_work(path.parent) as claims:
         item, waiting = f"the calibration of {path.stem}", Waiting(claims.holder, first=0.0)
         while jax.process_count() == 1 and not claims.take(item):
             waiting.tell([item])

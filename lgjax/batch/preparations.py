@@ -17,8 +17,8 @@ from lgjax.preparation.passes import Job
 from lgjax.preparation.recipe import Recipe
 from lgjax.preparation.splits import assign
 from lgjax.report import quality
-from lgjax.runtime import files, parallel, signals
-from lgjax.runtime.claims import Claims
+from lgjax.runtime import files, parallel
+from lgjax.runtime.claims import Claims, at_work
 from lgjax.runtime.errors import InputError
 from lgjax.scans import sources
 from lgjax.scans.finding import series
@@ -128,7 +128,7 @@ def prepare(plan: Plan, named: Sequence[str], workers: int) -> Prepared:
     Raises:
       UsageError: another process prepares other subjects in the folder.
     """
-    with Claims(plan.folder, plan.task, "prepared scans") as claims, signals.before_end(lambda _: claims.leave()):
+    with at_work(plan.folder, plan.task, "prepared scans") as claims:
         begin(plan, named, claims)
         found = work(plan, workers, claims)
         end(plan, named, found, claims)

@@ -13,8 +13,8 @@ from lgjax.derivatives import boilerplate, description, occupied, read, results,
 from lgjax.derivatives.results import Results, Speed, Work
 from lgjax.detector import Detector
 from lgjax.preparation.kept import Kept
-from lgjax.runtime import files, hosts, parallel, progress, signals
-from lgjax.runtime.claims import Claims
+from lgjax.runtime import files, hosts, parallel, progress
+from lgjax.runtime.claims import at_work
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError
 from lgjax.runtime.waiting import Waiting
@@ -90,10 +90,7 @@ def restore(
     """
     before = before or occupied.sidecars(folder, [subject.identifier for subject in subjects])
     finished = unchanged(detector, folder, before)
-    with (
-        Claims(folder, task(detector), detector.method.name) as claims,
-        signals.before_end(lambda _: claims.leave()),
-    ):
+    with at_work(folder, task(detector), detector.method.name) as claims:
         if hosts.is_first_host():
             with claims.lock(runs.NAME):
                 runs.write(folder, inputs)  # first: it resolves the BIDS URIs, and eval asks it after an interruption

@@ -16,8 +16,8 @@ from lgjax.derivatives.sidecar import Midplane, short_unit
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
-from lgjax.runtime import parallel, progress, signals
-from lgjax.runtime.claims import Claims
+from lgjax.runtime import parallel, progress
+from lgjax.runtime.claims import at_work
 from lgjax.runtime.errors import InputError, LgjaxError
 from lgjax.runtime.files import atomic_write, check_contained, sweep
 from lgjax.runtime.gone import if_there
@@ -128,7 +128,7 @@ def write_of_folder(folder: pathlib.Path, subjects: Sequence[sources.Subject]) -
 
 def _share(folder: pathlib.Path, known: Mapping[str, sources.Subject], found: Pages) -> None:
     """Has the pages of scans written, each by one of the processes that do so at a time; see `write_of_folder`."""
-    with Claims(folder / pages.FOLDER) as claims, signals.before_end(lambda _: claims.leave()):
+    with at_work(folder / pages.FOLDER) as claims:
 
         def attempt(names: Sequence[str]) -> Generator[bool | None, None, None]:
             for name in names:

@@ -1,45 +1,56 @@
 """Items that several processes share out among themselves by files in one folder; no server, no clock in common.
 
-Each process has a file in `workers/`, which the process touches while it lives. A claim is a file in `claims/` that
-names its owner; its own name is a hash of the item and a generation. The highest generation holds. A claim is made by
-creating the generation after the highest one, which a file system grants to one process alone; the claim before must
-be none, or one whose owner is dead, and must still be there afterwards. So nobody removes or renames what another
-process holds. Owners are dead when their file is gone or is older than `EXPIRY`, as compared with a file that was
-touched just now on the same file system, or when their system says so. Gray and Cheriton 1989 call such claims leases.
+`workers` knows which processes live. A claim is a file in `claims/` that names its owner; its own name is a hash of the
+item and a generation. The highest generation holds. A claim is made by creating the generation after the highest one,
+which a file system grants to one process alone; the claim before must be none, or one whose owner is dead, and must
+still be there afterwards. So nobody removes or renames what another process holds. Gray and Cheriton 1989 call such
+claims leases.
 
-A process that stood still for longer than `EXPIRY` may have been followed by another one. `confirm` tells: a process
-follows itself, which fails where another one was first.
+A process that stood still for longer than it takes to count as dead may have been followed by another one. `confirm`
+tells: a process follows itself, which fails where another one was first.
 """
 
 import contextlib
 import errno
 import hashlib
-import json
 import logging
 import math
 import os
 import pathlib
-import secrets
-import socket
-import threading
 import time
 from collections.abc import Iterator
 
-from lgjax.runtime import alive, files
+from lgjax.runtime import files, signals
 from lgjax.runtime.alive import Worker
 from lgjax.runtime.errors import UsageError
 from lgjax.runtime.gone import GONE, if_there, list_folder
 from lgjax.runtime.waiting import Waiting
+from lgjax.runtime.workers import EXPIRY, Workers
 
 LOG = logging.getLogger(__name__)
 FOLDER = ".lgjax"
-EXPIRY = 60.0  # seconds without a sign of life after which a process counts as dead
-_BEATS = 12  # signs of life in that time
 _TURN = 0.02  # seconds between two looks at a lock that another process holds
 
 
+@contextlib.contextmanager
+def at_work(folder: pathlib.Path, task: str = "", label: str = "") -> Iterator["Claims"]:
+    """Takes part in the work on a folder, for a block; a signal that ends the process lets its claims go too.
+
+    Only for the main thread.
+
+    Args:
+      folder, task, label: see `Claims`.
+
+    Raises:
+      UsageError: another process works at another task in this folder.
+      EnvironmentFault: the folder cannot be written.
+    """
+    with Claims(folder, task, label) as claims, signals.before_end(lambda _: claims.leave()):
+        yield claims
+
+
 class Claims:
-    """The part that one process has in the work on a folder, for a `with` block."""
+    """The part that one process has in the work on a folder, for a `with` block; the package has it by `at_work`."""
 
     def __init__(self, folder: pathlib.Path, task: str = "", label: str = "", expiry: float = EXPIRY):
         """Prepares the part; nothing is written yet.
@@ -50,15 +61,12 @@ class Claims:
           label: of the task, in words.
           expiry: seconds without a sign of life after which a process counts as dead; the same for all.
         """
-        self.run, self.expiry = secrets.token_hex(8), expiry
         self._folder, self._root = folder, folder / FOLDER
-        self._workers, self._claims = self._root / "workers", self._root / "claims"
-        pid = os.getpid()
-        self._me = Worker(self.run, socket.gethostname(), pid, alive.began(pid), alive.system())
+        self._claims, self.workers = self._root / "claims", Workers(self._root / "workers", expiry)
+        self.run = self.workers.me.run
         self._task, self._label = task, label
         self.is_first = True  # at the task, of the processes that are at work
         self._held: dict[str, int] = {}  # generations by key
-        self._ended, self._guard = threading.Event(), threading.RLock()
 
     def __enter__(self) -> "Claims":
         """Begins the work.
@@ -68,13 +76,11 @@ class Claims:
           EnvironmentFault: the folder cannot be written.
         """
         with self._faults():
-            self._present()
-            threading.Thread(target=self._beat, daemon=True).start()
+            self.workers.begin()
             try:
                 with self.lock("task"):
                     self._check_task()
-                    self._me = self._me._replace(task=self._task, label=self._label)
-                    self._present()
+                    self.workers.tell(self._task, self._label)
             except BaseException:
                 self.leave()
                 raise
@@ -85,19 +91,18 @@ class Claims:
 
     def leave(self) -> None:
         """Ends the work: lets all claims go, and those of the dead; the last process removes the folder of claims."""
-        with self._guard:
-            if self._ended.is_set():
+        with self.workers.guard:
+            if self.workers.ended.is_set():
                 return
             try:
                 self._bury()
             except OSError as error:  # as on a full disk: the next process buries
                 LOG.debug("claims are left: %s", error)
-            self._ended.set()
             with self._faults():
-                self._file(self.run).unlink(missing_ok=True)
+                self.workers.end()
                 for key in list(self._held):  # who takes one then sees this process no more
                     self._let_go(key)
-        for folder in (self._claims, self._workers, self._root):
+        for folder in (self._claims, self.workers.folder, self._root):
             with contextlib.suppress(OSError):  # others are at work
                 folder.rmdir()
 
@@ -121,7 +126,7 @@ class Claims:
         with self._faults():
             key = _key(item)
             owner = self._owner(key, self._top(key))
-            return self._living(owner) if owner else None
+            return self.workers.living(owner) if owner else None
 
     def release(self, item: str) -> None:
         """Lets an item go; one that is not held stays as it is."""
@@ -153,14 +158,12 @@ class Claims:
     def others(self) -> list[Worker]:
         """Lists the other processes that work in this folder now."""
         with self._faults():
-            runs = {path.stem for path in list_folder(self._workers)} - {self.run}
-            found = (self._living(run) for run in sorted(runs))
-            return [worker for worker in found if worker]
+            return self.workers.others()
 
     def is_at_work(self, run: str) -> bool:
         """Returns whether the process of a run works in this folder now."""
         with self._faults():
-            return self._living(run) is not None
+            return self.workers.living(run) is not None
 
     def _check_task(self) -> None:
         """Says who else works here; raises UsageError where that is another task."""
@@ -212,9 +215,7 @@ class Claims:
             before = self._owner(key, top)
             if top and not self._holds(key, top, before) and self._follow(key, top, before):
                 self._let_go(key)
-        for path in list_folder(self._workers):
-            if not self._living(path.name):
-                path.unlink(missing_ok=True)
+        self.workers.bury()
 
     def _top(self, key: str) -> int:
         """Returns the highest generation of a claim; 0: nobody holds the item."""
@@ -230,65 +231,11 @@ class Claims:
     def _holds(self, key: str, generation: int, owner: str | None) -> bool:
         """Returns whether a claim is that of a living process."""
         if owner:
-            return self._living(owner) is not None
-        return owner is not None and self._read(self._claim(key, generation)) is not None
-
-    def _living(self, run: str) -> Worker | None:
-        """Returns the process of a run; None where it is dead."""
-        if run == self.run:
-            return self._me
-        text = self._read(self._file(run))
-        try:
-            worker = Worker(**json.loads(text or ""))
-        except (ValueError, TypeError):  # it is gone; or half written
-            return None
-        ended = worker.system and worker.system == self._me.system and alive.is_dead(worker.pid, worker.began)
-        return None if ended else worker
-
-    def _read(self, path: pathlib.Path) -> str | None:
-        """Reads a file; None where it has expired, or is gone."""
-        now = self._now()
-        with if_there(), open(path) as file:  # a network file system asks the server for the time at the opening
-            return file.read() if now - os.fstat(file.fileno()).st_mtime <= self.expiry else None
-        return None
-
-    def _now(self) -> float:
-        """Touches the file of this process, and returns the time by the clock of the file system."""
-        path = self._file(self.run)
-        with self._guard:
-            with if_there():
-                os.utime(path)
-                return path.stat().st_mtime
-            self._present()  # this process stood still, and another one took it for dead
-            return path.stat().st_mtime
-
-    def _present(self) -> None:
-        """Writes the file of this process, all of it or none."""
-        path = self._file(self.run)
-        temporary = path.with_suffix(".tmp")
-        while True:
-            with if_there():  # the last process may just be removing the folder
-                self._workers.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(self._me._asdict()))
-                os.replace(temporary, path)
-                return
-
-    def _beat(self) -> None:
-        """Gives signs of life until the end."""
-        while not self._ended.wait(self.expiry / _BEATS):
-            with self._guard:
-                if self._ended.is_set():
-                    return
-                try:
-                    self._now()
-                except OSError as error:  # the next claim meets and tells it
-                    LOG.debug("no sign of life: %s", error)
+            return self.workers.living(owner) is not None
+        return owner is not None and self.workers.read(self._claim(key, generation)) is not None
 
     def _claim(self, key: str, generation: int) -> pathlib.Path:
         return self._claims / f"{key}.{generation}"
-
-    def _file(self, run: str) -> pathlib.Path:
-        return self._workers / run
 
     def _faults(self) -> contextlib.AbstractContextManager[None]:
         """Turns what the file system refuses into an EnvironmentFault."""

@@ -146,7 +146,7 @@ def test_a_process_that_stood_still_does_not_write_over_its_successor(tmp_path, 
 
         def slow(*arguments):
             if not slow.taken:
-                (worker,) = set((folder / FOLDER / "workers").iterdir()) - {successor._file(successor.run)}
+                (worker,) = set((folder / FOLDER / "workers").iterdir()) - {successor.workers.file(successor.run)}
                 until(lambda: take_over(worker))
                 slow.taken = True
             return found(*arguments)

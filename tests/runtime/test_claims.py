@@ -1,5 +1,6 @@
 """Processes that share items by files: each item is taken once, and what a dead process held is taken over."""
 
+import ast
 import errno
 import os
 import pathlib
@@ -10,7 +11,7 @@ import sys
 import pytest
 from conftest import PATIENCE, ROOT, until
 
-from lgjax.runtime import alive, claims
+from lgjax.runtime import alive, claims, workers
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, UsageError
 
@@ -35,7 +36,7 @@ def holder(tmp_path):
     """A function that starts a process which holds a and b, and confirms both when it is written a line."""
     started = []
 
-    def begin(expiry: float = claims.EXPIRY) -> subprocess.Popen:
+    def begin(expiry: float = workers.EXPIRY) -> subprocess.Popen:
         process = start(HOLDER, tmp_path, expiry)
         started.append(process)
         assert process.stdout.readline() == "True True\n"
@@ -50,7 +51,7 @@ def holder(tmp_path):
 def silence(mine: Claims) -> pathlib.Path:
     """Makes the other process one that gave no sign of life since 1970; returns its file."""
     (other,) = mine.others()
-    path = mine._file(other.run)
+    path = mine.workers.file(other.run)
     os.utime(path, (0, 0))
     return path
 
@@ -297,6 +298,30 @@ def test_a_pid_that_is_used_again_is_another_process():
     until(lambda: alive.is_dead(process.pid, start))  # a zombie too
     process.communicate()
     assert alive.is_dead(process.pid, start)
+
+
+def test_a_process_that_is_told_to_end_leaves_no_claim(tmp_path):
+    code = """
+import os, signal
+from lgjax.runtime.claims import at_work
+with at_work(pathlib.Path(sys.argv[1])) as mine:
+    print(mine.take("a"), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not reached")
+"""
+    process = start(code, tmp_path)
+    assert process.communicate(timeout=PATIENCE)[0] == "True\n"
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_claims_only_where_a_signal_lets_go():
+    """By `at_work`: a block of `Claims` alone leaves its claims to a process that is told to end."""
+    made = []
+    for path in (ROOT / "lgjax").rglob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        made += [path.name for func in calls if "Claims" in (getattr(func, "id", ""), getattr(func, "attr", ""))]
+    assert made == ["claims.py"]
 
 
 def test_claims_name_no_item(tmp_path):

@@ -70,13 +70,13 @@ def test_who_waits_for_a_lock_says_so(monkeypatch, tmp_path, caplog):
         other.lock("results.json", 0.05),
     ):
         pytest.fail("two are in the block at a time")
-    assert f"waiting for {one._me}, which is at work on results.json" in caplog.text
+    assert f"waiting for {one.workers.me}, which is at work on results.json" in caplog.text
 
 
 def test_the_holder_of_an_item_is_a_process_that_lives(tmp_path):
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         assert other.holder("a") is None
         one.take("a")
-        assert (other.holder("a"), one.holder("a")) == (one._me, one._me)
-        one._file(one.run).unlink()  # as of a process that was buried
+        assert (other.holder("a"), one.holder("a")) == (one.workers.me, one.workers.me)
+        one.workers.file(one.run).unlink()  # as of a process that was buried
         assert other.holder("a") is None
