@@ -12,7 +12,7 @@ from lgjax.preparation import cohort
 from lgjax.preparation.cohort import Source
 from lgjax.runtime.errors import InputError
 from lgjax.scans import phantom, sources
-from lgjax.scans.phantom import heads, kept
+from lgjax.scans.phantom import anatomy, cache, heads, kept
 from lgjax.scans.phantom.kept import Request
 from lgjax.scans.volume import Scan, Volume
 
@@ -83,6 +83,36 @@ def test_without_a_folder_that_can_be_written_subjects_are_made_anew(folder, cap
         for _ in range(2):
             equal(phantom.get_subject(REQUEST), made(None, 3, 7, "glioma"))
     assert caplog.text.count("made anew at each start") == 1
+
+
+def test_the_head_of_the_templates_is_kept_too(tmp_path, monkeypatch, caplog):
+    """To the bit and in its order in memory; a damaged file, and one of other code, is made again."""
+    rng, calls = np.random.default_rng(0), []
+    maps = np.moveaxis(rng.integers(0, 256, (5, 6, 4, 8), np.uint8), -1, 0)
+    head = anatomy.Anatomy(maps, rng.normal(size=(4, 4)), 71.3)
+
+    def load() -> None:
+        anatomy._mni.cache_clear()  # as at a start
+        (found,) = phantom.load_anatomies(None)
+        assert (found.maps == maps).all()
+        assert (found.maps.strides, found.maps.dtype) == (maps.strides, maps.dtype)
+        assert (found.affine == head.affine).all()
+        assert (found.top, type(found.top)) == (71.3, float)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(anatomy, "_from_templates", lambda: calls.append(1) or head)
+        load()
+        load()
+        assert len(calls) == 1
+        (path,) = (tmp_path / "lgjax" / "phantoms").iterdir()
+        path.write_bytes(path.read_bytes()[:-1])
+        load()
+        assert "is damaged: the head is made again" in caplog.text
+        patch.setattr(cache, "code", lambda: "another version")
+        load()
+        assert len(calls) == 3
+    anatomy._mni.cache_clear()
 
 
 def test_all_that_a_subject_is_made_from_names_it(tmp_path, monkeypatch):
