@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import gpu_records
-from benchmarks.gpu_phases import OUTPUT, Phase, phases
-from benchmarks.gpu_summary import summary
+from benchmarks.gpu_phases import AGREEMENT, OUTPUT, Phase, phases
+from benchmarks.gpu_summary import INCOMPLETE, summary
 from lgjax.runtime import places
 from lgjax.runtime.errors import EnvironmentFault, LgjaxError, UsageError
 
@@ -100,7 +100,9 @@ def lacking(phase: Phase) -> str:
 
 def command(phase: Phase, output: pathlib.Path) -> list[str]:
     """The words of a phase that writes a file."""
-    return [python_of(phase), *(word.replace(OUTPUT, str(output)) for word in phase.words)]
+    shared = str(output.with_name("agreement.json"))
+    words = (word.replace(OUTPUT, str(output)).replace(AGREEMENT, shared) for word in phase.words)
+    return [python_of(phase), *words]
 
 
 def environment(phase: Phase, device: str, folder: pathlib.Path) -> dict[str, str]:
@@ -201,13 +203,16 @@ def measured_on(options) -> dict[str, str]:
 def improves(outcome: Outcome, before: dict[str, Any] | None) -> bool:
     """Whether an outcome replaces what is known of a phase.
 
-    No fault replaces a record that is whole, no record is replaced by none, and what began by what did not.
+    No fault replaces a record that is whole, no record is replaced by none or by one that lacks more, and what began by
+    what did not.
     """
     if not outcome.fault or not before:
         return True
     if not before["fault"] or (begun(before) and not outcome.seconds):
         return False
-    return outcome.record is not None or before["record"] is None
+    if outcome.record is None or before["record"] is None:
+        return before["record"] is None
+    return len(outcome.record.get(INCOMPLETE, ())) <= len(before["record"].get(INCOMPLETE, ()))
 
 
 def begun(known: dict[str, Any] | None) -> bool:

@@ -16,6 +16,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from jax.extend import backend
+from jax.sharding import Mesh
 
 from lgjax import __version__
 from lgjax.runtime import devices, files
@@ -25,13 +26,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 CODE = ("lgjax/**/*.py", "lgjax/**/*.json", "configs/*.py", "benchmarks/*.py", "benchmarks/peers/*.py")
 
 
-def machine(device: str) -> dict[str, str]:
-    """Returns the device that JAX computes on, and all whose versions decide its speed; `device` is `cpu` or `gpu`."""
-    mesh = devices.start(device)
-    kind = devices.describe(list(mesh.devices.flat))
+def machine(mesh: Mesh) -> dict[str, str]:
+    """Returns the devices of a mesh, and all whose versions decide their speed."""
+    found = list(mesh.devices.flat)
+    on_cpu, kind = found[0].platform == "cpu", devices.describe(found)
     return {
-        "device": kind if device == "gpu" else f"{processor()}, {kind}",
-        "driver": driver() if device == "gpu" else "",
+        "device": f"{processor()}, {kind}" if on_cpu else kind,
+        "driver": "" if on_cpu else driver(),
         "runtime": backend.get_backend().platform_version.replace("\n", ", "),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")},
@@ -70,7 +71,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     options = parser.parse_args(words)
     try:
-        found = machine(options.device)
+        found = machine(devices.start(options.device))
     except LgjaxError as error:
         sys.exit(str(error))
     files.atomic_write(options.output, json.dumps(found, indent=1) + "\n")

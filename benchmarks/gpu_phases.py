@@ -1,14 +1,14 @@
 """What a GPU is asked, in order of importance: a table of phases, each a process of its own (see benchmarks/gpu.py).
 
 What the goals of speed are about comes first. A limit is seconds, about twice what an H100 should need; none was asked
-yet. Words go to Python; the file that a phase writes is OUTPUT.
+yet. Words go to Python; a phase writes the file OUTPUT, and comparisons with PyTorch share the file AGREEMENT.
 """
 
 from typing import NamedTuple
 
 from benchmarks.gpu_summary import DEFAULT, ROUNDED
 
-OUTPUT = "{output}"
+OUTPUT, AGREEMENT = "{output}", "{agreement}"
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE,+CONVOLUTION --xla_gpu_graph_min_graph_size=1"
 GRAPH, UNTRACED = (f"--config.experiments.vae.restore.{value}" for value in ("cuda_graphs=True", "traced=False"))
 BFLOAT16 = "--config.precision=bfloat16"
@@ -72,7 +72,8 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     quick = (
         (adam,) if smoke else (adam, "--config.repeats=3", "--config.run_seconds=0.3", "--config.peak_sizes=(8192,)")
     )
-    compare = ("benchmarks/peers/compare.py", f"--device={device}", f"--output={OUTPUT}")
+    files = (f"--output={OUTPUT}", f"--agreement={AGREEMENT}")
+    compare = ("benchmarks/peers/compare.py", f"--device={device}", *files)
     tiny = ("--smoke", "--repeats=1", "--modes=eager_channels_last") if smoke else ()
     slices = ("--slices=2", "--smoke", "--repeats=1") if smoke else ("--slices=64",)
     convolutions = ("benchmarks/convolutions.py", f"--device={device}", f"--output={OUTPUT}", *slices)

@@ -8,6 +8,7 @@ import pathlib
 import sys
 from typing import Any
 
+INCOMPLETE = "incomplete"  # what a comparison with PyTorch has not measured as often as asked
 DEFAULT, ROUNDED = "restoration_tensorfloat32", "restoration_bfloat16"  # phases that levers are set beside
 
 
@@ -46,6 +47,7 @@ def figures(record: dict[str, Any]) -> list[str]:
             found.append(
                 f"{len(table['layers'])} convolutions measured, {other} of them not plain; {left} not measured"
             )
+    found += [f"incomplete: {what}" for what in record.get(INCOMPLETE, ())]
     parts = record.get("precisions", {record.get("precision", "float32"): record})
     for precision, part in parts.items():
         for name, key in (("lgjax", "ratios"), ("lgjax as one graph", "graph_ratios")):

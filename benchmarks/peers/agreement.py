@@ -4,6 +4,8 @@ In TensorFloat-32 and in bfloat16 this cannot be asked: the sign in TV's gradien
 iterations, other maps of equal worth.
 """
 
+import copy
+import functools
 import sys
 
 import numpy as np
@@ -40,7 +42,8 @@ def make_slices(config, count: int, isolated: bool = False):
 
 
 def silence(variables: dict) -> dict:
-    """Makes the latents' standard deviation nothing, in place, and lets their range reach down to that."""
+    """Variables with which the latents' standard deviation is nothing, and their range reaches down to that."""
+    variables = copy.deepcopy(variables)
     for name in ("params", "frozen"):
         head = variables[name]["autoencoder"]["log_variance_head"]
         head["bias"] = head["bias"] + SILENT
@@ -61,27 +64,42 @@ def agree(name: str, ours, theirs, tolerance: float, found: dict) -> None:
         sys.exit(f"error: {name}: lgjax and PyTorch differ by {found[name]:.2g}, more than {tolerance:.0e}")
 
 
-def check(config, ours, theirs, methods=METHODS) -> dict[str, float]:
+def checked(config):
+    """The config in which both sides are compared: float32, few slices and iterations; a copy."""
+    config = at(config, "float32")
+    config.restore.batch_size, config.restore.iterations = CHECKED_SLICES, CHECKED_ITERATIONS
+    config.train.learning_rate = 1e-4  # halves the loss in three steps; faster, rounding counts
+    return config
+
+
+def check(config, variables: dict, ours, theirs, methods, part) -> dict[str, float]:
     """Compares outputs, and three iterations of methods or three training steps (`vae_train`), all in float32.
+
+    Args:
+      config: of the experiment.
+      variables: of both sides.
+      ours, theirs: the sides.
+      methods: of restoration, and `vae_train`.
+      part: takes the name of a part and the function that finds its figures, and returns the figures: see `Kept`.
 
     Returns:
       The largest differences, by what was compared: absolute ones, of training losses relative ones.
     """
-    config = at(config, "float32")
-    config.restore.batch_size, config.restore.iterations = CHECKED_SLICES, CHECKED_ITERATIONS
-    config.train.learning_rate = 1e-4  # halves the loss in three steps; faster, rounding counts
-    variables, found = ours.variables(config), {}
-    _check_networks(config, variables["frozen"], ours, theirs, found)
-    silence(variables)
-    _check_restoration(config, variables["frozen"], ours, theirs, [m for m in methods if m != "vae_train"], found)
-    if "vae_train" in methods:
-        _check_training(config, variables, ours, theirs, found)
-    return found
+    config, silent = checked(config), silence(variables)
+    parts = {
+        "networks": functools.partial(_networks, config, variables["frozen"], ours, theirs),
+        "gradient of tv": functools.partial(_gradient, config, ours, theirs),
+    }
+    for method in methods:
+        parts[method] = functools.partial(_restoration, config, silent["frozen"], ours, theirs, method)
+        if method == "vae_train":
+            parts[method] = functools.partial(_training, config, silent, ours, theirs)
+    return {name: value for key, find in parts.items() for name, value in part(key, find).items()}
 
 
-def _check_networks(config, frozen, ours, theirs, found) -> None:
+def _networks(config, frozen, ours, theirs) -> dict[str, float]:
     """Encoder, decoder and variance network."""
-    x = make_slices(config, CHECKED_SLICES)[0]
+    x, found = make_slices(config, CHECKED_SLICES)[0], {}
     factor = 2 ** len(config.model.channels)
     size = (config.data.height // factor, config.data.width // factor)
     z = np.random.default_rng(1).standard_normal((len(x), *size, config.model.latent_channels), np.float32)
@@ -90,29 +108,37 @@ def _check_networks(config, frozen, ours, theirs, found) -> None:
         outputs = theirs.outputs(config, frozen, x, z, mode)
         for name, value in expected.items():
             agree(f"{name}, {mode}", value, outputs[name], OUTPUT_TOLERANCE, found)
+    return found
 
 
-def _check_restoration(config, frozen, ours, theirs, methods, found) -> None:
-    """Restored slices in which no neighbours change, and the gradient of TV by itself.
+def _gradient(config, ours, theirs) -> dict[str, float]:
+    """The gradient of TV by itself."""
+    shape, found = (CHECKED_SLICES, config.data.height, config.data.width, 1), {}
+    change = np.random.default_rng(2).integers(-2, 3, shape).astype(np.float32)
+    agree("gradient of tv", ours.tv_gradient(change), theirs.tv_gradient(change), 0.0, found)
+    return found
+
+
+def _restoration(config, frozen, ours, theirs, method: str) -> dict[str, float]:
+    """Restored slices in which no neighbours change.
 
     Adam's first steps are all of one length: where neighbours take the same, rounding decides the sign of TV's
     gradient.
     """
-    slices = make_slices(config, CHECKED_SLICES, isolated=True)
-    change = np.random.default_rng(2).integers(-2, 3, slices[0].shape).astype(np.float32)
-    agree("gradient of tv", ours.tv_gradient(change), theirs.tv_gradient(change), 0.0, found)
-    for method in methods:
-        expected = ours.restored(config, frozen, method, slices)
-        for mode in CHECKED_MODES:
-            restored = theirs.restored(config, frozen, method, mode, slices)
-            agree(f"{method}, {mode}", expected, restored, RESTORED_TOLERANCE, found)
+    slices, found = make_slices(config, CHECKED_SLICES, isolated=True), {}
+    expected = ours.restored(config, frozen, method, slices)
+    for mode in CHECKED_MODES:
+        restored = theirs.restored(config, frozen, method, mode, slices)
+        agree(f"{method}, {mode}", expected, restored, RESTORED_TOLERANCE, found)
+    return found
 
 
-def _check_training(config, variables, ours, theirs, found) -> None:
+def _training(config, variables, ours, theirs) -> dict[str, float]:
     """The terms of the loss, of which the later ones show the steps before them."""
     x, mask, _ = make_slices(config, 4 * CHECKED_SLICES)
-    expected = ours.trained(config, variables, x, mask, CHECKED_ITERATIONS)
+    expected, found = ours.trained(config, variables, x, mask, CHECKED_ITERATIONS), {}
     for mode in CHECKED_MODES:
         terms = theirs.trained(config, variables, mode, x, mask, CHECKED_ITERATIONS)
         relative = [b[name] / a[name] for a, b in zip(expected, terms, strict=True) for name in b]
         agree(f"vae_train, {mode}", np.ones(len(relative)), relative, LOSS_TOLERANCE, found)
+    return found

@@ -12,30 +12,28 @@ Each side has a process of its own, and one waits while the other works: in one 
 spin after their work, would take the cores from XLA's. Both get the same cores and as many threads. Before anything is
 timed, both must compute the same (agreement.py), and every timed mode must restore in float32 to what lgjax restores
 to: a mode that does not, or that fails, is left out and told, and the exit code is 3. The record is written anew after
-every method and precision.
+every turn; `incomplete` names what lacks runs. With --agreement, what both computed alike is kept in a file: later runs
+on the same machine, with the same versions, code, networks and weights, take it from there (`agreed_before`).
 """
 
 import argparse
-import json
 import os
 import pathlib
 import platform
 import sys
 
-import numpy as np
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from agreement import METHODS, at, check, silence
+from kept import Kept, conditions
+from record import Record, table
 from remote import Remote, RemoteFault
 from timing import measure
 
 from configs import vae as experiment
 from lgjax.runtime import places
-from lgjax.runtime.files import atomic_write
 
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
-OURS = {"lgjax": "ratios", "lgjax_graph": "graph_ratios"}  # our modes, and where their ratios stand
 TIMED = {"cpu": ("float32",), "gpu": ("tensorfloat32", "bfloat16")}
 
 
@@ -56,6 +54,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "gpu"), required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="JSON file to write")
+    parser.add_argument("--agreement", type=pathlib.Path, help="JSON file that keeps what agreed, for later runs")
     parser.add_argument("--smoke", action="store_true", help="small networks and slices, few iterations")
     parser.add_argument("--slices", type=int, help="of a batch; default: 24 on cpu, 64 on gpu")
     parser.add_argument("--iterations", type=int, help="of a run; default: 10 on cpu, 200 on gpu")
@@ -88,39 +87,27 @@ def choose_modes(text: str, theirs, methods) -> set[str]:
     return modes
 
 
-def summarise(samples: dict[str, dict[str, list[float]]]) -> dict:
-    """Ratios, and the fastest mode of PyTorch, by method where PyTorch has one, beside the samples.
-
-    `ratios` are those of lgjax as everybody gets it, `graph_ratios` those of a restoration as one CUDA graph.
-    """
-    ratios, best = {mode: {} for mode in OURS}, {}
-    for method, modes in samples.items():
-        medians = {mode: float(np.median(seconds)) for mode, seconds in modes.items()}
-        if peers := {mode: seconds for mode, seconds in medians.items() if mode not in OURS}:
-            best[method] = min(peers, key=peers.get)
-            for mode in OURS.keys() & medians.keys():
-                ratios[mode][method] = medians[mode] / peers[best[method]]
-    found = {name: ratios[mode] for mode, name in OURS.items() if mode == "lgjax" or ratios[mode]}
-    return {**found, "best": best, "samples": samples}
+def described(options, config, versions: dict[str, str], load: float) -> dict:
+    """What a record says of a run, whatever is timed."""
+    return {
+        "device": versions["device"],
+        "versions": {name: version for name, version in versions.items() if name != "device"},
+        "batch": [config.restore.batch_size, config.data.height, config.data.width],
+        "iterations": config.restore.iterations,
+        "load_average_at_the_start": load,
+        "command": places.command(["bash", "benchmarks/peers/compare.sh", *sys.argv[1:]]),
+        "smoke": options.smoke,
+    }
 
 
-def table(samples: dict[str, dict[str, list[float]]]) -> str:
-    """Milliseconds an iteration, and how lgjax compares, by method and mode."""
-    lines = [f"{'method':18}{'mode':36}{'ms / iteration: median':>24}{'least':>10}{'lgjax / it':>12}"]
-    for method, modes in samples.items():
-        for mode, seconds in modes.items():
-            median, ratio = np.median(seconds), np.median(modes["lgjax"]) / np.median(seconds)
-            lines.append(f"{method:18}{mode:36}{1e3 * median:24.3f}{1e3 * min(seconds):10.3f}{ratio:12.2f}")
-    return "\n".join(lines)
-
-
-def results(samples: dict[str, dict[str, dict[str, list[float]]]]) -> dict:
-    """What `summarise` says of one precision; of several, by precision."""
-    found = {precision: summarise(methods) for precision, methods in samples.items()}
-    if len(found) == 1:
-        ((precision, of_one),) = found.items()
-        return {"precision": precision, **of_one}
-    return {"precisions": found}
+def timed(config, ours, theirs, variables, modes, record: Record) -> None:
+    """Times all methods in all precisions of a record."""
+    for method in record.methods:
+        settings = (tuple(record.samples), modes, record.repeats, record.tell)
+        for precision, samples in measure(config, ours, theirs, variables, method, *settings):
+            record.note(method, precision, samples, ours.threads() | theirs.threads())
+    if any(record.samples.values()):
+        record.write()  # with what failed since
 
 
 def main() -> int:
@@ -134,38 +121,18 @@ def main() -> int:
     ours = Remote("ours", options.device, options.threads)
     theirs = Remote("theirs", options.device, options.threads)
     modes = choose_modes(options.modes, theirs, options.methods)
-    agreement = check(config, ours, theirs, options.methods)
+    variables = ours.variables(at(config, "float32"))
+    kept = Kept(options.agreement, conditions(config, variables, ours, theirs))
+    agreement = check(config, variables, ours, theirs, options.methods, kept.part)
     print("\n".join(f"{name:40} agrees to {value:.1e}" for name, value in agreement.items()), flush=True)
-    variables = silence(ours.variables(at(config, "float32")))
     versions = ours.versions() | theirs.versions() | {"python": platform.python_version()}
-    record = {
-        "device": versions.pop("device"),
-        "versions": versions,
-        "batch": [config.restore.batch_size, config.data.height, config.data.width],
-        "iterations": config.restore.iterations,
-        "agreement": agreement,
-        "load_average_at_the_start": load,
-        "command": places.command(["bash", "benchmarks/peers/compare.sh", *sys.argv[1:]]),
-        "smoke": options.smoke,
-    }
-    samples: dict[str, dict] = {precision: {} for precision in options.precisions}
-    faults: list[str] = []
-
-    def tell(text: str) -> None:
-        print(f"error: {text}", flush=True)
-        faults.append(text)
-
-    for method in options.methods:
-        settings = (options.precisions, modes, options.repeats, tell)
-        for precision, seconds in measure(config, ours, theirs, variables, method, *settings):
-            samples[precision][method] = seconds
-            threads = ours.threads() | theirs.threads()
-            whole = record | results(samples) | {"threads": threads, "faults": faults}
-            atomic_write(options.output, json.dumps(whole, indent=1) + "\n")
-    for precision, methods in samples.items():
+    about = described(options, config, versions, load) | {"agreement": agreement, "agreed_before": kept.reused}
+    record = Record(options.output, about, options.methods, options.precisions, options.repeats)
+    timed(config, ours, theirs, silence(variables), modes, record)
+    for precision, methods in record.samples.items():
         print(f"\n{precision}\n{table(methods)}")
     print(f"\nwritten: {options.output}")
-    return 3 if faults else 0
+    return 3 if record.faults else 0
 
 
 if __name__ == "__main__":

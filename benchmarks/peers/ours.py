@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import side
 
+from benchmarks import gpu_machine
 from lgjax import models
 from lgjax.methods import names as methods
 from lgjax.methods import runner as runners
@@ -51,6 +52,10 @@ class Side(side.Side):
 
     def versions(self) -> dict[str, str]:
         return devices.versions()
+
+    def machine(self) -> dict[str, str]:
+        """The device, its driver, versions and the code of this project."""
+        return gpu_machine.machine(self.mesh)
 
     def variables(self, config) -> dict:
         """Random variables, {"params", "batch_stats"}, and frozen parameters, {"frozen"}."""

@@ -9,6 +9,7 @@ import restore
 import theirs
 import torch
 import train
+from kept import Kept
 from model import Range, to_numpy, to_torch
 
 from configs import vae as experiment
@@ -37,7 +38,8 @@ def config():
 
 
 def test_everything_agrees(config, sides):
-    assert len(agreement.check(config, *sides)) == 17
+    found = agreement.check(config, sides[0].variables(config), *sides, agreement.METHODS, Kept(None, {}).part)
+    assert len(found) == 17
 
 
 @pytest.mark.parametrize("name", ["mean_head", "last", "log_variance_head"])
@@ -46,10 +48,9 @@ def test_a_wrong_weight_is_found(config, sides, name, monkeypatch):
     wrong = sides[0].variables(config)
     wrong["frozen"]["autoencoder"][name]["kernel"] = 1.01 * wrong["frozen"]["autoencoder"][name]["kernel"]
     outputs = sides[1].outputs
-    monkeypatch.setattr(sides[0], "variables", lambda config: right)
     monkeypatch.setattr(sides[1], "outputs", lambda config, frozen, *rest: outputs(config, wrong["frozen"], *rest))
     with pytest.raises(SystemExit, match="differ by"):
-        agreement.check(config, *sides)
+        agreement.check(config, right, *sides, agreement.METHODS, Kept(None, {}).part)
 
 
 @pytest.mark.parametrize("method", list(restore.PRIORS))

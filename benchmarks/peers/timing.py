@@ -14,7 +14,7 @@ Tell = Callable[[str], None]
 def measure(
     config, ours, theirs, variables, method: str, precisions, modes, repeats: int, tell: Tell
 ) -> Iterator[tuple[str, dict[str, list[float]]]]:
-    """Yields each precision in which lgjax runs, with the seconds per iteration of every mode.
+    """Yields each precision in which lgjax runs, with the seconds per iteration of every mode, after every turn.
 
     A mode that fails, or that in float32 does not restore to what lgjax restores to, is told and left out from there.
     Where float32 is not timed, it is compared after few iterations and where no neighbours change: see `agreement`.
@@ -42,9 +42,8 @@ def measure(
         if precision in compared:
             maps = alike(maps, slices[1], told)
             sides = {mode: sides[mode] for mode in maps}
-        if timed:
-            samples = sample({mode: sides[mode] for mode in maps}, repeats, here.restore.iterations, told)
-            if "lgjax" in samples:
+        if timed and "lgjax" in maps:
+            for samples in sample({mode: sides[mode] for mode in maps}, repeats, here.restore.iterations, told):
                 yield precision, samples
         _clear(ours, theirs)
 
@@ -73,8 +72,11 @@ def alike(maps: dict[str, np.ndarray], mask, tell: Tell) -> dict[str, np.ndarray
     return kept
 
 
-def sample(sides: dict, repeats: int, iterations: int, tell: Tell) -> dict[str, list[float]]:
-    """Seconds per iteration of every mode, its runs interleaved with those of all others."""
+def sample(sides: dict, repeats: int, iterations: int, tell: Tell) -> Iterator[dict[str, list[float]]]:
+    """Yields the seconds per iteration of every mode after each turn, in which each mode runs once.
+
+    A mode that fails is told and left out; where lgjax fails, the turns end.
+    """
     samples = {mode: [] for mode in sides}
     for _ in range(repeats):
         for mode in list(samples):
@@ -84,7 +86,9 @@ def sample(sides: dict, repeats: int, iterations: int, tell: Tell) -> dict[str, 
             except RemoteFault as fault:
                 tell(f"{mode}: {fault}")
                 del samples[mode]
-    return samples
+        if "lgjax" not in samples:
+            return
+        yield {mode: seconds.copy() for mode, seconds in samples.items()}
 
 
 def _under(heading: str, tell: Tell) -> Tell:

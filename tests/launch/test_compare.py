@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from configs import vae as experiment
 from lgjax.models import precision
 
 METHOD = "vae_lg_neural_tv"
@@ -28,6 +29,11 @@ def _found():
 @pytest.fixture
 def compare():
     return importlib.import_module("compare")
+
+
+@pytest.fixture
+def record():
+    return importlib.import_module("record")
 
 
 @pytest.fixture
@@ -143,10 +149,17 @@ class Agreeing:
     """A side that notes what it was asked in float32, and whose results are off by some error."""
 
     def __init__(self, error: float = 0.0):
-        self.error, self.asked = error, []
+        self.error, self.asked, self.weights = error, [], np.zeros(2)
+        self.told = {"device": "NVIDIA H200", "driver": "580.1"}
+
+    def machine(self):
+        return self.told
+
+    def versions(self):
+        return {"torch": "2.13"}
 
     def variables(self, config):
-        ends, head = {"low": np.float32(-25), "high": np.float32(25)}, {"bias": np.zeros(2)}
+        ends, head = {"low": np.float32(-25), "high": np.float32(25)}, {"bias": self.weights}
         networks = {"autoencoder": {"log_variance_head": head, "log_variance_range": ends}}
         return {"params": networks, "frozen": networks}
 
@@ -168,39 +181,102 @@ class Agreeing:
         return self.error
 
 
+def checked(config, ours, theirs, methods, before=None) -> dict[str, float]:
+    """What both sides agree on, with or without agreements of an earlier run."""
+    before = before or importlib.import_module("kept").Kept(None, {})
+    check = importlib.import_module("agreement").check
+    return check(config, ours.variables(config), ours, theirs, methods, before.part)
+
+
 @pytest.mark.parametrize("methods", [("vae_elbo_tv",), ("vae_lg_est_tv", "vae_train"), ("vae_train",)])
 def test_what_is_timed_is_checked_in_float32(compare, methods):
     config = compare.make_config(compare.arguments(["--device=gpu", "--output=F", "--smoke"]))
     ours, theirs = Agreeing(), Agreeing()
-    found = compare.check(compare.at(config, "bfloat16"), ours, theirs, methods)
+    found = checked(compare.at(config, "bfloat16"), ours, theirs, methods)
     assert ours.asked == list(methods)
     assert theirs.asked == [method for method in methods for _ in range(2)]  # eager, and channels last
     assert {name.partition(",")[0] for name in found} == {"mean", "gradient of tv", *methods}
     with pytest.raises(SystemExit, match=f"{methods[-1]}, eager: lgjax and PyTorch differ by"):
-        compare.check(config, Agreeing(), Agreeing(0.006), methods[-1:])
+        checked(config, Agreeing(), Agreeing(0.006), methods[-1:])
 
 
-def test_ratios_compare_with_the_fastest_mode(compare):
+@pytest.fixture
+def kept(compare, tmp_path, monkeypatch):
+    """A function that checks beside a file; returns what PyTorch was asked, the parts from the file, all figures."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+    def run(methods=("vae_elbo_tv",), words=(), error=0.0, ours=None):
+        ours, theirs = ours or Agreeing(), Agreeing(error)
+        config = compare.make_config(compare.arguments(["--device=gpu", "--output=F", "--smoke", *words]))
+        conditions = compare.conditions(config, ours.variables(config), ours, theirs)
+        before = compare.Kept(tmp_path / "agreement.json", conditions)
+        found = checked(config, ours, theirs, methods, before)
+        return theirs.asked, before.reused, found
+
+    return run
+
+
+def test_what_an_earlier_run_checked_is_not_asked_again(kept):
+    asked, reused, first = kept()
+    assert (asked, reused) == (["vae_elbo_tv"] * 2, [])
+    assert kept(words=["--iterations=9", "--slices=3", "--precisions=bfloat16"]) == (
+        [],
+        ["networks", "gradient of tv", "vae_elbo_tv"],
+        first,
+    )
+    asked, reused, found = kept(methods=("vae_elbo_tv", "vae_train"))
+    assert (asked, reused) == (["vae_train"] * 2, ["networks", "gradient of tv", "vae_elbo_tv"])
+    assert found == {**first, "vae_train, eager": 0.0, "vae_train, eager_channels_last": 0.0}
+
+
+@pytest.mark.parametrize("what", ["device", "driver", "torch", "weights", "networks", "flags", "damaged"])
+def test_an_agreement_of_anything_else_does_not_count(kept, tmp_path, monkeypatch, what):
+    assert kept()[1] == []
+    ours, words = Agreeing(), []
+    if what in ("device", "driver"):
+        ours.told |= {what: "another"}
+    elif what == "torch":
+        monkeypatch.setattr(Agreeing, "versions", lambda side: {"torch": "another"})
+    elif what == "weights":
+        ours.weights += 1e-6
+    elif what == "flags":
+        monkeypatch.setenv("XLA_FLAGS", "--xla_another")
+    elif what == "damaged":
+        (tmp_path / "agreement.json").write_text('{"parts": ')
+    else:
+        monkeypatch.setattr(importlib.import_module("compare").experiment, "smoke", experiment.paper)
+    asked, reused, _ = kept(words=words, ours=ours)
+    assert (asked, reused) == (["vae_elbo_tv"] * 2, [])
+
+
+def test_what_did_not_agree_is_not_kept(kept):
+    with pytest.raises(SystemExit, match="vae_elbo_tv, eager: lgjax and PyTorch differ by"):
+        kept(error=0.006)
+    asked, reused, _ = kept()
+    assert (asked, reused) == (["vae_elbo_tv"] * 2, ["networks", "gradient of tv"])
+
+
+def test_ratios_compare_with_the_fastest_mode(record):
     samples = {"m": {"lgjax": [3.0, 1.0, 2.0], "slow": [9.0, 8.0, 9.0], "fast": [4.0, 4.0, 1.0]}, "n": {"lgjax": [1.0]}}
-    assert compare.summarise(samples) == {"ratios": {"m": 0.5}, "best": {"m": "fast"}, "samples": samples}
+    assert record.summarise(samples) == {"ratios": {"m": 0.5}, "best": {"m": "fast"}, "samples": samples}
     with_graph = {"m": {**samples["m"], "lgjax_graph": [1.0]}}
-    assert compare.summarise(with_graph) == {
+    assert record.summarise(with_graph) == {
         "ratios": {"m": 0.5},
         "graph_ratios": {"m": 0.25},
         "best": {"m": "fast"},  # of PyTorch
         "samples": with_graph,
     }
-    rows = [line.split() for line in compare.table(samples).splitlines()[1:]]
+    rows = [line.split() for line in record.table(samples).splitlines()[1:]]
     assert rows[1:3] == [["m", "slow", "9000.000", "8000.000", "0.22"], ["m", "fast", "4000.000", "1000.000", "0.50"]]
 
 
-def test_the_record_of_one_precision_is_shaped_as_the_committed_ones(compare):
+def test_the_record_of_one_precision_is_shaped_as_the_committed_ones(record):
     samples = {"m": {"lgjax": [2.0], "eager": [4.0]}}
-    found = compare.results({"float32": samples})
+    found = record.results({"float32": samples})
     assert found == {"precision": "float32", "ratios": {"m": 0.5}, "best": {"m": "eager"}, "samples": samples}
     committed = json.loads((ROOT / "benchmarks" / "peers_cpu.json").read_text())
     assert set(found) - {"precision"} <= set(committed)
-    both = compare.results({"tensorfloat32": samples, "bfloat16": {}})["precisions"]
+    both = record.results({"tensorfloat32": samples, "bfloat16": {}})["precisions"]
     assert {name: each["ratios"] for name, each in both.items()} == {"tensorfloat32": {"m": 0.5}, "bfloat16": {}}
 
 
@@ -210,11 +286,78 @@ class Told(Pretended):
     def versions(self):
         return {"device": "cpu with 2 cores", "jax": "0.10.2"}
 
+    def machine(self):
+        return {}
+
     def variables(self, config):
         return {}
 
     def threads(self):
         return {}
+
+
+@pytest.fixture
+def run(compare, timing, monkeypatch, tmp_path):
+    """A function that compares pretended sides, as if typed; returns the exit code."""
+
+    def compared(ours: Told, theirs: Told, *words: str) -> int:
+        sides = {"ours": ours, "theirs": theirs}
+        monkeypatch.setattr(compare, "Remote", lambda name, *_: sides[name])
+        monkeypatch.setattr(compare, "check", lambda *_: {"mean, eager": 1e-6})
+        monkeypatch.setattr(compare, "silence", lambda variables: variables)
+        monkeypatch.setattr(compare.os, "environ", {**compare.os.environ})
+        flags = ("--device=cpu", f"--output={tmp_path / 'F.json'}", "--smoke", "--iterations=7")
+        monkeypatch.setattr(sys, "argv", ["compare.py", *flags, *words])
+        return compare.main()
+
+    return compared
+
+
+def test_every_turn_is_written_and_what_is_missing_is_named(run, tmp_path):
+    """As where a time limit ends the run in its third turn."""
+    ours, theirs, written = Told({}, {"lgjax": 1.0}), Told({}, {"eager": 2.0}), []
+
+    def sample(mode):
+        if len(theirs.sampled) == 2:
+            raise SystemExit("ended")
+        if theirs.sampled:
+            written.append(json.loads((tmp_path / "F.json").read_text()))
+        return Pretended.sample(theirs, mode)
+
+    theirs.sample = sample
+    with pytest.raises(SystemExit, match="ended"):
+        run(ours, theirs, f"--methods={METHOD},vae_train", "--repeats=3")
+    written.append(json.loads((tmp_path / "F.json").read_text()))
+    assert [each["samples"] for each in written] == [
+        {METHOD: {"lgjax": [1.0] * turns, "eager": [2.0] * turns}} for turns in (1, 2)
+    ]
+    for record in written:
+        assert record["incomplete"] == [f"{METHOD}, float32", "vae_train, float32"]
+        assert (record["ratios"], record["agreement"]) == ({METHOD: 0.5}, {"mean, eager": 1e-6})
+
+
+def test_a_run_that_comes_to_its_end_lacks_nothing_and_names_what_failed_last(run, tmp_path):
+    ours, theirs = Told({}, {"lgjax": 1.0}), Told({}, {"eager": 2.0, "graph": 1.0})
+    assert run(ours, theirs, f"--methods={METHOD}", "--repeats=2") == 0
+    assert json.loads((tmp_path / "F.json").read_text())["incomplete"] == []
+    ours.broken = {"lgjax": "tensorfloat32"}
+    assert run(ours, theirs, f"--methods={METHOD}", "--repeats=2", "--precisions=float32,tensorfloat32") == 3
+    record = json.loads((tmp_path / "F.json").read_text())
+    assert record["incomplete"] == [f"{METHOD}, tensorfloat32"]
+    assert record["faults"] == [f"{METHOD}, tensorfloat32, lgjax: out of memory"]
+
+
+def test_the_turns_before_a_fault_of_ours_are_kept(compare, timing):
+    ours, told = Pretended({}, {"lgjax": 2.0}), []
+
+    def sample(mode):
+        if len(ours.sampled) == 2:
+            raise importlib.import_module("remote").RemoteFault("out of memory")
+        return Pretended.sample(ours, mode)
+
+    ours.scale, ours.sample = 1, sample
+    assert list(timing.sample({"lgjax": ours}, 5, 1, told.append)) == [{"lgjax": [2.0]}, {"lgjax": [2.0, 2.0]}]
+    assert told == ["lgjax: out of memory"]
 
 
 def test_a_record_says_device_versions_and_command_and_no_place(compare, monkeypatch, tmp_path):

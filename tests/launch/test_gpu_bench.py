@@ -21,6 +21,7 @@ from lgjax.runtime.errors import UsageError
 
 WRITES = "import sys; open(sys.argv[1], 'w').write('{}'); open(sys.argv[2], 'a').write('x')"
 H200 = {"device": "NVIDIA H200", "driver": "580.1", "jax": "0.11.2", "size": "the paper's"}
+LACKING = {gpu_summary.INCOMPLETE: ["vae_train, bfloat16"]}  # a record
 HANGS = "import subprocess, sys; subprocess.run(['sleep', '600'])"
 
 
@@ -137,6 +138,23 @@ def test_what_is_repeated_and_fails_takes_no_record_away(asked, tmp_path):
     assert asked([failed]) == 3
     assert asked([failed], "--seconds=0.5") == 3
     assert kept(tmp_path)["part"]["record"] == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "replaces"),
+    [({}, LACKING, 0), (LACKING, {}, 1), (LACKING, LACKING, 1), (LACKING, None, 0), (None, LACKING, 1)],
+)
+def test_of_two_records_of_a_phase_that_fails_the_one_that_lacks_less_stays(before, after, replaces):
+    known, outcome = (gpu.Outcome("", 9.0, "ended at its limit of 9 s", record=record) for record in (before, after))
+    assert gpu.improves(outcome, known._asdict()) == replaces
+
+
+def test_comparisons_with_pytorch_share_what_agreed(tmp_path):
+    peers = [phase for phase in gpu_phases.phases("gpu", smoke=False) if phase.needs == "torch"]
+    words = [set(gpu.command(phase, gpu.part(phase, tmp_path))) for phase in peers]
+    assert len(words) == 8
+    assert all(f"--agreement={tmp_path}/agreement.json" in each for each in words)
+    assert len({word for each in words for word in each if word.startswith("--output=")}) == 8
 
 
 def test_every_record_says_by_which_command_and_on_what(asked, tmp_path):
@@ -373,6 +391,8 @@ def test_figures_are_those_of_committed_records():
         "m, b: lgjax / eager 0.50",
         "m, b: lgjax as one graph / eager 0.25",
     ]
+    both["incomplete"] = ["m, b"]
+    assert gpu_summary.figures(both)[0] == "incomplete: m, b"
     convolutions = json.loads((ROOT / "benchmarks" / "convolutions_cpu.json").read_text())
     assert gpu_summary.figures(convolutions)[0] == "vae_lg_neural_tv: lgjax / flax 0.36"
 
