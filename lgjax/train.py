@@ -37,7 +37,7 @@ from lgjax.cli import app, opening
 from lgjax.preparation import audit, cohort, dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
-from lgjax.runtime import devices, files, hosts, progress, signals
+from lgjax.runtime import devices, files, hosts, memory, progress, signals
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import pictures
@@ -267,6 +267,7 @@ def sample(draw: Samples, workdir: pathlib.Path, step: int, state: TrainState, x
 
 def main(words: Sequence[str] = ()) -> None:
     """Runs the command line."""
+    memory.keep_freed()
     values = flags.FLAGS
     config = values.config
     workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))

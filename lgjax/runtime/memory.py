@@ -1,11 +1,13 @@
-"""How much memory this process can have."""
+"""How much memory this process can have, and whether freed memory goes back to the system."""
 
+import ctypes
 import os
 import pathlib
 import resource
 
 _GROUPS = pathlib.Path("/proc/self/cgroup")  # a line for each kind: number, kinds, path; version 2 has no kinds
 _MOUNTED = pathlib.Path("/sys/fs/cgroup")
+_ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1  # options of mallopt, in <malloc.h>
 
 
 def total() -> int:
@@ -14,6 +16,19 @@ def total() -> int:
     granted = [bytes_ for bytes_ in allowed if bytes_ != resource.RLIM_INFINITY]
     of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([of_machine, *granted, *_of_container()])
+
+
+def keep_freed() -> None:
+    """Has glibc keep what this process frees, for what the process allocates next; other C libraries stay as they are.
+
+    XLA allocates the buffers of a program anew for each run of it. Large buffers come from the system, which clears
+    their pages: a fifth of the CPU seconds of a training step on a CPU. Call this before threads allocate anything,
+    since each of them may get a heap of its own, and not where memory is scarce, since gaps between buffers stay too.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, (1 << 31) - 1)):
+            library.mallopt(option, value)
 
 
 def _of_container() -> list[int]:

@@ -4,6 +4,7 @@ import os
 import resource
 
 import pytest
+import server
 
 from lgjax.runtime import memory
 
@@ -53,3 +54,38 @@ def test_a_shell_s_limit(groups, limited, monkeypatch):
     granted = {limited: (1 << 20, 1 << 21)}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: granted.get(kind, (resource.RLIM_INFINITY,) * 2))
     assert memory.total() == 1 << 20
+
+
+CLEARED = """
+import ctypes, resource, threading
+from lgjax.runtime import memory
+
+library, size, counts = ctypes.CDLL(None), 64 << 20, []
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+
+def use():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        address = library.malloc(size)
+        ctypes.memset(address, 1, size)
+        library.free(address)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+for prepare in (int, memory.keep_freed):
+    prepare()
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+print(*counts)
+"""
+
+
+def test_pages_that_are_kept_are_not_cleared_again():
+    """The system counts the pages that it hands out and clears, in a thread too."""
+    said = server.python(CLEARED)
+    assert said.returncode == 0, said.stderr
+    _, *given_back, first, second, third = map(int, said.stdout.split())
+    assert min(given_back) >= 32  # all pages each time, of 4 KB or of 2 MB
+    assert first >= 32
+    assert max(second, third) < min(given_back) / 10
