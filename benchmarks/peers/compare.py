@@ -9,11 +9,12 @@ batch that lies on the device. All modes take turns, one run each, again and aga
 median(best mode of PyTorch): below 1, lgjax is faster. Nothing else should run: OpenMP suffers from it more than XLA.
 
 Each side has a process of its own, and one waits while the other works: in one process the threads of OpenMP, which
-spin after their work, would take the cores from XLA's. Both get the same cores and as many threads. Before anything is
-timed, both must compute the same (agreement.py), and every timed mode must restore in float32 to what lgjax restores
-to: a mode that does not, or that fails, is left out and told, and the exit code is 3. The record is written anew after
-every turn; `incomplete` names what lacks runs. With --agreement, what both computed alike is kept in a file: later runs
-on the same machine, with the same versions, code, networks and weights, take it from there (`agreed_before`).
+spin after their work, would take the cores from XLA's. On CPUs lgjax trains in a third one, as `lgjax.train` would.
+All get the same cores and as many threads. Before anything is timed, both sides must compute the same (agreement.py),
+and every timed mode must restore in float32 to what lgjax restores to: a mode that does not, or that fails, is left out
+and told, and the exit code is 3. The record is written anew after every turn; `incomplete` names what lacks runs. With
+--agreement, what both computed alike is kept in a file: later runs on the same machine, with the same versions, code,
+networks and weights, take it from there (`agreed_before`).
 """
 
 import argparse
@@ -100,9 +101,11 @@ def described(options, config, versions: dict[str, str], load: float) -> dict:
     }
 
 
-def timed(config, ours, theirs, variables, modes, record: Record) -> None:
-    """Times all methods in all precisions of a record."""
+def timed(config, sides, variables, modes, record: Record) -> None:
+    """Times all methods in all precisions of a record, by `sides`: lgjax's, lgjax's for training, and PyTorch's."""
+    restores, trains, theirs = sides
     for method in record.methods:
+        ours = trains if method == "vae_train" else restores
         settings = (tuple(record.samples), modes, record.repeats, record.tell)
         for precision, samples in measure(config, ours, theirs, variables, method, *settings):
             record.note(method, precision, samples, ours.threads() | theirs.threads())
@@ -119,6 +122,8 @@ def main() -> int:
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.4"  # the rest is PyTorch's
     config = make_config(options)
     ours = Remote("ours", options.device, options.threads)
+    # A GPU's memory has room for one of them, and what the host does with its own matters there little.
+    trains = Remote("ours", options.device, options.threads, True) if options.device == "cpu" else ours
     theirs = Remote("theirs", options.device, options.threads)
     modes = choose_modes(options.modes, theirs, options.methods)
     variables = ours.variables(at(config, "float32"))
@@ -128,7 +133,7 @@ def main() -> int:
     versions = ours.versions() | theirs.versions() | {"python": platform.python_version()}
     about = described(options, config, versions, load) | {"agreement": agreement, "agreed_before": kept.reused}
     record = Record(options.output, about, options.methods, options.precisions, options.repeats)
-    timed(config, ours, theirs, silence(variables), modes, record)
+    timed(config, (ours, trains, theirs), silence(variables), modes, record)
     for precision, methods in record.samples.items():
         print(f"\n{precision}\n{table(methods)}")
     print(f"\nwritten: {options.output}")
