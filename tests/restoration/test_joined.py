@@ -70,9 +70,10 @@ def test_slices_that_nothing_joins_are_alone():
     for steps in (1, 7, 60):
         found = solve(b, sigma2, MASK, 0.4, np.zeros(3, np.float32), steps)
         operator = operators.of_total_variation(steps)
+        apply = jax.jit(operator.apply)
         for k in range(4):
             state = operator.init(jnp.asarray(b[k]))
-            alone, _ = operator.apply(b[k] * MASK[k], sigma2[k] * MASK[k], jnp.float32(0.4), state)
+            alone, _ = apply(b[k] * MASK[k], sigma2[k] * MASK[k], jnp.float32(0.4), state)
             np.testing.assert_allclose(found[k], alone, atol=1e-6)
 
 
@@ -87,10 +88,11 @@ def test_an_axis_has_no_name():
 def test_transposed_differences_of_a_volume():
     """<G u, p> = <u, G^T p>."""
     u = normal(*SHAPE)
-    forward = operators.differences(jnp.asarray(u), ACROSS)
-    dual = tuple(jnp.asarray(normal(*part.shape, seed=i)) for i, part in enumerate(forward))
-    inner = sum(float((a * b).sum()) for a, b in zip(forward, dual, strict=True))
-    assert inner == pytest.approx(float((u * operators.transposed_differences(dual, ACROSS)).sum()), rel=1e-5)
+    forward = jax.jit(operators.differences)(u, ACROSS)
+    dual = tuple(normal(*part.shape, seed=i) for i, part in enumerate(forward))
+    inner = sum(float((np.asarray(a) * b).sum()) for a, b in zip(forward, dual, strict=True))
+    back = np.asarray(jax.jit(operators.transposed_differences)(dual, ACROSS))
+    assert inner == pytest.approx(float((u * back).sum()), rel=1e-5)
 
 
 def test_cost_by_its_matrix():
@@ -103,7 +105,8 @@ def test_gradient_of_the_cost_by_finite_differences():
     change = 0.1 * (np.random.default_rng(0).permutation(120) - 59.5).reshape(SHAPE)  # no kink within reach
     y = normal(*SHAPE)
     x = jnp.asarray(y + change, jnp.float32)
-    check_grads(lambda x: data_terms.joined(ACROSS)(x, y), (x,), order=1, modes=["rev"], eps=1e-2, atol=0.05, rtol=0.05)
+    cost = jax.jit(lambda x: data_terms.joined(ACROSS)(x, y))
+    check_grads(cost, (x,), order=1, modes=["rev"], eps=1e-2, atol=0.05, rtol=0.05)
 
 
 def restore(y, prior, strength, solver, across=ACROSS, iterations=1):
