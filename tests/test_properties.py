@@ -1,5 +1,6 @@
 """What must hold whatever comes: headers with any bytes, scans in any orientation, metrics of any voxels."""
 
+import functools
 import gzip
 import io
 import itertools
@@ -36,6 +37,7 @@ KINDS = [
 ]
 
 
+@functools.cache
 def stored(cls: type, endianness: str) -> tuple[bytes, bytes]:
     """A small oblique scan: header with all that follows it in its file, and the voxels of a pair."""
     header = cls.header_class(endianness=endianness)

@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from datetime import datetime
 
 import derived
 import images
 import pytest
-from conftest import PATIENCE, ROOT, until
+import server
+from conftest import PATIENCE, until
 from server import Forked
 
 from lgjax.batch import restorations, stages
@@ -135,7 +133,7 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
     os.kill(os.getpid(), signal.SIGTERM)
     print("not reached")
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    ended = server.python(code)
     assert (ended.returncode, ended.stdout) == (143, "")
     assert content(tmp_path)["Runs"][0]["ExitCode"] == 143
     assert list(content(tmp_path)["Scans"]) == ["sub-a"]
@@ -170,8 +168,7 @@ write.write, results.Results.note = slow, told
 subjects = sources.find({str(scans)!r})
 restorations.restore(derived.detector(), subjects, pathlib.Path({str(tmp_path / "out")!r}), 1)
 """
-    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=paths, capture_output=True, timeout=PATIENCE)
+    ended = server.run("-c", code, optimised=True)
     assert ended.returncode == 130, ended.stderr
     found = content(tmp_path / "out")
     assert (found["Runs"][0]["ExitCode"], list(found["Scans"])) == (130, ["sub-a"])
@@ -265,7 +262,7 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims):
 """
     old = {"Start": "2026-01-01T00:00:00+00:00", "End": None, "ExitCode": None}  # which an earlier version wrote
     (tmp_path / "results.json").write_text(json.dumps({"Runs": [old], "Scans": {}}))
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=PATIENCE).returncode == -signal.SIGKILL
+    assert server.python(code).returncode == -signal.SIGKILL
     assert ["Killed" in run for run in content(tmp_path)["Runs"]] == [False, False]
     with recorded(tmp_path), recorded(tmp_path):
         runs = content(tmp_path)["Runs"]
@@ -287,7 +284,7 @@ with Claims(folder) as claims, Results(folder, {ABOUT}, claims) as record:
         record.note(f"sub-{{sys.argv[1]}}{{number}}", Work("restored"))
         record.keep()
 """
-    processes = [subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in "abc"]
+    processes = [Forked(["-c", code, name], tmp_path / f"{name}.log") for name in "abc"]
     assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0]
     found = content(tmp_path)
     assert sorted(found["Scans"]) == [f"sub-{name}{number}" for name in "abc" for number in range(10)]

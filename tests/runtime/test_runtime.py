@@ -1,6 +1,7 @@
 """Exit codes, signals, the words for devices, and several hosts."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -20,8 +21,8 @@ from lgjax.runtime import files, signals
 from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 from lgjax.runtime.hosts import differing, join, one_voice
 
-SCRIPT = """
-import os, signal, sys, time, weakref
+PROGRAM = """
+import json, os, signal, sys, time, weakref
 from absl import flags
 from lgjax.cli import app, commands
 from lgjax.runtime import errors
@@ -45,13 +46,30 @@ def main(argv):
     return 3 if what == "some" else None
 
 commands.define_common(flags.FLAGS)
-app.run(main, flags.FLAGS(sys.argv))
 """
+ONE = PROGRAM + "app.run(main, flags.FLAGS(sys.argv))"
+EACH = (
+    PROGRAM
+    + """
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        os.dup2(os.open(str(number), os.O_WRONLY | os.O_CREAT), 2)
+        app.run(main, flags.FLAGS(["", *words]))
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+)
+ENDS = [["fine"], ["some"], ["interrupt"], ["fault"], ["bug"], ["fault", "--debug"], ["ignored"]]
 
 
-def start(*arguments) -> subprocess.Popen:
-    command = [sys.executable, "-c", SCRIPT, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> dict[str, tuple[int, str]]:
+    """How programs end that are forked when all is imported: their exit codes, and what they say."""
+    folder, environment = tmp_path_factory.mktemp("ended"), {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", EACH, json.dumps(ENDS)]
+    options = {"cwd": folder, "env": environment, "text": True, "timeout": PATIENCE}
+    codes = subprocess.run(command, stdout=subprocess.PIPE, check=True, **options).stdout.split()
+    said = [(folder / str(number)).read_text() for number in range(len(ENDS))]
+    return {" ".join(words): found for words, *found in zip(ENDS, map(int, codes), said, strict=True)}
 
 
 POOL = """
@@ -95,23 +113,21 @@ def test_flags_of_xla_are_added_to_those_of_the_user(monkeypatch, version, befor
 
 
 @pytest.mark.parametrize(("what", "code"), [("fine", 0), ("some", 3), ("interrupt", 130), ("fault", 3), ("bug", 1)])
-def test_exit_codes(what, code):
-    process = start(what)
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code
+def test_exit_codes(ended, what, code):
+    found, said = ended[what]
+    assert found == code
     assert ("Traceback" in said) == (what == "bug")
     if what == "fault":
         assert said.strip().splitlines()[-1] == "error: scan.nii.gz: is broken. Copy it again."
 
 
-def test_debug_shows_the_traceback_of_a_fault():
-    assert "Traceback" in start("fault", "--debug").communicate(timeout=PATIENCE)[1]
+def test_debug_shows_the_traceback_of_a_fault(ended):
+    assert "Traceback" in ended["fault --debug"][1]
 
 
-def test_ctrl_c_is_not_lost_in_a_callback():
-    process = start("ignored")
-    _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+def test_ctrl_c_is_not_lost_in_a_callback(ended):
+    code, said = ended["ignored"]
+    assert code == 130
     assert said.strip() == "interrupted; run the same command again to go on"
 
 
@@ -192,7 +208,8 @@ def test_a_fault_in_what_must_be_whole_is_the_fault():
 
 
 def test_sigterm_ends_at_once_with_143():
-    process = start("sleep")
+    command = [sys.executable, "-c", ONE, "sleep"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE)
