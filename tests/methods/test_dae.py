@@ -12,7 +12,7 @@ from lgjax import models
 from lgjax.models import blocks, dae
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config():
     """A U-Net of two small levels for 16x16 slices."""
     return ml_collections.ConfigDict(
@@ -25,7 +25,9 @@ def config():
     )
 
 
-def initialise(config):
+@pytest.fixture(scope="module")
+def variables(config):
+    """Variables as training starts with them."""
     return jax.jit(models.from_config(config, "float32").init)(jax.random.key(0))
 
 
@@ -40,7 +42,7 @@ def toy(count, seed):
 
 def draw_noise(count, mask, cells, std):
     keys = jax.random.split(jax.random.key(1), count)
-    return np.asarray(jax.vmap(lambda key: dae.coarse_noise(key, jnp.asarray(mask), cells, std))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: dae.coarse_noise(key, jnp.asarray(mask), cells, std)))(keys))
 
 
 def test_noise_has_its_statistics_inside_the_brain_only():
@@ -73,16 +75,16 @@ def test_noise_differs_by_key_and_is_reproducible():
     assert np.abs(noise[1] - noise[2]).max() > 0.1
 
 
-def test_every_slice_of_a_batch_has_its_own_noise(config):
+def test_every_slice_of_a_batch_has_its_own_noise(config, variables):
     """Two equal slices in a batch of two: their parts of the loss come from different noise."""
     x, mask = toy(1, 0)
-    variables = initialise(config)
     pair = [np.concatenate([a, a]) for a in (x, mask)]
     loss = jax.jit(lambda variables, key: models.from_config(config, "float32").loss(variables, *pair, key)[0])(
         variables, jax.random.key(5)
     )
     keys = jax.random.split(jax.random.key(5), 2)
-    noise = jnp.stack([dae.coarse_noise(key, jnp.asarray(mask[0]), 4, 1.0) for key in keys])
+    draw = jax.jit(lambda key: dae.coarse_noise(key, jnp.asarray(mask[0]), 4, 1.0))
+    noise = np.stack([draw(key) for key in keys])
     assert np.abs(noise[0] - noise[1]).max() > 0.1
     apply = jax.jit(lambda variables, x: dae.UNet((4, 8)).apply(variables, x, True, mutable=["batch_stats"])[0])
     denoised = apply(variables, pair[0] + noise)
@@ -90,9 +92,8 @@ def test_every_slice_of_a_batch_has_its_own_noise(config):
     assert np.isclose(loss, expected, rtol=1e-5)
 
 
-def test_training_removes_noise(config):
+def test_training_removes_noise(config, variables):
     x, mask = toy(64, 0)
-    variables = initialise(config)
     adam = optax.adam(1e-2)
 
     @jax.jit
@@ -117,8 +118,7 @@ def test_training_removes_noise(config):
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 24), (20, 6)])
-def test_any_size_divisible_by_the_coarsest_level_works_and_slices_stand_alone(config, height, width):
-    variables = initialise(config)
+def test_any_size_divisible_by_the_coarsest_level_works_and_slices_stand_alone(config, variables, height, width):
     params = blocks.fold(variables["params"], variables["batch_stats"])
     x = np.random.default_rng(0).normal(size=(3, height, width, 1)).astype(np.float32)
     networks = models.from_config(config, "float32").bind(params)

@@ -26,17 +26,20 @@ def model():
     return models.from_config(config, SETTINGS.precision), models.freeze(random_variables(config))
 
 
-def interpreted(monkeypatch, factor=1.0):
-    """Has both kernels computed on this device; the one of the variance network wrong by a factor."""
+def interpreted(model, monkeypatch, factor=1.0):
+    """Has both kernels computed on this device; the one of the variance network wrong by a factor.
 
-    def compute(*given, of):
-        return of(*given, interpret=True)
+    The factor is one of the parameters of the model that is returned, so that one program serves for all factors.
+    """
+    network, params = model
+    decoded, varied = (functools.partial(kernel.output, interpret=True) for kernel in (decoder_kernel, variance_kernel))
+    monkeypatch.setattr(decoder_kernel, "output", decoded)
 
-    def wrong(*given, of):
-        return factor * of(*given, interpret=True)
+    def bind(params):
+        monkeypatch.setattr(variance_kernel, "output", lambda *given: params["factor"] * varied(*given))
+        return network.bind({name: part for name, part in params.items() if name != "factor"})
 
-    monkeypatch.setattr(decoder_kernel, "output", functools.partial(compute, of=decoder_kernel.output))
-    monkeypatch.setattr(variance_kernel, "output", functools.partial(wrong, of=variance_kernel.output))
+    return network._replace(bind=bind), {**params, "factor": np.float32(factor)}
 
 
 def trusted(model, size=(16, 16)):
@@ -68,7 +71,7 @@ def test_the_settings_are_those_of_the_config():
 
 @pytest.mark.parametrize(("factor", "said"), [(1.0, []), (1.2, [own_kernels.WRONG]), (np.nan, [own_kernels.WRONG])])
 def test_a_kernel_that_computes_something_else_is_found_out(model, monkeypatch, caplog, factor, said):
-    interpreted(monkeypatch, factor)
+    model = interpreted(model, monkeypatch, factor)
     assert trusted(model) == (() if said else convolutions.PARTS)
     assert [record.message for record in caplog.records] == said
 
@@ -81,9 +84,9 @@ def test_a_kernel_that_cannot_be_compiled_is_left_alone(model, caplog):
 
 def test_a_kernel_wrong_beyond_the_bound_alone_is_found_out(model, monkeypatch, caplog):
     """Trained variances lie at the ends of their range for noise, where the bound makes all alike."""
-    network, params = model
-    held = jax.tree.map(lambda _: np.float32(0), params["variance"]["range"])
-    interpreted(monkeypatch, 3.0)
+    _, params = model
+    held = jax.tree.map(lambda _: np.float32(-20), params["variance"]["range"])
+    network, params = interpreted(model, monkeypatch, 3.0)
     assert not trusted((network, {**params, "variance": {**params["variance"], "range": held}}))
     assert [record.message for record in caplog.records] == [own_kernels.WRONG]
 
@@ -115,7 +118,7 @@ def test_what_asks_nobody_gets_the_forms_of_xla(model):
 
 def test_a_restoration_goes_on_with_what_is_right(model, monkeypatch, caplog):
     """A kernel whose variances are ten times too large would restore something else, and nobody would see it."""
-    network, params = model
+    network, params = interpreted(model, monkeypatch, 10.0)
     settings = runner.from_config(shrunk("vae"))._replace(precision=SETTINGS.precision, iterations=3)
     slices = brain_like(0, 2, 16, 16)
 
@@ -128,7 +131,6 @@ def test_a_restoration_goes_on_with_what_is_right(model, monkeypatch, caplog):
         assert made.kernels == "XLA"
         return found
 
-    interpreted(monkeypatch, 10.0)
     with caplog.at_level(logging.WARNING):
         found = restored(GPU)
     assert [record.message for record in caplog.records] == [own_kernels.WRONG]
