@@ -37,8 +37,9 @@ def corrupt(key: jax.Array, x: jax.Array, other: jax.Array, mask: jax.Array) -> 
     """
     blobs, coarse, white = jax.random.split(key, 3)
     changed = x
-    for blob_key in jax.random.split(blobs, BLOBS):
-        changed = _blob(blob_key, changed, other, x)
+    drawn = jax.vmap(_blob, (0, None))(jax.random.split(blobs, BLOBS), x)
+    for replaced, added in zip(*drawn, strict=True):
+        changed = changed + replaced * (other - changed) + added
     changed = changed + _coarse(coarse, x.shape) + _white(white, x.shape)
     return jnp.where(mask > 0, changed, x)
 
@@ -65,18 +66,20 @@ def smooth_noise(key: jax.Array, cells: jax.Array | float, shape: tuple[int, ...
     return noise / jnp.sqrt((noise**2).mean())
 
 
-def _blob(key: jax.Array, changed: jax.Array, other: jax.Array, x: jax.Array) -> jax.Array:
-    """Puts one anomaly into a slice: other tissue in place of some, a shift of brightness, texture."""
+def _blob(key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draws one anomaly of a slice: how much of the tissue is replaced by other tissue, and what is added to both.
+
+    The latter is a shift of brightness and a texture. Both are [H, W, 1].
+    """
     place, swap, shift, texture, tone, confined, width = jax.random.split(key, 7)
     where = blob(place, x.shape)
     share = jax.random.uniform(swap) * jax.random.bernoulli(jax.random.fold_in(swap, 1), 0.5)
-    changed = changed + where * share * (other - changed)
     # q: the tissue whose brightness lies near that of a tone, which the shift is confined to in every second blob
     centre = _uniform(tone, -1.0, 1.0)
     near = jax.nn.sigmoid(8 * (_uniform(width, *CLASS_WIDTH) - jnp.abs(x - centre)))
     near = jnp.where(jax.random.bernoulli(confined), near, 1.0)
     rough = TEXTURE * jax.random.uniform(texture) * smooth_noise(jax.random.fold_in(texture, 1), FINEST, x.shape)
-    return changed + where * near * (_uniform(shift, *SHIFT) + rough)
+    return where * share, where * near * (_uniform(shift, *SHIFT) + rough)
 
 
 def _coarse(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
