@@ -8,16 +8,15 @@ import pytest
 from scipy import stats
 
 from lgjax import models
-from lgjax.models import blocks, gmvae, vae
+from lgjax.models import gmvae, vae
 from lgjax.models.gmvae import Clusters
 from lgjax.models.vae import Posterior
 
 K, CHANNELS = 3, 2
 
 
-@pytest.fixture
-def config():
-    """A mixture VAE of one block for 8x8 slices: 4x4x2 latents, three clusters."""
+def settings():
+    """The config of a mixture VAE of one block for 8x8 slices: 4x4x2 latents, three clusters."""
     return ml_collections.ConfigDict(
         {
             "data": {"height": 8, "width": 8},
@@ -40,13 +39,19 @@ def config():
 
 
 @pytest.fixture
-def variables(config):
-    return jax.jit(models.from_config(config, "float32").init)(jax.random.key(0))
+def config():
+    """The config, for a test to change."""
+    return settings()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def variables():
+    return jax.jit(models.from_config(settings(), "float32").init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
 def params(variables):
-    return blocks.fold(variables["params"], variables["batch_stats"])
+    return jax.jit(models.freeze)(variables)
 
 
 def slices(count, seed=0):
@@ -83,7 +88,7 @@ def test_responsibilities_and_their_gradient_are_finite_far_from_every_cluster()
     def value(z):
         return gmvae.kl_clusters(gmvae.log_responsibilities(z, clusters), 0.0).sum()
 
-    at, gradient = jax.value_and_grad(value)(jnp.asarray(z) + 1e3)
+    at, gradient = jax.jit(jax.value_and_grad(value))(jnp.asarray(z) + 1e3)
     assert np.isclose(at, 2 * np.log(K), rtol=1e-4)
     assert np.isfinite(gradient).all()
 
@@ -135,15 +140,16 @@ def test_one_standard_normal_cluster_is_the_vae():
 
 def test_log_variances_of_the_clusters_are_bounded():
     prior = gmvae.MixturePrior(K, CHANNELS, 8)
-    w = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 2)), jnp.float32)
-    weights = prior.init(jax.random.key(0), w)
+    w = np.random.default_rng(0).normal(size=(1, 2, 2, 2)).astype(np.float32)
+    weights, apply = jax.jit(prior.init)(jax.random.key(0), w), jax.jit(prior.apply)
     for size in (1.0, 1e6):
-        clusters = prior.apply(weights, size * w)
+        clusters = apply(weights, np.float32(size) * w)
         assert clusters.mean.shape == clusters.log_variance.shape == (1, 2, 2, K, CHANNELS)
         assert np.abs(clusters.log_variance).max() <= gmvae.LOG_VARIANCE_BOUND
     # Positions know nothing of each other.
-    moved = prior.apply(weights, w.at[0, 0, 0].add(1.0))
-    still = prior.apply(weights, w)
+    other = w.copy()
+    other[0, 0, 0] += 1
+    moved, still = apply(weights, other), apply(weights, w)
     np.testing.assert_array_equal(moved.mean[0, 1], still.mean[0, 1])
     assert np.abs(moved.mean[0, 0, 0] - still.mean[0, 0, 0]).max() > 0
 
@@ -152,13 +158,18 @@ def test_elbo_is_minus_the_loss_of_one_slice(config, params):
     """The terms from the networks' outputs, all put together again by SciPy."""
     x, key = slices(1)[0], jax.random.key(5)
     network = gmvae.GMVAE(vae.VAE((4,), CHANNELS + 2, normalise=False), gmvae.MixturePrior(K, CHANNELS, 8))
-    weights = {"params": params["gmvae"]}
-    posterior_z, posterior_w = network.apply(weights, x[None], method="encode")
+
+    @jax.jit
+    def outputs(weights, x, key):
+        posterior_z, posterior_w = network.apply(weights, x[None], method="encode")
+        key_z, key_w = jax.random.split(key)
+        z, w = posterior_z.sample(key_z), posterior_w.sample(key_w)
+        clusters = network.apply(weights, w, method=lambda module, w: module.prior(w))
+        return posterior_z, posterior_w, z, clusters, network.apply(weights, z, method="decode")
+
+    posterior_z, posterior_w, z, clusters, decoded = outputs({"params": params["gmvae"]}, x, key)
     assert posterior_z.mean.shape == posterior_w.mean.shape == (1, 4, 4, 2)
-    key_z, key_w = jax.random.split(key)
-    z = posterior_z.sample(key_z)
-    clusters = network.apply(weights, posterior_w.sample(key_w), method=lambda module, w: module.prior(w))
-    squared = ((x - np.asarray(network.apply(weights, z, method="decode"))[0]) ** 2).sum()
+    squared = ((x - np.asarray(decoded)[0]) ** 2).sum()
     weight = bayes(np.asarray(z), Clusters(*map(np.asarray, clusters)))
     kl_c = max(stats.entropy(weight, np.full_like(weight, 1 / K), axis=-1).sum(), 0.5)
     kl_z = gmvae.kl_to_clusters(posterior_z, clusters, jnp.log(weight))[0]
@@ -170,7 +181,7 @@ def test_elbo_is_minus_the_loss_of_one_slice(config, params):
 def test_gradient_of_the_elbo_against_finite_differences(config, params):
     config.model.cluster_free_nats = 0.0  # the floor has a kink
     with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+        double = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
         x, key = jnp.asarray(slices(1)[0], jnp.float64), jax.random.key(5)
         elbo = jax.jit(lambda x: models.from_config(config, "float32").bind(double).elbo(x, key))
         gradient = jax.jit(jax.grad(elbo))(x)

@@ -34,22 +34,29 @@ def variances(config):
 def spread_loss(config, variables, x, reconstruction, mask):
     """The loss of the variance network of a config."""
     given = {name: part["variance"] for name, part in variables.items()}
-    return variance.loss(variances(config), given, x, reconstruction, mask)[0]
+    return jax.jit(variance.loss, static_argnums=0)(variances(config), given, x, reconstruction, mask)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def applied(module, method, variables, x):
+    """What a module makes of x: one program, for its operations would each be compiled."""
+    return module.apply(variables, x, method=method)
 
 
 def spread_output(config, params, x):
     """What the last convolution of the variance network says."""
-    return np.asarray(variances(config).network(normalise=False).apply({"params": params["variance"]}, x).output)
+    module = variances(config).network(normalise=False)
+    return np.asarray(applied(module, None, {"params": params["variance"]}, x).output)
 
 
 def encode(config, variables, x, normalise=True):
     tree = {name: part["autoencoder"] for name, part in variables.items()}
-    return network(config, normalise).apply(tree, x, method="encode")
+    return applied(network(config, normalise), "encode", tree, x)
 
 
 def decode(config, variables, z, normalise=True):
     tree = {name: part["autoencoder"] for name, part in variables.items()}
-    return network(config, normalise).apply(tree, z, method="decode")
+    return applied(network(config, normalise), "decode", tree, z)
 
 
 def kernels(experiments):
@@ -158,8 +165,9 @@ def test_fold_has_something_to_fold(config, variables):
 def test_conv_is_that_of_flax_with_its_gradients(size, channels, features, kernel, strides, padding):
     ours, flax = (conv(features, (kernel, kernel), strides, padding=padding) for conv in (convolutions.Conv, nn.Conv))
     x = normal(2, *size, channels)
-    variables = flax.init(jax.random.key(0), x)
-    weights = normal(*flax.apply(variables, x).shape, seed=1)
+    parameters = {"kernel": normal(kernel, kernel, channels, features, seed=2), "bias": normal(features, seed=3)}
+    variables = {"params": parameters}
+    weights = normal(*jax.eval_shape(flax.apply, variables, x).shape, seed=1)
 
     @functools.partial(jax.jit, static_argnums=0)
     def value_and_gradients(module, variables, x):
@@ -191,11 +199,14 @@ def test_a_slice_does_not_know_its_batch(config, params):
     x, z = normal(5, 16, 16, 1), normal(5, 4, 4, 4, seed=1)
     x[3:] *= 100  # neighbours of another scale
     z[3:] *= 100
-    together, alone = (encode(config, folded, part, normalise=False) for part in (x, x[1:2]))
-    pairs = [*zip(together, alone, strict=True)]
-    pairs += [tuple(decode(config, folded, part, normalise=False) for part in (z, z[1:2]))]
-    pairs += [tuple(variance.predict(variances(config), params["variance"], part) for part in (x, x[1:2]))]
-    for together, alone in pairs:
+
+    @jax.jit
+    def outputs(x, z):
+        posterior = encode(config, folded, x, normalise=False)
+        spread = variance.predict(variances(config), params["variance"], x)
+        return *posterior, decode(config, folded, z, normalise=False), spread
+
+    for together, alone in zip(outputs(x, z), outputs(x[1:2], z[1:2]), strict=True):
         np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -203,12 +214,10 @@ def test_training_mode_does_know_its_batch(config, variables):
     """The counterpart of the test above: what frozen statistics spare us."""
     tree = {name: part["autoencoder"] for name, part in variables.items()}
     x = normal(5, 16, 16, 1)
-    x[3:] *= 100
-    together, alone = (
-        network(config).apply(tree, batch, True, method="encode", mutable="batch_stats")[0].mean[1]
-        for batch in (x, x[:2])
-    )
-    assert np.abs(together - alone).max() > 0.1
+    others = x * np.float32([1, 1, 1, 100, 100]).reshape(5, 1, 1, 1)
+    trained = jax.jit(functools.partial(network(config).apply, train=True, method="encode", mutable="batch_stats"))
+    found, beside_others = (trained(tree, batch)[0].mean[1] for batch in (x, others))
+    assert np.abs(found - beside_others).max() > 0.1
 
 
 def test_networks_of_one_slice(config, params):
@@ -221,15 +230,16 @@ def test_networks_of_one_slice(config, params):
     x = normal(16, 16, 1)
     posterior = encode(config, folded, x[None], normalise=False)
     expected = decode(config, folded, posterior.mean, normalise=False)[0]
-    np.testing.assert_allclose(networks.reconstruct(x), expected, rtol=1e-5, atol=1e-5)
-    draws = np.asarray(networks.samples(x, key, 3))
+    np.testing.assert_allclose(jax.jit(networks.reconstruct)(x), expected, rtol=1e-5, atol=1e-5)
+    samples = jax.jit(networks.samples, static_argnums=2)
+    draws = np.asarray(samples(x, key, 3))
     assert draws.shape == (3, 16, 16, 1)
     assert len(np.unique(draws[:, 8, 8, 0])) == 3
-    many = np.asarray(networks.samples(x, key, 4000))
+    many = np.asarray(samples(x, key, 4000))
     mean_latent = many.mean(axis=0)
     assert np.abs(mean_latent - expected).mean() < np.abs(draws[0] - expected).mean()
-    sigma2 = variance.predict(variances(config), params["variance"], x[None])[0]
-    np.testing.assert_allclose(networks.variance(x), sigma2, rtol=1e-6)
+    sigma2 = jax.jit(functools.partial(variance.predict, variances(config)))(params["variance"], x[None])[0]
+    np.testing.assert_allclose(jax.jit(networks.variance)(x), sigma2, rtol=1e-6)
 
 
 def test_elbo_of_one_slice_by_numpy(config, params):
@@ -239,7 +249,7 @@ def test_elbo_of_one_slice_by_numpy(config, params):
     x = normal(16, 16, 1)
     found = jax.jit(jax.vmap(lambda key: networks.elbo(x, key)))(jax.random.split(jax.random.key(0), 2000))
     kl = vae.kl_to_standard_normal(encode(config, folded, x[None], normalise=False))[0]
-    draws = networks.samples(x, jax.random.key(1), 2000)
+    draws = np.asarray(jax.jit(networks.samples, static_argnums=2)(x, jax.random.key(1), 2000))
     bounds = -0.7 * ((x[None] - draws) ** 2).sum(axis=(1, 2, 3)) - kl
     error = 4 * np.hypot(found.std(), bounds.std()) / np.sqrt(2000)
     assert abs(float(found.mean() - bounds.mean())) < error
@@ -252,7 +262,8 @@ def test_variance_is_above_its_floor(config, params, target):
     x = normal(2, 16, 16, 1)
     output = spread_output(config, params, x)
     expected = np.exp(output) if target == "likelihood" else output**2
-    np.testing.assert_allclose(variance.predict(variances(config), params["variance"], x), expected + 0.25, rtol=1e-5)
+    found = jax.jit(functools.partial(variance.predict, variances(config)))(params["variance"], x)
+    np.testing.assert_allclose(found, expected + 0.25, rtol=1e-5)
 
 
 def test_absolute_target_by_numpy(config, variables, params):
@@ -276,18 +287,21 @@ def test_upsampled_conv_is_upsampling_and_then_flax_convolution(height, width, k
     """Values and gradients, on odd sizes and at the border."""
     plain, ours = nn.Conv(4, (3, 3)), convolutions.UpsampledConv(4)
     x = normal(2, height, width, 3)
-    variables = plain.init(jax.random.key(0), blocks.upsample(x))
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+    variables = {"params": {"kernel": normal(3, 3, 3, 4, seed=2) / 5, "bias": normal(4, seed=3)}}
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
     weights = normal(2, 2 * height, 2 * width, 4, seed=1)
 
-    def both(function):
-        return jax.value_and_grad(lambda v, x: (function(v, x) * weights).sum(), argnums=(0, 1))(variables, x)
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(function, variables, x):
+        value, back = jax.vjp(function, variables, x)
+        return value, back(weights)
 
     with convolutions.forms(kind):
-        np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, blocks.upsample(x)), atol=1e-5)
-        given = jax.tree.leaves(both(ours.apply))
-    expected = jax.tree.leaves(both(lambda v, x: plain.apply(v, blocks.upsample(x))))
-    for found, value in zip(given, expected, strict=True):
+        given, slopes = both(ours.apply, variables, x)
+    expected, plain_slopes = both(lambda v, x: plain.apply(v, blocks.upsample(x)), variables, x)
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    for found, value in zip(jax.tree.leaves(slopes), jax.tree.leaves(plain_slopes), strict=True):
         np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-4)
 
 
@@ -299,7 +313,8 @@ def test_activation_is_leaky():
 def test_residual_blocks_by_numpy(name):
     """With pointwise kernels, the way through two convolutions and the skip, each by itself and their sum."""
     first, second, skip = (normal(a, 3, seed=a + i) for i, a in enumerate((2, 3, 2)))
-    block, x = getattr(blocks, name)(3, normalise=False), normal(2, 4, 6, 2)
+    x = normal(2, 4, 6, 2)
+    block = jax.jit(functools.partial(getattr(blocks, name)(3, normalise=False).apply, train=False))
 
     def leaky(x):
         return np.where(x > 0, x, 0.2 * x)
@@ -319,7 +334,7 @@ def test_residual_blocks_by_numpy(name):
     for a, b in ((1, 0), (0, 1), (1, 1)):
         params = {"first": conv(first, 3), "second": conv(a * second, 3), "skip": conv(b * skip, 1)}
         expected = resized(leaky(a * leaky(x @ first) @ second + b * x @ skip))
-        np.testing.assert_allclose(block.apply({"params": params}, x, False), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(block({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vae", "aae", "gmvae", "dae", "anogan", "restorer"])
@@ -402,16 +417,19 @@ def test_likelihood_is_best_at_the_mean_squared_residual():
     expected = (residual.astype(np.float64) ** 2).mean(axis=0)
     best = np.log(expected).astype(np.float32)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(log_variance):
         sigma2 = jnp.broadcast_to(jnp.exp(log_variance), residual.shape)
         return variance.negative_log_likelihood(residual, sigma2).mean()
 
-    np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-7)
-    assert np.abs(jax.grad(loss)(best + 0.1)).min() > 1e-4
-    assert loss(best) < min(loss(best - 0.2), loss(best + 0.2))
+    least, slope = loss(best)
+    np.testing.assert_allclose(slope, 0, atol=1e-7)
+    assert np.abs(loss(best + 0.1)[1]).min() > 1e-4
+    assert least < min(loss(best - 0.2)[0], loss(best + 0.2)[0])
     # Its value: the normal's negative log density without log(2 pi) / 2.
     density = -stats.norm.logpdf(residual, 0, np.sqrt(expected)) - np.log(2 * np.pi) / 2
-    assert loss(best) == pytest.approx(density.mean(), rel=1e-5)
+    assert least == pytest.approx(density.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("target", ["likelihood", "absolute"])

@@ -67,18 +67,24 @@ def test_noise_is_smooth_at_the_scale_of_its_cells_and_varies_alike_everywhere(c
     assert steps.max() < 1.3 * np.median(steps)  # no seam
 
 
-def test_outside_the_brain_nothing_changes_and_some_slices_stay_healthy():
+@pytest.fixture(scope="module")
+def corrupted():
+    """A healthy slice and its mask, [16, 16, 1], and 400 corruptions of the slice."""
     x, mask = toy(2, 0)
-    seen = drawn(anomalies.corrupt, 400, x[0], x[1], mask[0])
-    assert (seen[:, mask[0] == 0] == x[0][mask[0] == 0]).all()
-    untouched = (np.abs(seen - x[0]).max(axis=(1, 2, 3)) < 1e-3).mean()
+    return x[0], mask[0], drawn(anomalies.corrupt, 400, x[0], x[1], mask[0])
+
+
+def test_outside_the_brain_nothing_changes_and_some_slices_stay_healthy(corrupted):
+    x, mask, seen = corrupted
+    assert (seen[:, mask == 0] == x[mask == 0]).all()
+    untouched = (np.abs(seen - x).max(axis=(1, 2, 3)) < 1e-3).mean()
     # No blob, no coarse and no white noise: .55^3 x .6 x .6 = .060
     assert 0.02 < untouched < 0.12
 
 
-def test_anomalies_are_brighter_or_darker_and_seldom_the_same():
-    x, mask = toy(2, 0)
-    change = (drawn(anomalies.corrupt, 400, x[0], x[1], mask[0]) - x[0])[:, mask[0] > 0]
+def test_anomalies_are_brighter_or_darker_and_seldom_the_same(corrupted):
+    x, mask, seen = corrupted
+    change = (seen - x)[:, mask > 0]
     assert (change > 1).any(axis=1).mean() > 0.3
     assert (change < -0.7).any(axis=1).mean() > 0.15
     assert change.mean() > 0  # shifts are bright rather than dark
@@ -120,10 +126,22 @@ def errors(residual, spread, mask, floor):
     return {name: values[inside].mean() for name, values in terms.items()}
 
 
-def test_the_loss_is_of_the_healthy_slice_and_its_variance(model):
+@pytest.fixture(scope="module")
+def untrained(model):
+    """Variables before training."""
+    return jax.jit(model.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def loss(model):
+    """The loss as one program for all tests."""
+    return jax.jit(model.loss)
+
+
+def test_the_loss_is_of_the_healthy_slice_and_its_variance(untrained, loss):
     x, mask = toy(3, 1)
-    variables, key = model.init(jax.random.key(0)), jax.random.key(5)
-    total, (_, terms) = jax.jit(model.loss)(variables, x, mask, key)
+    variables, key = untrained, jax.random.key(5)
+    total, (_, terms) = loss(variables, x, mask, key)
     seen = jax.jit(jax.vmap(anomalies.corrupt))(jax.random.split(key, 3), x, np.roll(x, 1, axis=0), mask)
     network = restorer.Restorer((8, 16))
     given = jnp.clip(seen, *SATURATION), True, mask
@@ -135,35 +153,33 @@ def test_the_loss_is_of_the_healthy_slice_and_its_variance(model):
     np.testing.assert_allclose(total, sum(expected.values()), rtol=1e-4)
 
 
-def test_the_network_sees_and_learns_saturated_slices_alone(model):
+def test_the_network_sees_and_learns_saturated_slices_alone(untrained, loss):
     """A voxel beyond the saturation, as a change of contrast makes it, is the same to the loss as one that is at it."""
-    x, mask = toy(2, 1)
-    variables, key = model.init(jax.random.key(0)), jax.random.key(5)
-    loss = jax.jit(model.loss)
+    x, mask = toy(3, 1)
+    variables, key = untrained, jax.random.key(5)
     beyond = np.where(x > 0.4, x + 3, x).astype(np.float32)
     np.testing.assert_array_equal(
         loss(variables, beyond, mask, key)[0], loss(variables, np.clip(beyond, *SATURATION), mask, key)[0]
     )
 
 
-def test_no_gradient_of_the_variance_reaches_the_network(model):
+def test_no_gradient_of_the_variance_reaches_the_network(model, untrained):
     x, mask = toy(2, 1)
-    variables = model.init(jax.random.key(0))
 
     def likelihood(params):
-        return model.loss({**variables, "params": params}, x, mask, jax.random.key(5))[1][1]["variance"]
+        return model.loss({**untrained, "params": params}, x, mask, jax.random.key(5))[1][1]["variance"]
 
-    slope = jax.jit(jax.grad(likelihood))(variables["params"])
+    slope = jax.jit(jax.grad(likelihood))(untrained["params"])
     largest = {name: max(float(np.abs(part).max()) for part in jax.tree.leaves(slope[name])) for name in slope}
     assert largest.pop("log_variance") > 0
     assert set(largest.values()) == {0.0}
 
 
 @pytest.fixture(scope="module")
-def trained(model):
+def trained(model, untrained):
     """Variables after 80 steps on toy slices."""
     x, mask = toy(16, 0)
-    variables, adam = model.init(jax.random.key(0)), optax.adam(optax.cosine_decay_schedule(1e-2, 80))
+    variables, adam = untrained, optax.adam(optax.cosine_decay_schedule(1e-2, 80))
 
     @jax.jit
     def step(variables, state, key):
@@ -174,7 +190,7 @@ def trained(model):
         updates, state = adam.update(gradient, state)
         return {"params": optax.apply_updates(variables["params"], updates), "batch_stats": stats}, state
 
-    state = adam.init(variables["params"])
+    state = jax.jit(adam.init)(variables["params"])
     for i in range(80):
         variables, state = step(variables, state, jax.random.key(i))
     return variables
