@@ -12,6 +12,7 @@ from conftest import until
 
 from lgjax.derivatives import write
 from lgjax.runtime import memory, waiting
+from lgjax.scans import pictures
 from lgjax.training.log import Log
 
 
@@ -51,9 +52,10 @@ def limit_memory(more: int) -> None:
 
 
 def undrawn() -> None:
-    """Makes a process group, and has a training draw no curves, which takes longer than its steps."""
+    """Makes a process group, and has a training draw no curves and empty pictures, which take longer than its steps."""
     os.setsid()
     Log.draw = lambda *_: None
+    pictures.samples_figure = lambda rows: b""
 
 
 def stand_still(lines: int, place: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ import forked
 import jax
 import numpy as np
 import pytest
+import remembered
 from conftest import both, until
 from prepared import make, source
 from server import Forked
@@ -29,6 +30,20 @@ from lgjax.runtime.errors import InputError, UsageError
 from lgjax.training import feeding, settings
 from lgjax.training import step as training
 from lgjax.workdir import checkpoints, experiment
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_program():
+    """Trainings of one config share their programs, which each of them would compile anew."""
+    with remembered.programs():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Curves are not drawn and pictures are empty, which no test looks at: they take longer than all steps."""
+    monkeypatch.setattr(train.Log, "draw", lambda *_: None)
+    monkeypatch.setattr(train.pictures, "samples_figure", lambda rows: b"")
 
 
 @pytest.fixture
@@ -228,9 +243,9 @@ TINY = [
     "--config.model.latent_channels=4",
     "--config.model.variance_channels=(4,4)",
     "--config.train.batch_size=8",
-    "--config.train.steps=80",
+    "--config.train.steps=20",
     "--config.train.log_every=1",
-    "--config.train.checkpoint_every=20",
+    "--config.train.checkpoint_every=5",
 ]
 
 
@@ -274,10 +289,10 @@ def whole(intact, tmp_path_factory):
 
 
 def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intact, whole, tmp_path):
-    """Steps of 8 of 30 slices: a checkpoint of step 20 or 40 lies inside an epoch. Nothing is left running."""
+    """Steps of 8 of 30 slices: a checkpoint of step 5 or 10 lies inside an epoch. Nothing is left running."""
     killed = tmp_path / "killed"
     streamed = "--config.data.resident=never", "--config.data.read_processes=1"
-    for number, at, code in ((signal.SIGKILL, 25, -9), (signal.SIGTERM, 40, 143), (signal.SIGINT, 55, 130)):
+    for number, at, code in ((signal.SIGKILL, 6, -9), (signal.SIGTERM, 10, 143), (signal.SIGINT, 14, 130)):
         place = tmp_path / number.name
         place.mkdir()
         process = start(intact, killed, *streamed, before=functools.partial(forked.stand_still, at, place))
@@ -291,7 +306,7 @@ def test_killed_in_the_middle_of_an_epoch_training_goes_on_to_the_same_end(intac
         assert silent(said) or number == signal.SIGKILL  # Python tells of the locks that it cleans up
         until(lambda process=process: not group(process))
         newest = checkpoints.steps(killed / "checkpoints")[0]
-        assert newest % 20 == 0 if number == signal.SIGKILL else newest == logged(killed)  # no step is lost
+        assert newest == 5 if number == signal.SIGKILL else newest == logged(killed)  # no step is lost
     process = start(intact, killed, *streamed[:1])
     out, said = finish(process)
     assert process.returncode == 0
@@ -312,14 +327,14 @@ def start_hosts(folder: pathlib.Path, workdir: pathlib.Path, before=forked.undra
 def test_two_hosts_killed_half_way_train_to_the_same_end_as_one(intact, whole, tmp_path):
     """Against one process with as many devices. Only the first host writes and speaks."""
     workdir = tmp_path / "two"
-    hosts = start_hosts(intact, workdir, functools.partial(forked.stand_still, 50, tmp_path))
+    hosts = start_hosts(intact, workdir, functools.partial(forked.stand_still, 13, tmp_path))
     until((tmp_path / "reached").exists)
     for host in hosts:
         host.kill()
     for host in hosts:
         finish(host)
     assert [host.returncode for host in hosts] == [-9, -9]
-    assert 40 <= checkpoints.steps(workdir / "checkpoints")[0] < 80
+    assert checkpoints.steps(workdir / "checkpoints")[0] == 10
     hosts = start_hosts(intact, workdir)
     (out, _), others = (finish(host) for host in hosts)
     assert [host.returncode for host in hosts] == [0, 0]

@@ -1,5 +1,6 @@
 """Training: the order of slices, the step on one and on eight devices, resuming, divergence and schedules."""
 
+import itertools
 import json
 import math
 import signal
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import remembered
 from conftest import both, shrunk, subject
 from programs import collectives
 
@@ -21,30 +23,14 @@ from lgjax.runtime.devices import batch_sharding, replicate, replicated
 from lgjax.training import feeding, settings
 from lgjax.training import step as training
 from lgjax.training.store import InMemory
-from lgjax.workdir import checkpoints, experiment, weights
+from lgjax.workdir import checkpoints, weights
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_program():
     """Trainings of one config share their programs, which each of them would compile anew."""
-    makers = (feeding, "make_step"), (feeding, "make_steps"), (feeding, "make_validation"), (train, "make_samples")
-    with pytest.MonkeyPatch.context() as patch:
-        for room, name in ((models, "from_config"), *makers):
-            patch.setattr(room, name, remembered(getattr(room, name)))
+    with remembered.programs():
         yield
-
-
-def remembered(function):
-    """The function, which is called once for each of the values that it is given."""
-    found = {}
-
-    def once(*given):
-        key = tuple(json.dumps(experiment.as_json(one)) if hasattr(one, "model") else one for one in given)
-        if key not in found:
-            found[key] = function(*given)
-        return found[key]
-
-    return once
 
 
 @pytest.mark.parametrize(("batch_size", "n"), [(4, 10), (8, 8), (5, 3), (64, 7), (1, 6)])
@@ -99,10 +85,17 @@ def terms_of(config, params, stats, x, mask):
 def test_neither_network_trains_the_other(config, variables, slices):
     params, stats = variables["params"], variables["batch_stats"]
     x, mask = batch(slices)
-    jacobian = jax.jit(jax.jacrev(lambda p: terms_of(config, p, stats, x, mask)))(params)
+
+    @jax.jit
+    @jax.jacrev
+    def jacobian(params):
+        terms = terms_of(config, params, stats, x, mask)
+        return {name: terms[name] for name in ("loss", "variance")}
+
+    found = jacobian(params)
 
     def size(name, part):
-        return float(optax.tree.norm(jacobian[name][part]))
+        return float(optax.tree.norm(found[name][part]))
 
     assert size("variance", "autoencoder") == 0
     assert size("variance", "variance") > 1e-3
@@ -116,7 +109,7 @@ def test_loss_is_the_sum_of_its_terms(config, variables, slices):
     assert float(terms["loss"]) == pytest.approx(float(terms["reconstruction"]) + float(terms["kl"]), rel=1e-5)
     assert float(loss) == pytest.approx(float(terms["loss"]) + float(terms["variance"]), rel=1e-5)
     config.model.reconstruction_weight *= 3
-    thrice = terms_of(config, params, stats, *batch(slices))["reconstruction"]
+    thrice = jax.jit(lambda p: terms_of(config, p, stats, *batch(slices))["reconstruction"])(params)
     assert float(thrice) == pytest.approx(3 * float(terms["reconstruction"]), rel=1e-5)
 
 
@@ -131,8 +124,7 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
 
     Gradients are compared through Adam's first moment, 0.1 of the gradient: Adam's own first step is the sign of the
     gradient times the rate, so parameters whose gradient is nothing but rounding may part by twice the rate."""
-    config.train.learning_rate = 1e-4
-    results = []
+    config, results = of_steps(config, 1), []
     for mesh in (mesh1, mesh8):
         state = jax.device_put(training.initial_state(*both(config)), replicated(mesh))
         x, mask = jax.device_put(batch(slices), batch_sharding(mesh))
@@ -162,6 +154,7 @@ def told(config, mesh, size: int, count: int):
 
 def test_devices_sum_gradients_and_statistics_and_tell_each_other_nothing_else(config, mesh8):
     """Sums over the batch alone: no slice and no activation travels, so twice the slices are told in as many bytes."""
+    config = of_steps(config, 1)
     found = told(config, mesh8, 16, 8)
     assert {kind for kind, _ in found} == {"all-reduce"}
     assert told(config, mesh8, 16, 16) == found
@@ -180,15 +173,13 @@ def test_momentum_is_adam_s_b1(config):
         assert float(state[0].mu) == pytest.approx((1 - momentum) * momentum)
 
 
-def test_draws_change_from_step_to_step(config, slices):
-    config.train.learning_rate = 0.0
-    step = jax.jit(training.make_step(*both(config)))
-    state = training.initial_state(*both(config))
-    losses = []
-    for _ in range(2):
-        state, terms = step(state, *batch(slices))
+def test_draws_change_from_step_to_step(config, slices, mesh1):
+    step, losses = feeding.make_step(*both(config), mesh1), []
+    for number in range(2):
+        state = training.initial_state(*both(config))._replace(step=np.int32(number))
+        after, terms = step(replicate(state, mesh1), *batch(slices))
+        assert int(after.step) == number + 1
         losses.append(float(terms["reconstruction"]))
-    assert int(state.step) == 2
     assert losses[0] != losses[1]
 
 
@@ -208,7 +199,7 @@ def test_loss_falls(config, slices):
 def data(monkeypatch, slices):
     """Makes the seven slices the training set, as two subjects, and five of them the slices of a third, held out.
 
-    Returns those of the training set for a test to spoil.
+    Returns the subjects to train on, for a test to change.
     """
     chosen = slice(0, 4), slice(4, 7), slice(1, 6)
     parts = [cohort.Slices(*(np.array(part[rows]) for part in slices)) for rows in chosen]
@@ -217,7 +208,7 @@ def data(monkeypatch, slices):
     monkeypatch.setattr(cohort, "healthy", lambda source, split: splits[split])
     monkeypatch.setattr(cohort, "load", lambda found, *others: found.having([others[-1](one) for one in found.own]))
     monkeypatch.setattr(train.Log, "draw", lambda *_: None)  # which takes longer than a step
-    return parts[:2]
+    return splits["train"]
 
 
 @pytest.fixture
@@ -350,12 +341,11 @@ def test_logged_values_are_means_of_the_steps(config, data, mesh1, tmp_path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_loss_that_is_not_finite_stops_training(config, data, mesh1, tmp_path):
-    """Slice 5 is spoilt and first seen in step 5: the checkpoint of step 4 is the last good one."""
-    config.train.batch_size, config.train.checkpoint_every = 1, 2
-    first = [int(training.batch_indices(config.seed, step, 1, 7)[0]) for step in range(7)]
-    spoilt = first[4]
-    part, position = (data[0], spoilt) if spoilt < 4 else (data[1], spoilt - 4)
-    part.y[position] = np.nan
+    """A slice is spoilt that is first seen in step 5: the checkpoint of step 4 is the last good one."""
+    config.train.checkpoint_every = 2
+    many = cohort.Slices(*(np.concatenate([part] * 10) for part in data[0].slices))
+    many.y[training.batch_indices(config.seed, 4, 8, len(many.y))[0]] = np.nan
+    data[:] = [subject("raw", many)]
     with pytest.raises(train.Diverged, match=r"not finite.*step 4") as caught:
         train.train(config, tmp_path, mesh1)
     assert caught.value.exit_code == 3
@@ -388,7 +378,7 @@ def test_the_last_good_checkpoint_is_good(config, data, mesh1, tmp_path, monkeyp
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def of_steps(config, count, log_every=3, checkpoint_every=6, steps=12):
+def of_steps(config, count, log_every=3, checkpoint_every=5, steps=10):
     """The config with several steps per dispatch, slices on the device."""
     result = config.copy_and_resolve_references()
     result.data.resident, result.train.steps_per_dispatch = "always", count
@@ -398,7 +388,7 @@ def of_steps(config, count, log_every=3, checkpoint_every=6, steps=12):
 
 
 def test_dispatches_end_at_every_step_that_is_logged_or_kept(config, slices, mesh1):
-    config = of_steps(config, 2, log_every=3, checkpoint_every=5, steps=13)
+    config = of_steps(config, 2, steps=13)
     held = InMemory(slices.y, slices.mask)
     taken = list(feeding.steps(*both(config), held, mesh1, 0))
     counts = [one.steps for one in taken]
@@ -435,9 +425,10 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices,
     the rounding of a gradient that is nothing else into steps of the learning rate, at most twice that a step."""
     mesh, results = request.getfixturevalue(f"mesh{devices}"), []
     for count in (1, 3):
-        several = of_steps(config, count, steps=3)
+        several = of_steps(config, count)
         state, terms = replicate(training.initial_state(*both(config)), mesh), []
-        for _, program, arguments in feeding.steps(*both(several), InMemory(slices.y, slices.mask), mesh, 0):
+        stream = feeding.steps(*both(several), InMemory(slices.y, slices.mask), mesh, 0)
+        for _, program, arguments in itertools.islice(stream, 3 // count):
             state, found = program(state, *arguments)
             terms.append(jax.device_get(found))
         results.append((jax.device_get(state), terms))
@@ -454,7 +445,7 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(config, slices, devices,
 
 @pytest.mark.usefixtures("undrawn")
 def test_several_steps_at_once_are_logged_kept_and_resumed(config, data, mesh1, tmp_path, monkeypatch):
-    config = of_steps(config, 2, log_every=3, checkpoint_every=5, steps=10)
+    config = of_steps(config, 3)
     train.train(config, tmp_path / "whole", mesh1)
     assert [line["step"] for line in metrics(tmp_path / "whole")] == [3, 5, 6, 9, 10]
     names = sorted(path.name for path in (tmp_path / "whole" / "samples").iterdir())
@@ -469,7 +460,7 @@ def test_several_steps_at_once_are_logged_kept_and_resumed(config, data, mesh1, 
     assert found[1] == expected[1] == 10
     for a, b in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    single = of_steps(config, 1, log_every=3, checkpoint_every=5, steps=10)
+    single = of_steps(config, 1)
     train.train(single, tmp_path / "single", mesh1)
     for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "single"), strict=True):
         assert a == pytest.approx(b, rel=1e-3)
@@ -486,10 +477,10 @@ def test_samples_are_what_the_frozen_model_makes_of_slices(config, variables, sl
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"vae"}))
-def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path):
+def test_every_model_trains_and_restores(name, data, slices, mesh1, tmp_path, monkeypatch):
     """Through the same door as the VAE: training, checkpoint, frozen weights, its methods; each slice by itself."""
     config = shrunk(name)
-    config.data.source = "phantom@10"  # of which the restorer makes twins to be judged on
+    monkeypatch.setattr(train.twins, "COUNT", 1)  # of each kind, that the restorer is judged on
     train.train(config, tmp_path, mesh1)
     assert (tmp_path / "samples" / "0000003.png").stat().st_size > 1000
     loaded = weights.load(config, tmp_path)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import remembered
 from conftest import random_variables, shrunk, subject
 
 from lgjax import models, train
@@ -24,6 +25,13 @@ from lgjax.training import step as training
 from lgjax.training.log import Log
 from lgjax.training.store import InMemory
 from lgjax.workdir import checkpoints, weights
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_program():
+    """Trainings of one config share their programs, which each of them would compile anew."""
+    with remembered.programs():
+        yield
 
 
 def echo(criterion="loss"):
