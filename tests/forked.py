@@ -34,13 +34,13 @@ def small_files_only() -> None:
 
 
 def little_memory() -> None:
-    """Allows this process 4 GB beyond what it has."""
-    limit_memory(1 << 32)
+    """Allows this process 2 GB beyond what it has."""
+    limit_memory(1 << 31)
 
 
 def memory_of_others() -> None:
-    """Allows this process 1 GB beyond what it has, though it believes that it can have plenty: others took it."""
-    limit_memory(1 << 30)
+    """Allows this process .5 GB beyond what it has, though it believes that it can have plenty: others took it."""
+    limit_memory(1 << 29)
     memory.total = lambda: 1 << 60
 
 

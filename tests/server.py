@@ -6,6 +6,7 @@ A test of each command types the command too, since a command that is typed impo
 import functools
 import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pathlib
 import runpy
@@ -122,13 +123,40 @@ def in_threads() -> None:
     parallel.processes = ThreadPoolExecutor
 
 
+def in_forks() -> None:
+    """Has `preprocess` work in processes of the server, which import nothing anew; called before the command."""
+    multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # the server of this process runs
+    parallel._Context = type(SERVER)
+    parallel.stay_with_parent = functools.partial(_as_spawned, dict(os.environ), os.getcwd(), _logs)
+
+
+def _as_spawned(environment: dict[str, str], folder: str, logs: list[str]) -> None:
+    """Makes a process of the server like one that a command started."""
+    _speak_to(*logs)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    parallel.stay_with_parent()
+
+
+_logs: list[str] = []  # of the command that this process runs: standard output, standard error
+
+
+def _speak_to(*logs: str) -> None:
+    """Sends standard output and standard error to the ends of files."""
+    for stream, path in enumerate(logs, 1):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, stream)
+        os.close(descriptor)
+
+
 def _run(words: list[str], out: str, err: str, ready: Callable[[], None]) -> None:
     gc.freeze()  # what the server has imported is shared with the server, and no garbage
     gc.set_threshold(20_000, 50, 100)  # as in conftest.py; commands that are typed have Python's own
-    for stream, path in ((1, out), (2, err)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        os.dup2(descriptor, stream)
-        os.close(descriptor)
+    for path in (out, err):
+        pathlib.Path(path).write_bytes(b"")
+    _logs[:] = out, err
+    _speak_to(*_logs)
     name, *rest = words
     ready()
     if name == "-c":

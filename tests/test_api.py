@@ -97,24 +97,7 @@ def same_files(ours: pathlib.Path, theirs: pathlib.Path) -> None:
         assert pair[0] == pair[1], name
 
 
-def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
-    python("-c", LINES, cwd=place)
-    python("-m", "lgjax.restore", "--workdir=runs/vae", "--input=scan.nii.gz", "--output=typed", cwd=place)
-    same_files(place / "out", place / "typed")
-    description = json.loads((place / "typed" / "dataset_description.json").read_text())
-    assert description["DatasetLinks"] == {"raw": ".."}  # from the first restoration on
-
-
-@pytest.mark.skipif(not images.REAL.is_dir(), reason=images.NEEDS_REAL)
-def test_the_five_lines_on_a_real_scan(place):
-    scan = images.REAL / "brats18" / "Brats18_2013_3_1" / "Brats18_2013_3_1_t2.nii.gz"
-    code = LINES.replace("scan.nii.gz", str(scan)).replace('"out"', '"real"')
-    ok(server.python(code, folder=place))
-    ok(server.run("restore", "--workdir=runs/vae", f"--input={scan}", "--output=realtyped", folder=place))
-    same_files(place / "real", place / "realtyped")
-
-
-OWN_FLAGS = """
+OWN_FLAGS = f"""
 import argparse, sys
 import numpy
 from absl import flags
@@ -122,9 +105,7 @@ flags.DEFINE_bool("debug", False, "of this program")
 flags.DEFINE_string("device", "mine", "of this program")
 argparse.ArgumentParser().parse_args([])
 flags.FLAGS(["program", "--debug"])
-import lgjax
-detector = lgjax.load("runs/vae", device="cpu")
-found = detector(lgjax.read("scan.nii.gz"))
+{LINES}
 assert found.anomaly.shape == found.restored.shape == found.brain.shape == found.masks["0.01"].shape
 assert (found.anomaly[~found.brain] == 0).all()
 assert found.trace.change.shape[1] == 3
@@ -138,10 +119,32 @@ print(len(found.lesions), flags.FLAGS.device, "matplotlib.pyplot" in sys.modules
 """
 
 
-def test_beside_another_programs_flags(place):
-    said = python("-c", OWN_FLAGS, "--debug", cwd=place).stdout
+@pytest.fixture(scope="module")
+def said(place):
+    """What the five lines say that are typed in another program, which has flags of its own."""
+    return python("-c", OWN_FLAGS, "--debug", cwd=place).stdout
+
+
+def test_beside_another_programs_flags(place, said):
     assert re.fullmatch(r"\d+ mine False\n", said)  # and nothing else is printed
     assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("said")
+def test_the_five_lines_of_the_readme_write_what_the_command_writes(place):
+    python("-m", "lgjax.restore", "--workdir=runs/vae", "--input=scan.nii.gz", "--output=typed", cwd=place)
+    same_files(place / "out", place / "typed")
+    description = json.loads((place / "typed" / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"raw": ".."}  # from the first restoration on
+
+
+@pytest.mark.skipif(not images.REAL.is_dir(), reason=images.NEEDS_REAL)
+def test_the_five_lines_on_a_real_scan(place):
+    scan = images.REAL / "brats18" / "Brats18_2013_3_1" / "Brats18_2013_3_1_t2.nii.gz"
+    code = LINES.replace("scan.nii.gz", str(scan)).replace('"out"', '"real"')
+    ok(server.python(code, folder=place))
+    ok(server.run("restore", "--workdir=runs/vae", f"--input={scan}", "--output=realtyped", folder=place))
+    same_files(place / "real", place / "realtyped")
 
 
 def test_the_notebook_runs(place, monkeypatch):

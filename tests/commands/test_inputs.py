@@ -105,8 +105,7 @@ def lgjax(binary: str, *arguments, without: str = "", threads: bool = True) -> s
 
 def strict(without: str, threads: bool) -> None:
     """Prints as in most people's terminals: a name that is no UTF-8 cannot be printed as it is."""
-    if threads:
-        server.in_threads()
+    (server.in_threads if threads else server.in_forks)()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="strict")
     if without:

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -43,8 +42,13 @@ def without_tools_in_threads() -> None:
     server.in_threads()
 
 
-def start(binary: str, *arguments) -> subprocess.Popen:
-    """Types a command in a shell where no tool strips skulls."""
+def without_tools_in_forks() -> None:
+    no_tools()
+    server.in_forks()
+
+
+def typed(*arguments) -> subprocess.CompletedProcess:
+    """Types the command in a shell where no tool strips skulls: its worker is the one that users have."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -52,9 +56,8 @@ def start(binary: str, *arguments) -> subprocess.Popen:
         "XLA_FLAGS": ONE_DEVICE,
         "PATH": "/usr/bin",
     }
-    command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)
+    command = [sys.executable, "-m", "lgjax.preprocess", *SETTINGS, *map(str, arguments), "--config.workers=1"]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
 
 
 def lgjax(binary: str, *arguments, before=no_tools) -> subprocess.CompletedProcess:
@@ -98,7 +101,8 @@ def raw(tmp_path_factory):
 def first(raw, tmp_path_factory):
     """The folder that the first run wrote, and what it said."""
     folder = tmp_path_factory.mktemp("prepared") / "p"
-    return folder, lgjax("preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}")
+    told = f"--input={raw}", f"--output={folder}"
+    return folder, lgjax("preprocess", *SETTINGS, *told, before=without_tools_in_forks)
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -245,10 +249,12 @@ def test_of_two_processes_in_one_folder_one_is_killed_and_the_other_does_all(raw
     """The same command twice: the data set is that of one process, whose subjects were all prepared once."""
     folder = tmp_path / "p"
     arguments = "preprocess", *SETTINGS, f"--input={raw}", f"--output={folder}", "--config.workers=1"
-    killed, other = start(*arguments), start(*arguments)
+    logs = tmp_path / "log", tmp_path / "out", tmp_path / "err"
+    killed = server.Forked([*arguments], logs[0], without_tools_in_forks, optimised=False)
+    other = server.Forked([*arguments], logs[1], without_tools_in_forks, err=logs[2], optimised=False)
     until(lambda: len(list(folder.rglob("*_desc-preproc_T2w.json"))) >= 3)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    killed.wait()
     out, err = other.communicate(timeout=900)
     assert other.returncode == 3, err
     assert "7 prepared (before: " in out
@@ -298,7 +304,7 @@ def test_patients_are_prepared_as_the_training_cohort_was(raw, first, tmp_path):
 def test_a_recipe_without_a_histogram_matches_none(tmp_path):
     images.save(tmp_path / "patients" / "p20.nii.gz", scan(20))
     folder = ROOT / "lgjax" / "shipped" / "detection"
-    ok(run(f"--input={tmp_path / 'patients'}", f"--output={tmp_path / 'p'}", f"--recipe={folder}"))
+    ok(typed(f"--input={tmp_path / 'patients'}", f"--output={tmp_path / 'p'}", f"--recipe={folder}"))
     assert dataset.read_index(tmp_path / "p").recipe == recipe.read(folder / dataset.RECIPE)
 
 

@@ -4,13 +4,11 @@ import contextlib
 import os
 import pathlib
 import subprocess
-import sys
 
 import forked
 import numpy as np
 import pytest
 import server
-from conftest import ROOT
 
 from benchmarks import kills
 from lgjax.runtime.claims import Claims
@@ -59,7 +57,7 @@ def test_a_full_disk(command, scans, tmp_path):
     """Once there is room, the same command goes on to the end of a run that had room from the first."""
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=160k", "tmpfs") as disk:
         words = [*command, f"--input={scans}", f"--output={disk / 'out'}"]
-        refused(server.run(*words, optimised=True), "No space left on device")
+        refused(server.run(*words, before=server.in_forks, optimised=True), "No space left on device")
         assert litter(disk) == []
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
         resumed = server.run(*words, before=server.in_threads, optimised=True)
@@ -137,7 +135,7 @@ from lgjax.workdir import checkpoints
 
 def main(words):
     state = {"kernel": np.random.default_rng(0).normal(size=20_000).astype(np.float32)}
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # which tracebacks do not reach
     checkpoints.save(pathlib.Path(words[1]), 1, state)
 
 commands.define_common(flags.FLAGS)
@@ -148,9 +146,7 @@ app.run(main, flags.FLAGS(sys.argv))
 @pytest.mark.parametrize(("arguments", "shown"), [((), False), (("--debug",), True)])
 def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line(tmp_path, arguments, shown):
     """Orbax logs tracebacks of its own."""
-    command = [sys.executable, "-c", UNDEBUGGED, str(tmp_path / "checkpoints"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = server.python(UNDEBUGGED, tmp_path / "checkpoints", *arguments)
     assert done.returncode == 4
     assert ("Traceback" in done.stderr) == shown
     assert (

@@ -8,6 +8,7 @@ import itertools
 
 import forked
 import pytest
+import server
 from server import Forked
 
 from benchmarks import kills
@@ -28,7 +29,7 @@ def test_killed_at_any_moment_it_comes_to_the_same_end(command, count, scans, tm
     numbers = itertools.count()
 
     def start(words):
-        return Forked(words, tmp_path / f"{next(numbers)}.log")
+        return Forked(words, tmp_path / f"{next(numbers)}.log", server.in_forks)
 
     def words(folder):
         return [*COMMANDS[command], f"--input={scans}", f"--output={folder}"]
