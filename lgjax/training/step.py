@@ -42,17 +42,23 @@ def schedule(settings: Settings) -> optax.Schedule:
 
 def initial_state(model: Model, settings: Settings) -> TrainState:
     """Draws the state before the first step, from the seed."""
-    return jax.jit(lambda: _initial_state(model, settings))()
+    return _beginning(model, settings)()
 
 
 def state_shapes(model: Model, settings: Settings) -> TrainState:
     """Returns shapes and dtypes of the state, without computing it."""
-    return jax.eval_shape(lambda: _initial_state(model, settings))
+    return _beginning(model, settings).eval_shape()
 
 
-def _initial_state(model: Model, settings: Settings) -> TrainState:
-    variables = model.init(jax.random.key(settings.seed))
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer(settings).init(variables["params"]))
+@functools.lru_cache(1)
+def _beginning(model: Model, settings: Settings) -> Any:
+    """Makes the jitted function () -> state before the first step, which is traced once for shapes and values."""
+
+    def begin():
+        variables = model.init(jax.random.key(settings.seed))
+        return TrainState(jnp.zeros((), jnp.int32), variables, optimizer(settings).init(variables["params"]))
+
+    return jax.jit(begin)
 
 
 def relaid(state: TrainState, change: Callable[[Any], Any]) -> TrainState:
