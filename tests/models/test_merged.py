@@ -41,7 +41,7 @@ def test_merged_networks_are_the_same_functions(name):
 @pytest.mark.usefixtures("deep")
 def test_residual_blocks_and_heads_are_merged_and_nothing_else(params):
     with convolutions.forms(GPU):
-        merged = blocks.merge(params)
+        merged = jax.jit(blocks.merge)(params)
     assert set(merged) == set(params)
     np.testing.assert_array_equal(merged["variance"]["Conv_0"]["kernel"], params["variance"]["Conv_0"]["kernel"])
     before, after = params["autoencoder"], merged["autoencoder"]

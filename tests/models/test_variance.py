@@ -1,5 +1,7 @@
 """Log variances are held to the range that training produced, so that no lesion is too bright to be restored."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def test_the_bound_is_monotone_and_finite_with_a_finite_gradient():
     value = np.asarray(variance.bound(everywhere, LOW, HIGH))
     assert (np.diff(value) >= 0).all()
     assert LOW - variance.WIDTH <= value.min() < LOW < HIGH < value.max() <= HIGH + variance.WIDTH
-    gradient = np.asarray(jax.vmap(jax.grad(variance.bound), (0, None, None))(everywhere, LOW, HIGH))
+    gradient = np.asarray(jax.jit(jax.vmap(jax.grad(variance.bound), (0, None, None)))(everywhere, LOW, HIGH))
     assert ((gradient >= 0) & (gradient <= 1)).all()
     assert (gradient[np.abs(everywhere) < 0.5] == 1).all()
 
@@ -71,7 +73,7 @@ def test_training_is_told_the_variance_as_it_is(target):
     settings = variance.Settings((), target, 0.1)
     rng = np.random.default_rng(0)
     x, mask = rng.normal(size=(2, 6, 6, 1)).astype(np.float32), (rng.random((2, 6, 6, 1)) < 0.5).astype(np.float32)
-    variables, brain = linear(variance.init(settings, jax.random.key(0)), slope=3.0), mask > 0
+    params, brain = linear(slope=3.0), mask > 0
     output = 3 * x.astype(float)
     log_variance = output if target == "likelihood" else np.log(output**2)
     ends = np.mean([one[of].min() for one, of in zip(log_variance, brain, strict=True)])
@@ -80,7 +82,8 @@ def test_training_is_told_the_variance_as_it_is(target):
     expected = 0.5 * (np.log(sigma2) + x**2 / sigma2) if target == "likelihood" else (output - np.abs(x)) ** 2
     for end in (0.01, 50.0):
         ranges = {"range": {"low": jnp.float32(-end), "high": jnp.float32(end)}}
-        loss, new = variance.loss(settings, {**variables, "batch_stats": ranges}, x, 0 * x, mask)
+        given = {"params": params, "batch_stats": ranges}
+        loss, new = jax.jit(variance.loss, static_argnums=0)(settings, given, x, 0 * x, mask)
         np.testing.assert_allclose(loss, expected[brain].mean(), rtol=1e-5)
         for name, old in (("low", -end), ("high", end)):
             np.testing.assert_allclose(new["range"][name], 0.95 * old + 0.05 * found[name], rtol=1e-4)
@@ -89,23 +92,23 @@ def test_training_is_told_the_variance_as_it_is(target):
 @pytest.mark.parametrize("target", ["likelihood", "absolute"])
 def test_sigma2_stays_in_range_and_finite_for_any_image(target):
     settings = variance.Settings((), target, 0.1)
-    params = linear(variance.init(settings, jax.random.key(0)), slope=1.0)["params"]
-    params["range"] = {"low": jnp.float32(LOW), "high": jnp.float32(HIGH)}
+    params = {**linear(slope=1.0), "range": {"low": jnp.float32(LOW), "high": jnp.float32(HIGH)}}
     x = np.array([0, 1e-30, 1, -1, 50, -50, 1e4, -1e4, 1e18], np.float32).reshape(9, 1, 1, 1)
-    sigma2, slope = jax.vmap(jax.value_and_grad(lambda x: variance.predict(settings, params, x[None]).sum()))(x)
+    predict = jax.jit(functools.partial(variance.predict, settings, params))
+    sigma2, slope = jax.jit(jax.vmap(jax.value_and_grad(lambda x: predict(x[None]).sum())))(x)
     assert sigma2.min() >= 0.1 + np.exp(LOW - variance.WIDTH)
     assert sigma2.max() <= 0.1001 + np.exp(HIGH + variance.WIDTH)
     assert np.isfinite(slope).all()
     inside = np.float32(1.0 if target == "absolute" else 0.25).reshape(1, 1, 1, 1)
     expected = inside**2 if target == "absolute" else np.exp(inside)
-    np.testing.assert_allclose(variance.predict(settings, params, inside), expected + 0.1, rtol=1e-5)
+    np.testing.assert_allclose(predict(inside), expected + 0.1, rtol=1e-5)
 
 
-def linear(variables, slope):
-    """A variance network without hidden layers whose output at a pixel is the slope times its intensity."""
+def linear(slope):
+    """Parameters of a variance network without hidden layers, whose output at a pixel is the slope times the image."""
     kernel = np.zeros((3, 3, 1, 1), np.float32)
     kernel[1, 1] = slope
-    return {**variables, "params": {"Conv_0": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}}
+    return {"Conv_0": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}
 
 
 @pytest.mark.parametrize("name", ["vae", "aae", "gmvae"])
@@ -114,7 +117,7 @@ def test_a_brighter_disc_has_a_higher_score(name):
     config = shrunk(name)
     config.model.variance_channels, config.model.variance_floor = (), 0.1
     variables = random_variables(config)
-    variables["params"]["variance"] = linear({}, slope=1.0)["params"]
+    variables["params"]["variance"] = linear(slope=1.0)
     network, stats = (
         variables[part].get("gmvae", variables[part])["autoencoder"] for part in ("params", "batch_stats")
     )

@@ -37,6 +37,12 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(variance_kernel, "output", compute)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def plain(settings, params, x):
+    """Sigma2 layer by layer."""
+    return variance.predict(settings, params, x)
+
+
 def fused(settings, params, x):
     """Sigma2 by the kernel."""
     with convolutions.forms(GPU), convolutions.fusion((convolutions.VARIANCE,)):
@@ -51,7 +57,7 @@ def fused(settings, params, x):
 def test_the_kernel_is_the_plain_form(interpreted, channels, size):
     settings, params = network(channels)
     x = images(3, *size)
-    expected = variance.predict(settings, params, x)
+    expected = plain(settings, params, x)
     np.testing.assert_allclose(fused(settings, params, x), expected, rtol=1e-5)
     assert np.ptp(expected) > 0.5 or size == (1, 1)
 
@@ -69,7 +75,7 @@ def test_beyond_the_image_every_layer_is_zero(interpreted):
         y = np.einsum("hwcij,ijcf->hwf", windows, kernel) + bias
         y = np.where((y > 0) | (number == 2), y, 0.2 * y)
     layers = [tuple(params[f"Conv_{number}"][name] for name in ("kernel", "bias")) for number in range(3)]
-    np.testing.assert_allclose(variance_kernel.output(layers, x)[0], y, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(variance_kernel.output)(layers, x)[0], y, rtol=1e-5, atol=1e-5)
 
 
 def test_slices_alone_by_vmap_and_in_bfloat16(interpreted):
@@ -80,7 +86,7 @@ def test_slices_alone_by_vmap_and_in_bfloat16(interpreted):
     each = jax.vmap(lambda one: variance.predict(settings, params, one[None])[0])
     with convolutions.forms(GPU), convolutions.fusion((convolutions.VARIANCE,)):
         found = jax.jit(each)(x)
-    exact = variance.predict(settings, jax.tree.map(jnp.float32, params), x)
+    exact = plain(settings, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), x)
     np.testing.assert_allclose(found, exact, rtol=0.05)
     assert not np.array_equal(found, exact)
 
@@ -89,8 +95,8 @@ def test_gradients_are_those_of_the_plain_form(interpreted):
     settings, params = network(())
     x = images(1, 5, 7)
     found, expected = (
-        jax.grad(lambda p, x, compute=compute: jnp.log(compute(settings, p, x)).sum(), (0, 1))(params, x)
-        for compute in (fused, variance.predict)
+        jax.jit(jax.grad(lambda p, x, compute=compute: jnp.log(compute(settings, p, x)).sum(), (0, 1)))(params, x)
+        for compute in (fused, plain)
     )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
 
