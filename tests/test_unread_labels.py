@@ -70,10 +70,11 @@ def test_calibration_without_a_model_reads_none(method, folder, tmp_path, mesh1)
 
 def test_training_and_calibration_of_a_model_read_none(config, folder, tmp_path, mesh1):
     small(config, folder)
+    config.train.steps, config.restore.closed_steps = config.train.checkpoint_every, 20
     config.calibrate.slices, config.calibrate.lambdas, config.calibrate.tolerance = 4, 2, 10.0
     train.train(config, tmp_path / "w", mesh1)
     calibrate = procedure.from_config(config, tmp_path / "w", mesh1)
-    for method in ("vae_reconstruction", "vae_lg_neural_mirror_tv3d"):
+    for method in ("vae_reconstruction", "vae_reconstruction_mirror_tv3d"):
         assert calibrate(names.parse(method)).voxels > 1000
 
 

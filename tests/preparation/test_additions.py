@@ -26,10 +26,14 @@ from lgjax.scans import participants, sources
 ADD, MM = People(add=True), images.affine((2.0, 2.0, 3.0))
 
 
+def work_in_threads(patch):
+    patch.setattr(parallel, "processes", lambda workers: contextlib.nullcontext())
+    patch.setattr(preparations, "report", lambda *_: None)  # pages are tested elsewhere
+
+
 @pytest.fixture(autouse=True)
 def in_threads(monkeypatch):
-    monkeypatch.setattr(parallel, "processes", lambda workers: contextlib.nullcontext())
-    monkeypatch.setattr(preparations, "report", lambda *_: None)  # pages are tested elsewhere
+    work_in_threads(monkeypatch)
 
 
 def scan(seed):
@@ -64,10 +68,20 @@ def test_a_folder_in_which_another_process_prepares_others_is_refused(tmp_path):
     assert not list((tmp_path / "p").iterdir())
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Four subjects of one site, and the folder in which they are prepared beside them."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        work_in_threads(patch)
+        prepare(site(folder / "a", ["A1", "A2", "A3", "A4"]), folder / "p")
+    return folder
+
+
 @pytest.fixture
-def first(tmp_path):
-    """A folder in which four subjects of one site are prepared."""
-    prepare(site(tmp_path / "a", ["A1", "A2", "A3", "A4"]), tmp_path / "p")
+def first(made, tmp_path):
+    """A copy of the prepared folder, beside one of the scans."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "p"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 from conftest import until
-from prepared import COUNTS, make, source
+from prepared import COUNTS, make, order, source
 
 from lgjax.runtime.errors import EnvironmentFault, InputError
 from lgjax.training import store
@@ -106,11 +106,6 @@ def test_the_parts_of_hosts_are_the_batch(count):
     parts = [store.part(rows, index, count) for index in range(count)]
     assert {len(part) for part in parts} == {64 // count}
     np.testing.assert_array_equal(np.concatenate(parts), rows)
-
-
-def order(step: int) -> np.ndarray:
-    """Eight rows of thirty."""
-    return np.random.default_rng(step).integers(0, 30, 8)
 
 
 @pytest.fixture

@@ -298,12 +298,12 @@ def test_subsampled_slices_are_said(results):
     assert "Subsampled" not in tables.markdown(results)
 
 
-def test_rounded_scores_are_said(results):
+def test_rounded_scores_are_said(results, page):
     found = dataclasses.replace(results[0].metrics, auc_resolution=0.0004, auprc_resolution=0.002, score_bits=24)
-    page = render([results[0]._replace(metrics=found)], [])
-    assert "24 of 32 bits" in page
-    assert "0.0004" in page
-    assert "of 32 bits" not in render(results, [])
+    rounded = render([results[0]._replace(metrics=found)], [])
+    assert "24 of 32 bits" in rounded
+    assert "0.0004" in rounded
+    assert "of 32 bits" not in page
 
 
 def test_a_page_without_any_lesion(page):

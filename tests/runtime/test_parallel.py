@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, until
 
 from lgjax.runtime import parallel
 from lgjax.runtime.errors import EnvironmentFault, InputError
@@ -93,6 +92,8 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    from conftest import ROOT, until  # here: worker processes of the tests above import this file, and need no JAX
+
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
