@@ -1,6 +1,7 @@
 """A method as programs, compiled for the devices of a mesh; what a compiler refuses is left out."""
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -38,9 +39,9 @@ class Programs:
           micro: slices that one program of a volume asks networks about at a time on each device.
         """
         self.method, self.settings, self.model, self.mesh, self.micro = method, settings, model, mesh, micro
-        self.graphs = settings.cuda_graphs  # whether a restoration is to be one CUDA graph
+        self.graphs = settings.cuda_graphs and self._has_graphs()  # whether a restoration is to be one CUDA graph
         self.fused: tuple[str, ...] | None = None  # parts that kernels of ours compute; None: nobody has asked
-        self.function = self._function()  # to be compiled
+        self.function = self._function(self.graphs)  # to be compiled
         self.compiled: dict[Any, Callable] = {}  # by the shapes of what is given
 
     @property
@@ -59,21 +60,19 @@ class Programs:
         """Forgets what was compiled, for programs with another micro-batch; volumes have theirs within."""
         self.micro, self.compiled = micro, {}
         if self.method.volume:
-            self.function = self._function()
+            self.function = self._function(self.graphs)
 
     def compile(self, *given: Any) -> Callable:
-        """Compiles the method for what is given; what a compiler refuses is left out: our kernels, then graphs."""
+        """Compiles the method for what is given; what a compiler refuses is left out: graphs, our kernels, or both."""
         self.settle(*given)
-        try:
-            with convolutions.fusion(self.fused or ()):
-                return self.function.lower(*given).compile()
-        except Exception as error:
-            if devices.is_out_of_memory(error) or not (self.fused or self.graphs):
-                raise
-            refused = self._without()
-            program = self.compile(*given)
-            LOG.warning(refused)
-            return program
+        *more, least = dict.fromkeys(itertools.product((self.fused or (), ()), (self.graphs, False)))
+        for fused, graphs in more:
+            try:
+                return self._compiled(fused, graphs, given)
+            except Exception as error:
+                if devices.is_out_of_memory(error):
+                    raise
+        return self._compiled(*least, given)
 
     def settle(self, *given: Any) -> None:
         """Decides, once, what kernels of ours are to compute for slices like those given."""
@@ -93,17 +92,20 @@ class Programs:
         with convolutions.forms(kind):
             return own_kernels.trusted(self.model.bind, params, size, self.settings)
 
-    def _without(self) -> str:
-        """Leaves out what a compiler may have refused; returns what is then to be said."""
-        if self.fused:
-            self.fused = ()
-            return own_kernels.REFUSED
-        self.graphs = False
-        self.function = self._function()
-        return GRAPH_REFUSED
+    def _compiled(self, fused: tuple[str, ...], graphs: bool, given: tuple[Any, ...]) -> Callable:
+        """Compiles with or without kernels of ours and graphs, and stays with this; says what the compiler refused."""
+        function = self.function if graphs == self.graphs else self._function(graphs)
+        with convolutions.fusion(fused):
+            program = function.lower(*given).compile()
+        if graphs != self.graphs:
+            LOG.warning(GRAPH_REFUSED)
+        if fused != self.fused:
+            LOG.warning(own_kernels.REFUSED)
+        self.fused, self.graphs, self.function = fused, graphs, function
+        return program
 
-    def _function(self) -> Any:
-        """Returns the method as a function to be compiled."""
+    def _function(self, graphs: bool) -> Any:
+        """Returns the method as a function to be compiled, into one CUDA graph or not."""
         if self.method.name == "gmm":
             mixture = self.settings.mixture
             return jax.jit(functools.partial(gmm.score, kappa=mixture.kappa, iterations=mixture.iterations))
@@ -113,14 +115,13 @@ class Programs:
         else:
             each = devices.on_each(slicewise.restorer(self.method, self.settings, self.model), self.mesh)
         options = devices.compiler_options(self.mesh, "restoration")
-        if self.graphs:
-            options = {**options, **self._graph()}
+        if graphs:
+            options = {**options, **devices.compiler_options(self.mesh, "graph")}
         return jax.jit(each, compiler_options=options)
 
-    def _graph(self) -> dict[str, str]:
-        """Returns the options that make a restoration one CUDA graph; says where there are none."""
-        options = devices.compiler_options(self.mesh, "graph")
-        if not options:
-            self.graphs = False
+    def _has_graphs(self) -> bool:
+        """Returns whether XLA knows the options that make a restoration one CUDA graph; says so where it does not."""
+        known = bool(devices.compiler_options(self.mesh, "graph"))
+        if not known:
             LOG.warning(NO_GRAPHS)
-        return options
+        return known

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import types
 
 import images
 import jax
@@ -10,9 +11,10 @@ import pytest
 from programs import collectives
 
 from lgjax import models
-from lgjax.methods import gmm, names
+from lgjax.methods import gmm, names, own_kernels, programs
 from lgjax.methods import runner as runners
 from lgjax.methods.queue import restore_scan
+from lgjax.models import convolutions
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop
@@ -362,7 +364,42 @@ def test_a_graph_that_the_compiler_refuses_is_left_out(config, mesh1, slices, mo
         runner.programs.function.lower(runner.params, *runner.place([*slices, np.ones(7, np.float32)])).compile()
     x, _ = join(runner(slices, np.ones(7, np.float32)))
     np.testing.assert_array_equal(x, np.where(slices.mask > 0, 0, slices.y))
-    assert caplog.messages == ["warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."]
+    assert caplog.messages == [GRAPH_REFUSED]
+
+
+GRAPH_REFUSED = "warning: restore.cuda_graphs: XLA refuses the graph on this device: going on without."
+
+
+@pytest.mark.parametrize(
+    ("accepts", "left", "said"),
+    [
+        (lambda parts, graph: True, (convolutions.PARTS, True), []),
+        (lambda parts, graph: not graph, (convolutions.PARTS, False), [GRAPH_REFUSED]),
+        (lambda parts, graph: not parts, ((), True), [own_kernels.REFUSED]),
+        (lambda parts, graph: not (parts and graph), (convolutions.PARTS, False), [GRAPH_REFUSED]),
+        (lambda parts, graph: not (parts or graph), ((), False), [GRAPH_REFUSED, own_kernels.REFUSED]),
+    ],
+    ids=["nothing", "graph", "kernels", "both together", "each"],
+)
+def test_only_what_the_compiler_refuses_is_left_out(config, mesh1, monkeypatch, caplog, accepts, left, said):
+    """A GPU that makes no graph keeps kernels of ours, which it has compiled alone before, and the other way round."""
+
+    class Refusing(programs.Programs):
+        def _function(self, graphs):
+            def compiled():
+                if not accepts(convolutions.fusion.value, graphs):
+                    raise NotImplementedError
+                return "a program"
+
+            return types.SimpleNamespace(lower=lambda *_: types.SimpleNamespace(compile=compiled))
+
+    monkeypatch.setattr(runtime_devices, "compiler_options", lambda *_: {"known": "1"})
+    config.restore.cuda_graphs = True
+    made = Refusing(names.parse("intensity"), runners.from_config(config), None, mesh1, 1)
+    made.fused = convolutions.PARTS  # as where they are trusted
+    assert [made.compile(), made.compile()] == ["a program"] * 2
+    assert (made.fused, made.graphs) == left
+    assert caplog.messages == said
 
 
 def test_proximal_is_chosen_by_one_value(config):
