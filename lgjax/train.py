@@ -65,7 +65,8 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
     Of several hosts, each calls this; the first one writes.
 
     Raises:
-      UsageError: the work directory, the source and the config do not belong together, or hosts differ in them.
+      UsageError: the work directory, the source and the config do not belong together, hosts differ in them, or the
+        devices cannot share a batch.
       Diverged: the loss is not finite any more.
     """
     prepared, index = check(config, workdir)
@@ -76,6 +77,7 @@ def train(config, workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
         record(config, workdir, prepared)
         app.say(f"{workdir} is trained already: {start} steps")
         return
+    feeding.check_shared(values.batch_size, mesh)
     (source, subjects), (held_out, others) = (
         feeding.find_slices(experiment.source(config), prepared, index, config.data.workers, split)
         for split in feeding.SPLITS

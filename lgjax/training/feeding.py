@@ -107,6 +107,17 @@ def validation_batch(held_out: Source) -> store.Batch:
     return held_out.read(evenly_spaced(len(held_out), VALIDATED))
 
 
+def check_shared(size: int, mesh: jax.sharding.Mesh) -> None:
+    """Raises UsageError where the devices of a mesh cannot share the slices of a batch evenly."""
+    if size % mesh.size:
+        less = max(1, size // mesh.size) * mesh.size
+        fewer = max(count for count in range(1, mesh.size) if size % count == 0)
+        raise UsageError(
+            f"--config.train.batch_size={size}: expected a multiple of the {mesh.size} devices, such as {less}. "
+            f"Or train on {fewer} of them: on GPUs, CUDA_VISIBLE_DEVICES says which."
+        )
+
+
 def steps(
     model: Model, settings: Settings, source: Source, mesh: jax.sharding.Mesh, start: int
 ) -> Generator[Steps, None, None]:
@@ -120,8 +131,7 @@ def steps(
       UsageError: a batch cannot be split evenly.
     """
     size, stop = settings.batch_size, settings.steps
-    if size % mesh.size:
-        raise UsageError(f"--config.train.batch_size={size}: expected a multiple of the {mesh.size} devices.")
+    check_shared(size, mesh)
     order = functools.partial(training.batch_indices, settings.seed, batch_size=size, n=len(source))
     split = devices.batch_sharding(mesh)
     resident, reason = fits(settings, source, mesh)

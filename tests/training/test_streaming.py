@@ -236,6 +236,23 @@ def test_a_batch_that_devices_cannot_share(ours, folder, mesh8):
         next(feeding.steps(*both(ours), source(folder, dataset.read_index(folder)), mesh8, 0))
 
 
+@pytest.mark.parametrize(("size", "remedy"), [(12, "such as 8. Or train on 6"), (7, "such as 8. Or train on 7")])
+def test_such_a_batch_is_refused_before_slices_are_read_and_before_anything_is_written(
+    ours, mesh8, tmp_path, monkeypatch, size, remedy
+):
+    monkeypatch.delattr(feeding, "find_slices")
+    ours.train.batch_size = size
+    with pytest.raises(UsageError, match=rf"batch_size={size}.*{re.escape(remedy)} of them"):
+        train.train(ours, tmp_path / "w", mesh8)
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_finished_training_shares_no_batch(ours, mesh8, tmp_path, monkeypatch):
+    ours.train.batch_size = 12
+    monkeypatch.setattr(checkpoints, "restore_newest", lambda *_: (None, ours.train.steps))
+    train.train(ours, tmp_path / "w", mesh8)
+
+
 TINY = [  # of the model that is traced and compiled soonest: how a training is fed, killed and joined hangs on no model
     "--config=configs/dae.py:smoke",
     "--config.data.height=16",
