@@ -95,14 +95,19 @@ def test_architecture_of_the_paper(experiments):
     assert found == {f"{path}/kernel": shape for path, shape in expected.items()}
 
 
+@functools.cache
+def made_at_128(autoencoder):
+    """Shapes of the variables, which serve images of every size."""
+    key = jax.random.key(0)
+    return jax.eval_shape(autoencoder.init, key, jax.ShapeDtypeStruct((1, 128, 128, 1), jnp.float32), key)
+
+
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 192), (192, 256)])
 def test_shapes_of_the_paper(experiments, height, width):
     config = experiments.paper()
     autoencoder, variance_net = network(config), variances(config).network(normalise=True)
     x, key = jax.ShapeDtypeStruct((3, height, width, 1), jnp.float32), jax.random.key(0)
-    # The same parameters serve every size: they are made at 128.
-    made_at = jax.ShapeDtypeStruct((1, 128, 128, 1), jnp.float32)
-    variables = jax.eval_shape(autoencoder.init, key, made_at, key)
+    variables = made_at_128(autoencoder)
     posterior = jax.eval_shape(lambda v, x: autoencoder.apply(v, x, method="encode"), variables, x)
     latent = (3, height // 64, width // 64, 256)
     assert posterior.mean.shape == posterior.log_variance.shape == latent

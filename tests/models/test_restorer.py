@@ -1,7 +1,6 @@
 """The restorer: the anomalies it learns from, what training does, its variance, and how it is judged on known pairs."""
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -67,11 +66,24 @@ def test_noise_is_smooth_at_the_scale_of_its_cells_and_varies_alike_everywhere(c
     assert steps.max() < 1.3 * np.median(steps)  # no seam
 
 
+@jax.jit
+@jax.vmap
+def corrupt(key, x, other, mask):
+    """Corrupts 400 slices, by one program for all tests."""
+    return anomalies.corrupt(key, x, other, mask)
+
+
+def of_400(part):
+    """As many slices, or keys, as `corrupt` is compiled for, from a few that are repeated."""
+    return part[np.arange(400) % len(part)]
+
+
 @pytest.fixture(scope="module")
 def corrupted():
     """A healthy slice and its mask, [16, 16, 1], and 400 corruptions of the slice."""
     x, mask = toy(2, 0)
-    return x[0], mask[0], drawn(anomalies.corrupt, 400, x[0], x[1], mask[0])
+    given = (of_400(part) for part in (x[:1], x[1:], mask[:1]))
+    return x[0], mask[0], np.asarray(corrupt(jax.random.split(jax.random.key(0), 400), *given))
 
 
 def test_outside_the_brain_nothing_changes_and_some_slices_stay_healthy(corrupted):
@@ -142,9 +154,10 @@ def test_the_loss_is_of_the_healthy_slice_and_its_variance(untrained, loss):
     x, mask = toy(3, 1)
     variables, key = untrained, jax.random.key(5)
     total, (_, terms) = loss(variables, x, mask, key)
-    seen = jax.jit(jax.vmap(anomalies.corrupt))(jax.random.split(key, 3), x, np.roll(x, 1, axis=0), mask)
+    given = jax.random.split(key, 3), x, np.roll(x, 1, axis=0), mask
+    seen = corrupt(*(of_400(part) for part in given))[:3]
     network = restorer.Restorer((8, 16))
-    given = jnp.clip(seen, *SATURATION), True, mask
+    given = np.clip(seen, *SATURATION), True, mask
     (restored, spread), _ = jax.jit(lambda v: network.apply(v, *given, mutable=["batch_stats"]))(variables)
     expected = errors(x - np.asarray(restored), np.asarray(spread), mask, 0.01)
     for name, value in expected.items():
@@ -178,7 +191,7 @@ def test_no_gradient_of_the_variance_reaches_the_network(model, untrained):
 @pytest.fixture(scope="module")
 def trained(model, untrained):
     """Variables after 80 steps on toy slices."""
-    x, mask = toy(16, 0)
+    x, mask = toy(8, 0)
     variables, adam = untrained, optax.adam(optax.cosine_decay_schedule(1e-2, 80))
 
     @jax.jit
@@ -203,9 +216,15 @@ def ill(x, mask):
     return np.clip(x + square * mask, *SATURATION).astype(np.float32)
 
 
-def test_training_restores_an_anomaly_made_in_another_way(model, trained):
+@pytest.fixture(scope="module")
+def frozen(trained):
+    """The same, for restoration."""
+    return jax.jit(models.freeze)(trained)
+
+
+def test_training_restores_an_anomaly_made_in_another_way(model, trained, frozen):
     x, mask = toy(16, 1)
-    networks = model.bind(models.freeze(trained))
+    networks = model.bind(frozen)
     seen = ill(x, mask)
     restored = np.asarray(jax.jit(jax.vmap(networks.reconstruct))(seen))
     before, after = (np.mean((image - x)[mask > 0] ** 2) for image in (seen, restored))
@@ -215,24 +234,24 @@ def test_training_restores_an_anomaly_made_in_another_way(model, trained):
     np.testing.assert_allclose(missed, 1 - np.corrcoef(found, made)[0, 1], atol=1e-4)
 
 
-def test_samples_are_the_reconstruction_and_slices_stand_alone(model, trained):
-    networks = model.bind(models.freeze(trained))
+def test_samples_are_the_reconstruction_and_slices_stand_alone(model, trained, frozen):
+    networks = model.bind(frozen)
     x, _ = toy(3, 4)
     together = np.asarray(jax.jit(jax.vmap(networks.reconstruct))(x))
     draws = np.asarray(jax.jit(lambda x: networks.samples(x, jax.random.key(0), 2))(x[1]))
     assert draws.shape == (2, 16, 16, 1)
     for draw in draws:
         np.testing.assert_allclose(draw, together[1], atol=1e-5)
-    frozen, spread = jax.jit(restorer.Restorer((8, 16)).apply)(trained, x)
-    np.testing.assert_allclose(together, frozen, atol=1e-4)
+    restored, spread = jax.jit(restorer.Restorer((8, 16)).apply)(trained, x)
+    np.testing.assert_allclose(together, restored, atol=1e-4)
     sigma2 = np.asarray(jax.jit(jax.vmap(networks.variance))(x))
     np.testing.assert_allclose(sigma2, np.exp(spread) + 0.01, rtol=1e-3)
 
 
-def test_the_variance_is_bound_at_an_image_that_training_never_saw(model, trained):
-    networks = model.bind(models.freeze(trained))
+def test_the_variance_is_bound_at_an_image_that_training_never_saw(model, frozen):
+    networks = model.bind(frozen)
     sigma2 = np.asarray(jax.jit(networks.variance)(np.full((16, 16, 1), 50, np.float32)))
-    high = models.freeze(trained)["range"]["high"]
+    high = frozen["range"]["high"]
     assert (sigma2 <= np.exp(high + variance.WIDTH) + 0.01 + 1e-6).all()
 
 

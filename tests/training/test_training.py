@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-import optax
 import pytest
 import remembered
 from conftest import both, shrunk, subject
@@ -95,7 +94,7 @@ def test_neither_network_trains_the_other(config, variables, slices):
     found = jacobian(params)
 
     def size(name, part):
-        return float(optax.tree.norm(found[name][part]))
+        return norm(found[name][part])
 
     assert size("variance", "autoencoder") == 0
     assert size("variance", "variance") > 1e-3
@@ -111,6 +110,10 @@ def test_loss_is_the_sum_of_its_terms(config, variables, slices):
     config.model.reconstruction_weight *= 3
     thrice = jax.jit(lambda p: terms_of(config, p, stats, *batch(slices))["reconstruction"])(params)
     assert float(thrice) == pytest.approx(3 * float(terms["reconstruction"]), rel=1e-5)
+
+
+def norm(tree):
+    return np.linalg.norm(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
 def leaves_close(found, expected, **tolerance):
@@ -133,8 +136,7 @@ def test_a_step_on_one_and_on_eight_devices(config, slices, mesh1, mesh8):
     leaves_close(eight_terms, one_terms, rtol=1e-5)
     leaves_close(eight.variables["batch_stats"], one.variables["batch_stats"], rtol=1e-5, atol=1e-6)
     moments, others = one.optimizer[0].mu, eight.optimizer[0].mu
-    scale = float(optax.tree.norm(moments))
-    leaves_close(others, moments, rtol=1e-4, atol=1e-5 * scale)
+    leaves_close(others, moments, rtol=1e-4, atol=1e-5 * norm(moments))
     leaves_close(eight.variables["params"], one.variables["params"], atol=2.1e-4)
     assert int(eight.step) == int(one.step) == 1
     trees = eight.variables["params"], one.variables["params"]
@@ -187,7 +189,7 @@ def test_loss_falls(config, slices):
     config.train.learning_rate, config.train.schedule = 3e-3, "constant"
     step = jax.jit(training.make_step(*both(config)))
     state, history = training.initial_state(*both(config)), []
-    for _ in range(150):
+    for _ in range(80):
         state, terms = step(state, *batch(slices))
         history.append([float(terms["loss"]), float(terms["variance"])])
     first, last = np.mean(history[:5], axis=0), np.mean(history[-5:], axis=0)
