@@ -49,6 +49,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda]>=0.10"],  # whichever CUDA jax itself means by that
         "cuda12": ["jax[cuda12]>=0.10"],
+        "cuda12-volta": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12<9.11"],  # later ones know no GPU before Turing
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "test": [

@@ -5,7 +5,7 @@
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --dry_run
 #
 #   --gpus=N           takes N GPUs (default: those of CUDA_VISIBLE_DEVICES, or all)
-#   --cuda=12|13       which CUDA to install (default: the newest that the driver knows)
+#   --cuda=12|13|12-volta    which CUDA to install (default: the newest that driver and GPUs know)
 #
 # Asks one GPU all about speed, see launch/gpu_bench.sh:
 #
@@ -20,7 +20,7 @@ gpus='' cuda=''
 for argument in "$@"; do
   case "$argument" in
     --gpus=[1-9]*) gpus="${argument#*=}" ;;
-    --cuda=1[23]) cuda="${argument#*=}" ;;
+    --cuda=12 | --cuda=13 | --cuda=12-volta) cuda="${argument#*=}" ;;
     *) option "$argument" ;;
   esac
 done

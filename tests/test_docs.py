@@ -367,13 +367,18 @@ def test_extras_are_those_of_jax_and_those_that_the_pages_name():
     known = {node.arg: node.value for node in ast.walk(tree) if isinstance(node, ast.keyword)}
     extras = ast.literal_eval(known["extras_require"])
     jax = next(need for need in ast.literal_eval(known["install_requires"]) if need.startswith("jax>="))
-    of_jax = {extra for extra in extras if extra not in ("test", "docs", "dicom")}
+    assert extras["cuda12-volta"] == [*extras["cuda12"], "nvidia-cudnn-cu12<9.11"]
+    of_jax = {extra for extra in extras if extra not in ("test", "docs", "dicom", "cuda12-volta")}
     assert of_jax <= set(importlib.metadata.metadata("jax").get_all("Provides-Extra"))
     assert {extra: extras[extra] for extra in of_jax} == {extra: [f"jax[{extra}]{jax[3:]}"] for extra in of_jax}
     pages = [*PAGES, ROOT / "lgjax/runtime/devices.py", *(ROOT / "launch").iterdir()]
-    given = re.compile(r"(?:(?:lgjax|\.)\[|\bextras=)([a-z0-9,]+)")
+    given = re.compile(r"(?:(?:lgjax|\.)\[|\bextras=)([a-z0-9,-]+)")
     named = [name for path in pages for name in given.findall(path.read_text("utf-8"))]
-    assert {"test", "docs", "dicom", "cuda12"} <= {extra for name in named for extra in name.split(",")} <= set(extras)
+    assert (
+        {"test", "docs", "dicom", "cuda12", "cuda12-volta"}
+        <= {extra for name in named for extra in name.split(",")}
+        <= set(extras)
+    )
 
 
 def test_the_page_of_the_architecture_lists_the_rooms():

@@ -157,6 +157,35 @@ def test_every_gpu_restores_with_a_process_of_its_own(machine):
     assert sorted(shown["restore"]) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("version", "capabilities", "extra"),
+    [
+        ("12.8", "9.0", "cuda12"),
+        ("13.0", "9.0 9.0", "cuda13"),
+        ("13.1", "12.0 8.6 10.0", "cuda13"),
+        ("13.0", "7.5", "cuda13"),
+        ("13.0", "7.0", "cuda12-volta"),  # CUDA 13 dropped Volta, and so did cuDNN after 9.10
+        ("13.0", "8.0 6.1", "cuda12-volta"),
+        ("12.4", "7.0", "cuda12-volta"),
+        ("12.0", "Field_compute_cap_is_not_valid", "cuda12"),  # as old drivers say
+    ],
+)
+def test_driver_and_gpus_choose_the_cuda(machine, version, capabilities, extra):
+    tells = f'*compute_cap*) printf "%s\\n" {capabilities} ;; *) echo "CUDA Version: {version}" ;;'
+    machine.fake("nvidia-smi", f'case "$*" in {tells} esac')
+    machine.fake("python3", "[ $1 != -c ]")
+    done = machine.run("gpu.sh", "bench")
+    assert done.returncode == 0, done.stderr
+    assert ["setup.sh", extra] in machine.noted()
+    assert ("before Turing" in done.stderr) == (extra == "cuda12-volta")
+
+
+def test_the_cuda_that_somebody_names_is_taken(machine):
+    machine.fake("nvidia-smi", "echo 7.0")
+    assert machine.run("gpu.sh", "--gpus=1", "--cuda=12-volta", *COHORT).returncode == 0
+    assert ["setup.sh", "cuda12-volta"] in machine.noted()
+
+
 def own_gpu(machine: Machine, visible: str | None, task: str) -> subprocess.CompletedProcess:
     """What a task is given on a node whose driver tells of GPUs 1, 2 and 3."""
     shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
