@@ -3,8 +3,10 @@
     python -m lgjax.bench --config=configs/bench.py          # the paper's networks, 64 slices of 128x128
     python -m lgjax.bench --config=configs/bench.py:smoke    # half the resolution, minutes on two CPU cores
 
-Prints tables and writes all samples to --output. Nothing is read: weights are random and slices synthetic, since every
-iteration does the same work whatever they hold.
+Prints tables and writes all samples to --output. What is measured so far is written after every turn of every method
+and model, into NAME.incomplete.json beside --output until all is measured: whatever ends the command, that stays. What
+fails is told and left out, and the exit code is then 3. Nothing is read: weights are random and slices synthetic, since
+every iteration does the same work whatever they hold.
 """
 
 import json
@@ -32,20 +34,28 @@ def main(words: Sequence[str] = ()) -> int | None:
     settings, names = contestants.from_config(config), contestants.choose(values.method)
     mesh = app.start()
     output = pathlib.Path(values.output or f"benchmarks/{config.name}_{mesh.devices.flat[0].platform}.json")
-    items = contestants.compiled(settings, names, mesh)
-    found = record.measure(settings, items, mesh)
-    _write(found, output)
+    entrants = contestants.entrants(settings, names, mesh)
+    app.say(f"what is measured so far, after every turn: {_incomplete(output)}")
+    found = record.measure(settings, entrants, mesh, lambda found: _keep(found, output))
     if values.profile:  # which may end the process
-        record.add_profiles(found, items)
-        _write(found, output)
+        record.add_profiles(found, entrants)
     app.say(f"\n{markdown(found)}")
-    print(f"all samples: {output}")
-    return 0
+    print(f"all samples: {_keep(found, output)}")
+    return 3 if found["incomplete"] else 0
 
 
-def _write(found: dict[str, Any], output: pathlib.Path) -> None:
-    """Writes a record."""
-    files.atomic_write(output, json.dumps(found, indent=1) + "\n")
+def _keep(found: dict[str, Any], output: pathlib.Path) -> pathlib.Path:
+    """Writes a record, to `output` where it is complete, so that no incomplete one replaces it; returns the file."""
+    path = _incomplete(output) if found["incomplete"] else output
+    files.atomic_write(path, json.dumps(found, indent=1) + "\n")
+    if path == output:
+        _incomplete(output).unlink(missing_ok=True)
+    return path
+
+
+def _incomplete(output: pathlib.Path) -> pathlib.Path:
+    """Returns where a record lies that is not complete."""
+    return output.with_suffix(".incomplete.json")
 
 
 if __name__ == "__main__":

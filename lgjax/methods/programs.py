@@ -62,6 +62,17 @@ class Programs:
         if self.method.volume:
             self.function = self._function(self.graphs)
 
+    def ungraphed(self, error: Exception) -> bool:
+        """Leaves graphs out, and says so, where a restoration that was to be one failed when it ran; else False.
+
+        A driver makes a graph when the graph is first run, so it refuses there, in words of its own.
+        """
+        if not self.graphs or devices.is_out_of_memory(error):
+            return False
+        self.graphs, self.function, self.compiled = False, self._function(False), {}
+        LOG.warning(GRAPH_REFUSED)
+        return True
+
     def compile(self, *given: Any) -> Callable:
         """Compiles the method for what is given; what a compiler refuses is left out: graphs, our kernels, or both."""
         self.settle(*given)

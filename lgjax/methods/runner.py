@@ -129,7 +129,7 @@ class Runner:
                 x, trace = self._at_once(filled, np.float32(strength))
                 break
             except jax.errors.JaxRuntimeError as error:
-                self._halve(error)
+                self._retry(error)
         yield x[: len(whole.number)], trace
 
     def _at_once(self, filled: Volume, strength: np.float32) -> tuple[np.ndarray, Traces]:
@@ -179,7 +179,7 @@ class Runner:
             try:
                 return self._batch([a[: self.size] for a in part])
             except jax.errors.JaxRuntimeError as error:
-                self._halve(error)
+                self._retry(error)
 
     def _batch(self, part: Sequence[np.ndarray]) -> tuple[np.ndarray, Traces]:
         """Restores one batch, some micro-batches at a time, and times the batch."""
@@ -216,6 +216,11 @@ class Runner:
         rates = [seconds for batch, seconds in self.timed if batch == size]
         self.timed = []
         return Pace(size, float(np.median(rates)) if rates else None)
+
+    def _retry(self, error: Exception) -> None:
+        """Changes what may have failed, so that it can be run again: a CUDA graph, or the micro-batch; else raises."""
+        if not self.programs.ungraphed(error):
+            self._halve(error)
 
     def _halve(self, error: Exception) -> None:
         """Halves the micro-batch after an out-of-memory error; raises any other error, and this one when it cannot."""

@@ -1,7 +1,7 @@
-"""What a benchmark times, and how: the methods and trainings that are chosen, compiled one after the other."""
+"""What a benchmark times, and how: the methods and trainings that are chosen, each compiled when it is asked for."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +11,11 @@ from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.methods import runner
 from lgjax.preparation.slices import Grid
-from lgjax.runtime import progress
 from lgjax.runtime.errors import UsageError
 from lgjax.speed.restorations import OneStep, Restoration, Task
 from lgjax.speed.synthetic import random_state
 from lgjax.speed.trainings import Training
+from lgjax.speed.turns import Entrant
 from lgjax.training import settings as training_settings
 from lgjax.workdir import experiment
 from lgjax.workdir.recorded import has_model
@@ -108,10 +108,14 @@ def _of(method: methods.Method) -> str:
 def task(settings: Settings, method: methods.Method, solver: str, params: Any, mesh: jax.sharding.Mesh) -> Task:
     """Returns the restoration of a method by a solver, with some parameters of the model."""
     part = settings.experiments[_of(method)]
-    own = solver == part.restoration.optimizer
-    name = method.name if own else f"{method.name}, {solver}"
-    chosen = part.restoration._replace(optimizer=solver)
+    name, chosen = _name(settings, method, solver), part.restoration._replace(optimizer=solver)
     return Task(name, method, chosen, part.model, params, part.grid, mesh, settings.volume_slices)
+
+
+def _name(settings: Settings, method: methods.Method, solver: str) -> str:
+    """Names a method, and its solver where that is not the one of its config."""
+    own = solver == settings.experiments[_of(method)].restoration.optimizer
+    return method.name if own else f"{method.name}, {solver}"
 
 
 def parameters(part: Experiment) -> Any:
@@ -125,21 +129,30 @@ def trained(settings: Settings, names: Sequence[str]) -> list[str]:
     return [model for model in found if model in settings.train_models]
 
 
-def compiled(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> list[Contestant]:
-    """Compiles the methods and the trainings of their models, one after the other."""
-    count = sum(len(solvers(settings, methods.parse(name))) for name in names) + len(trained(settings, names))
-    return list(progress.track(_compiled(settings, names, mesh), "compiling", count, "program"))
-
-
-def _compiled(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> Iterator[Contestant]:
-    """Yields the methods and the trainings of their models, each compiled."""
-    short, target = settings.short_iterations, settings.run_seconds
+def entrants(settings: Settings, names: Sequence[str], mesh: jax.sharding.Mesh) -> list[Entrant]:
+    """Returns some methods, each by its solvers, and the trainings of their models; nothing is compiled yet."""
     drawn = functools.cache(lambda name: parameters(settings.experiments[name]))
+    found = []
     for method in map(methods.parse, names):
         for solver in solvers(settings, method):
-            one = task(settings, method, solver, drawn(_of(method)), mesh)
-            yield Restoration(one, short=short, target=target) if method.iterates else OneStep(one)
-    for name in trained(settings, names):
-        part = settings.experiments[name]
-        size = part.grid.height, part.grid.width
-        yield Training(name, part.trained, part.training, size, mesh, settings.train_slices, target)
+            compile = functools.partial(_restoration, settings, method, solver, drawn, mesh)
+            found.append(Entrant("methods", _name(settings, method, solver), compile))
+    return found + [
+        Entrant("training", name, functools.partial(_training, settings, name, mesh))
+        for name in trained(settings, names)
+    ]
+
+
+def _restoration(settings: Settings, method: methods.Method, solver: str, drawn: Callable, mesh) -> Contestant:
+    """Compiles a method by a solver, with the parameters that are drawn for its experiment."""
+    one = task(settings, method, solver, drawn(_of(method)), mesh)
+    if not method.iterates:
+        return OneStep(one)
+    return Restoration(one, short=settings.short_iterations, target=settings.run_seconds)
+
+
+def _training(settings: Settings, name: str, mesh: jax.sharding.Mesh) -> Contestant:
+    """Compiles the training of a model."""
+    part = settings.experiments[name]
+    size = part.grid.height, part.grid.width
+    return Training(name, part.trained, part.training, size, mesh, settings.train_slices, settings.run_seconds)

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,32 +12,49 @@ import numpy as np
 from lgjax.runtime import devices, places, progress
 from lgjax.speed import hlo, profile
 from lgjax.speed.contestants import Contestant, Settings
-from lgjax.speed.peaks import Rates
+from lgjax.speed.peaks import Peaks, Rates
+from lgjax.speed.turns import Entrant
 
 LOG = logging.getLogger(__name__)
 
 
-def measure(settings: Settings, items: Sequence[Contestant], mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def measure(
+    settings: Settings, entrants: Sequence[Entrant], mesh: jax.sharding.Mesh, keep: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
     """Runs everything in turn, A B C A B C, so that a disturbance of the machine meets all alike.
+
+    Each contestant is compiled when its first turn comes, and timed at once: whatever ends the process, what was timed
+    before is kept.
 
     Args:
       settings: from `from_config`.
-      items: from `contestants.compiled`.
+      entrants: from `contestants.entrants`.
       mesh: the devices.
+      keep: is given the record after every turn of a contestant.
 
     Returns:
       The record, as written to --output.
     """
-    held = peak_memory(mesh)
     rates = Rates(mesh, settings.precision, settings.peak_sizes, settings.peak_length)
-    with progress.track(None, "measuring", settings.repeats * (len(items) + 1), "run") as bar:
-        for item in settings.repeats * [*items, rates]:
-            item.sample()
+    found: dict[str, Any] = {}
+    with progress.track(None, "measuring", settings.repeats * (len(entrants) + 1), "run") as bar:
+        for _ in range(settings.repeats):
+            rates.sample()
             bar.update()
-    peaks = rates.peaks()
+            for entrant in entrants:
+                entrant.turn()
+                bar.update()
+                found = _record(settings, entrants, rates.peaks(), mesh)
+                keep(found)
+    return found
+
+
+def _record(settings: Settings, entrants: Sequence[Entrant], peaks: Peaks, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Returns the record of the turns that were taken."""
     found: dict[str, dict] = {"methods": {}, "training": {}}
-    for item in items:
-        found[item.kind][item.name] = item.record(peaks, settings.as_paper)
+    for entrant in entrants:
+        if entrant.turns:
+            found[entrant.kind][entrant.name] = entrant.item.record(peaks, settings.as_paper)
     return {
         "what": "Measures how fast methods restore and models train on this machine, and how fast it could be.",
         "command": places.command(["python", "-m", "lgjax.bench", *sys.argv[1:]]),
@@ -45,8 +62,10 @@ def measure(settings: Settings, items: Sequence[Contestant], mesh: jax.sharding.
         "devices": mesh.size,
         "cores": os.cpu_count(),
         "config": settings.as_json,
+        "incomplete": [lacking for entrant in entrants if (lacking := entrant.lacks(settings.repeats))],
+        "turns_left": sum(settings.repeats - entrant.turns for entrant in entrants),
         "peaks": peaks._asdict(),
-        "peak_bytes_of_process": held,
+        "peak_bytes_of_process": peak_memory(mesh),
         **found,
     }
 
@@ -57,10 +76,11 @@ def peak_memory(mesh: jax.sharding.Mesh) -> int | None:
     return max((value for value in found if value is not None), default=None)
 
 
-def add_profiles(record: dict[str, Any], items: Sequence[Contestant]) -> None:
+def add_profiles(record: dict[str, Any], entrants: Sequence[Entrant]) -> None:
     """Adds to a record where the time of each contestant goes, or why no profiler says so, which is a warning too."""
-    for item in progress.track(items, "profiling", len(items), "program"):
-        record[item.kind][item.name]["profile"] = _profile(item)
+    measured = [entrant for entrant in entrants if entrant.turns]
+    for entrant in progress.track(measured, "profiling", len(measured), "program"):
+        record[entrant.kind][entrant.name]["profile"] = _profile(entrant.item)
 
 
 def _profile(item: Contestant) -> dict[str, Any]:

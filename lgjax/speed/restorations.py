@@ -68,19 +68,28 @@ def given(task: Task, count: int) -> Given:
 
 
 def prepare(runner: runners.Runner, arrays: Given) -> tuple[Compiled, float]:
-    """Compiles a method as the product does, for its first batch or volume, and restores all; see `warm`."""
+    """Compiles a method as the product does, for its first batch or volume, and restores all; see `warm`.
+
+    Returns:
+      The compiled program, and the seconds of one run of it alone: nothing is brought to the devices or back.
+    """
+    arguments = (runner.params, *_arguments(runner, arrays))
+    found = _compiled(runner, *arguments)
+    warm(runner, arrays)
+    return found, times.seconds(lambda: runner.programs.of(*arguments)(*arguments))
+
+
+def _arguments(runner: runners.Runner, arrays: Given) -> list[Any]:
+    """Puts what a program takes beside the parameters on the devices: the first slices of a batch, or a volume."""
     if arrays.known is None:
-        parts = [part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)]
-        found = _compiled(runner, *runner.place(parts))
-    else:
-        whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
-        found = _compiled(runner, whole, arrays.strength[0])
-    return found, warm(runner, arrays)
+        return runner.place([part[: runner.dispatched] for part in (*arrays.slices, arrays.strength)])
+    whole = jax.device_put(volumes.padded(arrays.known), devices.replicated(runner.mesh))
+    return [whole, arrays.strength[0]]
 
 
 def _compiled(runner: runners.Runner, *arguments: Any) -> Compiled:
-    """Compiles a method for some arguments beside the parameters, and counts its work in the form that was compiled."""
-    arguments, programs = (runner.params, *arguments), runner.programs
+    """Compiles a method for some arguments, and counts its work in the form that was compiled."""
+    programs = runner.programs
     programs.settle(*arguments)  # by programs whose compilation is not to be timed
     program, seconds = timed(lambda: programs.of(*arguments))
     with convolutions.fusion(programs.fused or ()):
@@ -97,16 +106,18 @@ def seconds(runner: runners.Runner, arrays: Given) -> float:
     return times.seconds(lambda: restore(runner, arrays))
 
 
-def warm(runner: runners.Runner, arrays: Given) -> float:
-    """Restores all slices until a program has made what a device makes once; times the last restoration."""
-    runs = WARM_UPS.get(runner.mesh.devices.flat[0].platform, 2)
-    return [seconds(runner, arrays) for _ in range(runs)][-1]
+def warm(runner: runners.Runner, arrays: Given) -> None:
+    """Restores all slices until a program has made what a device makes once."""
+    for _ in range(WARM_UPS.get(runner.mesh.devices.flat[0].platform, 2)):
+        restore(runner, arrays)
 
 
 class Restoration:
-    """A method that iterates, compiled for a short and a long run, both of the same batch, or of the same volume."""
+    """A method that iterates, compiled for a short and a long run, both of the same batch, or of the same volume.
 
-    kind = "methods"
+    The length of a run is known to the compiler, as in the product, so each length is a program of its own: a GPU asks
+    the host after every turn of a loop whose length it does not know.
+    """
 
     def __init__(self, task: Task, *, short: int, target: float):
         """Compiles and runs both; the long one takes about `target` seconds, or all iterations of the settings.
@@ -120,34 +131,25 @@ class Restoration:
         self.iterations = getattr(task.settings, runners.length(task.method, task.settings))
         self.short, self.short_runs = task.runner(short), Runs(short, [])
         self.batch = given(task, task.volume if task.method.volume else self.short.size)
-        once, _ = prepare(self.short, self.batch)
-        first = Runs(short, [seconds(self.short, self.batch)])
-        guess = first.seconds[0] / short  # with what a run does once, so the long run is not too long
-        long = times.count_for(target, guess, 4 * short, self.iterations)
-        taken = self._prepare(long)
-        enough = times.long_enough(first, Runs(long, [taken]), target, self.iterations)
-        if enough > long:
-            self._prepare(enough)
-        self.long_runs = Runs(enough, [])
+        once, taken = prepare(self.short, self.batch)
+        runs = 1 if task.method.volume else self.short.size // self.short.dispatched  # of the program, for a batch
+        # What a program does once makes the long run somewhat shorter than `target`, never longer.
+        long = times.count_for(target, runs * taken / short, 4 * short, self.iterations)
+        self.long, self.long_runs = task.runner(long), Runs(long, [])
+        self.long.programs.fused = self.short.programs.fused
+        self.compiled, _ = prepare(self.long, self.batch)
         pairs = (once.work, self.compiled.work), (once.plain, self.compiled.plain)
-        self.work = Work(*(counts.per_iteration(few, many, enough - short) for few, many in pairs))
+        self.work = Work(*(counts.per_iteration(few, many, long - short) for few, many in pairs))
         self.whole = self.batch if task.method.volume else given(task, task.volume)
         self.volumes: list[float] = []  # seconds of each, where a long run is a whole restoration
 
-    def _prepare(self, long: int) -> float:
-        """Prepares the long run, with the kernels that the short one was found to have; returns its seconds."""
-        self.long = self.task.runner(long)
-        self.long.programs.fused = self.short.programs.fused
-        self.compiled, taken = prepare(self.long, self.batch)
-        return taken
-
     def sample(self) -> None:
-        """Times one run of each length, and a volume where the long run is a whole restoration."""
-        self.short_runs.seconds.append(seconds(self.short, self.batch))
-        taken = seconds(self.long, self.batch)
-        self.long_runs.seconds.append(taken)
+        """Times a run of each length, and a volume where the long run is a whole restoration: all of it, or nothing."""
+        short, long = (seconds(runner, self.batch) for runner in (self.short, self.long))
         if self.long_runs.iterations == self.iterations:
-            self.volumes.append(taken if self.whole is self.batch else seconds(self.long, self.whole))
+            self.volumes.append(long if self.whole is self.batch else seconds(self.long, self.whole))
+        self.short_runs.seconds.append(short)
+        self.long_runs.seconds.append(long)
 
     def profile(self) -> Profile:
         """Profiles one long run."""
@@ -181,8 +183,6 @@ class Restoration:
 
 class OneStep:
     """A method without a loop over networks: a reconstruction, or the mode of a Gaussian; whole volumes are timed."""
-
-    kind = "methods"
 
     def __init__(self, task: Task):
         """Compiles the method and restores a volume once."""
@@ -218,8 +218,11 @@ class OneStep:
 
 
 def computed_by(runner: runners.Runner) -> dict[str, Any]:
-    """Returns whose kernels computed what was timed, and whether a GPU was told all of them as one graph."""
-    return {"kernels": runner.kernels, "cuda_graph": runner.programs.graphs}
+    """Returns whose kernels computed what was timed, and whether XLA was asked for one graph of them, and took it.
+
+    XLA leaves out of a graph what driver or runtime do not know, and says so to nobody: asked for is not made.
+    """
+    return {"kernels": runner.kernels, "cuda_graph_asked": runner.programs.graphs}
 
 
 def measured(samples: list[float]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def markdown(record: dict[str, Any]) -> str:
     )
     beside = BESIDE_PAPER if record["config"]["as_paper"] else OTHER_SIZE
     parts = [head, _times(record), beside, _programs(record), *_trainings(record), *NOTES, *_profiles(record)]
+    parts += [f"Not complete: {what}." for what in record.get("incomplete", ())]
     return "\n\n".join(parts)
 
 

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-MORE = 32  # times an iteration can be faster than a short run says, which mostly begins
-
 
 class Spread(NamedTuple):
     """Median and quartiles of repeated measurements."""
@@ -55,25 +53,6 @@ def run_seconds(long: Runs, slope: float, iterations: int) -> float:
 def count_for(target: float, seconds: float, least: int, most: int) -> int:
     """Returns how many iterations of `seconds` fill `target` seconds, within limits; `least` is the stronger one."""
     return max(least, min(most, round(target / seconds)))
-
-
-def long_enough(short: Runs, long: Runs, target: float, most: int) -> int:
-    """Returns how many iterations a run needs to last about `target` seconds, after one run of two lengths each.
-
-    As many as `long` has where they fill half of the target. Where not, what a run does once is most of the time, and
-    the slope counts; noise in the slope makes no run `MORE` times as long as its target.
-
-    Args:
-      short: the shorter run.
-      long: the longer one.
-      target: seconds.
-      most: iterations.
-    """
-    (once,), (taken,) = short.seconds, long.seconds
-    if taken >= target / 2:
-        return long.iterations
-    (each,) = per_iteration(short, long)
-    return count_for(target, max(each, once / short.iterations / MORE), long.iterations, most)
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:

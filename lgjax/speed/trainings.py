@@ -26,8 +26,6 @@ def endless(settings: Settings) -> Settings:
 class Training:
     """The training of a model, its slices on the device."""
 
-    kind = "training"
-
     def __init__(
         self,
         name: str,

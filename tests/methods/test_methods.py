@@ -11,7 +11,7 @@ import pytest
 from programs import collectives
 
 from lgjax import models
-from lgjax.methods import gmm, names, own_kernels, programs
+from lgjax.methods import gmm, names, own_kernels, programs, volumes
 from lgjax.methods import runner as runners
 from lgjax.methods.queue import restore_scan
 from lgjax.models import convolutions
@@ -481,6 +481,44 @@ def test_what_halving_cannot_mend_is_raised(config, params, mesh1, slices, messa
     with pytest.raises(jax.errors.JaxRuntimeError, match=message):
         join(runner(slices, np.ones(7, np.float32)))
     assert log == ([12, 6, 3, 2, 1] if message.startswith("RESOURCE") else [12])
+
+
+@pytest.mark.parametrize(
+    ("graphs", "message", "said"),
+    [(True, "INTERNAL: no graph exec", GRAPH_REFUSED), (False, "INTERNAL: x", ""), (True, "RESOURCE_EXHAUSTED", "")],
+)
+@pytest.mark.parametrize("name", ["intensity", "intensity_tv3d"])
+def test_a_graph_that_fails_when_it_first_runs_is_left_out(
+    config, mesh1, slices, monkeypatch, caplog, name, graphs, message, said
+):
+    """As a driver refuses: in words of its own, when the compiled program runs. No other error is taken for that."""
+
+    class Driven(programs.Programs):
+        def compile(self, *given):
+            program = super().compile(*given)
+
+            def run(*given):
+                if self.graphs == graphs:
+                    raise jax.errors.JaxRuntimeError(message)
+                return program(*given)
+
+            return run
+
+    def restored(wanted):
+        config.restore.cuda_graphs = wanted
+        known = volumes.Volume(*slices, np.ones(6, np.float32), None) if "tv3d" in name else None
+        return join(runner_of(name, config, {}, mesh1)(slices, np.ones(7, np.float32), known))[0]
+
+    expected = restored(False)
+    monkeypatch.setattr(runtime_devices, "compiler_options", lambda *_: {})
+    monkeypatch.setattr(programs.Programs, "_has_graphs", lambda _: True)
+    monkeypatch.setattr(runners, "Programs", Driven)
+    if said:
+        np.testing.assert_array_equal(restored(graphs), expected)
+    else:
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+            restored(graphs)
+    assert [line for line in caplog.messages if "out of device memory" not in line] == [said] * bool(said)
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ import server
 
 from configs import bench as settings
 from lgjax import bench as door
-from lgjax.speed import contestants, profile, programs, record, tables
+from lgjax.speed import contestants, profile, programs, record, tables, turns
 from lgjax.speed.peaks import Peaks
 
 
 class Item:
     """A contestant that takes no time."""
 
-    kind = "methods"
     compiled = types.SimpleNamespace(program=types.SimpleNamespace(as_text=lambda: "HloModule jit_f, entry"))
 
     def __init__(self, name, order=()):
@@ -40,29 +39,85 @@ class Broken(Item):
         raise RuntimeError("no profiler in /home/ada/cupti.so\nand a long trace")
 
 
-def test_everything_is_timed_in_turn(monkeypatch, mesh1):
+class Failing(Item):
+    """A contestant that runs out of memory in one of its turns."""
+
+    def __init__(self, name, order, at):
+        super().__init__(name, order)
+        self.at = at
+
+    def sample(self):
+        if len([name for name in self.order if name == self.name]) == self.at:
+            raise MemoryError("no room in /home/ada/pool\nand a long trace")
+        super().sample()
+
+
+def entrant(name, order, make=Item, *more):
+    """What is to be compiled, and notes in `order` when it was."""
+
+    def compile():
+        order.append(f"compile {name}")
+        return make(name, order, *more)
+
+    return turns.Entrant("methods", name, compile)
+
+
+@pytest.fixture
+def measured(monkeypatch, mesh1):
+    """Measures contestants that take no time, three turns; returns the record, and appends to `order` what ran when."""
+
+    def measure(entrants, order, keep=lambda found: None):
+        rates = types.SimpleNamespace(sample=lambda: order.append("peaks"), peaks=lambda: Peaks(9.0, 1.0, {}))
+        monkeypatch.setattr(record, "Rates", lambda *_: rates)
+        return record.measure(contestants.from_config(settings.get_config("smoke")), entrants, mesh1, keep)
+
+    return measure
+
+
+def test_everything_is_timed_in_turn_and_compiled_when_its_first_turn_comes(measured):
     order = []
-
-    class Rates:
-        def __init__(self, *_):
-            order.append("compiled")
-
-        def sample(self):
-            order.append("peaks")
-
-        def peaks(self):
-            return Peaks(9.0, 1.0, {})
-
-    monkeypatch.setattr(record, "Rates", Rates)
-    items = [Item("a", order), Item("b", order)]
-    found = record.measure(contestants.from_config(settings.get_config("smoke")), items, mesh1)
-    assert order == ["compiled", *["a", "b", "peaks"] * 3]
+    found = measured([entrant("a", order), entrant("b", order)], order)
+    assert order == ["peaks", "compile a", "a", "compile b", "b", *["peaks", "a", "b"] * 2]
     assert found["methods"] == {"a": {"peak": 9.0}, "b": {"peak": 9.0}}
+    assert (found["incomplete"], found["turns_left"]) == ([], 0)
+
+
+def test_the_record_is_kept_after_every_turn_and_says_what_it_lacks(measured):
+    order, kept = [], []
+    measured([entrant("a", order), entrant("b", order)], order, kept.append)
+    assert [list(found["methods"]) for found in kept] == [["a"], *[["a", "b"]] * 5]
+    assert [found["turns_left"] for found in kept] == [5, 4, 3, 2, 1, 0]
+    assert kept[0]["incomplete"] == ["a: 1 of 3 turns", "b: 0 of 3 turns"]
+    assert kept[4]["incomplete"] == ["b: 2 of 3 turns"]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_contestant_that_fails_is_told_and_the_others_go_on(measured, caplog, at):
+    order = []
+    found = measured([entrant("a", order, Failing, at), entrant("b", order)], order)
+    assert order == ["peaks", "compile a", *["a"] * at, "compile b", "b", *["peaks", "b"] * 2]
+    fault = "MemoryError: no room in pool"  # not where it lies
+    assert caplog.messages == [f"warning: a: no further turn: {fault}"]
+    assert (found["incomplete"], found["turns_left"]) == ([f"a: {at} of 3 turns: {fault}"], 3 - at)
+    assert list(found["methods"]) == ["a", "b"][1 - at :], "what was measured before stays"
+
+
+def test_what_does_not_compile_is_a_contestant_that_fails(measured):
+    def refuse(*_):
+        raise ValueError("no such operation")
+
+    order = []
+    found = measured([entrant("a", order, refuse), entrant("b", order)], order)
+    assert found["incomplete"] == ["a: 0 of 3 turns: ValueError: no such operation"]
+    assert list(found["methods"]) == ["b"]
 
 
 def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):
     found = {"methods": {"a": {"peak": 1.0}, "b": {"peak": 2.0}, "c": {"peak": 3.0}}, "training": {}}
-    record.add_profiles(found, [Item("a"), Broken("b"), Item("c")])
+    entrants = [entrant(name, [], Broken if name == "b" else Item) for name in "abcd"]
+    for each in entrants[:3]:
+        each.turn()
+    record.add_profiles(found, entrants)  # of d nothing was measured
     fault = "RuntimeError: no profiler in cupti.so"  # not where it lies
     assert caplog.messages == [f"warning: b: no profile: {fault}"]
     assert found["methods"]["b"] == {"peak": 2.0, "profile": {"fault": fault}}
@@ -71,23 +126,58 @@ def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):
     assert profile.markdown("b", found["methods"]["b"]["profile"]) == f"b: no profile: {fault}"
 
 
-def test_the_record_is_written_before_the_profile_which_may_end_the_process(monkeypatch, tmp_path, mesh1):
-    output = tmp_path / "record.json"
-    values = types.SimpleNamespace(
-        config=settings.get_config("smoke"), method=["mirror_tv3d"], profile=True, output=str(output)
-    )
-    monkeypatch.setattr(door.flags, "FLAGS", values)
-    monkeypatch.setattr(door.app, "start", lambda: mesh1)
-    monkeypatch.setattr(contestants, "compiled", lambda *_: [])
+@pytest.fixture
+def benching(monkeypatch, tmp_path, mesh1):
+    """Runs the door with contestants that take no time; returns the exit code."""
+    rates = types.SimpleNamespace(sample=lambda: None, peaks=lambda: Peaks(9.0, 1.0, {}))
 
+    def run(entrants, profile=False):
+        values = {"method": ["mirror_tv3d"], "profile": profile, "output": str(tmp_path / "record.json")}
+        flags = types.SimpleNamespace(config=settings.get_config("smoke"), **values)
+        monkeypatch.setattr(door.flags, "FLAGS", flags)
+        monkeypatch.setattr(door.app, "start", lambda: mesh1)
+        monkeypatch.setattr(record, "Rates", lambda *_: rates)
+        monkeypatch.setattr(contestants, "entrants", lambda *_: entrants)
+        monkeypatch.setattr(door, "markdown", str)
+        monkeypatch.setattr(door.app, "say", lambda _: None)
+        return door.main()
+
+    return run
+
+
+class Interrupting(Item):
+    """A contestant at which a user loses patience."""
+
+    def sample(self):
+        raise KeyboardInterrupt
+
+
+def test_what_is_measured_is_not_lost_to_an_interrupt_and_replaces_no_complete_record(benching, tmp_path):
+    (tmp_path / "record.json").write_text("complete")
+    with pytest.raises(KeyboardInterrupt):
+        benching([entrant("a", []), entrant("b", [], Interrupting)])
+    found = json.loads((tmp_path / "record.incomplete.json").read_text())
+    assert (found["methods"], found["turns_left"]) == ({"a": {"peak": 9.0}}, 5)
+    assert (tmp_path / "record.json").read_text() == "complete"
+    assert benching([entrant("a", [])]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert json.loads((tmp_path / "record.json").read_text())["incomplete"] == []
+
+
+def test_a_bench_of_which_a_contestant_fails_ends_with_three(benching, tmp_path, capsys):
+    assert benching([entrant("a", []), entrant("b", [], Failing, 0)]) == 3
+    assert f"all samples: {tmp_path / 'record.incomplete.json'}" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["record.incomplete.json"]
+
+
+def test_the_record_is_written_before_the_profile_which_may_end_the_process(benching, monkeypatch, tmp_path):
     def ended(*_):
         raise SystemExit(139)
 
     monkeypatch.setattr(record, "add_profiles", ended)
-    monkeypatch.setattr(record, "measure", lambda *_: {"methods": {}, "training": {}})
     with pytest.raises(SystemExit):
-        door.main()
-    assert json.loads(output.read_text()) == {"methods": {}, "training": {}}
+        benching([entrant("a", [])], profile=True)
+    assert json.loads((tmp_path / "record.json").read_text())["methods"] == {"a": {"peak": 9.0}}
 
 
 TINY = """
@@ -137,7 +227,7 @@ def test_the_record_follows_from_its_samples(benched):
     lower, median, upper = np.percentile(slopes, [25, 50, 75])
     assert found["seconds_per_iteration"] == pytest.approx({"median": median, "lower": lower, "upper": upper})
     assert found["paper_seconds"] == 0.098
-    assert (found["kernels"], found["cuda_graph"]) == ("XLA", False)
+    assert (found["kernels"], found["cuda_graph_asked"]) == ("XLA", False)
     if median > 0:
         assert found["paper_over_ours"] == pytest.approx(0.098 / median)
     assert_follows(found, record["peaks"], median)
@@ -231,7 +321,8 @@ def test_the_tables_show_what_is_unknown(benched):
     text = tables.markdown(record)
     assert f"| <= {found['bytes'] / 1e9:.3g} " in text
     assert tables.OTHER_SIZE in text
-    record["training"] = {}
+    record["training"], record["incomplete"] = {}, ["a: 1 of 3 turns"]
+    assert "Not complete: a: 1 of 3 turns." in tables.markdown(record)
     assert "steps/s" in text
     assert "steps/s" not in tables.markdown(record)
     assert "Titan X" not in text

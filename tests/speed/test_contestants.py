@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,7 +76,11 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
     monkeypatch.setattr(runner.programs, "compile", refuse_once)
     seen = []
     monkeypatch.setattr(programs.counts, "of", lambda *_: seen.append(convolutions.fusion.value) or Count(1.0, 1.0))
-    found, _ = restorations.prepare(runner, restorations.given(task, 4))
+    ran = []
+    monkeypatch.setattr(restorations.times, "seconds", lambda run: ran.append(run()) or 7.0)
+    found, alone = restorations.prepare(runner, restorations.given(task, 4))
+    assert alone == 7.0
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(ran)), "nothing is brought back in that time"
     assert len(asked) == 1
     assert list(runner.programs.compiled.values()) == [found.program]
     assert seen == [(), ()]
@@ -84,9 +89,9 @@ def test_methods_are_compiled_as_in_the_product(mesh1, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "target", "once", "long", "batch", "volume"),
     [
-        ("vae_lg_neural_tv", 0.5, 0.1, 4, 12, None),  # too short for all iterations
+        ("vae_lg_neural_tv", 0.5, 0.1, 5, 12, None),  # too short for all iterations
         ("vae_lg_neural_tv", 9.9, 0.1, 8, 12, 2 * 0.9),  # 20 slices are two batches
-        ("vae_lg_neural_tv", 25, 10, 8, 12, 2 * 10.8),  # a run of 4, the first guess, mostly begins
+        ("vae_lg_neural_tv", 9.9, 10, 8, 12, 2 * 10.8),  # a run of any length mostly begins, the program alone does not
         ("vae_lg_neural_tv3d", 9.9, 0.1, 8, 20, 0.9),
     ],
 )
@@ -97,14 +102,16 @@ def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, targ
     task = contestants.task(contestants.from_config(config), methods.parse(name), "adam", {}, mesh1)
     compiled = types.SimpleNamespace(memory_analysis=lambda: None)
 
-    asked = []
+    asked, prepared = [], []
 
     def prepare(runner, arrays):
         if runner.programs.fused is None:
             asked.append(runner)
             runner.programs.fused = ("variance",)
         count = Count(100.0 + 10.0 * runner.iterations, 7.0 * runner.iterations)
-        return programs.Compiled(count, programs.KERNELS, count, compiled, 3.0), seconds(runner, arrays)
+        prepared.append(runner.iterations)
+        alone = 0.1 * runner.iterations / (1 if task.method.volume else 2)  # a program takes half a batch
+        return programs.Compiled(count, programs.KERNELS, count, compiled, 3.0), alone
 
     def seconds(runner, arrays):
         return -(-len(arrays.slices.number) // (20 if task.method.volume else 12)) * (once + 0.1 * runner.iterations)
@@ -126,9 +133,10 @@ def test_iterations_are_of_a_batch_or_of_a_volume(monkeypatch, mesh1, name, targ
     for _ in range(3):
         one.sample()
     found = one.record(Peaks(1e3, 1e2, {}), as_paper=True)
+    assert prepared == [1, long]  # no further length is compiled
     assert len(asked) == 1  # whatever the length of a run
     assert one.long.programs.fused == ("variance",)
-    assert (found["kernels"], found["cuda_graph"]) == ("lgjax", True)
+    assert (found["kernels"], found["cuda_graph_asked"]) == ("lgjax", True)
     assert (one.long.iterations, found["batch_size"]) == (long, batch)
     assert found["seconds_per_iteration"]["median"] == pytest.approx(0.1)
     assert found["paper_seconds"] == (0.098 if name == "vae_lg_neural_tv" else None)
@@ -151,7 +159,7 @@ def test_what_a_device_makes_once_is_made_before_anything_counts(platform, runs)
 
     runner.mesh = types.SimpleNamespace(devices=devices)
     slices = restorations.Given("slices", "strength")
-    assert restorations.warm(runner, slices) > 0
+    restorations.warm(runner, slices)
     assert made == runs * [slices]
 
 

@@ -31,22 +31,6 @@ def test_count_for():
     assert times.count_for(2.0, 0.1, 8, 4) == 8
 
 
-@pytest.mark.parametrize(
-    ("short", "long", "found"),
-    [
-        ((2, 0.2), (20, 2.0), 20),  # iterations alone fill the 2 s
-        ((2, 0.9), (8, 2.1), 8),
-        ((2, 0.5), (8, 1.1), 8),  # more than half of it
-        ((2, 0.020), (200, 0.812), 500),  # 4 ms an iteration, and 12 ms once
-        ((2, 0.014), (286, 0.298), 800),  # 1 ms: all iterations take less than 2 s
-        ((2, 0.5), (8, 0.4), 256),  # the slope is lost in noise: 1 / 32 of what the short run says
-    ],
-)
-def test_a_run_is_long_enough_whatever_it_does_once(short, long, found):
-    few, many = (Runs(iterations, [seconds]) for iterations, seconds in (short, long))
-    assert times.long_enough(few, many, 2.0, 800) == found
-
-
 def test_ratio_of_what_is_known():
     assert times.ratio(0.098, 0.0004) == pytest.approx(245)
     assert times.ratio(None, 1.0) is None
