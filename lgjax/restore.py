@@ -11,8 +11,9 @@ command restores the embedded synthetic test patients. Outputs lie on the scan's
 when the command is run again. Research use only.
 
 Start the same command several times, on one machine or on machines that share the folder of --output, and the processes
-share the scans: each scan is restored by one of them, and what a killed process leaves the others do. On TPU pods, and
-under SLURM with one task a GPU, --hosts=auto makes one voice of them; so do --coordinator, --hosts and --host.
+share the scans: each scan is restored by one of them, and what a killed process leaves the others do. On GPUs, start
+one process a GPU, each with its own CUDA_VISIBLE_DEVICES. On TPU pods, and under SLURM with one task a GPU,
+--hosts=auto makes one voice of them; so do --coordinator, --hosts and --host.
 """
 
 import pathlib

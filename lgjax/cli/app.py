@@ -143,7 +143,10 @@ def _told(error: Exception) -> str:
     """Returns what a user is told of an error."""
     if isinstance(error, MemoryError) or devices.is_out_of_memory(error):
         reason = str(error).partition("\n")[0].rstrip(".")  # XLA lists its buffers below
-        return f"out of memory{reason and ': '}{reason}. {_LARGER}"
+        shared = f" {devices.SHARED}" if devices.is_out_of_memory(error) and jax.default_backend() == "gpu" else ""
+        return f"out of memory{reason and ': '}{reason}. {_LARGER}{shared}"
+    if devices.is_taken(error):
+        return f"the GPU cannot be used ({str(error).partition(chr(10))[0]}). {devices.SHARED}"
     return f"{error} {_LOST}" if hosts.is_lost(error) else str(error)
 
 
@@ -151,7 +154,9 @@ def _exit_code(error: Exception) -> int | None:
     """Returns the exit code of a fault that a user can mend; None for a bug."""
     if isinstance(error, LgjaxError):
         return error.exit_code
-    if isinstance(error, MemoryError) or devices.is_out_of_memory(error) or hosts.is_lost(error):
+    if isinstance(error, MemoryError) or devices.is_out_of_memory(error) or devices.is_taken(error):
+        return EnvironmentFault.exit_code
+    if hosts.is_lost(error):
         return EnvironmentFault.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFault.exit_code

@@ -81,7 +81,7 @@ class Programs:
             try:
                 return self._compiled(fused, graphs, given)
             except Exception as error:
-                if devices.is_out_of_memory(error):
+                if devices.is_out_of_memory(error) or devices.is_taken(error):
                     raise
         return self._compiled(*least, given)
 

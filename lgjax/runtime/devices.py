@@ -36,10 +36,30 @@ THREADS = 4
 # from XLA_FLAGS alone, and ends at flags that it does not know: these versions of jax know it.
 _IN_TURN, _KNOWN_BY = "--xla_cpu_enable_concurrency_optimized_scheduler=false", ((0, 10), (0, 11))
 
+PLATFORMS = {"gpu": ("cuda", "rocm")}  # by JAX's names; of its alias gpu, JAX wants every platform to be there
+_UNKNOWN = "not in the list of known backends"  # what JAX says of a platform without a plugin
+# What XLA says of a GPU that it cannot begin with. Where another process holds the memory, the libraries find no room.
+_TAKEN = (
+    "DNN library initialization failed",
+    "Could not create cudnn handle",
+    "failed to create cublas handle",
+    "no supported devices found for platform",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+)
+SHARED = (
+    "Another process may hold the memory of the GPU, as nvidia-smi tells: JAX takes three quarters when it starts. Run "
+    "one process a GPU, or set XLA_PYTHON_CLIENT_PREALLOCATE=false, or XLA_CLIENT_MEM_FRACTION=.4, for each process."
+)
+
 
 def is_out_of_memory(error: Exception) -> bool:
     """Returns whether a device said that its memory is exhausted."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def is_taken(error: Exception) -> bool:
+    """Returns whether a GPU could not be begun with, as where another process holds its memory."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TAKEN)
 
 
 def start(wanted: str = "auto", threads: int | None = THREADS) -> Mesh:
@@ -55,12 +75,7 @@ def start(wanted: str = "auto", threads: int | None = THREADS) -> Mesh:
       EnvironmentFault: the wanted device is not there, or not on every host.
     """
     prepare_cpu(threads)
-    if wanted != "auto":
-        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(wanted, wanted))
-    try:
-        devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
-        raise _absent(wanted, error) from error
+    devices = _found(wanted)
     jax.config.update("jax_compilation_cache_dir", str(files.cache_folder("xla")))
     counts = collections.Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
@@ -68,6 +83,20 @@ def start(wanted: str = "auto", threads: int | None = THREADS) -> Mesh:
             f"the hosts have {list(counts.values())} devices. Give each of them as many as the others."
         )
     return mesh(sorted(devices, key=lambda device: (device.process_index, device.id)))
+
+
+def _found(wanted: str) -> list[jax.Device]:
+    """Returns all devices of a kind, of whichever maker; raises EnvironmentFault where there is none."""
+    faults: list[Exception] = []
+    for platform in PLATFORMS.get(wanted, (wanted,)):
+        if wanted != "auto":
+            jax.config.update("jax_platforms", platform)
+        try:
+            return jax.devices()
+        except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
+            faults.append(error)
+    cause = next((fault for fault in faults if str(fault) and _UNKNOWN not in str(fault)), faults[0])
+    raise _absent(wanted, cause) from cause
 
 
 def chosen(wanted: str) -> Mesh:
@@ -102,6 +131,8 @@ def prepare_cpu(threads: int | None) -> None:
 def _absent(wanted: str, error: Exception) -> EnvironmentFault:
     """Makes the error for a device that cannot be used."""
     reason = f" ({error})" if str(error) else ""
+    if is_taken(error) or "RESOURCE_EXHAUSTED" in str(error):
+        return EnvironmentFault(f"--device={wanted}: no such device can be used{reason}. {SHARED}")
     told = os.environ.get("JAX_PLATFORMS")
     if told and told == getattr(jax.config, "jax_platforms", told):  # nothing has overruled it
         remedy = (
@@ -110,7 +141,7 @@ def _absent(wanted: str, error: Exception) -> EnvironmentFault:
         return EnvironmentFault(f"--device={wanted}: no such device can be used{reason}. {remedy}.")
     return EnvironmentFault(
         f"--device={wanted}: no such device can be used{reason}. Install lgjax[cuda12], lgjax[cuda13] or "
-        "lgjax[tpu] on a machine that has one, or use --device=cpu."
+        "lgjax[tpu], or for a GPU of AMD jax's plugin for ROCm, on a machine that has one, or use --device=cpu."
     )
 
 

@@ -402,6 +402,25 @@ def test_only_what_the_compiler_refuses_is_left_out(config, mesh1, monkeypatch, 
     assert caplog.messages == said
 
 
+@pytest.mark.parametrize("said", ["RESOURCE_EXHAUSTED: 1", "FAILED_PRECONDITION: DNN library initialization failed"])
+def test_a_gpu_without_memory_refuses_nothing(config, mesh1, monkeypatch, caplog, said):
+    """Neither kernels nor graphs are to blame, and who frees the memory has both again."""
+
+    def full(*_):
+        raise jax.errors.JaxRuntimeError(said)
+
+    lowered = types.SimpleNamespace(lower=lambda *_: types.SimpleNamespace(compile=full))
+    made = programs.Programs(names.parse("intensity"), runners.from_config(config), None, mesh1, 1)
+    made.fused, made.function = convolutions.PARTS, lowered
+    with pytest.raises(jax.errors.JaxRuntimeError, match=said):
+        made.compile()
+    monkeypatch.setattr(own_kernels, "hold", lambda _: True)
+    monkeypatch.setattr(own_kernels, "_answers", lambda *_: types.SimpleNamespace(trace=lambda *_: lowered))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=said):
+        own_kernels.trusted(None, {}, (8, 8), runners.from_config(config))
+    assert (made.fused, caplog.messages) == (convolutions.PARTS, [])
+
+
 def test_proximal_is_chosen_by_one_value(config):
     method = names.parse("vae_lg_neural_tv")
     assert runners.length(method, runners.from_config(config)) == "iterations"

@@ -23,6 +23,7 @@ from lgjax.runtime.hosts import differing, join, one_voice
 
 PROGRAM = """
 import json, os, signal, sys, time, weakref
+import jax
 from absl import flags
 from lgjax.cli import app, commands
 from lgjax.runtime import errors
@@ -41,6 +42,8 @@ def main(argv):
         time.sleep(3600)
     if what == "fault":
         raise errors.InputError("scan.nii.gz", "is broken", "Copy it again")
+    if what == "taken":
+        raise jax.errors.JaxRuntimeError("FAILED_PRECONDITION: DNN library initialization failed. Look above.")
     if what == "bug":
         raise RuntimeError("a bug")
     return 3 if what == "some" else None
@@ -58,7 +61,7 @@ for number, words in enumerate(json.loads(sys.argv[1])):
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 )
-ENDS = [["fine"], ["some"], ["interrupt"], ["fault"], ["bug"], ["fault", "--debug"], ["ignored"]]
+ENDS = [["fine"], ["some"], ["interrupt"], ["fault"], ["bug"], ["taken"], ["fault", "--debug"], ["ignored"]]
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +115,18 @@ def test_flags_of_xla_are_added_to_those_of_the_user(monkeypatch, version, befor
         assert os.environ.get("XLA_FLAGS") == (after or before)
 
 
-@pytest.mark.parametrize(("what", "code"), [("fine", 0), ("some", 3), ("interrupt", 130), ("fault", 3), ("bug", 1)])
+@pytest.mark.parametrize(
+    ("what", "code"), [("fine", 0), ("some", 3), ("interrupt", 130), ("fault", 3), ("bug", 1), ("taken", 4)]
+)
 def test_exit_codes(ended, what, code):
     found, said = ended[what]
     assert found == code
     assert ("Traceback" in said) == (what == "bug")
     if what == "fault":
         assert said.strip().splitlines()[-1] == "error: scan.nii.gz: is broken. Copy it again."
+    if what == "taken":
+        assert said.startswith("error: the GPU cannot be used (FAILED_PRECONDITION: DNN library initialization failed")
+        assert "set XLA_PYTHON_CLIENT_PREALLOCATE=false, or XLA_CLIENT_MEM_FRACTION=.4" in said
 
 
 def test_debug_shows_the_traceback_of_a_fault(ended):
@@ -226,6 +234,9 @@ def test_sigterm_ends_at_once_with_143():
         (OSError(errno.ENOSPC, "full"), 4),
         (OSError(errno.EIO, "other"), None),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), 4),
+        (jax.errors.JaxRuntimeError("INTERNAL: Could not create cudnn handle: CUDNN_STATUS_INTERNAL_ERROR"), 4),
+        (jax.errors.JaxRuntimeError("INTERNAL: failed to create cublas handle: the resource allocation failed"), 4),
+        (jax.errors.JaxRuntimeError("INTERNAL: something else"), None),
         (RuntimeError("a bug"), None),
     ],
 )
@@ -240,6 +251,67 @@ def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(jax, "devices", none)
     with pytest.raises(EnvironmentFault, match="--device=cpu"):
         runtime_devices.start("auto")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "INTERNAL: no supported devices found for platform CUDA",
+        "INTERNAL: failed call to cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+        "RESOURCE_EXHAUSTED: Failed to allocate 60 GB",
+    ],
+)
+def test_a_gpu_that_another_process_has_filled_is_told_as_that(monkeypatch, said):
+    def filled(*_):
+        raise RuntimeError(f"Unable to initialize backend 'cuda': {said}")
+
+    monkeypatch.setattr(jax, "devices", filled)
+    with pytest.raises(EnvironmentFault) as caught:
+        runtime_devices.start("auto")
+    assert said in str(caught.value)
+    assert runtime_devices.SHARED in str(caught.value)
+    assert "Install" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("backend", "times"), [("gpu", 1), ("cpu", 0)])
+def test_memory_that_runs_out_on_a_gpu_may_be_that_of_others(monkeypatch, backend, times):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    told = app._told(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."))
+    assert told.startswith("out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. Free some memory")
+    assert told.count(runtime_devices.SHARED) == times
+
+
+AMD = """
+import sys
+from jax.extend import backend
+from jax._src import xla_bridge
+from lgjax.runtime import devices, errors
+
+def refused():
+    raise RuntimeError("HIP_ERROR_NO_DEVICE")
+
+def found():
+    try:
+        return devices.start("gpu").size
+    except errors.EnvironmentFault as fault:
+        return str(fault)
+
+print(found())
+backend.register_backend_factory("rocm", refused, priority=1)
+print(found())
+backend.register_backend_factory("rocm", xla_bridge.make_cpu_client, priority=1)
+print(found())
+"""
+
+
+def test_a_gpu_of_amd_is_a_gpu():
+    """JAX itself looks for the platform, whose devices are those of a CPU here; before, it has none, or a bad one."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", AMD], env=environment, capture_output=True, text=True, check=True)
+    absent, bad, size = done.stdout.splitlines()
+    assert absent.startswith("--device=gpu: no such device can be used. Install lgjax[cuda12]")
+    assert "HIP_ERROR_NO_DEVICE" in bad
+    assert size == "8"
 
 
 def test_mesh_and_words():
