@@ -113,8 +113,9 @@ def test_each_network_learns_from_its_own_loss_alone(config, variables):
         loss = lambda p: models.from_config(config, "float32").loss({**variables, "params": p}, x, mask, KEY)  # noqa: E731
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    ((generator, stats), generator_gradient), (discriminator, discriminator_gradient) = separate(variables["params"])
-    (total, (updated, terms)), gradients = together(variables["params"])
+    apart, joined = (jax.device_get(each(variables["params"])) for each in (separate, together))
+    ((generator, stats), generator_gradient), (discriminator, discriminator_gradient) = apart
+    (total, (updated, terms)), gradients = joined
     expected = {"loss": generator + discriminator, "generator": generator, "discriminator": discriminator}
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
     jax.tree.map(close, terms, expected)
@@ -123,7 +124,7 @@ def test_each_network_learns_from_its_own_loss_alone(config, variables):
     wanted = {"generator": generator_gradient, "discriminator": discriminator_gradient}
     jax.tree.map(close, gradients, wanted)
     for gradient in wanted.values():
-        assert optax.tree.norm(gradient) > 1e-2
+        assert np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient))) > 1e-2
 
 
 def test_training_brings_generated_slices_to_the_data(config, variables):

@@ -93,7 +93,7 @@ def test_every_slice_of_a_batch_has_its_own_noise(config, variables):
 
 
 def test_training_removes_noise(config, variables):
-    x, mask = toy(64, 0)
+    x, mask = toy(32, 0)
     adam = optax.adam(1e-2)
 
     @jax.jit
@@ -106,7 +106,7 @@ def test_training_removes_noise(config, variables):
         return {"params": optax.apply_updates(variables["params"], updates), "batch_stats": stats}, state
 
     state = adam.init(variables["params"])
-    for i in range(150):
+    for i in range(80):
         variables, state = step(variables, state, jax.random.key(i))
     new, mask = toy(16, 1)
     noisy = new + draw_noise(16, mask[0], 4, 1.0)
@@ -114,7 +114,7 @@ def test_training_removes_noise(config, variables):
     denoised = np.asarray(jax.jit(jax.vmap(networks.reconstruct))(noisy))
     inside = mask > 0
     before, after = (np.mean((image - new)[inside] ** 2) for image in (noisy, denoised))
-    assert after < 0.3 * before
+    assert after < 0.2 * before
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 24), (20, 6)])

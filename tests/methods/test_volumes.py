@@ -37,15 +37,24 @@ def joined(slices):
     return volumes.Volume(*slices, across, Mirror(mirrored.astype(np.float32), spread.astype(np.float32)))
 
 
-def run(name, config, params, mesh, whole, strength=0.1, micro=None):
-    """The restored volume and its trace."""
+def runner_of(name, config, params, mesh):
     settings = runners.from_config(config)._replace(mirror_variance=0.7)
     model = models.from_config(config, config.restore.precision)
-    runner = runners.Runner(names.parse(name), settings, model, params, mesh)
+    return runners.Runner(names.parse(name), settings, model, params, mesh)
+
+
+def run(name, config, params, mesh, whole, micro=None):
+    """The restored volume and its trace."""
+    runner = runner_of(name, config, params, mesh)
     if micro:
         runner.micro = micro
         runner.programs.restart(micro)
-    ((x, trace),) = runner(Slices(*whole[:3]), np.full(len(whole.number), strength, np.float32), whole)
+    return restored(runner, whole)
+
+
+def restored(runner, whole):
+    """The restored volume and its trace."""
+    ((x, trace),) = runner(Slices(*whole[:3]), np.full(len(whole.number), 0.1, np.float32), whole)
     return x, trace
 
 
@@ -69,10 +78,8 @@ def test_bits_depend_on_the_volume_alone(quick, params, joined, name, others):
 def test_devices_tell_each_other_what_networks_say_of_their_slices_and_nothing_else(
     quick, params, mesh8, joined, name, told
 ):
-    settings = runners.from_config(quick)._replace(mirror_variance=0.7)
-    model = models.from_config(quick, quick.restore.precision)
-    runner = runners.Runner(names.parse(name), settings, model, params, mesh8)
-    list(runner(Slices(*joined[:3]), np.full(7, 0.1, np.float32), joined))
+    runner = runner_of(name, quick, params, mesh8)
+    restored(runner, joined)
     (program,) = runner.programs.compiled.values()
     assert {kind for kind, _ in collectives(program.as_text())} == told
 
@@ -81,19 +88,13 @@ def test_devices_tell_each_other_what_networks_say_of_their_slices_and_nothing_e
 def test_without_weights_a_volume_is_its_slices(quick, params, mesh1, slices, term):
     """Priors, draws and solver are those of the slices' own method."""
     quick.restore.optimizer, quick.restore.iterations = term, 3
-    alone = runners.Runner(
-        names.parse("vae_lg_neural_tv"),
-        runners.from_config(quick),
-        models.from_config(quick, "float32"),
-        params,
-        mesh1,
-    )
-    ((expected, _),) = alone(slices, np.full(7, 0.1, np.float32))
+    ((expected, _),) = runner_of("vae_lg_neural_tv", quick, params, mesh1)(slices, np.full(7, 0.1, np.float32))
     whole = volumes.Volume(*slices, np.zeros(6, np.float32), None)
-    x, trace = run("vae_lg_neural_tv3d", quick, params, mesh1, whole)
+    runner = runner_of("vae_lg_neural_tv3d", quick, params, mesh1)
+    x, trace = restored(runner, whole)
     np.testing.assert_allclose(x, expected, atol=1e-4)
     assert all(part.shape == (1, 3) for part in trace)
-    x, _ = run("vae_lg_neural_tv3d", quick, params, mesh1, whole._replace(across=np.full(6, 2, np.float32)))
+    x, _ = restored(runner, whole._replace(across=np.full(6, 2, np.float32)))
     assert np.abs(x - expected).max() > 1e-3
 
 
