@@ -6,6 +6,7 @@ import types
 
 import images
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from programs import collectives
@@ -15,6 +16,7 @@ from lgjax.methods import gmm, names, own_kernels, programs, volumes
 from lgjax.methods import runner as runners
 from lgjax.methods.queue import restore_scan
 from lgjax.models import convolutions
+from lgjax.models.base import BoundModel
 from lgjax.preparation.pipeline import Prepared
 from lgjax.preparation.slices import BACKGROUND, Grid, Slices, from_slices, to_slices
 from lgjax.restoration import loop
@@ -26,9 +28,22 @@ RESTORING = [f"vae_{prior}_{term}" for prior in ("elbo", "lg_est", "lg_neural") 
 ALL = ["intensity", "vae_reconstruction", *RESTORING]
 
 
+HALF = {"half": np.float32(0.5)}  # the parameters of `simple`
+
+
+def simple(params):
+    """Takes half of each slice for healthy, without networks, for tests of what the Runner does with any method."""
+
+    def samples(x, key, count):
+        return (params["half"] * x)[None] + 0.1 * jax.random.normal(key, (count, *x.shape))
+
+    return BoundModel(reconstruct=lambda x: params["half"] * x, samples=samples, variance=jnp.ones_like)
+
+
 def runner_of(method, config, params, mesh):
     """What runs a method, by its name."""
     model = models.from_config(config, config.restore.precision)
+    model = model._replace(bind=simple) if params is HALF else model
     return runners.Runner(names.parse(method), runners.from_config(config), model, params, mesh)
 
 
@@ -161,10 +176,10 @@ def test_gmm_sees_a_whole_volume(config, params, mesh1, slices):
     np.testing.assert_allclose(other[::-1], x, rtol=1e-3, atol=1e-4)
 
 
-def test_pace_is_that_of_the_largest_batches(config, params, mesh1, slices, monkeypatch):
+def test_pace_is_that_of_the_largest_batches(config, mesh1, slices, monkeypatch):
     """Seconds of a batch over its iterations, compilation left out, and no smaller batch counted."""
     monkeypatch.setitem(runners.MICRO_BATCH, "cpu", 2)
-    runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
+    runner = runner_of("vae_lg_neural_tv", config, HALF, mesh1)
     join(runner(slices, np.ones(7, np.float32)))
     (first, seconds), (second, other) = runner.timed
     assert (first, second) == (4, 4)  # batches of four, the last slice padded
@@ -172,7 +187,7 @@ def test_pace_is_that_of_the_largest_batches(config, params, mesh1, slices, monk
     assert runner.pace() == (4, None)  # counted once
     runner.timed = [(4, 0.5), (2, 0.1), (4, 0.7), (4, 0.6)]
     assert runner.pace() == (4, 0.6)
-    other = runner_of("vae_reconstruction", config, params, mesh1)
+    other = runner_of("vae_reconstruction", config, HALF, mesh1)
     join(other(slices, np.ones(7, np.float32)))
     assert other.pace() == (4, None)  # no iterations
 
@@ -316,12 +331,12 @@ def test_devices_tell_each_other_nothing_while_slices_are_restored(config, param
     ("tolerance", "traced", "made"),
     [(1e3, True, 1), (0.0, False, 12)],  # everything stops after its first iteration; nothing does
 )
-def test_pace_counts_what_was_done(config, params, mesh1, slices, monkeypatch, tolerance, traced, made):
+def test_pace_counts_what_was_done(config, mesh1, slices, monkeypatch, tolerance, traced, made):
     """A batch that stops early is divided by the iterations of its slowest slice."""
     ticks = iter(range(0, 1000, 6))
     monkeypatch.setattr(runners.time, "perf_counter", lambda: next(ticks))
     config.restore.tolerance, config.restore.traced, config.restore.iterations = tolerance, traced, 12
-    runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
+    runner = runner_of("vae_lg_neural_tv", config, HALF, mesh1)
     _, trace = join(runner(slices, np.ones(7, np.float32)))
     taken = runner.taken(trace)
     assert (taken == made).all() if traced else taken is None
@@ -456,11 +471,11 @@ def limit_memory(runner, most, log, message="RESOURCE_EXHAUSTED: Out of memory a
 
 
 @pytest.mark.parametrize(("most", "tried"), [(3, [12, 6, 3, 3, 3]), (1, [12, 6, 3, 2, *[1] * 7])])
-def test_out_of_memory_halves_the_micro_batch(config, params, mesh1, slices, caplog, most, tried):
+def test_out_of_memory_halves_the_micro_batch(config, mesh1, slices, caplog, most, tried):
     config, log, method = settings(config, 0), [], names.parse("vae_lg_neural_tv")
-    reference, _ = run(method.name, config, params, mesh1, slices)
+    reference, _ = run(method.name, config, HALF, mesh1, slices)
     caplog.clear()
-    runner = runner_of(method.name, config, params, mesh1)
+    runner = runner_of(method.name, config, HALF, mesh1)
     limit_memory(runner, most, log)
     x, trace = join(runner(slices, np.ones(7, np.float32)))
     assert sorted(log, reverse=True) == tried  # two are in flight at a time
@@ -471,10 +486,10 @@ def test_out_of_memory_halves_the_micro_batch(config, params, mesh1, slices, cap
     assert all("out of device memory" in line and "Roundings may differ" in line for line in lines)
 
 
-def test_out_of_memory_in_a_later_batch(config, params, mesh1, slices, monkeypatch):
+def test_out_of_memory_in_a_later_batch(config, mesh1, slices, monkeypatch):
     monkeypatch.setitem(runners.MICRO_BATCH, "cpu", 4)
     config, method = settings(config, 4), names.parse("vae_lg_neural_tv")
-    runner = runner_of(method.name, config, params, mesh1)
+    runner = runner_of(method.name, config, HALF, mesh1)
     reference, _ = join(runner(slices, np.ones(7, np.float32)))
     batches = runner(slices, np.ones(7, np.float32))
     first, _ = next(batches)
@@ -550,8 +565,8 @@ def subject():
 
 
 @pytest.mark.parametrize("name", ["intensity", "vae_lg_neural_tv"])
-def test_change_on_the_scan_s_own_grid(config, params, mesh1, subject, name):
-    runner = runner_of(name, config, params, mesh1)
+def test_change_on_the_scan_s_own_grid(config, mesh1, subject, name):
+    runner = runner_of(name, config, HALF, mesh1)
     _, change, traces, *_ = restore_scan(runner, subject, 1.0)
     assert change.shape == subject.image.data.shape
     assert change.dtype == np.float32
@@ -593,9 +608,9 @@ def test_intensity_change_is_the_z_score_in_its_place(config, params, mesh1, axi
     assert np.corrcoef(change[shown], ramp[shown])[0, 1] > 0.97
 
 
-def test_a_diverging_restoration_is_an_input_error(config, params, mesh1, subject):
+def test_a_diverging_restoration_is_an_input_error(config, mesh1, subject):
     config = settings(config, 4, iterations=40, rate=1e30)
-    runner = runner_of("vae_lg_neural_tv", config, params, mesh1)
+    runner = runner_of("vae_lg_neural_tv", config, HALF, mesh1)
     with pytest.raises(InputError, match=r"made: its restoration diverged in \d+ slices.*learning_rate"):
         restore_scan(runner, subject, 1.0)
 
