@@ -31,7 +31,16 @@ def nothing_known(values, classes=3):
 def fit(values, mask=None, priors=None, **settings):
     mask = np.ones_like(values) if mask is None else mask
     priors = nothing_known(values) if priors is None else priors
-    return jax.device_get(jax.jit(functools.partial(gmm.fit, **settings))(values, mask, priors))
+    return jax.device_get(fitting(**settings)(values, mask, priors))
+
+
+@functools.cache
+def fitting(**settings):
+    """A compiled fit."""
+    return jax.jit(functools.partial(gmm.fit, **settings))
+
+
+initial, distance = jax.jit(gmm.initial, static_argnums=2), jax.jit(gmm.distance)
 
 
 def check(actual, desired, **tolerance):
@@ -43,7 +52,7 @@ def check(actual, desired, **tolerance):
 @pytest.mark.parametrize("iterations", [1, 100])
 def test_plain_em_is_that_of_scikit_learn(iterations):
     values, _ = draw(3000)
-    start = jax.device_get(gmm.initial(values, np.ones_like(values), 3))
+    start = jax.device_get(initial(values, np.ones_like(values), 3))
     oracle = GaussianMixture(
         3,
         tol=0,
@@ -60,7 +69,7 @@ def test_plain_em_is_that_of_scikit_learn(iterations):
 
 def test_start_is_a_cut_into_equal_parts():
     values = np.random.default_rng(0).permutation(np.arange(9, dtype=np.float32))
-    mixture = gmm.initial(np.append(values, [50, -50]), np.append(np.ones(9, np.float32), [0, 0]), 3)
+    mixture = initial(np.append(values, [50, -50]), np.append(np.ones(9, np.float32), [0, 0]), 3)
     check(mixture, ([1 / 3] * 3, [1, 4, 7], [np.var(values) / 9] * 3), rtol=1e-6)
 
 
@@ -129,7 +138,7 @@ def test_robust_em_by_numpy(atlas):
     if atlas:
         priors = np.random.default_rng(1).uniform(0, 1, priors.shape).astype(np.float32)
         priors[2, :60] = 0  # half of the voxels cannot be of the last class
-    start = gmm.initial(values, np.ones_like(values), 3)
+    start = initial(values, np.ones_like(values), 3)
     expected = em_in_numpy(values, priors, kappa, start, 4)
     check(fit(values, priors=priors, kappa=kappa, iterations=4), expected, rtol=1e-4, atol=1e-5)
 
@@ -147,7 +156,7 @@ def test_a_voxel_is_of_no_class_that_its_priors_exclude():
     mixture = fit(values, priors=priors)
     check(mixture, fit(values[:2000]), rtol=0.02)
     others = [abs(3 - mixture.means[k]) / np.sqrt(mixture.variances[k]) for k in range(2)]
-    np.testing.assert_allclose(gmm.distance(values, priors, mixture)[2000:], min(others), rtol=1e-5)
+    np.testing.assert_allclose(distance(values, priors, mixture)[2000:], min(others), rtol=1e-5)
 
 
 @pytest.mark.parametrize("values", [np.zeros(50), np.repeat([-1.0, 1.0], 25), np.zeros(0)])
@@ -158,15 +167,15 @@ def test_degenerate_volumes(values):
     mixture = fit(padded, mask)
     assert all(np.isfinite(part).all() for part in mixture)
     assert (mixture.variances >= np.float32(gmm.VARIANCE_FLOOR)).all()
-    found = gmm.distance(padded, nothing_known(padded), mixture)[: len(values)]
+    found = distance(padded, nothing_known(padded), mixture)[: len(values)]
     np.testing.assert_allclose(found, 0, atol=0.1)
 
 
 def test_distance_to_the_nearest_class():
     mixture = Mixture(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.0, 4.0, 9.0]), jnp.array([1.0, 0.25, 1.0]))
     values = jnp.array([-2.0, 0.5, 2.5, 3.5, 4.0, 9.0])  # nobody is of the third class
-    np.testing.assert_allclose(gmm.distance(values, jnp.ones((3, 6)), mixture), [2, 0.5, 2.5, 1, 0, 9], rtol=1e-6)
+    np.testing.assert_allclose(distance(values, jnp.ones((3, 6)), mixture), [2, 0.5, 2.5, 1, 0, 9], rtol=1e-6)
     priors = jnp.array([[0.9], [0.1], [0.0]]) * jnp.ones((3, 6))  # to be of the second class costs 2 log 9
     costly = [np.hypot(3, np.sqrt(2 * np.log(9))), np.hypot(1, np.sqrt(2 * np.log(9))), np.sqrt(2 * np.log(9)), 9]
     expected = [2, 0.5, 2.5, min(3.5, costly[1]), min(4, costly[2]), 9]
-    np.testing.assert_allclose(gmm.distance(values, priors, mixture), expected, rtol=1e-6)
+    np.testing.assert_allclose(distance(values, priors, mixture), expected, rtol=1e-6)

@@ -89,18 +89,20 @@ def install(folder: pathlib.Path, monkeypatch, name: str, body: str) -> None:
     """Puts a tool on the PATH: a Python script that finds its arguments in `options`, by flag."""
     tool = folder / name
     options = "options = dict(zip(sys.argv[1::2], sys.argv[2::2])) if len(sys.argv) % 2 else {}"
-    loads = "import nibabel, numpy, os, pathlib, sys"
+    loads = "import pathlib, sys"
     tool.write_text(f"#!{sys.executable}\n{loads}\n{options}\n{body}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
 
 
 SYNTHSTRIP = """
+import nibabel, numpy
 scan = nibabel.load(options["-i"])
 mask = (scan.get_fdata() > 50).astype(numpy.uint8)
 nibabel.save(nibabel.Nifti1Image(mask, scan.affine), options["-m"])
 """
 HD_BET = """
+import nibabel, numpy
 words = sys.argv[1:]
 assert "--save_bet_mask" in words and "--no_bet_image" in words
 scan = nibabel.load(words[words.index("-i") + 1])
