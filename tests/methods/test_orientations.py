@@ -25,7 +25,7 @@ ORIENTATIONS = ["".join(codes) for order in itertools.permutations(AXES) for cod
 def detector(mesh1) -> Detector:
     """The method mirror_tv3d with made-up lambda and thresholds, on coarse slices."""
     method, prepared = names.parse("mirror_tv3d"), recipe.bare(Grid(32, 32, 6.0), (-2.0, 1.5))
-    settings = Settings(0, "float32", 0, gmm.Settings(), closed_steps=10, mirror_variance=0.5)
+    settings = Settings(0, "float32", 0, gmm.Settings(), closed_steps=3, mirror_variance=0.5)
     runner = Runner(method, settings, None, {}, mesh1)
     about = {"Method": method.name, "Score": "positive", "Thresholds": {"0.01": 0.5}, "MaskRate": "0.01"}
     return Detector(method, Trained({}, "w", "nothing", frozenset(), prepared), runner, 0.2, 1, about)
