@@ -230,7 +230,7 @@ def test_trace_holds_the_data_term_before_the_step(name):
     run = functools.partial(
         restore, y, prior=fixed(normal(*SHAPE, seed=1), np.ones(SHAPE, np.float32)), data_term=DATA_TERMS[name]
     )
-    cost = jax.jit(DATA_TERMS[name])
+    cost = jax.jit(lambda x, y: DATA_TERMS[name](x, y))
     _, trace = run(iterations=4)
     assert trace.data_term[0] == 0
     for i in (1, 2, 3):
