@@ -4,6 +4,8 @@
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --labels=PATIENTS --output=runs/cohort
 #   bash launch/gpu.sh --healthy=HEALTHY --patients=PATIENTS --dry_run
 #
+#   --config.train.precision=tensorfloat32 --config.restore.precision=tensorfloat32
+#                      computes networks faster than in float32, on GPUs from Ampere on; see docs/cluster.md
 #   --gpus=N           takes N GPUs (default: those of CUDA_VISIBLE_DEVICES, or all)
 #   --cuda=12|13|12-volta    which CUDA to install (default: the newest that driver and GPUs know)
 #

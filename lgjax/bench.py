@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from lgjax.cli import app
+from lgjax.cli import app, opening
 from lgjax.runtime import files
 from lgjax.speed import contestants, record
 from lgjax.speed.tables import markdown
@@ -33,6 +33,8 @@ def main(words: Sequence[str] = ()) -> int | None:
     config = values.config
     settings, names = contestants.from_config(config), contestants.choose(values.method)
     mesh = app.start()
+    for line in opening.faster(mesh, {"precision": config.precision}):
+        app.say(line)
     output = pathlib.Path(values.output or f"benchmarks/{config.name}_{mesh.devices.flat[0].platform}.json")
     entrants = contestants.entrants(settings, names, mesh)
     app.say(f"what is measured so far, after every turn: {_incomplete(output)}")

@@ -61,6 +61,8 @@ def participant(options: Options, scans: Listing[Subject]) -> int:
     if app.speaks():
         app.say(f"{opening.scans(inputs, len(scans.found))}; {opening.taken(config, workdir, [name])}")
     with app.joined() as mesh:
+        for line in opening.restoring(mesh, config, workdir, [name]):
+            app.say(line)
         hosts.first_alone(preparation.begin, config, workdir)
         before = restorations.checked_place(folder, name, scans.found, inputs)
         detector = calibrated.from_config(config, workdir, name, mesh)

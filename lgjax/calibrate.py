@@ -8,7 +8,7 @@ Writes <workdir>/calibration/<method>.json. Thresholds are taken at the scans' o
 that lgjax.restore takes.
 
 On several hosts that share the folders, start the same command on each with --coordinator, --hosts and --host, as
-lgjax.train; every host restores its share of the scans, and the thresholds are those of one host to the bit.
+lgjax.train; every host restores its share of the scans. On CPUs, the thresholds are those of one host to the bit.
 """
 
 import pathlib
@@ -42,6 +42,8 @@ def main(words: Sequence[str] = ()) -> None:
     if app.speaks():
         introduce(config, workdir)
     with app.joined() as mesh:
+        for line in opening.restoring(mesh, config, workdir, [method.name for method in chosen]):
+            app.say(line)
         hosts.first_alone(preparation.begin, config, workdir)
         calibrate = procedure.from_config(config, workdir, mesh)
         for method in chosen:

@@ -101,6 +101,8 @@ def main(words: Sequence[str] = ()) -> int:
     if app.speaks():
         app.say(f"{opening.scans(shown, len(scans.found))}; {opening.taken(config, workdir, names)}")
     with app.joined() as mesh:
+        for line in opening.restoring(mesh, config, workdir, names):
+            app.say(line)
         hosts.first_alone(preparation.begin, config, workdir)
         places = [(name, folder / name if whole or len(names) > 1 else folder) for name in names]
         return restore(config, workdir, mesh, places, scans, inputs)

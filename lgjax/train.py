@@ -6,8 +6,8 @@
 Writes config.json, preprocessing.json, checkpoints/, metrics.jsonl, TensorBoard scalars, curves.png and sample
 reconstructions into the work directory. Every checkpoint is validated on slices of the calibration subjects; the newest
 two and the best are kept, and the best is what is calibrated and what restores. Run again, it goes on from the last
-valid checkpoint, to the same end as without the interruption. Ctrl-C and SIGTERM (exit codes 130 and 143) write a
-checkpoint after the step that is being taken.
+valid checkpoint, on CPUs to the same bits as without the interruption. Ctrl-C and SIGTERM (exit codes 130 and 143)
+write a checkpoint after the step that is being taken.
 
 On several hosts, start the same command on each; batches are split over all their devices, and the folders of --workdir
 and --config.data.source are shared by the hosts, of which the first one writes:
@@ -281,6 +281,9 @@ def main(words: Sequence[str] = ()) -> None:
     app.join()
     mesh = app.start(threads=None)  # no promise of equal bits slows training down
     with hosts.one_voice():
+        precisions = {f"{part}.precision": config[part].precision for part in ("train", "restore")}
+        for line in opening.faster(mesh, precisions):
+            app.say(line)
         train(config, workdir, mesh)
         print(f"trained: {workdir}. Next: python -m lgjax.calibrate --workdir={workdir}")
 

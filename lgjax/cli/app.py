@@ -154,9 +154,7 @@ def _exit_code(error: Exception) -> int | None:
     """Returns the exit code of a fault that a user can mend; None for a bug."""
     if isinstance(error, LgjaxError):
         return error.exit_code
-    if isinstance(error, MemoryError) or devices.is_out_of_memory(error) or devices.is_taken(error):
-        return EnvironmentFault.exit_code
-    if hosts.is_lost(error):
+    if isinstance(error, MemoryError) or devices.lacks_memory(error) or hosts.is_lost(error):
         return EnvironmentFault.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFault.exit_code

@@ -2,16 +2,23 @@
 
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import jax
 from absl import flags
 
+from lgjax.methods.names import parse
+from lgjax.runtime import devices
 from lgjax.runtime.counting import counted
 from lgjax.scans.finding import series
 from lgjax.scans.sources import is_phantom
 from lgjax.workdir import calibrations, experiment
 from lgjax.workdir.recorded import RELEASED, SHIPPED, is_released
 
+PUBLISHED = (  # see `models.precision`, where the bound is
+    "lgjax's published times of GPUs are in it, and maps of vae_lg_neural_tv change by less than .01 standard "
+    "deviations of the brain on average (emulated)"
+)
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
 
 
@@ -73,6 +80,27 @@ def untrained(workdir: pathlib.Path, subjects: int | None, source: str = "") -> 
     if not source:
         return f"no model; thresholds from {counted(subjects, 'synthetic healthy brain')}, shipped"
     return f"no model: {workdir}, thresholds from {counted(subjects, 'healthy scan')} of {source}"
+
+
+def restoring(mesh: jax.sharding.Mesh, config, workdir: pathlib.Path, methods: Sequence[str]) -> list[str]:
+    """Lists what `faster` says of a restoration; nothing of a released model, whose thresholds are of one precision."""
+    if is_released(workdir) or not any(parse(method).model for method in methods):
+        return []
+    return faster(mesh, {"restore.precision": config.restore.precision})
+
+
+def faster(mesh: jax.sharding.Mesh, precisions: Mapping[str, str]) -> list[str]:
+    """Lists the line that a GPU computes networks faster than in float32; no line where it does so already, or cannot.
+
+    Args:
+      mesh: the devices.
+      precisions: of networks, by the name of their config value.
+    """
+    asked = [f"--config.{name}=tensorfloat32" for name, value in precisions.items() if value == "float32"]
+    if not asked or not devices.rounds_products(mesh.devices.flat[0]):
+        return []
+    alike = "; calibrate and restore with the same value" if "restore.precision" in precisions else ""
+    return [f"precision: float32, the paper's. This GPU is faster with {' '.join(asked)}: {PUBLISHED}{alike}"]
 
 
 def age(workdir: pathlib.Path) -> str:

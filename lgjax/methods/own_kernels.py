@@ -57,7 +57,7 @@ def trusted(
     try:
         found = jax.device_get(traced.lower().compile()(params, x))
     except Exception as error:
-        if devices.is_out_of_memory(error) or devices.is_taken(error):
+        if devices.lacks_memory(error):
             raise
         LOG.warning(REFUSED)
         return ()

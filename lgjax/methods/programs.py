@@ -67,7 +67,7 @@ class Programs:
 
         A driver makes a graph when the graph is first run, so it refuses there, in words of its own.
         """
-        if not self.graphs or devices.is_out_of_memory(error):
+        if not self.graphs or devices.lacks_memory(error):
             return False
         self.graphs, self.function, self.compiled = False, self._function(False), {}
         LOG.warning(GRAPH_REFUSED)
@@ -81,7 +81,7 @@ class Programs:
             try:
                 return self._compiled(fused, graphs, given)
             except Exception as error:
-                if devices.is_out_of_memory(error) or devices.is_taken(error):
+                if devices.lacks_memory(error):
                     raise
         return self._compiled(*least, given)
 

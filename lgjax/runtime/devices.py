@@ -3,6 +3,7 @@
 import collections
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,6 +61,11 @@ def is_out_of_memory(error: Exception) -> bool:
 def is_taken(error: Exception) -> bool:
     """Returns whether a GPU could not be begun with, as where another process holds its memory."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _TAKEN)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Returns whether the memory of a device is exhausted or another process's, for which no program is to blame."""
+    return is_out_of_memory(error) or is_taken(error)
 
 
 def start(wanted: str = "auto", threads: int | None = THREADS) -> Mesh:
@@ -151,6 +157,12 @@ def describe(devices: Sequence[jax.Device]) -> str:
     if devices[0].platform == "cpu":
         kind = f"cpu with {os.cpu_count()} cores"
     return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+def rounds_products(device: jax.Device) -> bool:
+    """Returns whether a device has TensorFloat-32, as NVIDIA's GPUs have from Ampere (compute capability 8.0) on."""
+    found = re.fullmatch(r"(\d+)\.\d", getattr(device, "compute_capability", ""))  # gfx90a and the like are AMD's
+    return device.platform == "gpu" and found is not None and int(found[1]) >= 8
 
 
 def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -444,6 +444,7 @@ def test_calibration_belongs_to_its_config_and_weights(config, tmp_path):
         ("restore.tolerance", 0.1),
         ("restore.samples_est", 5),
         ("restore.precision", "bfloat16"),
+        ("restore.precision", "tensorfloat32"),
         ("model.variance_floor", 0.5),
         ("data.spacing", 9.0),
         ("seed", 8),
