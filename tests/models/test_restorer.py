@@ -78,12 +78,17 @@ def of_400(part):
     return part[np.arange(400) % len(part)]
 
 
+def corruptions(x, other, mask):
+    """400 corruptions of a slice, [16, 16, 1], beside another one."""
+    given = (of_400(part[None]) for part in (x, other, mask))
+    return np.asarray(corrupt(jax.random.split(jax.random.key(0), 400), *given))
+
+
 @pytest.fixture(scope="module")
 def corrupted():
     """A healthy slice and its mask, [16, 16, 1], and 400 corruptions of the slice."""
     x, mask = toy(2, 0)
-    given = (of_400(part) for part in (x[:1], x[1:], mask[:1]))
-    return x[0], mask[0], np.asarray(corrupt(jax.random.split(jax.random.key(0), 400), *given))
+    return x[0], mask[0], corruptions(x[0], x[1], mask[0])
 
 
 def test_outside_the_brain_nothing_changes_and_some_slices_stay_healthy(corrupted):
@@ -101,6 +106,17 @@ def test_anomalies_are_brighter_or_darker_and_seldom_the_same(corrupted):
     assert (change < -0.7).any(axis=1).mean() > 0.15
     assert change.mean() > 0  # shifts are bright rather than dark
     assert np.ptp(change.std(axis=0)) < 0.5  # every place is as often ill
+
+
+def test_in_some_anomalies_the_tissue_of_another_slice_replaces_a_share_of_the_tissue():
+    """The share is how much is seen of a change of the other slice. Of three blobs each swaps with .45 x .5."""
+    (x, _), (mask, _) = toy(2, 0)
+    unmoved, *moved = (corruptions(x, x + change, mask) for change in (0, 1, -2))
+    share, again = ((seen - unmoved) / change for seen, change in zip(moved, (1, -2), strict=True))
+    np.testing.assert_allclose(share, again, atol=1e-5)
+    assert share.min() > -1e-5
+    assert 0.7 < share.max() < 1 + 1e-5
+    assert 0.2 < (share.max(axis=(1, 2, 3)) > 0.1).mean() < 1 - (1 - 0.45 * 0.5) ** 3
 
 
 def test_blobs_lie_on_both_sides_as_often_as_is_said():
