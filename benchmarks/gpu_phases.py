@@ -77,7 +77,7 @@ def phases(device: str, smoke: bool) -> list[Phase]:
     tiny = ("--smoke", "--repeats=1", "--modes=eager_channels_last") if smoke else ()
     slices = ("--slices=2", "--smoke", "--repeats=1") if smoke else ("--slices=64",)
     convolutions = ("benchmarks/convolutions.py", f"--device={device}", f"--output={OUTPUT}", *slices)
-    forms, programs = "--seconds=5" if smoke else "--seconds=45", "--longer=1" if smoke else "--longer=20"
+    forms, programs = "--seconds=1" if smoke else "--seconds=45", "--longer=1" if smoke else "--longer=20"
     maps = ("benchmarks/gpu_maps.py", f"--device={device}", f"--output={OUTPUT}", *["--smoke"] * smoke)
     levers = [
         Phase(f"lever_{name}", 40, (*bench, one, untrained, *quick, *value), flags)

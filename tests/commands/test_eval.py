@@ -14,6 +14,7 @@ import measured
 import numpy as np
 import pytest
 from absl import flags
+from matplotlib import figure
 from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -36,6 +37,18 @@ KINDS = {"sub-01": "glioma", "sub-02": "glioma", "sub-03": "ms", "sub-04": "heal
 
 
 PAIRS = measured.settings(least_subjects=2)  # intervals of the few subjects that there are
+
+
+@pytest.fixture
+def drawn():
+    """For a test that has its figures drawn."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Figures are made, but not drawn, which takes half of the time, unless a test asks for `drawn`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
 
 
 def run_evaluation(folders, labels, output, settings=PAIRS, **named) -> int:
@@ -122,6 +135,7 @@ def sidecar_of(predictions, name):
     return predictions / name / "anat" / f"{name}_space-orig_desc-anomaly_T2w.json"
 
 
+@pytest.mark.usefixtures("drawn")
 def test_one_method_end_to_end(folders, capsys):
     predictions, labels, output = folders
     assert run_evaluation([predictions], str(labels), output) == 0
@@ -577,6 +591,7 @@ def write_methods(tmp_path, labels, *names):
     return folders
 
 
+@pytest.mark.usefixtures("drawn")
 def test_methods_stand_in_the_papers_order_and_are_compared(folders, tmp_path):
     _, labels, output = folders
     names = ("intensity", "vae_lg_neural_tv", "gmm", "dae_reconstruction")
@@ -670,6 +685,7 @@ def test_one_method_twice_is_told_apart_by_folder(folders, tmp_path):
     }
 
 
+@pytest.mark.usefixtures("drawn")
 def test_pictures_are_radiological(folders):
     predictions, labels, _ = folders
     (first, *_) = sources.find(str(labels))
