@@ -50,7 +50,7 @@ def start(folder: pathlib.Path, command: Sequence[str], hosts: int = 2) -> list[
         free.bind(("localhost", 0))
         flags = f"--coordinator=localhost:{free.getsockname()[1]}", f"--hosts={hosts}"
     return [
-        Forked([*command, *flags, f"--host={host}"], folder / f"out{host}", err=folder / f"err{host}", optimised=False)
+        Forked([*command, *flags, f"--host={host}"], folder / f"out{host}", err=folder / f"err{host}")
         for host in range(hosts)
     ]
 

@@ -266,7 +266,8 @@ def test_two_hosts_share_the_scans_and_the_first_speaks(raw, tmp_path):
 
 def test_a_shell_gets_the_same(raw, tmp_path):
     out = tmp_path / "out"
-    said = ok(typed("bids", raw, out, "participant", "--method", "mirror_tv3d", "--participant-label", "03"))
+    words = ["participant", "--method", "mirror_tv3d", "--participant-label", "03"]
+    said = ok(typed("bids", raw, out, *words, optimised=True))
     assert "1 restored, 0 finished before, 0 failed of 1 scan" in said.stdout
     (path,) = out.rglob("*desc-anomaly_T2w.json")
     assert json.loads(path.read_text())["Sources"] == [f"bids:raw:{SCANS[3]}.nii.gz"]

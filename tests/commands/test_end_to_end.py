@@ -17,16 +17,17 @@ from conftest import ONE_DEVICE, ROOT, TINY
 from lgjax.scans import nifti, phantom
 
 
-def lgjax(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+def lgjax(binary: str, *arguments, cwd=ROOT, optimised: bool = False) -> subprocess.CompletedProcess:
     """Runs a binary as from a shell into log files, which no carriage return may reach."""
-    result = server.run(binary, *arguments, folder=cwd)
+    result = server.run(binary, *arguments, folder=cwd, optimised=optimised)
     assert "\r" not in result.stdout + result.stderr
     return result
 
 
-def typed(binary: str, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+def typed(binary: str, *arguments, cwd=ROOT, optimised: bool = False) -> subprocess.CompletedProcess:
     """Types a binary in a shell, where nothing is imported yet; takes three seconds longer than `lgjax`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not optimised).lower()
     command = [sys.executable, "-m", f"lgjax.{binary}", *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, timeout=900)
     assert b"\r" not in result.stdout + result.stderr

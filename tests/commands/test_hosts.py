@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import pytest
 import together
 
 from configs import detection
@@ -32,15 +33,15 @@ def record(workdir: pathlib.Path) -> dict:
     return found
 
 
+@pytest.mark.usefixtures("optimised")  # as the hosts are
 def test_two_hosts_calibrate_as_one_process_with_eight_devices(mesh8, tmp_path):
     config, one, two = detection.get_config("smoke"), tmp_path / "one", tmp_path / "two"
     config.update_from_flattened_dict(TINY)
     values = [f"--config.{name}={value}" for name, value in TINY.items()]
     command = ["calibrate", "--config=detection:smoke", *values, f"--method={METHOD}", f"--workdir={two}"]
-    processes = together.start(tmp_path, command)
     preparation.begin(config, one)
     procedure.from_config(config, one, mesh8)(names.parse(METHOD))
-    (code, out, err), others = together.finish(processes)
+    (code, out, err), others = together.finish(together.start(tmp_path, command))
     assert code == 0, err
     assert others == (0, "", "")  # the first host alone speaks
     assert f"calibrated: {METHOD} -> {two / 'calibration'}" in out

@@ -50,7 +50,7 @@ class Binary(NamedTuple):
 
     flags: tuple[str, ...]  # {workdir} stands for a trained work directory
     image: str  # entities
-    picture: str = ""  # what draws the picture of a subject, and takes most of the time
+    picture: str  # what draws the picture of a subject, and takes most of the time
 
 
 BINARIES = {
@@ -67,6 +67,7 @@ BINARIES = {
             "--config.histogram.match=False",
         ),
         "desc-preproc_T2w",
+        "lgjax.preparation.mosaic.mosaic",
     ),
 }
 
@@ -129,9 +130,9 @@ def workdir(tmp_path_factory, experiments):
     config.data.height = config.data.width = 32
     config.data.spacing = 1.0
     config.data.calibration_subjects = 1
-    config.model.channels = (4, 8)
+    config.model.channels = (4,)
     config.model.latent_channels = 4
-    config.model.variance_channels = (4, 8, 4)
+    config.model.variance_channels = (4, 4)
     folder = tmp_path_factory.mktemp("workdir")
     experiment.record(config, folder)
     checkpoints.save(

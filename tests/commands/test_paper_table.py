@@ -1,5 +1,6 @@
 """docs/paper_table.md, as a user types it: every command of the page, and every file that it promises."""
 
+import functools
 import json
 import re
 import shlex
@@ -28,7 +29,8 @@ def commands(tmp_path_factory):
             nib.save(image, folder / "scans" / f"P{number + 1}{name}.nii.gz")
     lines = [line for block in blocks(PAGE, "bash") for line in block.splitlines()]
     assert [line.split()[:2] for line in lines] == [["lgjax", door] for door in ("restore", "restore", "eval")]
-    runs = zip((lgjax, lgjax, typed), lines, strict=True)
+    quick = functools.partial(lgjax, optimised=True)
+    runs = zip((quick, quick, typed), lines, strict=True)
     return folder, [ok(run(*shlex.split(line)[1:], cwd=folder)) for run, line in runs]
 
 

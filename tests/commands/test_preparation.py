@@ -311,8 +311,9 @@ def test_a_recipe_without_a_histogram_matches_none(tmp_path):
 def test_train_calibrate_and_restore_on_a_prepared_cohort(raw, first, tmp_path):
     """The whole path; a patient gives the same map raw and prepared."""
     folder, work = first[0], tmp_path / "w"
-    tiny = ["data.height=16", "data.width=16", "data.spacing=2.0", "model.channels=(4,8)", "model.latent_channels=4"]
+    tiny = ["data.height=16", "data.width=16", "data.spacing=2.0", "model.channels=(4,)", "model.latent_channels=4"]
     tiny += ["train.batch_size=4", "train.steps=2", "train.log_every=1", "train.checkpoint_every=2", "data.workers=1"]
+    tiny += ["model.variance_channels=(4,4)"]
     config = [f"--config.{word}" for word in (f"data.source={folder}", *tiny)]
     patients, made = tmp_path / "patients", tmp_path / "made"
     patient = images.save(patients / "p.nii.gz", scan(20))
