@@ -1,14 +1,16 @@
 """Asks a GPU all that is to be known of speed there, in one go: the phases of benchmarks/gpu_phases.py.
 
     bash launch/gpu.sh bench                             # 8 minutes at most, into runs/gpu; again for what is left
+    bash launch/gpu.sh bench --seconds=900               # 15 minutes at most
     bash launch/gpu.sh bench --device=cpu --smoke        # tiny sizes, into runs/tiny, to see that every phase works
     bash launch/gpu.sh bench --dry_run                   # prints the commands
 
 Each phase is a process of its own, ended at its limit, and stops no other. DIR/all.json is written anew after each: it
-holds all records, and what they were measured on; another device, version or size wants another DIR. DIR/PHASE.log is
-what a phase printed, DIR/cache what compilers found out. The same command again does what is left, first the phases
-that never began, and a phase begins only while half of its limit is left. Exit codes: 0, all complete; 2, wrong words
-or DIR; 3, some phases are not complete; 4, no such device; 129, 130 and 143, signals.
+holds all records, what an ended phase had measured too, and what they were measured on. Another device, version or
+size wants another DIR. DIR/PHASE.log is what a phase printed, DIR/cache what compilers found out. The same command
+again does what is left, first the phases that never began, and a phase begins only while half of its limit is left.
+Exit codes: 0, all complete; 2, wrong words or DIR; 3, some phases are not complete; 4, no such device; 129, 130 and
+143, signals.
 """
 
 import argparse
@@ -28,7 +30,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import gpu_records
 from benchmarks.gpu_phases import AGREEMENT, OUTPUT, Phase, phases
-from benchmarks.gpu_summary import INCOMPLETE, summary
+from benchmarks.gpu_summary import summary
 from lgjax.runtime import places
 from lgjax.runtime.errors import EnvironmentFault, LgjaxError, UsageError
 
@@ -142,7 +144,7 @@ def part(phase: Phase, folder: pathlib.Path) -> pathlib.Path:
 def run(phase: Phase, folder: pathlib.Path, device: str, limit: float) -> Outcome:
     """Runs a phase in a process group of its own, at most `limit` seconds; what ends this program ends the group."""
     output, log = part(phase, folder), folder / f"{phase.name}.log"
-    output.unlink(missing_ok=True)
+    gpu_records.taken(output)
     began, late = time.perf_counter(), ""
     (folder / TUNED).mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as printed:
@@ -161,8 +163,7 @@ def run(phase: Phase, folder: pathlib.Path, device: str, limit: float) -> Outcom
             late = f"ended at its limit of {limit:.0f} s"
         finally:
             end(process)
-    record = gpu_records.record(output)
-    output.unlink(missing_ok=True)
+    record = gpu_records.taken(output)
     fault = late or (f"exit code {process.returncode}" if process.returncode else "")
     fault = fault or ("" if record is not None else "no record was written")
     return Outcome(noted(phase), time.perf_counter() - began, fault, gpu_records.said(log, bool(fault)), record)
@@ -212,7 +213,7 @@ def improves(outcome: Outcome, before: dict[str, Any] | None) -> bool:
         return False
     if outcome.record is None or before["record"] is None:
         return before["record"] is None
-    return len(outcome.record.get(INCOMPLETE, ())) <= len(before["record"].get(INCOMPLETE, ()))
+    return gpu_records.lacking(outcome.record) <= gpu_records.lacking(before["record"])
 
 
 def begun(known: dict[str, Any] | None) -> bool:
@@ -225,18 +226,27 @@ def ask(wanted: list[Phase], options, on: dict[str, str], known: dict[str, dict[
 
     Those that never began come first: else one that fails at its limit would take their time in every call.
     """
+
+    def keep(phase: Phase, outcome: Outcome) -> None:
+        if improves(outcome, known.get(phase.name)):
+            known[phase.name] = outcome._asdict()
+            gpu_records.write(options.output, on, known)
+
     left = []
     ordered = sorted(wanted, key=lambda phase: begun(known.get(phase.name)))
     for number, phase in enumerate(ordered, 1):
         print(f"[{number}/{len(wanted)}] {phase.name}: ", end="", flush=True)
-        before = known.get(phase.name)
+        before, began = known.get(phase.name), time.perf_counter()
         if before and not before["fault"] and not options.again:
             print("is complete (--again repeats it)", flush=True)
             continue
-        outcome = attempt(phase, options.output, options.device, until - time.perf_counter())
-        if improves(outcome, before):
-            known[phase.name] = outcome._asdict()
-            gpu_records.write(options.output, on, known)
+        try:
+            outcome = attempt(phase, options.output, options.device, until - began)
+        except SystemExit:  # a signal
+            found = gpu_records.taken(part(phase, options.output))
+            keep(phase, Outcome(noted(phase), time.perf_counter() - began, "ended by a signal", (), found))
+            raise
+        keep(phase, outcome)
         if outcome.fault:
             left.append(phase.name)
         print(f"{outcome.fault or 'complete'}, {outcome.seconds:.1f} s", flush=True)

@@ -68,14 +68,15 @@ def results(config, values: dict, params, slices: Slices, mesh) -> dict[str, np.
     config = config.copy_and_resolve_references()
     config.restore.update(values)
     model, restoration, said = models.from_config(config, config.restore.precision), runners.from_config(config), {}
-    for part in () if restoration.cuda_graphs else NETWORKS:
 
-        def ask(params, x, part=part):
-            with precision.matmul_precision(config.restore.precision):
-                return jax.vmap(getattr(model.bind(params), part))(x)
+    def ask(params, x):
+        networks = model.bind(params)
+        with precision.matmul_precision(config.restore.precision):
+            return {part: jax.vmap(getattr(networks, part))(x) for part in NETWORKS}
 
+    if not restoration.cuda_graphs:
         with convolutions.fusion(own_kernels.wanted(restoration)):  # our kernels themselves, where a variant has them
-            said[part] = jax.device_get(jax.jit(ask)(params, slices.y))
+            said = jax.device_get(jax.jit(ask)(params, slices.y))
     runner = runners.Runner(names.parse(METHOD), restoration, model, params, mesh)
     batches = runner(slices, np.ones(len(slices.y), np.float32))
     return {**said, "restored": np.concatenate([x for x, _ in batches])}

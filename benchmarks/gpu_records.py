@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from benchmarks.gpu_summary import INCOMPLETE
 from lgjax.runtime import files, places
 from lgjax.runtime.errors import UsageError
 
@@ -41,13 +42,30 @@ def write(folder: pathlib.Path, on: dict[str, str], phases: dict[str, dict[str, 
     files.atomic_write(folder / NAME, json.dumps({"what": what, ON: on, PHASES: phases}, indent=1) + "\n")
 
 
+def taken(output: pathlib.Path) -> dict[str, Any] | None:
+    """Takes away what a phase wrote, and returns the record; None where there is none.
+
+    Until all is measured, lgjax.bench writes beside its output.
+    """
+    paths = (output.with_suffix(".incomplete.json"), output)
+    found = [record(path) for path in paths]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return next((each for each in found if each is not None), None)
+
+
 def record(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a phase wrote; None where that is no record."""
+    """Returns what a file holds; None where that is no record."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def lacking(record: dict[str, Any]) -> tuple[int, int]:
+    """Counts what a record has not measured as often as asked, and how often all of that is still to be measured."""
+    return len(record.get(INCOMPLETE, ())), record.get("turns_left", 0)
 
 
 def said(log: pathlib.Path, failed: bool) -> tuple[str, ...]:

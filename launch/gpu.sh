@@ -11,7 +11,7 @@
 #
 # Asks one GPU all about speed, see launch/gpu_bench.sh:
 #
-#   bash launch/gpu.sh bench [--output=DIR] [--only=PHASES] [--patience=N] [--again] [--dry_run]
+#   bash launch/gpu.sh bench [--output=DIR] [--only=PHASES] [--seconds=N] [--patience=N] [--again] [--dry_run]
 #   bash launch/gpu.sh bench --device=cpu --smoke
 set -euo pipefail
 cd "$(dirname "$0")/.."

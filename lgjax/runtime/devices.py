@@ -75,12 +75,13 @@ def start(wanted: str = "auto", threads: int | None = THREADS) -> Mesh:
 
     Args:
       wanted: auto (the fastest), cpu, gpu or tpu.
-      threads: see `prepare_cpu`.
+      threads: see `prepare_cpu`; as many as there are cores where a gpu or tpu is wanted, which a CPU's bits do not
+        hang on.
 
     Raises:
       EnvironmentFault: the wanted device is not there, or not on every host.
     """
-    prepare_cpu(threads)
+    prepare_cpu(threads if wanted in ("auto", "cpu") else None)  # else fewer threads would compile for an accelerator
     devices = _found(wanted)
     jax.config.update("jax_compilation_cache_dir", str(files.cache_folder("xla")))
     counts = collections.Counter(device.process_index for device in devices)

@@ -78,6 +78,17 @@ def alive(group: int) -> bool:
     return any(int(fields[2]) == group and fields[0] != "Z" for fields in states)
 
 
+def test_what_a_phase_measured_before_its_limit_is_kept(asked, tmp_path):
+    """Beside its output, where lgjax.bench writes until all is measured; the next attempt begins anew."""
+    beside = "import pathlib, sys; pathlib.Path(sys.argv[1]).with_suffix('.incomplete.json').write_text('{}'); "
+    turns = f"{beside.format(json.dumps({'incomplete': ['a: 1 of 3 turns'], 'turns_left': 2}))} sys.exit(3)"
+    assert asked([Phase("p", 30, ("-c", turns, OUTPUT))]) == 3
+    assert kept(tmp_path)["p"]["record"]["turns_left"] == 2
+    assert not list((tmp_path / "out").glob("p.part*"))
+    assert asked([Phase("p", 30, ("-c", "", OUTPUT))]) == 3
+    assert kept(tmp_path)["p"]["record"]["turns_left"] == 2, "no record replaces none"
+
+
 def test_a_phase_that_fails_stops_no_other_and_is_told(asked, tmp_path, capsys):
     fails = writing("fails", tmp_path, f"{WRITES}; print('out of memory'); sys.exit(5)")
     silent = writing("silent", tmp_path, "pass")
@@ -142,7 +153,15 @@ def test_what_is_repeated_and_fails_takes_no_record_away(asked, tmp_path):
 
 @pytest.mark.parametrize(
     ("before", "after", "replaces"),
-    [({}, LACKING, 0), (LACKING, {}, 1), (LACKING, LACKING, 1), (LACKING, None, 0), (None, LACKING, 1)],
+    [
+        ({}, LACKING, 0),
+        (LACKING, {}, 1),
+        (LACKING, LACKING, 1),
+        (LACKING, None, 0),
+        (None, LACKING, 1),
+        ({**LACKING, "turns_left": 1}, {**LACKING, "turns_left": 2}, 0),
+        ({**LACKING, "turns_left": 2}, {**LACKING, "turns_left": 1}, 1),
+    ],
 )
 def test_of_two_records_of_a_phase_that_fails_the_one_that_lacks_less_stays(before, after, replaces):
     known, outcome = (gpu.Outcome("", 9.0, "ended at its limit of 9 s", record=record) for record in (before, after))
@@ -203,7 +222,9 @@ def test_all_phases_together_end_before_eight_minutes(monkeypatch, asked, tmp_pa
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_phase_too(tmp_path, number, code):
     noted = tmp_path / "group"
-    hanging = f"import os; open({str(noted)!r}, 'w').write(str(os.getpid())); {HANGS}"
+    part = tmp_path / "out" / "hangs.part.incomplete.json"
+    written = f"open({str(part)!r}, 'w').write('{{}}')"
+    hanging = f"import os; {written}; open({str(noted)!r}, 'w').write(str(os.getpid())); {HANGS}"
     program = (
         "from benchmarks import gpu; from benchmarks.gpu_phases import Phase; import signal, sys; "
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); gpu.measured_on = lambda _: {}; "
@@ -215,6 +236,8 @@ def test_a_signal_ends_the_phase_too(tmp_path, number, code):
         process.send_signal(number)
         assert process.wait(PATIENCE) == code
     until(lambda: not alive(int(noted.read_text())))
+    found = kept(tmp_path)["hangs"]
+    assert (found["fault"], found["record"]) == ("ended by a signal", {}), "what it had measured"
 
 
 def test_phases_that_never_began_come_before_those_that_failed(asked, tmp_path, capsys):
@@ -286,25 +309,23 @@ def test_phases_have_names_and_files_of_their_own():
     every = gpu_phases.phases("gpu", smoke=False)
     assert len({phase.name for phase in every}) == len(every)
     assert all(sum(OUTPUT in word for word in phase.words) == 1 for phase in every)
-    assert all(0 < phase.limit <= 150 for phase in every)
+    assert all(0 < phase.limit <= 200 for phase in every)
     assert all("--device=gpu" in phase.words for phase in every), "none measures a CPU in silence"
 
 
 def test_what_the_goals_are_about_is_asked_first():
-    """Maps, both precisions, both solvers, one graph, PyTorch's graphs, training: all in half of their limits."""
+    """Both precisions and solvers, training, maps, one graph, PyTorch's graphs: in a call, in half of their limits."""
     every = gpu_phases.phases("gpu", smoke=False)
     goals = [
-        "maps",
-        "restoration_bfloat16",
         "restoration_tensorfloat32",
+        "restoration_bfloat16",
+        "training_tensorfloat32",
+        "training_bfloat16",
+        "maps",
         "lever_graph_untraced",
         "lever_graph_untraced_bfloat16",
         "peers_tensorfloat32",
         "peers_bfloat16",
-        "training_tensorfloat32",
-        "training_bfloat16",
-        "peers_compiled_tensorfloat32",
-        "peers_compiled_bfloat16",
     ]
     assert [phase.name for phase in every][: len(goals)] == goals
     assert sum(phase.limit for phase in every[: len(goals)]) / 2 <= gpu.SECONDS - 2 * gpu.GRACE

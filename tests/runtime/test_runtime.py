@@ -314,6 +314,22 @@ def test_a_gpu_of_amd_is_a_gpu():
     assert size == "8"
 
 
+@pytest.mark.parametrize(("wanted", "threads"), [("gpu", None), ("tpu", None), ("auto", "4"), ("cpu", "4")])
+def test_where_an_accelerator_is_asked_for_all_cores_compile(monkeypatch, wanted, threads):
+    """No CPU restores there; where it may, the number of threads stays, on which its bits hang."""
+
+    def none(*_):
+        raise RuntimeError("no GPU/TPU found")
+
+    monkeypatch.setenv("NPROC", "")  # so that what is set here is undone
+    monkeypatch.delenv("NPROC")
+    monkeypatch.setattr(jax, "devices", none)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    with pytest.raises(EnvironmentFault):
+        runtime_devices.start(wanted)
+    assert os.environ.get("NPROC") == threads
+
+
 def test_mesh_and_words():
     mesh = runtime_devices.mesh()
     assert mesh.shape == {"data": len(jax.devices())}
