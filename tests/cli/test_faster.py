@@ -92,6 +92,17 @@ def test_a_command_says_what_is_faster_on_this_gpu(said, monkeypatch, command, w
     assert said(command, *words) == ([first + ALIKE * (command != "bench")] if asked else [])
 
 
+@pytest.mark.parametrize("command", ["calibrate", "restore", "bids"])
+def test_the_precision_that_training_recorded_is_that_of_calibration_and_restoration(
+    said, monkeypatch, tmp_path, trained_into, command
+):
+    monkeypatch.setattr(devices, "rounds_products", lambda _: True)
+    config = shrunk("vae")
+    config.restore.precision = "tensorfloat32"
+    trained_into(config, tmp_path / "w")
+    assert said(command) == []
+
+
 @pytest.mark.parametrize("command", WORK)
 def test_nothing_is_faster_on_a_cpu(said, command):
     assert said(command, *["--config.precision=float32"] * (command == "bench")) == []
