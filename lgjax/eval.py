@@ -61,9 +61,9 @@ def split(given: str) -> list[pathlib.Path]:
 
 
 def predictions(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Lists the folders of predictions that a name means: one method's, or those of several in one output folder."""
+    """Lists the folders of predictions that a name means: a folder with scans of its own, and all methods' in it."""
     several = [inner for inner in sorted(folder.glob("*")) if read.is_output(inner)]
-    return several if several and not any(names.places(folder)) else [folder]
+    return [folder, *several] if any(names.places(folder)) else several or [folder]
 
 
 def lesion_labels(given: Sequence[str] | None) -> tuple[float, ...]:

@@ -205,7 +205,7 @@ def rate_name(rate: str) -> str:
 
 def short_unit(score: str) -> str:
     """Returns the unit of an anomaly map as pictures and pages write it."""
-    return "multiples" if score == "relative" else "sd"
+    return "medians of |Y - X|" if score == "relative" else "sd"
 
 
 def lesions(rate: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lgjax.derivatives.sidecar import short_unit
 from lgjax.evaluation import published, records
 from lgjax.evaluation.measure import Result
 from lgjax.report import charts, tables, text
@@ -70,6 +71,8 @@ def render(
         undefined=undefined(results),
         failures=failures(results),
         fields=records.to_json,
+        unit=short_unit,
+        percentage=tables.percentage,
         words=text.describe,
     )
 
@@ -155,7 +158,8 @@ def pictured_subjects(results: Sequence[Result]) -> list[tuple[str, str]]:
             order = np.argsort([value or 0.0 for value in values], stable=True)
             for place, rank in _picks(len(group), several=len(results) > 1).items():
                 row, value = group[order[place]], values[order[place]]
-                number = f"{rank} {measure} of its group, {value:.3f}" if value is not None else ""
+                said = tables.percentage(value) if not lesion else tables.cell(value).text
+                number = f"{rank} {measure} of its group, {said}" if value is not None else ""
                 volume = f"{row.lesion_ml:.1f} mL of lesion" if lesion else "no lesion"
                 method = f" ({results[0].name})" if len(results) > 1 and number else ""
                 caption = ", ".join(part for part in (kind, volume, number + method) if part)

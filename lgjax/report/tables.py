@@ -394,7 +394,12 @@ def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 def achieved(found: Group, rate: str) -> Cell:
     """Returns the achieved false positive rate where a rate was asked, in percent."""
     value = found.dice[rate].achieved_fpr if rate in found.dice else None
-    return Cell(value, "–" if value is None else f"{100 * value:.2f} %")
+    return Cell(value, percentage(value))
+
+
+def percentage(share: float | None) -> str:
+    """Returns a share in per cent as text, "1.67 %" of 0.0167; of none, a dash."""
+    return "–" if share is None else f"{100 * share:.2f} %"
 
 
 def _dice_reader(rate: str) -> Callable[[Group], Cell]:

@@ -640,6 +640,17 @@ def test_an_output_of_several_methods_is_those_of_each(folders, tmp_path):
     assert door.predictions(tmp_path / "nothing") == [tmp_path / "nothing"]
 
 
+def test_methods_beside_scans_in_one_folder_are_evaluated_too(folders, tmp_path, monkeypatch):
+    """Of a folder in use, restore advises a folder for another method inside."""
+    upper, labels, output = folders
+    inner = [write_predictions(upper / name, labels, Method=name) for name in ("gmm", "mirror_tv3d")]
+    assert door.predictions(upper) == [upper, *inner]
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, f"--predictions={upper}", f"--labels={labels}", f"--output={output}") == 0
+    rows = json.loads((output / "table.json").read_text())["rows"]
+    assert {row["name"] for row in rows} == {"vae_lg_neural_tv", "gmm", "mirror_tv3d"}
+
+
 def test_every_system_of_the_papers_table_belongs_to_one_config():
     rows = {name: restore.rows(common.experiment(name, name, f"{name}_reconstruction")) for name in models.MODELS}
     papers = [entry.method for entry in published.TABLE1]

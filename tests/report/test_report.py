@@ -14,7 +14,7 @@ import pytest
 from tags import Tags
 
 from lgjax.derivatives.read import read_predictions
-from lgjax.derivatives.sidecar import Convergence, Search
+from lgjax.derivatives.sidecar import Convergence, Search, short_unit
 from lgjax.evaluation import compare, metrics, published, tally
 from lgjax.evaluation.measure import Case, Result
 from lgjax.evaluation.records import Dice, Timing
@@ -304,6 +304,24 @@ def test_rounded_scores_are_said(results, page):
     assert "24 of 32 bits" in rounded
     assert "0.0004" in rounded
     assert "of 32 bits" not in page
+
+
+def test_false_positive_rates_of_subjects_are_in_per_cent(results, page):
+    """As in the table above them, whose asked rates are in per cent as well."""
+    for row in (row for result in results for row in result.rows):
+        for rate in RATES:
+            assert f"<td>{100 * row.fpr[rate]:.2f} %</td>" in page
+    (caption,) = [text for _, text in pictured_subjects(results) if text.startswith("healthy")]
+    assert f"false positive rate of its group, {100 * results[0].rows[3].fpr['0.01']:.2f} %" in caption
+
+
+@pytest.mark.parametrize(("score", "unit"), [("relative", "medians of |Y - X|"), ("absolute", "sd")])
+def test_the_page_names_the_unit_of_a_score(results, score, unit):
+    assert short_unit(score) == unit
+    scored = results[0]._replace(metrics=dataclasses.replace(results[0].metrics, score=score))
+    text = render([scored], [Picture("sub-0", "glioma", b"")])
+    assert f"thresholds, {unit}<" in text
+    assert "in standard deviations of the brain" not in text
 
 
 def test_a_page_without_any_lesion(page):

@@ -71,7 +71,7 @@ def marks_of(figure):
 def test_a_picture_says_the_unit_of_its_map():
     brain = np.ones((20, 20), bool)
     panel = pictures.Panels(brain * 1.0, brain * 1.0, brain * 1.0, None, None, brain, 1.0)
-    for unit in ("sd", "multiples"):
+    for unit in ("sd", "medians of |Y - X|"):
         figure = scan_picture.scan_figure({"a": panel._replace(unit=unit)}, "")
         assert f"Anomaly, {unit}" in [text.get_text() for text in figure.texts]
 
