@@ -3,6 +3,7 @@
 Each runs as in the product, on synthetic slices, or on volumes of them where a method joins slices.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -70,13 +71,23 @@ def given(task: Task, count: int) -> Given:
 def prepare(runner: runners.Runner, arrays: Given) -> tuple[Compiled, float]:
     """Compiles a method as the product does, for its first batch or volume, and restores all; see `warm`.
 
+    What a device refuses when it restores, for lack of memory or as a CUDA graph, is compiled anew without.
+
     Returns:
       The compiled program, and the seconds of one run of it alone: nothing is brought to the devices or back.
     """
-    arguments = (runner.params, *_arguments(runner, arrays))
-    found = _compiled(runner, *arguments)
-    warm(runner, arrays)
-    return found, times.seconds(lambda: runner.programs.of(*arguments)(*arguments))
+    while True:
+        before, arguments = _form(runner), (runner.params, *_arguments(runner, arrays))
+        found = _compiled(runner, *arguments)
+        warm(runner, arrays)
+        if _form(runner) == before:
+            return found, times.seconds(functools.partial(found.program, *arguments))
+        runner.programs.restart(runner.micro)
+
+
+def _form(runner: runners.Runner) -> tuple[int, bool]:
+    """Returns what a runner changes where a device refuses."""
+    return runner.micro, runner.programs.graphs
 
 
 def _arguments(runner: runners.Runner, arrays: Given) -> list[Any]:

@@ -16,11 +16,12 @@ class Entrant:
         """Compiles nothing yet.
 
         Args:
-          kind: of the contestant.
-          name: of the contestant.
+          kind: methods or training, where the record has it.
+          name: of the method, or of the model that is trained.
           compile: returns the contestant, compiled.
         """
         self.kind, self.name, self.compile = kind, name, compile
+        self.told = name if kind == "methods" else f"{kind} of {name}"
         self.item: Any = None  # the contestant, once it is compiled
         self.turns = 0  # in which it was timed
         self.fault = ""  # why it takes no further turn
@@ -35,9 +36,9 @@ class Entrant:
             self.turns += 1
         except Exception as error:  # compilers and devices refuse in their own words; others are measured all the same
             self.fault = places.told(f"{type(error).__name__}: {error}".partition("\n")[0])
-            LOG.warning("warning: %s: no further turn: %s", self.name, self.fault)
+            LOG.warning("warning: %s: no further turn: %s", self.told, self.fault)
 
     def lacks(self, turns: int) -> str:
         """Says how many of so many turns were taken, and why not all were; nothing where all were."""
-        taken = f"{self.name}: {self.turns} of {turns} turns"
+        taken = f"{self.told}: {self.turns} of {turns} turns"
         return "" if self.turns == turns else ": ".join(filter(None, (taken, self.fault)))

@@ -107,9 +107,9 @@ def test_what_does_not_compile_is_a_contestant_that_fails(measured):
         raise ValueError("no such operation")
 
     order = []
-    found = measured([entrant("a", order, refuse), entrant("b", order)], order)
-    assert found["incomplete"] == ["a: 0 of 3 turns: ValueError: no such operation"]
-    assert list(found["methods"]) == ["b"]
+    found = measured([entrant("a", order), turns.Entrant("training", "vae", refuse)], order)
+    assert found["incomplete"] == ["training of vae: 0 of 3 turns: ValueError: no such operation"]
+    assert (list(found["methods"]), found["training"]) == (["a"], {})
 
 
 def test_a_failing_profile_is_told_and_takes_nothing_else_along(caplog):

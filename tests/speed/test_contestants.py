@@ -163,6 +163,28 @@ def test_what_a_device_makes_once_is_made_before_anything_counts(platform, runs)
     assert made == runs * [slices]
 
 
+@pytest.mark.parametrize(("name", "value"), [("micro", 3), ("graphs", False)])
+def test_what_a_device_refuses_when_it_restores_is_compiled_anew_without(monkeypatch, name, value):
+    """Out of memory a runner takes fewer slices at a time; then the work and the seconds are of the smaller program."""
+    made, run = [], []
+    programs = types.SimpleNamespace(graphs=True, restart=lambda micro: made.append("forgotten"))
+    runner = types.SimpleNamespace(micro=12, params="params", programs=programs)
+
+    def compiled(runner, *arguments):
+        made.append((runner.micro, runner.programs.graphs))
+        return types.SimpleNamespace(program=lambda *given: run.append((*made[-1:], *given)))
+
+    monkeypatch.setattr(restorations, "_arguments", lambda runner, arrays: [runner.micro])
+    monkeypatch.setattr(restorations, "_compiled", compiled)
+    monkeypatch.setattr(
+        restorations, "warm", lambda runner, _: setattr(*((runner if name == "micro" else programs), name, value))
+    )
+    restorations.prepare(runner, None)
+    least = (runner.micro, programs.graphs)
+    assert made == [(12, True), "forgotten", least]
+    assert run == [(least, "params", runner.micro)]
+
+
 def test_volumes_that_fit_in_no_run_are_computed():
     long = Runs(50, [1.0, 1.2, 1.4])
     found = restorations.computed(long, times.spread([0.01, 0.02, 0.03]), iterations=800, count=155, size=64)
