@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,10 +68,10 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
         raise InputError(fault.path, f"{fault.problem}; {doubt}", fault.remedy) from fault
     data, filled = clean(image, brain.mask)
     doubts = tuple(f"brain mask: {warning}" for warning in mask.warnings) if mask else ()
-    for note in filter(None, (doubt, brain.note)):
-        LOG.warning("%s: %s", subject.identifier, note)
-        doubts = (*doubts, note)
+    doubts = (*doubts, *filter(None, (doubt, brain.note)))
+    known = image.warnings if subject.bias_field is not None else ()  # `preprocess` has told them
     image = dataclasses.replace(image, data=data, warnings=(*image.warnings, *doubts))
+    _tell(subject, image.warnings[len(known) :])
     wanted = bias_json(recipe)
     if subject.bias_field is not None and subject.bias_field != wanted:
         problem = f"was prepared with the bias field settings {subject.bias_field}, here they are {wanted}"
@@ -81,8 +82,14 @@ def correct(subject: Subject, recipe: Recipe, scratch: pathlib.Path | None = Non
     values, inside = (orientation.axial(part, order) for part in (data, brain.mask))
     field, warning = bias.estimate(values, inside, orientation.zooms(image.affine), recipe.bias_field)
     if field is None:
+        _tell(subject, [warning])
         return Corrected(dataclasses.replace(image, warnings=(*image.warnings, warning)), filled, brain, None)
     return Corrected(image, filled, brain, np.ascontiguousarray(orientation.native(field, order)))
+
+
+def _tell(subject: Subject, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        LOG.warning("%s: %s", subject.identifier, warning)
 
 
 def _mask(subject: Subject, image: Volume) -> tuple[Volume | None, str]:

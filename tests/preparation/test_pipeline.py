@@ -213,6 +213,24 @@ def test_negative_intensities_are_prepared_without_a_field_and_it_is_said(tmp_pa
     assert any("no bias field" in warning for warning in prepared.image.warnings)
 
 
+def test_what_is_doubtful_about_the_files_of_a_scan_is_told_once(tmp_path, caplog):
+    """Of the scan, whose header contradicts itself, of its mask, and of the field; preparing again tells it no more."""
+    data = np.where(bent() > 0, (bent() - 350) / 50 + 0.001, 0).astype(np.float32)
+    images.patch(images.save(tmp_path / "raw.nii", data), tmp_path / "x.nii", qoffset_x=20.0)
+    mask = images.save(tmp_path / "raw_mask.nii", (data != 0).astype(np.uint8))
+    images.patch(mask, tmp_path / "x_mask.nii", scl_slope=np.nan, scl_inter=np.nan)
+    (raw,) = sources.find(str(tmp_path / "x.nii"), mask=str(tmp_path / "x_mask.nii"))
+    found = pipeline.prepare(raw, FULL)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"sub-x: {warning}" for warning in found.image.warnings]
+    for text in ("qform and sform disagree by up to 30 mm", "brain mask: slope and intercept are NaN", "no bias field"):
+        assert sum(text in line for line in told) == 1
+    caplog.clear()
+    done = dataclasses.replace(raw, bias_field=recipe.bias_json(FULL), mask=None, image=lambda: found.image)
+    assert found.image.warnings == pipeline.correct(done, FULL).image.warnings
+    assert not caplog.records
+
+
 def test_a_corrected_scan_is_not_corrected_twice(tmp_path):
     raw = one(tmp_path, bent())
     done = dataclasses.replace(raw, bias_field=recipe.bias_json(FULL))
