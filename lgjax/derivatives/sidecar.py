@@ -10,6 +10,13 @@ from typing import Any
 from lgjax.methods.names import KERNELS, SCORES
 from lgjax.preparation.likeness import LIGHTS, UNLIKE
 from lgjax.scans import names
+from lgjax.scans.finding.written import ANOMALY as ANOMALY
+from lgjax.scans.finding.written import ANY_LESIONS as ANY_LESIONS
+from lgjax.scans.finding.written import PVALUE as PVALUE
+from lgjax.scans.finding.written import RESTORED as RESTORED
+from lgjax.scans.finding.written import SPACE as SPACE
+from lgjax.scans.finding.written import rate_name as rate_name
+from lgjax.scans.finding.written import volume_name as volume_name
 
 SAME = (  # within one folder
     "Method",
@@ -21,9 +28,6 @@ SAME = (  # within one folder
     "MaskRate",
     "SliceStep",
 )
-SPACE = "space-orig"
-ANOMALY, PVALUE, RESTORED = "desc-anomaly_T2w", "desc-pvalue_T2w", "desc-restored_T2w"
-ANY_LESIONS = "seg-lesions_desc-*_dseg"  # as `lesions` names them
 UNITS = {
     "restored": "as the input",
     "mask": "1 = inside",
@@ -198,11 +202,6 @@ def picture(folder: pathlib.Path, identifier: str) -> pathlib.Path:
     return names.figure(folder, identifier, f"{SPACE}_{ANOMALY}.png")
 
 
-def rate_name(rate: str) -> str:
-    """Returns `fpr0p5` for the rate "0.005"."""
-    return "fpr" + f"{100 * float(rate):g}".replace(".", "p")
-
-
 def short_unit(score: str) -> str:
     """Returns the unit of an anomaly map as pictures and pages write it."""
     return "medians of |Y - X|" if score == "relative" else "sd"
@@ -211,11 +210,6 @@ def short_unit(score: str) -> str:
 def lesions(rate: str) -> str:
     """Returns what names the labelled lesions of the mask at a rate, and the table of these."""
     return ANY_LESIONS.replace("*", rate_name(rate))
-
-
-def volume_name(volume: str) -> str:
-    """Returns `vol0p5` for the promised volume "0.5", mL."""
-    return f"vol{volume}".replace(".", "p")
 
 
 def problem_of(sidecar: Any) -> str | None:

@@ -149,7 +149,7 @@ def _found(spec: str, reading: Reading) -> Listing[Files]:
             remedy = "name the masks in its column mask"
             raise UsageError(f"--mask goes with a single scan, and {spec} is a table: {remedy}")
         return layouts.listed(root, reading.any_sequence)
-    problem, remedy = ("", "") if reading.any_sequence else sequences.refusal(root)
+    problem, remedy = sequences.refusal(root, reading.any_sequence)
     found = series.one(root) or Files(folders.stem(root), root)
     found = found._replace(refused=problem, remedy=remedy, mask=folders.mask_beside(root))
     if mask:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lgjax.scans import names, tables
-from lgjax.scans.finding import folders, labels, nnunet
+from lgjax.scans.finding import folders, labels, nnunet, written
 from lgjax.scans.finding.folders import NIFTI, home, stem
 from lgjax.scans.finding.listing import NO_T2, Files, LeftOut, Listing, Other, below
 
@@ -15,7 +15,6 @@ from lgjax.scans.finding.listing import NO_T2, Files, LeftOut, Listing, Other, b
 _BRATS = re.compile(r"(?P<case>brats.*)(?P<mark>[_-])t2w?" + NIFTI, re.IGNORECASE)
 _BRATS_CASE = re.compile(r"(?P<case>brats.*?)[_-](t1\w*|t2\w*|flair|seg|mask)" + NIFTI, re.IGNORECASE)
 _BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z]+-[^_]+)*_T2w" + NIFTI)
-_OUTPUTS = re.compile(r"_desc-(restored|anomaly)_")  # what lgjax.restore writes
 _CAMCAN = ("", "anat/", "*/anat/", "*/*/anat/", "*/*/*/anat/", "*/*/*/*/anat/")  # cc700/mri/pipeline/release004/BIDS*/
 
 
@@ -23,7 +22,7 @@ def bids(root: pathlib.Path, other: Other, subjects: str = "sub-*", places: tupl
     """Lists the subjects of a BIDS folder whose folders match `subjects`; participants.tsv is in one of `places`."""
     layouts = (f"{subjects}/anat/*", f"{subjects}/ses-*/anat/*")
     named = [path for path in folders.images(root, layouts) if _BIDS.fullmatch(path.name)]
-    reasons = {image: written_here(image) or other(image, [stem(image)]) for image in named}
+    reasons = {image: written.here(image) or other(image, [stem(image)]) for image in named}
     images = [image for image in named if not reasons[image]]
     table = next((path for place in places if (path := root / place / "participants.tsv").is_file()), None)
     participants = tables.read(table) if table else tables.Table([])
@@ -72,7 +71,9 @@ def camcan(root: pathlib.Path, other: Other) -> Listing[Files]:
 
 def brats(root: pathlib.Path, other: Other) -> Listing[Files]:
     """Lists the cases of a BraTS folder, each in a folder of its own or not."""
-    paths = list(folders.images(root, ("*", "*/*", "*/*/*", "*/*/*/*")))
+    everything = list(folders.images(root, ("*", "*/*", "*/*/*", "*/*/*/*")))
+    ours = [path for path in everything if _BRATS.fullmatch(path.name) and written.here(path)]
+    paths = [path for path in everything if path not in ours]
     index = folders.index(paths)
     found, begins = [], []
     for image in paths:
@@ -81,7 +82,8 @@ def brats(root: pathlib.Path, other: Other) -> Listing[Files]:
             mask = folders.first(index, [home(image)], [f"{start}mask"]) or folders.mask_of(index, image)
             found.append(Files(match["case"], image, mask))
             begins.append((start,))
-    return Listing(with_references(found, begins, paths), cases_without(found, paths, _BRATS_CASE))
+    left_out = (*cases_without(found, paths, _BRATS_CASE), *below(root, ours, written.REASON))
+    return Listing(with_references(found, begins, paths), left_out)
 
 
 def is_bids(root: pathlib.Path) -> bool:
@@ -92,13 +94,15 @@ def is_bids(root: pathlib.Path) -> bool:
 
 def nnu(root: pathlib.Path, other: Other) -> Listing[Files]:
     """Lists the cases of a data set as nnU-Net keeps it."""
-    found, cases = [], nnunet.find(root)
+    found, every = [], nnunet.find(root)
+    ours = [case.image for case in every if written.here(case.image)]
+    cases = [case for case in every if case.image not in ours]
     index = folders.index(folders.beside(case.image for case in cases))
     for case in cases:
         names = (f"{case.looked_for.parent.name}/{case.looked_for.name}",)
         reference = labels.given(case.reference)._replace(looked_for=names)
         found.append(Files(case.name, case.image, folders.mask_of(index, case.image), reference))
-    return Listing(found)
+    return Listing(found, tuple(below(root, ours, written.REASON)))
 
 
 def cases_without(found: Iterable[Files], paths: Iterable[pathlib.Path], pattern: re.Pattern) -> tuple[LeftOut, ...]:
@@ -119,11 +123,6 @@ def starts(found: Iterable[Files]) -> list[tuple[str, str]]:
     """Returns how the names of what belongs to each scan begin: its own, and that without the mark of its sequence."""
     stems = [stem(files.image) for files in found]
     return [(name, re.sub(r"(?i)(?<=.)[_.-]t2w?(?=[_.-]|$).*", "", name)) for name in stems]
-
-
-def written_here(image: pathlib.Path) -> str:
-    """Tells that lgjax.restore wrote an image: that is no scan; "" for any other."""
-    return "written by lgjax" if _OUTPUTS.search(image.name) else ""
 
 
 def _subject(row: dict[str, str]) -> str:

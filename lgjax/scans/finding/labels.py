@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lgjax.scans.finding import label_folders
+from lgjax.scans.finding import label_folders, written
 from lgjax.scans.finding.folders import home, stem
 
 Shelf = Mapping[pathlib.Path, Sequence[pathlib.Path]]  # the NIfTI files of each folder
@@ -24,7 +24,6 @@ _SEQUENCE = re.compile(r"t[12]w?|t1(ce|c|gd|n)|t2f|t2starw?|flair|pdw?|dwi|adc|s
 _TOLD = 12  # files of a scan in a folder of many scans, for messages
 _T2 = {"t2", "t2w"}
 _STRICT = ("sub", "ses", "run")  # another value of one of these is another scan
-_OURS = re.compile(r"_desc-(fpr[0-9p]+|anomaly|restored)_")  # what lgjax.restore writes
 _BIDS_NAMES = ("label-lesion_mask", "desc-lesion_mask", "label-L_mask", "lesion-manual", "lesion_mask", "msk", "seg")
 _NAMES = ("seg", "lesion_mask", "lesion-manual", "label-lesion_mask", "msk", "mask1", "consensus")
 
@@ -39,10 +38,11 @@ class Found(NamedTuple):
 
 
 def shelve(paths: Iterable[pathlib.Path]) -> Shelf:
-    """Returns files by their folder."""
+    """Returns files by their folder, but for what lgjax.restore wrote: a detection is no reference."""
     found: dict[pathlib.Path, list[pathlib.Path]] = defaultdict(list)
     for path in paths:
-        found[home(path)].append(path)
+        if not written.is_named(path):
+            found[home(path)].append(path)
     return dict(found)
 
 
@@ -117,6 +117,8 @@ def _apart(scans: Sequence[tuple[pathlib.Path, Sequence[str]]]) -> dict[pathlib.
     ranked: dict[pathlib.Path, list] = defaultdict(list)
     for place in dict.fromkeys(place for place, _ in owners):
         for path, own_name_is_enough in label_folders.files(place):
+            if written.is_named(path):
+                continue
             name = _stem(path)
             owner, rest = _owner(owners, path, place)
             if own_name_is_enough and (place, name) in owners:
@@ -143,7 +145,7 @@ def bids(image: pathlib.Path, folders: Sequence[pathlib.Path], shelf: Shelf, *, 
     ranked = []
     for path in (path for folder in dict.fromkeys(folders) for path in shelf.get(folder, ())):
         name = _stem(path)
-        if path == image or _OURS.search(f"{name}_"):
+        if path == image:
             continue
         theirs = _entities(name)
         if any(theirs.get(key, scan.get(key)) != scan.get(key) for key in _STRICT) or "sub" not in theirs:

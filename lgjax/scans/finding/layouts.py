@@ -84,8 +84,8 @@ def listed(path: pathlib.Path, any_sequence: bool = False) -> Listing[Files]:
     index = folders.index(around)
     for row in table.rows:
         image, problem, remedy = row.image or path, row.refused, "Correct that, or leave the scan out"
-        if not problem and not any_sequence:
-            problem, remedy = sequences.refusal(image)
+        if not problem:
+            problem, remedy = sequences.refusal(image, any_sequence)
         mask = row.mask if "mask" in table.columns or problem else folders.mask_of(index, image)
         reference, given = labels.given(row.reference), row.mask is not None
         files = Files(row.name, image, mask, reference, row.kind, given, row.person, problem, remedy)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from lgjax.runtime.counting import counted
 from lgjax.scans import foreign
-from lgjax.scans.finding import folders, nested, sequences
-from lgjax.scans.finding.datasets import cases_without, is_ours, starts, with_references, written_here
+from lgjax.scans.finding import folders, nested, sequences, written
+from lgjax.scans.finding.datasets import cases_without, is_ours, starts, with_references
 from lgjax.scans.finding.folders import NIFTI, home, stem
 from lgjax.scans.finding.listing import BELOW, Files, LeftOut, Listing, Other, below
 
@@ -95,7 +95,7 @@ def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) ->
     for path in images:
         above = list(pathlib.Path(os.path.relpath(home(path), root)).parts)
         name = nested.name(above, stem(path), True) if len(places[stem(path).lower()]) > 1 else stem(path)
-        refusal = ("", "") if any_sequence else sequences.refusal(path)
+        refusal = sequences.refusal(path, any_sequence)
         named.append(Files(name, path, refused=refusal[0], remedy=refusal[1]))
     around = folders.beside(images)
     found = _found(named, folders.index(around), around)
@@ -122,9 +122,9 @@ def _says_label(image: pathlib.Path) -> bool:
 
 def _no_scan(index: folders.Index, image: pathlib.Path) -> str:
     """Tells why a file is no scan of its own; "" where it may be one."""
-    if _says_label(image):
+    if _says_label(image) and not written.is_named(image):
         return "a mask or label of no scan here"
-    return written_here(image) or ("made of a scan beside it" if folders.is_derived(index, image) else "")
+    return written.here(image) or ("made of a scan beside it" if folders.is_derived(index, image) else "")
 
 
 def _echoes(reasons: dict[pathlib.Path, str]) -> dict[pathlib.Path, str]:

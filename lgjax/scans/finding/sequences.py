@@ -1,12 +1,11 @@
 """Which sequence a scan is of, as far as its name or the JSON sidecar of its conversion tells."""
 
-import json
 import pathlib
 import re
 from typing import Any
 
 from lgjax.scans import dicom_header
-from lgjax.scans.finding import folders
+from lgjax.scans.finding import folders, sidecars, written
 
 T2 = "T2"
 
@@ -103,7 +102,7 @@ def other(image: pathlib.Path, texts: list[str]) -> str:
     if said and said != T2:
         return f"{said} by its name"
     slices = dicom_header.files_of(image)
-    found, key = _by_record(dicom_header.summary(slices) if slices else _sidecar(image))
+    found, key = _by_record(dicom_header.summary(slices) if slices else sidecars.read(image))
     return f"{found} by {key} in its {'header' if slices else 'sidecar'}" if found else ""
 
 
@@ -116,9 +115,16 @@ def _is_counted(image: pathlib.Path, name: str) -> bool:
     return len({match[1] for match in beside if match}) > 2
 
 
-def refusal(image: pathlib.Path) -> tuple[str, str]:
-    """Returns why a scan that somebody named is not read, and what to do; "" twice where nothing says so."""
-    said = other(image, [folders.stem(image)])
+def refusal(image: pathlib.Path, any_sequence: bool) -> tuple[str, str]:
+    """Returns why an image that somebody named is not read, and what to do; "" twice where nothing says so.
+
+    Args:
+      image: a file, or the folder of a series.
+      any_sequence: takes scans of any sequence; what lgjax.restore wrote is no scan all the same.
+    """
+    if here := written.here(image):
+        return f"is a result {here}, and no scan", "Give the scan that it was made from"
+    said = "" if any_sequence else other(image, [folders.stem(image)])
     remedy = "Rename it if it is T2 after all, or give --any_sequence"
     return (f"is {said}, and no T2 scan", remedy) if said else ("", "")
 
@@ -158,13 +164,3 @@ def _number(value: Any) -> float | None:
 def _texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else str(value or "").split("\\")
     return [str(part).strip().upper() for part in values]
-
-
-def _sidecar(image: pathlib.Path) -> dict[str, Any]:
-    """Reads X.json beside X.nii.gz; {} where there is none that can be read, since a scan needs none."""
-    path = image.with_name(f"{folders.stem(image)}.json")
-    try:
-        record = json.loads(path.read_bytes()) if path != image and path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
