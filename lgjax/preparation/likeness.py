@@ -16,7 +16,14 @@ AMBER, RED = 0.05, 0.005  # chances, at most, that a scan like the healthy ones 
 LEAST_SCANS = 5  # fewer healthy values tell nothing
 LEAST = 1e-3  # below this, what is held against others by its logarithm counts as this much
 UNLIKE = ("amber", "red")
+_UNSURE = "Its thresholds may not hold."
 LIGHTS = ("green", *UNLIKE, "unknown")
+MEANINGS = {  # of the lights, for people
+    "green": "in no measure unlike the healthy scans of the calibration",
+    "amber": f"unlike the healthy scans of the calibration: at most {100 * AMBER:g} % of such scans are. {_UNSURE}",
+    "red": f"unlike the healthy scans of the calibration: at most {100 * RED:g} % of such scans are. {_UNSURE}",
+    "unknown": f"nobody knows whether the scan is like the healthy scans of the calibration. {_UNSURE}",
+}
 _OTHER = "another sequence than T2?"
 
 

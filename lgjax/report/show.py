@@ -12,7 +12,7 @@ import numpy as np
 from lgjax.derivatives import pages, read, sidecar
 from lgjax.derivatives.detection import Detection
 from lgjax.derivatives.read import Prediction
-from lgjax.derivatives.sidecar import Midplane, short_unit
+from lgjax.derivatives.sidecar import short_unit
 from lgjax.evaluation import references
 from lgjax.report import viewer
 from lgjax.report.viewer import Line, Shown
@@ -68,6 +68,8 @@ def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float]
         promised=told.volume_thresholds,
         rate=told.mask_rate,
         plane=told.midplane,
+        quality=told.quality,
+        warnings=told.warnings,
     )
 
 
@@ -194,7 +196,9 @@ def view(found: Detection, path: str | os.PathLike) -> pathlib.Path:
         thresholds=about["Thresholds"],
         promised=about.get("VolumeThresholds") or {},
         rate=about["MaskRate"],
-        plane=about["MidsagittalPlane"] and Midplane(**about["MidsagittalPlane"]),
+        plane=sidecar.midplane_of(about),
+        quality=sidecar.quality_of(about),
+        warnings=about["Warnings"],
     )
     atomic_write(page, viewer.page(shown))
     return page
@@ -241,7 +245,8 @@ def _line(shown: Shown) -> Line:
     """Returns what a list tells of a scan of which no evaluation is known."""
     voxel_ml = abs(float(np.linalg.det(shown.affine[:3, :3]))) / 1000
     detected = None if shown.detected is None else float(shown.detected.sum() * voxel_ml)
-    return Line(shown.identifier, "", None, detected, None, shown.rate)
+    light = shown.quality.light if shown.quality else ""
+    return Line(shown.identifier, "", None, detected, None, shown.rate, light, len(shown.warnings))
 
 
 def _restored(prediction: Prediction, anomaly: Volume) -> np.ndarray | None:

@@ -20,8 +20,9 @@ import numpy as np
 
 from lgjax.calibration import promise
 from lgjax.derivatives import lesions, pages
-from lgjax.derivatives.sidecar import Midplane
+from lgjax.derivatives.sidecar import Midplane, Quality
 from lgjax.evaluation.records import percent
+from lgjax.preparation.likeness import MEANINGS
 from lgjax.report import text, volumes
 
 MOST_LESIONS = 20  # of a kind that the page lists, the largest first
@@ -46,6 +47,8 @@ class Shown(NamedTuple):
     rate: str  # of `detected`
     promised: Mapping[str, float] = MappingProxyType({})  # thresholds, by promised volume of false positives in mL
     plane: Midplane | None = None  # mid-sagittal, by which a lesion's side is told; None: none was looked for
+    quality: Quality | None = None  # whether the scan is like healthy ones; None: the results do not say
+    warnings: Sequence[str] = ()  # about the scan
 
 
 class Line(NamedTuple):
@@ -57,6 +60,8 @@ class Line(NamedTuple):
     detected_ml: float | None
     dice: float | None
     rate: str  # false positive rate of the detection
+    light: str = ""  # whether the scan is like healthy ones, see `likeness`; "": not stated, as by earlier versions
+    warnings: int = 0  # about the scan
 
 
 def page(shown: Shown, line: Line | None = None) -> str:
@@ -86,6 +91,7 @@ def page(shown: Shown, line: Line | None = None) -> str:
         lesions=_lesions(shown, part),
         most=MOST_LESIONS,
         about=describe(line) if line else "",
+        meanings=MEANINGS,
         line=line and json.dumps(line._asdict()),
         name=_LINE,
         index=pages.INDEX,
@@ -104,6 +110,9 @@ def index(lines: Sequence[Line]) -> str:
         style=_code("templates/viewer.css"),
         lines=[(line, address(line.identifier)) for line in ordered(lines)],
         kinds=any(line.kind for line in lines),
+        lights=[(light, meaning) for light, meaning in MEANINGS.items() if any(line.light == light for line in lines)],
+        warned=any(line.warnings for line in lines),
+        compared=any(line.lesion_ml is not None for line in lines),
         rates=" or ".join(percent(rate) for rate in sorted({line.rate for line in lines})),
         script=script,
         allowed=_allowed(script),

@@ -208,14 +208,16 @@ def _viewer(
 ) -> Pages:
     """Writes the viewer's pages of one method: the first reference, or else the first; pages of others go."""
     folder, result = min(results.items(), key=lambda item: item[1].name not in compared[:1])
-    rate = result.metrics.mask_rate
-    lines = {
-        row.participant_id: Line(row.participant_id, row.kind, row.lesion_ml, row.detected_ml, row.dice.get(rate), rate)
-        for row in result.rows
-    }
     finished = read_predictions(folder)[0]
-    predictions = {name: finished[name] for name in lines}
+    predictions = {row.participant_id: finished[row.participant_id] for row in result.rows}
+    lines = {row.participant_id: _line(row, result.metrics.mask_rate, finished) for row in result.rows}
     return show.write(output, predictions, known.subjects, lines.__contains__, lines, known.values)
+
+
+def _line(row: records.Row, rate: str, finished: Mapping[str, Prediction]) -> Line:
+    """Returns what the list of the viewer tells of an evaluated subject; the detection is that at `rate`."""
+    name, warnings = row.participant_id, len(finished[row.participant_id].sidecar.warnings)
+    return Line(name, row.kind, row.lesion_ml, row.detected_ml, row.dice.get(rate), rate, row.light, warnings)
 
 
 def _pictures(results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str]) -> list[Picture]:

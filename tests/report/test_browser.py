@@ -16,6 +16,7 @@ from playwright import sync_api
 from test_report import panels, result
 from test_viewer import EVIL, OBLIQUE, shown
 
+from lgjax.derivatives.sidecar import Quality
 from lgjax.evaluation import compare
 from lgjax.report import group_page, viewer, volumes
 from lgjax.report.group import Cohort
@@ -82,8 +83,12 @@ def test_the_end_of_a_run_says_that_nobody_looked_at_pages():
 def folder(tmp_path_factory):
     """Pages of one scan and its list; the names on them are hostile."""
     folder = tmp_path_factory.mktemp("pages")
-    lines = [Line(f"sub-{k}{EVIL}", f"glioma{EVIL}", float(k), 1.0, 0.5, "0.01") for k in range(3)]
-    page = viewer.page(shown(identifier=f"sub-1{EVIL}"), lines[1])
+    lights = ("green", "amber", "red")
+    lines = [
+        Line(f"sub-{k}{EVIL}", f"glioma{EVIL}", float(k), 1.0, 0.5, "0.01", light, k) for k, light in enumerate(lights)
+    ]
+    said = {"quality": Quality("red", [f"tilt{EVIL}"], {}), "warnings": [f"qform{EVIL}"]}
+    page = viewer.page(shown(identifier=f"sub-1{EVIL}", **said), lines[1])
     (folder / "page.html").write_text(page, encoding="utf-8")
     (folder / "index.html").write_text(viewer.index(lines), encoding="utf-8")
     return folder

@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import gzip
 import hashlib
+import html
 import itertools
 import json
 import re
@@ -22,6 +23,8 @@ from tags import Tags
 import lgjax
 from lgjax.derivatives import pages, sidecar, write
 from lgjax.derivatives.read import read_predictions
+from lgjax.derivatives.sidecar import Quality
+from lgjax.preparation import likeness
 from lgjax.report import show, viewer
 from lgjax.report.text import NOTICE
 from lgjax.report.viewer import Line, Shown
@@ -82,6 +85,47 @@ def test_only_the_scripts_of_the_page_may_run(page):
     assert rules["default-src"] == "'none'"
     assert rules["connect-src"] == "data: blob:"
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
+
+
+RED = Quality("red", [f"tilt 24 degrees {EVIL}"], {})
+
+
+@pytest.mark.parametrize("light", likeness.LIGHTS)
+def test_the_page_says_whether_the_scan_is_like_healthy_ones(light):
+    page = viewer.page(shown(quality=dataclasses.replace(RED, light=light)))
+    assert f'<span class="lamp {light}"></span> <b>{light}</b>: {likeness.MEANINGS[light]}' in page
+
+
+def test_the_page_tells_the_reasons_of_a_light_and_warnings():
+    page = viewer.page(shown(quality=RED, warnings=[f"the qform is invalid {EVIL}"]))
+    told = re.findall("<li>(.*?)</li>", page)
+    assert [html.unescape(line) for line in told] == [RED.reasons[0], f"the qform is invalid {EVIL}"]
+    silent = viewer.page(shown())
+    assert 'class="light' not in silent
+    assert "doubtful" not in silent
+
+
+def heads(page: str) -> list[str]:
+    return re.findall(r"<th scope=\"col\"[^>]*>([^<]*)<", page)
+
+
+def test_the_list_shows_lights_and_warnings_and_columns_of_references_where_there_are_some():
+    plain = LINE._replace(kind="", lesion_ml=None, dice=None)
+    assert heads(viewer.index([plain])) == ["scan", "detected at 1 %, mL"]
+    assert "the largest detection first" in viewer.index([plain])
+    assert heads(viewer.index([plain, LINE])) == ["scan", "kind", "lesion, mL", "detected at 1 %, mL", "Dice"]
+    page = viewer.index([plain, LINE._replace(light="amber"), plain._replace(light="red", warnings=3)])
+    assert heads(page)[2:4] == ["light", "warnings"]
+    lights = re.findall(r'<td>(?:<span class="lamp (\w+)"></span> (\w+)|–)</td>\s*<td class="number">(\d)<', page)
+    assert lights == [("amber", "amber", "0"), ("", "", "0"), ("red", "red", "3")]
+    assert [light for light in likeness.LIGHTS if likeness.MEANINGS[light] in page] == ["amber", "red"]
+
+
+def test_a_page_of_an_earlier_version_keeps_its_place_in_the_list(page):
+    """Its line has no light."""
+    told = json.dumps({key: value for key, value in LINE._asdict().items() if key not in ("light", "warnings")})
+    assert viewer.read_line(f'<meta name="lgjax-line" content="{html.escape(told)}">') == LINE
+    assert viewer.read_line(viewer.page(shown(), LINE._replace(light="red", warnings=2))).light == "red"
 
 
 def test_the_vendored_program_is_the_released_one():
@@ -220,6 +264,13 @@ def test_pages_of_a_folder_of_results(results):
     assert listed(out) == [f"{name}.html" for name in sorted(detected, key=lambda name: (-detected[name], name))]
     told = pages.index(out).read_text()
     assert "3 scans" in told
+    lights = {
+        name: sidecar.quality_of(json.loads(sidecar.file(out, name, sidecar.ANOMALY, "json").read_text())).light
+        for name in NAMES
+    }
+    assert re.findall(r'lamp \w+"></span> (\w+)</td>', told) == [
+        lights[path.removesuffix(".html")] for path in listed(out)
+    ]
     assert "detected at 1 %, mL" in told
     assert all(f"{volume:.1f}</td>" in told for volume in detected.values())
 
