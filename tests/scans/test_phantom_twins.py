@@ -9,6 +9,7 @@ from lgjax.scans import phantom, sources, synthetic
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
+    phantom.load_anatomies(None)  # from the cache that all tests share
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
