@@ -264,13 +264,8 @@ def test_pages_of_a_folder_of_results(results):
     assert listed(out) == [f"{name}.html" for name in sorted(detected, key=lambda name: (-detected[name], name))]
     told = pages.index(out).read_text()
     assert "3 scans" in told
-    lights = {
-        name: sidecar.quality_of(json.loads(sidecar.file(out, name, sidecar.ANOMALY, "json").read_text())).light
-        for name in NAMES
-    }
-    assert re.findall(r'lamp \w+"></span> (\w+)</td>', told) == [
-        lights[path.removesuffix(".html")] for path in listed(out)
-    ]
+    lights = {f"{name}.html": each.sidecar.quality.light for name, each in read_predictions(out)[0].items()}
+    assert re.findall(r'lamp \w+"></span> (\w+)</td>', told) == [lights[name] for name in listed(out)]
     assert "detected at 1 %, mL" in told
     assert all(f"{volume:.1f}</td>" in told for volume in detected.values())
 
