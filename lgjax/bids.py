@@ -101,6 +101,7 @@ def check_places(options: Options) -> None:
         raise UsageError(f"{data} is no folder. Give that of a BIDS data set.")
     if not datasets.is_bids(data):
         raise UsageError(f"{data} is no BIDS data set: it holds no sub-*/anat. `lgjax restore` takes other layouts.")
+    files.check_folder(output)
     if _is_among_raw(data.resolve(), output.resolve()):
         place = "is BIDS_DIR" if output.resolve() == data.resolve() else f"{output} lies among the data of BIDS_DIR"
         remedy = f"Name another, such as {data / 'derivatives' / 'lgjax'}"

@@ -28,7 +28,7 @@ from lgjax.cli.commands import expand
 from lgjax.derivatives import read, runs
 from lgjax.evaluation import references, settings
 from lgjax.report import write
-from lgjax.runtime import places
+from lgjax.runtime import files, places
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import UsageError
 from lgjax.scans import names
@@ -107,6 +107,7 @@ def main(words: Sequence[str] = ()) -> int:
         raise UsageError(f"{folders[0]} is no folder. Give the output folder of lgjax.restore.")
     labels = values.labels or remembered(folders)
     output = pathlib.Path(values.output or folders[0].parent / "evaluation")
+    files.check_folder(output)
     if pathlib.Path(labels).resolve() == output.resolve():
         raise UsageError(f"--output={output} is the folder of the references. Name another.")
     known = references.find(labels, values.assume_ras, lesion, values.any_sequence)

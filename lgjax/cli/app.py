@@ -147,6 +147,8 @@ def _told(error: Exception) -> str:
         return f"out of memory{reason and ': '}{reason}. {_LARGER}{shared}"
     if devices.is_taken(error):
         return f"the GPU cannot be used ({str(error).partition(chr(10))[0]}). {devices.SHARED}"
+    if _is_adrift(error):
+        return f"the current folder is gone ({error}). Change to a folder that is there, and run the command again."
     return f"{error} {_LOST}" if hosts.is_lost(error) else str(error)
 
 
@@ -154,8 +156,16 @@ def _exit_code(error: Exception) -> int | None:
     """Returns the exit code of a fault that a user can mend; None for a bug."""
     if isinstance(error, LgjaxError):
         return error.exit_code
-    if isinstance(error, MemoryError) or devices.lacks_memory(error) or hosts.is_lost(error):
+    if isinstance(error, MemoryError) or devices.lacks_memory(error) or hosts.is_lost(error) or _is_adrift(error):
         return EnvironmentFault.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentFault.exit_code
     return None
+
+
+def _is_adrift(error: Exception) -> bool:
+    """Returns whether a command failed for want of a current folder, which somebody removed."""
+    try:
+        return isinstance(error, FileNotFoundError) and not os.getcwd()
+    except FileNotFoundError:
+        return True

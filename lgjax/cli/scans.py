@@ -10,6 +10,7 @@ from absl import flags
 from lgjax.cli.commands import expand
 from lgjax.preparation import dataset
 from lgjax.runtime.errors import UsageError
+from lgjax.runtime.files import check_folder
 from lgjax.scans import nifti, sources
 from lgjax.scans.finding import subject_table
 from lgjax.scans.finding.listing import Listing
@@ -75,12 +76,13 @@ def _listing(name: str) -> Listing[Subject]:
 
 
 def check_output(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """Raises UsageError if results would be written into a folder of the input.
+    """Raises UsageError if results would be written into a folder of the input, or into a file.
 
     Args:
       folder: for the results.
       names: files and folders of the input.
     """
+    check_folder(folder)
     for name in names:
         path = pathlib.Path(name)
         place = path.parent if path.is_file() else path

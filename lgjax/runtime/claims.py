@@ -11,7 +11,7 @@ tells: a process follows itself, which fails where another one was first.
 """
 
 import contextlib
-import errno
+import functools
 import hashlib
 import logging
 import math
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from lgjax.runtime import files, signals
 from lgjax.runtime.alive import Worker
 from lgjax.runtime.errors import UsageError
-from lgjax.runtime.gone import GONE, if_there, list_folder
+from lgjax.runtime.gone import if_there, insist, list_folder
 from lgjax.runtime.waiting import Waiting
 from lgjax.runtime.workers import EXPIRY, Workers
 
@@ -182,11 +182,8 @@ class Claims:
         self._held.pop(key, None)
         path = self._claim(key, generation + 1)
         try:
-            self._claims.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, *GONE):  # gone where the last process has just removed the folder
-                raise
+            descriptor = insist(functools.partial(self._create, path))  # the last process may just remove the folder
+        except FileExistsError:
             return False
         try:
             with os.fdopen(descriptor, "w") as file:
@@ -199,6 +196,12 @@ class Claims:
             return False
         self._held[key] = generation + 1
         return True
+
+    def _create(self, path: pathlib.Path) -> int:
+        """Creates the file of a claim, and returns its descriptor; raises FileExistsError where another one did."""
+        with contextlib.suppress(FileExistsError):  # of the folder; no folder of that name fails below
+            self._claims.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
 
     def _let_go(self, key: str) -> None:
         """Removes a claim that still holds, the first generation first: the highest one holds until all are gone."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from isal import igzip, isal_zlib
 
-from lgjax.runtime.errors import EnvironmentFault, InputError
+from lgjax.runtime.errors import EnvironmentFault, InputError, UsageError
 
 _CHUNK = 1 << 20  # bytes
 _MAX_PADDING = 1 << 20  # bytes of zeros tolerated after the content
@@ -138,6 +138,12 @@ def check_contained(folder: pathlib.Path, place: pathlib.Path) -> None:
     """Raises InputError if links lead `place`, where a subject's files go, out of the output folder."""
     if not place.resolve().is_relative_to(folder.resolve()):
         raise InputError(place, "leads out of the output folder by a link", "Remove it, or name another output folder")
+
+
+def check_folder(folder: str | os.PathLike) -> None:
+    """Raises UsageError where outputs are to go into a folder, and a file has its name."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"{folder} is a file, and outputs go into a folder. Name another one.")
 
 
 def check_regular(path: pathlib.Path) -> None:

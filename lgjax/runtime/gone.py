@@ -1,10 +1,14 @@
-"""Files that other processes remove, perhaps those of other hosts."""
+"""Files and folders that other processes remove, perhaps those of other hosts."""
 
 import contextlib
 import errno
 import pathlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+T = TypeVar("T")
+TRIES, _PAUSE = 20, 0.05  # s
 GONE = (errno.ENOENT, errno.ESTALE)  # the latter is how NFS says that another host has removed an open file
 
 
@@ -23,3 +27,16 @@ def list_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     with if_there():
         return list(folder.iterdir())
     return []
+
+
+def insist(make: Callable[[], T]) -> T:
+    """Makes what needs a folder that another process may just be removing; after `TRIES` the last error stands.
+
+    Raises:
+      OSError: what `make` raises at last, as where a file system says for good that a folder is gone.
+    """
+    for _ in range(TRIES - 1):
+        with if_there():
+            return make()
+        time.sleep(_PAUSE)
+    return make()

@@ -15,7 +15,7 @@ import threading
 
 from lgjax.runtime import alive
 from lgjax.runtime.alive import Worker
-from lgjax.runtime.gone import if_there, list_folder
+from lgjax.runtime.gone import if_there, insist, list_folder
 
 LOG = logging.getLogger(__name__)
 EXPIRY = 60.0  # seconds without a sign of life after which a process counts as dead
@@ -102,12 +102,13 @@ class Workers:
         """Writes the file of this process, all of it or none."""
         path = self.file(self.me.run)
         temporary = path.with_suffix(".tmp")
-        while True:
-            with if_there():  # the last process may just be removing the folder
-                self.folder.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(self.me._asdict()))
-                os.replace(temporary, path)
-                return
+
+        def write() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.me._asdict()))
+            os.replace(temporary, path)
+
+        insist(write)  # the last process may just be removing the folder
 
     def _beat(self) -> None:
         """Gives signs of life until the end."""

@@ -1,6 +1,7 @@
 """What a command prints, with and without --quiet; and what its log does."""
 
 import logging
+import pathlib
 import sys
 
 import pytest
@@ -55,6 +56,23 @@ def test_a_command_tells_what_goes_on(spoken):
 def test_quiet_leaves_the_last_line_and_what_is_wrong(spoken):
     wrong = ["sub-a: its plane fits nothing", "left out: b", "error: the disk is full"]
     assert spoken("--quiet") == (["2 restored"], wrong, 4)
+
+
+def test_a_current_folder_that_is_gone_is_told_without_a_traceback(spoken, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(app, "say", lambda _: pathlib.Path("x").resolve())
+    (tmp_path / "here").rmdir()
+    _, err, code = spoken()
+    assert code == 4
+    (told,) = err
+    assert told.startswith("error: the current folder is gone")
+
+
+def test_a_file_that_a_bug_looks_for_is_a_bug(spoken, monkeypatch):
+    monkeypatch.setattr(app, "say", lambda _: pathlib.Path("no such file").read_text())
+    _, err, code = spoken()
+    assert (code, err[0]) == (1, "Traceback (most recent call last):")
 
 
 def test_every_command_can_be_quiet():

@@ -82,6 +82,12 @@ def test_results_never_go_among_the_scans(typed, output, names):
     scans.check_output(pathlib.Path("a/derivatives"), names)
 
 
+def test_results_never_go_where_a_file_is(typed):
+    pathlib.Path("x.nii").write_text("mine")
+    with pytest.raises(UsageError, match=r"x\.nii is a file"):
+        scans.check_output(pathlib.Path("x.nii"), ["a"])
+
+
 def recorded(monkeypatch, source: str, *words: str):
     """The flags of restore, and the config of a model that was trained on `source`."""
     config = configs.load("vae:smoke")

@@ -11,7 +11,7 @@ import sys
 import pytest
 from conftest import PATIENCE, ROOT, until
 
-from lgjax.runtime import alive, claims, workers
+from lgjax.runtime import alive, claims, gone, workers
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import EnvironmentFault, UsageError
 
@@ -287,6 +287,45 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / ".lgjax").write_text("")
     with pytest.raises(EnvironmentFault, match=r"\.lgjax: cannot be written: "):
         Claims(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE])
+@pytest.mark.parametrize("name", ["workers", "claims"])
+def test_a_folder_that_stays_gone_is_told(tmp_path, monkeypatch, number, name):
+    """Of a mount that went stale, and in /proc, no folder can be made."""
+    make = pathlib.Path.mkdir
+
+    def refuse(path, *rest, **options):
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        make(path, *rest, **options)
+
+    monkeypatch.setattr(gone, "_PAUSE", 0.0)
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+    with pytest.raises(EnvironmentFault, match=os.strerror(number)), Claims(tmp_path) as mine:
+        mine.take("a")
+
+
+def test_a_folder_that_another_process_just_removed_is_made_again(tmp_path, monkeypatch):
+    made, make = [], pathlib.Path.mkdir
+
+    def removed(path, *rest, **options):
+        made.append(path)
+        if made.count(path) < 3:
+            raise OSError(errno.ENOENT, "removed meanwhile")
+        make(path, *rest, **options)
+
+    monkeypatch.setattr(gone, "_PAUSE", 0.0)
+    monkeypatch.setattr(pathlib.Path, "mkdir", removed)
+    with Claims(tmp_path) as mine:
+        assert mine.take("a")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self").is_dir(), reason="no /proc here")
+def test_in_proc_no_folder_can_be_made(monkeypatch):
+    monkeypatch.setattr(gone, "_PAUSE", 0.0)
+    with pytest.raises(EnvironmentFault, match="cannot be written"):
+        Claims(pathlib.Path("/proc/x")).__enter__()
 
 
 def test_a_pid_that_is_used_again_is_another_process():
