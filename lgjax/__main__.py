@@ -28,6 +28,8 @@ def main() -> None:
     elif name == "completion":
         sys.argv[:] = [f"lgjax {name}", *words[1:]]
         runpy.run_module("lgjax.cli.completion", run_name="__main__")
+    elif name == "info" and set(words[1:]) & {"-h", "--help"}:
+        print(HELP)
     elif name == "info":
         if unknown := [word for word in words[1:] if word != "--json"]:
             print(f"error: unexpected {unknown[0]!r}: info takes --json alone.", file=sys.stderr)
@@ -52,6 +54,10 @@ def overview() -> str:
     return "\n".join(["lgjax finds lesions in brain MRI without labels. Research use only.", "", *lines, "", USAGE])
 
 
+HELP = """Tells versions of lgjax and of what it needs, devices, and the model that travels with lgjax.
+
+Usage: lgjax info [--json]
+  --json  the same as one JSON object, for programs"""
 USAGE = "Usage: lgjax COMMAND [--flag=value ...]; lgjax COMMAND --help tells its flags."
 
 

@@ -20,6 +20,7 @@ from test_architecture import DOORS, FLOORS
 
 from lgjax.cli import bids_app, completion, parse, recorded
 from lgjax.methods import names
+from lgjax.workdir.recorded import SHIPPED
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -332,6 +333,16 @@ def test_every_method_of_the_readme_exists():
     rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert {"gmm", "vae_lg_neural_tv"} <= listed <= set(names.available())
+
+
+def test_the_readme_says_which_methods_have_no_thresholds_that_travel():
+    """Without weights, restore takes the shipped thresholds, or asks for calibrate."""
+    shipped = {path.stem for path in (SHIPPED / "calibration").glob("*.json")}
+    rows = re.findall(r"^\| (`.*none trained.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    untrained = {row: set(re.findall(r"`(\w+)`", row.partition("|")[0])) for row in rows}
+    assert set().union(*untrained.values()) == shipped | {"gmm", "intensity"}
+    for row, listed in untrained.items():
+        assert listed <= shipped if "calibrate first" not in row else not listed & shipped
 
 
 def test_the_speeds_are_those_of_the_record():

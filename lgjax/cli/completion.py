@@ -163,8 +163,18 @@ compdef _lgjax lgjax
 """
 
 
+HELP = """Prints a script for a shell, which completes commands, flags, values and files.
+
+Usage: lgjax completion bash|zsh
+  bash  for ~/.bash_completion, or: eval "$(lgjax completion bash)"
+  zsh   for ~/.zshrc after compinit: eval "$(lgjax completion zsh)\""""
+
+
 def main(words: list[str]) -> int:
-    """Prints the script for the shell that is named; returns the exit code, 2 where none is."""
+    """Prints the script for the shell that is named, or help; returns the exit code, 2 where no shell is named."""
+    if set(words) & {"-h", "--help"}:
+        print(HELP)
+        return 0
     if words not in ([shell] for shell in SHELLS):
         print(f"error: name one shell: lgjax completion {'|'.join(SHELLS)}", file=sys.stderr)
         return 2

@@ -113,6 +113,15 @@ def test_a_shell_must_be_named(words, capsys):
     assert capsys.readouterr() == ("", "error: name one shell: lgjax completion bash|zsh\n")
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_completion_has_help_too(word, capsys):
+    assert completion.main([word]) == 0
+    said = capsys.readouterr()
+    assert "Usage: lgjax completion bash|zsh\n" in said.out
+    assert all(f"\n  {shell} " in said.out for shell in completion.SHELLS)
+    assert not said.err
+
+
 def test_the_command_prints_the_script(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lgjax", "completion", "bash"])
     monkeypatch.delitem(sys.modules, "lgjax.cli.completion", raising=False)  # runpy warns of a second import

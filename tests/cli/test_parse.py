@@ -330,6 +330,15 @@ def test_a_work_directory_that_does_not_exist_is_told_with_those_that_do(elsewhe
     assert "holds no config.json" in refusal("restore", "--workdir=runs", "scan.nii")
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_info_has_help_too(word, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lgjax", "info", word])
+    __main__.main()
+    said = capsys.readouterr()
+    assert "Usage: lgjax info [--json]\n  --json " in said.out
+    assert not said.err
+
+
 @pytest.mark.parametrize("words", [["info", "--jsn"], ["info", "scan.nii.gz"], ["restor"], ["--verison"]])
 def test_the_list_of_commands_takes_no_word_that_it_does_not_know(words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lgjax", *words])
