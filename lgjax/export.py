@@ -81,9 +81,8 @@ def export(
         sums.write(folder)
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
         listed = sums.read(folder)
-        about = card.render(
-            config.name, config.model.name, count, dtype, exported, found, config.restore.score, listed, said
-        )
+        healthy, score = cohort.kind(config.data.source), config.restore.score
+        about = card.render(config.name, config.model.name, count, dtype, exported, found, healthy, score, listed, said)
         files.atomic_write(folder / card.NAME, about)
         sums.write(folder)
         for name in names:  # none is written that nobody can load

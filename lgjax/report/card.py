@@ -19,6 +19,7 @@ def render(
     dtype: str,
     trained: Trained,
     calibrations: Sequence[Calibration],
+    calibrated_on: str,
     score: str,
     files: Mapping[str, str],
     notes: str,
@@ -32,6 +33,7 @@ def render(
       dtype: of the weights on disk.
       trained: what they were trained on, and how scans are prepared.
       calibrations: of the methods.
+      calibrated_on: what the healthy scans of these are, see `cohort.kind`.
       score: whose thresholds are shown.
       files: SHA-256 by name.
       notes: what the authors say, in Markdown; "": nothing.
@@ -45,6 +47,7 @@ def render(
         preparation=trained.recipe.describe(),
         trained_on=trained.trained_on,
         subjects=len(trained.subjects),
+        calibrated_on=calibrated_on,
         calibrations=[_row(calibration, score) for calibration in calibrations],
         files=files,
         notes=notes or NO_NOTES,

@@ -15,9 +15,11 @@ from lgjax.calibration import procedure
 from lgjax.cli import parse
 from lgjax.methods import names
 from lgjax.preparation import cohort, recipe
+from lgjax.report import card
 from lgjax.runtime.errors import UsageError
 from lgjax.training import step as training
 from lgjax.workdir import calibrations, checkpoints, experiment, sums, weights
+from lgjax.workdir.recorded import RELEASED
 
 METHOD = "restorer_reconstruction"
 
@@ -149,14 +151,19 @@ def test_the_card_says_what_is_in_the_folder(made, mesh1, tmp_path):
     (notes / "notes.md").write_text("## Known failures\n\n![missed](missed.png) a < b\n")
     (notes / "missed.png").write_bytes(b"\x89PNG")
     model = released(made, mesh1, tmp_path / "m", notes=notes)
-    card = (model / "MODEL_CARD.md").read_text()
+    about = (model / card.NAME).read_text()
     for said in ("Research use only", "5 healthy subjects", "a < b", "restorer_reconstruction", "SHA-256"):
-        assert said in card
+        assert said in about
     listed = sums.read(model)
     for name in ("model.safetensors", "missed.png", f"calibration/{METHOD}.json"):
-        assert f"| `{name}` | `{listed[name]}` |" in card
-    assert "None are stated" not in card
+        assert f"| `{name}` | `{listed[name]}` |" in about
+    assert "Thresholds were measured on healthy scans. They promise" in about
+    assert "None are stated" not in about
     assert "None are stated" in (released(made, mesh1, tmp_path / "n") / "MODEL_CARD.md").read_text()
+
+
+def test_the_card_of_the_shipped_model_says_that_synthetic_brains_calibrated_it():
+    assert "Thresholds were measured on synthetic healthy brains. They promise" in (RELEASED / card.NAME).read_text()
 
 
 def test_no_command_writes_into_a_released_model(made, mesh1, tmp_path, monkeypatch):
