@@ -2,10 +2,10 @@
 
     python -m lgjax.eval --predictions=runs/vae/restored --labels=phantom:test --output=runs/vae/evaluation
 
-Several folders, separated by commas, are compared in one report. Subjects are matched by identifier. Lesion
-is where the reference is not 0 (or has one of --lesion_labels), inside the brain mask that restoration used;
-negatives are all its other voxels. Every method is held against the references of the config, or against one of
-the methods (--against): differences with paired intervals, by kind of lesion too.
+Several folders, separated by commas, are compared in one report. Subjects are matched by identifier, or else by the
+content of the scan. Lesion is where the reference is not 0 (or has one of --lesion_labels), inside the brain mask that
+restoration used; negatives are all its other voxels. Every method is held against the references of the config, or
+against one of the methods (--against): differences with paired intervals, by kind of lesion too.
 The report opens each subject's volumes in a viewer of its own pages, a few MB a subject (--noviewer: none).
 --config says what finds a lesion, and from how many subjects on an interval is stated (configs/eval.py).
 --paper appends the numbers that the paper's authors published, in a table of their own.

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from lgjax.runtime import files, places
-from lgjax.runtime.errors import InputError, LgjaxError, UsageError
-from lgjax.scans import dicom_header, nifti, sources
+from lgjax.runtime.errors import InputError, UsageError
+from lgjax.scans import sources
 from lgjax.scans.finding import listing
 from lgjax.scans.sources import Subject
 
@@ -45,7 +45,7 @@ def changed(
       UsageError: the folder knows nothing of the inputs, and no scan is the recorded one, as in a data set that was
         moved: the results are of other people with the same names.
     """
-    given = {one.identifier: _content(one) for one in subjects if recorded.get(one.identifier)}
+    given = {one.identifier: sources.content(one) for one in subjects if recorded.get(one.identifier)}
     found = [name for name, content in given.items() if content and content != recorded[name]]
     if len(found) < sum(map(bool, given.values())):
         return found
@@ -56,17 +56,6 @@ def changed(
             "output folder; or rename the scans, if both belong into one folder."
         )
     return found
-
-
-def _content(subject: Subject) -> str:
-    """Returns the SHA-256 of a raw scan; "" of what was made or prepared here, and of what cannot be read."""
-    if not subject.paths or subject.bias_field is not None:
-        return ""
-    try:
-        series = subject.paths[: subject.slices]
-        return dicom_header.digest(series) if series else files.sha256(*nifti.parts(subject.paths[0]))
-    except (OSError, LgjaxError):  # told when the scan's turn comes
-        return ""
 
 
 def _noted(folder: pathlib.Path) -> list[str]:

@@ -6,14 +6,15 @@ voxels, and a coarse histogram for the intervals.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lgjax.derivatives.read import Prediction, is_renamed, read_predictions
 from lgjax.derivatives.sidecar import Sidecar
-from lgjax.evaluation import intervals, metrics, origin, records, references, tally
+from lgjax.evaluation import intervals, metrics, origin, pairs, records, references, tally
 from lgjax.evaluation.metrics import Curves
 from lgjax.evaluation.records import Group, Metrics, Row
 from lgjax.evaluation.references import References
@@ -42,6 +43,7 @@ class Result(NamedTuple):
     rows: list[Row]  # evaluated subjects only
     curves: Curves | None  # None where AUC is undefined
     histograms: dict[str, tally.Tally]  # coarse tallies of these subjects by participant_id
+    predictions: Mapping[str, Prediction] = MappingProxyType({})  # of these subjects by participant_id
 
 
 class Judged(NamedTuple):
@@ -223,11 +225,12 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
       InputError: no subject could be evaluated.
     """
     predictions, broken = read_predictions(folder)
-    failed = {name: _absent(name, folder) for name in known.subjects if name not in predictions}
-    named = places.shown(known.said)
-    failed |= {name: f"{named} holds no reference of it" for name in predictions if name not in known.subjects}
+    matched = pairs.paired(predictions, known, broken)
+    alone = predictions.keys() - {item.identifier for item in matched.values()}
+    told = f"{places.shown(known.said)} holds no reference of this name, and none of the same scan"
+    failed = dict.fromkeys(sorted(alone), told)
     failed |= {name: places.told(text) for name, text in broken.items()}
-    matched = {name: item for name, item in predictions.items() if name in known.subjects}
+    absent = known.subjects.keys() - matched.keys() - failed.keys()
     _check_no_leak(folder, matched.values())
     rows: list[Row] = []
     histograms: dict[str, tally.Tally] = {}
@@ -243,11 +246,14 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
         histograms[name] = tally.coarsen(scores, COARSE)
         pools[row.kind] = tally.merge([pools[row.kind], scores] if row.kind in pools else [scores])
     if not rows:
-        reasons = "; ".join(f"{name}: {text}" for name, text in sorted(failed.items())[:3])
+        reasons = "; ".join(f"{name}: {text}" for name, text in list(failed.items())[:3])  # of what was restored, first
+        reasons = reasons or "; ".join(f"{name}: {_absent(name, folder)}" for name in sorted(absent)[:3])
         raise InputError(folder, f"no subject could be evaluated ({reasons})", "Check --predictions and --labels")
+    failed |= {name: _absent(name, folder) for name in absent}
     if not any(row.reference_voxels for row in rows):
         references.check_values(known, [row.participant_id for row in rows])
-    sidecars = [matched[name].sidecar for name in histograms]
+    evaluated = {name: matched[name] for name in histograms}
+    sidecars = [item.sidecar for item in evaluated.values()]
     about = (list(sidecars[0].thresholds), sidecars[0].mask_rate, settings)
     everyone, curves = aggregate(rows, list(histograms.values()), tally.merge(list(pools.values())), *about)
     groups = {}
@@ -257,7 +263,8 @@ def evaluate(folder: pathlib.Path, known: References, settings: Settings, progre
         groups[kind], _ = aggregate(members, coarse, pools[kind], *about)
     provenance = origin.provenance(folder, known, sidecars)
     found = _metrics(everyone, groups, rows, sidecars, dict(sorted(failed.items())), provenance, settings)
-    return Result(found.method, found, rows, curves, histograms)
+    renamed = {name: item.identifier for name, item in evaluated.items() if item.identifier != name}
+    return Result(found.method, dataclasses.replace(found, restored_as=renamed), rows, curves, histograms, evaluated)
 
 
 def _absent(name: str, folder: pathlib.Path) -> str:

@@ -187,6 +187,7 @@ class Metrics(Group, Method):  # on disk: the fields of Method, of Group, its ow
     references: dict[str, str]  # the file that each was measured against, from the folder of the labels
     notes: dict[str, str]  # how a reference was found, where no name told
     provenance: Provenance
+    restored_as: dict[str, str] = dataclasses.field(default_factory=dict)  # the prediction, where it has another name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ def of(prediction: Prediction, subject: sources.Subject, values: Sequence[float]
     anomaly = prediction.read(sidecar.ANOMALY)
     nifti.check_same_grid(anomaly, image)
     return Shown(
-        identifier=prediction.identifier,
+        identifier=subject.identifier,
         method=told.method,
         unit=short_unit(told.score),
         affine=anomaly.affine,

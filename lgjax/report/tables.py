@@ -288,7 +288,14 @@ def repeated(results: Sequence[Result]) -> list[str]:
 
 def noted(results: Sequence[Result]) -> list[str]:
     """Returns what should be known of how references were found and read, each note once."""
-    return list(dict.fromkeys(note for result in results for note in result.metrics.notes.values()))
+    notes = dict.fromkeys(note for result in results for note in result.metrics.notes.values())
+    return [*notes, *(f"{one.name}: {_renamed(one.metrics.restored_as)}" for one in results if one.metrics.restored_as)]
+
+
+def _renamed(names: Mapping[str, str]) -> str:
+    """Tells of predictions that have other names than their references."""
+    pairs = shown(f"{ours} is {theirs}" for theirs, ours in names.items())
+    return f"{counted(len(names), 'scan')} matched by content, since the names in --labels are others: {pairs}"
 
 
 def by_text(texts: Mapping[str, str], everyone: int | None = None) -> str:

@@ -207,11 +207,9 @@ def _viewer(
     results: Mapping[pathlib.Path, Result], known: References, compared: Sequence[str], output: pathlib.Path
 ) -> Pages:
     """Writes the viewer's pages of one method: the first reference, or else the first; pages of others go."""
-    folder, result = min(results.items(), key=lambda item: item[1].name not in compared[:1])
-    finished = read_predictions(folder)[0]
-    predictions = {row.participant_id: finished[row.participant_id] for row in result.rows}
-    lines = {row.participant_id: _line(row, result.metrics.mask_rate, finished) for row in result.rows}
-    return show.write(output, predictions, known.subjects, lines.__contains__, lines, known.values)
+    result = min(results.values(), key=lambda each: each.name not in compared[:1])
+    lines = {row.participant_id: _line(row, result.metrics.mask_rate, result.predictions) for row in result.rows}
+    return show.write(output, result.predictions, known.subjects, lines.__contains__, lines, known.values)
 
 
 def _line(row: records.Row, rate: str, finished: Mapping[str, Prediction]) -> Line:
@@ -225,13 +223,12 @@ def _pictures(results: Mapping[pathlib.Path, Result], known: References, compare
 
     Which ones is decided by the first reference, or else the first method.
     """
-    predictions = {folder: read_predictions(folder)[0] for folder in results}
     pictures = []
     for name, caption in pictured_subjects(sorted(results.values(), key=lambda item: item.name not in compared[:1])):
         panels = {}
-        for folder, result in results.items():
+        for result in results.values():
             try:
-                panels[result.name] = picture(predictions[folder][name], known.subjects[name], known.values)
+                panels[result.name] = picture(result.predictions[name], known.subjects[name], known.values)
             except LgjaxError as error:
                 LOG.warning("no picture of %s: %s", name, error)
         if panels:

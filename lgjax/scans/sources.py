@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lgjax import __version__
 from lgjax.runtime import files
-from lgjax.runtime.errors import InputError, UsageError
+from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import dicom, dicom_header, nifti, segmentations, synthetic
 from lgjax.scans.finding import folders, layouts, sequences, series, subject_table, twins
 from lgjax.scans.finding.listing import Files, Listing, below, lines
@@ -243,6 +243,17 @@ def _sha256(subject: Subject, number: int) -> str:
     hidden = unnamed(FOUND if subject.mask_found else GIVEN, [path]) if images else contextlib.nullcontext()
     with hidden, files.faults(path):
         return files.sha256(path)
+
+
+def content(subject: Subject) -> str:
+    """Returns the SHA-256 of a raw scan, as `Volume` has it; "" of what was made or prepared here, or is unreadable."""
+    if not subject.paths or subject.bias_field is not None:
+        return ""
+    try:
+        series = subject.paths[: subject.slices]
+        return dicom_header.digest(series) if series else files.sha256(*nifti.parts(subject.paths[0]))
+    except (OSError, LgjaxError):  # told when the scan's turn comes
+        return ""
 
 
 def digest(subject: Subject) -> str:

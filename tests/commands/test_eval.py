@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import sys
 import weakref
 
@@ -510,6 +511,51 @@ def test_a_scan_that_was_not_the_restored_one_is_counted(folders):
     predictions, labels, _ = folders
     edit(sidecar_of(predictions, "sub-02"), InputSHA256="0" * 64)
     assert evaluate(predictions, found_in(labels)).metrics.other_scans == 1
+
+
+def rename(predictions, name: str, new: str) -> None:
+    """Gives the prediction of a scan the name that the scan has elsewhere."""
+    (predictions / name).rename(predictions / new)
+    for path in sorted((predictions / new / "anat").iterdir()):
+        path.rename(path.with_name(path.name.replace(name, new, 1)))
+
+
+def test_a_scan_that_was_restored_under_another_name_is_known_by_its_content(folders, capsys):
+    """As a file X_t2.nii.gz of a BraTS folder, of which eval calls the case X."""
+    predictions, labels, output = folders
+    before = evaluate(predictions, found_in(labels))
+    rename(predictions, "sub-02", "sub-x02t2")
+    known = found_in(labels)
+    after = evaluate(predictions, known)
+    assert after.rows == before.rows
+    assert after.metrics.failed == {}
+    assert after.metrics.restored_as == {"sub-02": "sub-x02t2"}
+    assert run_evaluation([predictions], str(labels), output) == 0
+    line = "1 scan matched by content, since the names in --labels are others: sub-x02t2 is sub-02"
+    assert line in capsys.readouterr().err
+    assert line in (output / "table.md").read_text()
+    assert line in (output / "report.html").read_text()
+    assert "sub-02" in {path.name.partition(".")[0] for path in (output / "viewer").iterdir()}
+
+
+def test_a_scan_that_two_references_have_is_of_neither(folders):
+    predictions, labels, _ = folders
+    shutil.copytree(labels / "sub-02", labels / "sub-07")
+    for path in (labels / "sub-07" / "anat").iterdir():
+        path.rename(path.with_name(path.name.replace("sub-02", "sub-07")))
+    rename(predictions, "sub-02", "sub-x")
+    failed = evaluate(predictions, found_in(labels)).metrics.failed
+    assert failed.keys() == {"sub-02", "sub-07", "sub-x"}
+    assert "none of the same scan" in failed["sub-x"]
+
+
+def test_a_scan_of_another_name_and_content_is_told_first(folders):
+    predictions, labels, _ = folders
+    for name in KINDS:
+        rename(predictions, name, f"sub-x{name[-2:]}")
+        edit(sidecar_of(predictions, f"sub-x{name[-2:]}"), InputSHA256=name)
+    with pytest.raises(InputError, match=r"could be evaluated \(sub-x01: labels holds no reference of this name"):
+        evaluate(predictions, found_in(labels))
 
 
 def test_nothing_to_evaluate_is_an_error(folders, tmp_path):
