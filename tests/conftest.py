@@ -4,6 +4,8 @@ import gc
 import importlib.metadata
 import os
 
+# Before NumPy is imported: threads of OpenBLAS wait for work by turning, which takes the cores from the other worker.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Before jax is imported: meshes of one and of eight devices on any machine. Small programs are compiled sooner in one
 # piece. jax 0.10 compiles for CPUs in half the time with the emitters of before; later versions have no choice. Where
 # LGJAX_TESTS_AS_USERS is set, programs are compiled as users compile.
