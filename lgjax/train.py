@@ -24,9 +24,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lgjax.cli import early
+from lgjax.runtime import memory
 
 if __name__ == "__main__":
-    words = early.begin("train")  # before the imports below, which take seconds
+    memory.keep_freed()  # before the imports below, which begin threads
+    words = early.begin("train")  # and which take seconds
 
 import jax
 import numpy as np
@@ -37,7 +39,7 @@ from lgjax.cli import app, opening
 from lgjax.preparation import audit, cohort, dataset, recipe
 from lgjax.preparation.dataset import Index
 from lgjax.preparation.recipe import Recipe
-from lgjax.runtime import devices, files, hosts, memory, progress, signals
+from lgjax.runtime import devices, files, hosts, progress, signals
 from lgjax.runtime.counting import counted
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import pictures
@@ -269,7 +271,6 @@ def sample(draw: Samples, workdir: pathlib.Path, step: int, state: TrainState, x
 
 def main(words: Sequence[str] = ()) -> None:
     """Runs the command line."""
-    memory.keep_freed()
     values = flags.FLAGS
     config = values.config
     workdir = pathlib.Path(values.workdir or experiment.default_workdir(config))

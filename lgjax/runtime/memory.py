@@ -22,8 +22,8 @@ def keep_freed() -> None:
     """Has glibc keep what this process frees, for what the process allocates next; other C libraries stay as they are.
 
     XLA allocates the buffers of a program anew for each run of it. Large buffers come from the system, which clears
-    their pages: a fifth of the CPU seconds of a training step on a CPU. Call this before threads allocate anything,
-    since each of them may get a heap of its own, and not where memory is scarce, since gaps between buffers stay too.
+    their pages: a fifth of the CPU seconds of a training step on a CPU. Call this before anything begins a thread: a
+    thread may have a heap of its own. Do not call this where memory is scarce: gaps between buffers stay.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

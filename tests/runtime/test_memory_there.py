@@ -2,9 +2,11 @@
 
 import os
 import resource
+import subprocess
+import sys
 
 import pytest
-import server
+from conftest import ROOT
 
 from lgjax.runtime import memory
 
@@ -81,11 +83,32 @@ print(*counts)
 """
 
 
+def ended(code: str) -> subprocess.CompletedProcess:
+    """Runs a program that imports no JAX, in a process that has begun no threads."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
 def test_pages_that_are_kept_are_not_cleared_again():
     """The system counts the pages that it hands out and clears; those of a thread that begins later are kept too."""
-    said = server.python(CLEARED)
+    said = ended(CLEARED)
     assert said.returncode == 0, said.stderr
     *given_back, first, second, third = map(int, said.stdout.split())
     assert min(given_back) >= 32  # all pages each time, of 4 KB or of 2 MB
     assert first >= 32
     assert max(second, third) < min(given_back) / 10
+
+
+TRAINS = """
+import runpy, sys
+from lgjax.cli import early
+from lgjax.runtime import memory
+
+found = []
+memory.keep_freed = lambda: found.append("numpy" in sys.modules)
+early.begin = lambda command: sys.exit(found != [False])
+runpy.run_module("lgjax.train", run_name="__main__")
+"""
+
+
+def test_training_keeps_its_memory_before_anything_heavy_is_imported():
+    assert ended(TRAINS).returncode == 0
