@@ -16,7 +16,7 @@ AMBER, RED = 0.05, 0.005  # chances, at most, that a scan like the healthy ones 
 LEAST_SCANS = 5  # fewer healthy values tell nothing
 LEAST = 1e-3  # below this, what is held against others by its logarithm counts as this much
 UNLIKE = ("amber", "red")
-_UNSURE = "Its thresholds may not hold."
+_UNSURE = "Thresholds may not hold for the scan."
 LIGHTS = ("green", *UNLIKE, "unknown")
 MEANINGS = {  # of the lights, for people
     "green": "in no measure unlike the healthy scans of the calibration",

@@ -42,6 +42,7 @@ def render(
     asked = tables.rates(results)
     columns, ours = tables.paper_columns(asked), tables.our_columns(tables.mask_rate(results))
     printed, false = tables.paper_rates(results), tables.false_positive_columns(results)
+    summary, lesions = tables.table(results, columns), tables.table(results, ours)
     return text.template("report.html").render(
         title=tables.title(results),
         conditions=tables.conditions(results),
@@ -49,9 +50,11 @@ def render(
         notes=[*notes(results), *resolutions(results)],
         date=text.now(),
         headings=[column.heading for column in columns],
-        table=tables.table(results, columns),
+        table=summary,
+        have_intervals=tables.have_intervals([*summary, *lesions]),
+        few=results[0].metrics.settings.few,
         our_headings=[column.heading for column in ours],
-        our_table=tables.table(results, ours),
+        our_table=lesions,
         lesion_headings=[column.heading for column in tables.lesion_columns(asked, tables.mask_rate(results))],
         groups=_groups(results, asked),
         achieved=achieved(results),
@@ -202,9 +205,11 @@ def _compared(comparison: records.Comparison, asked: Sequence[str]) -> dict[str,
     headings, rows = tables.kind_differences(comparison)
     return {
         "reference": comparison.reference,
-        "corrected": tables.corrected(comparison, comparison.tests),
+        "tests": comparison.tests,
+        "tested": tables.tested(comparison, "Marked"),
         "rows": tables.differences(comparison, asked),
-        "kind_corrected": tables.corrected(comparison, comparison.kind_tests),
+        "kind_tests": comparison.kind_tests,
+        "kinds_tested": tables.kinds_tested(comparison, "Marked"),
         "kinds": headings,
         "kind_rows": rows,
     }

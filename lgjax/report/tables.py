@@ -94,13 +94,20 @@ def false_positive_columns(results: Sequence[Result]) -> list[Column]:
     ]
 
 
+def have_intervals(rows: Sequence[Row]) -> bool:
+    """Returns whether any number of a table has an interval: of few subjects, none has."""
+    return any(cell.interval for row in rows for cell in row.cells)
+
+
 def false_positives(results: Sequence[Result]) -> str:
     """Returns what the columns of `false_positive_columns` show."""
+    rows, few = table(results, false_positive_columns(results)), results[0].metrics.settings.few
+    intervals = "with 95 % intervals" if have_intervals(rows) else f"without 95 % intervals: {few}"
     patients = max(result.metrics.n_with_lesion for result in results)
     healthy = max(result.metrics.n_subjects - result.metrics.n_with_lesion for result in results)
     over = [counted(healthy, "healthy brain")] if healthy else []
     over += [f"the lesion-free brain of {counted(patients, 'patient')}"] if patients else []
-    return f"False positives, mL at each rate: mean over {', and over '.join(over)}, with 95 % intervals"
+    return f"False positives, mL at each rate: mean over {', and over '.join(over)}, {intervals}"
 
 
 def interval_columns(asked: Sequence[str], mask_rate: str) -> list[Column]:
@@ -220,11 +227,25 @@ def title(results: Sequence[Result]) -> str:
     return f"Measured on {measured}. Trained on {trained}. Score: {scores}."
 
 
-def corrected(comparison: Comparison, tests: int) -> str:
-    """Returns what makes a difference of a comparison certain, in a table with so many tests."""
+def tested(comparison: Comparison, mark: str) -> str:
+    """Returns what makes a difference of a comparison certain, which bears a mark; or why no difference was tested."""
+    entries = [entry for row in comparison.rows for entry in row.entries]
+    return _tested(comparison.family_error, comparison.tests, entries, mark)
+
+
+def kinds_tested(comparison: Comparison, mark: str) -> str:
+    """Returns the same as `tested` of the differences by kind of lesion."""
+    entries = [entry for row in comparison.rows for entry in row.auprc_by_kind.values()]
+    return _tested(comparison.family_error, comparison.kind_tests, entries, mark)
+
+
+def _tested(family_error: float, tests: int, entries: Sequence[Difference], mark: str) -> str:
+    if not tests:
+        reasons = dict.fromkeys(entry.reason for entry in entries if entry.reason)
+        return f"No test and no 95 % interval: {'; '.join(reasons)}."
     return (
-        f"p < {comparison.family_error:g} after Holm's correction over the {tests} differences of this "
-        "table (paired t; Student's t on the paired jackknife for AUC and AUPRC)"
+        f"{mark}: p < {family_error:g} after Holm's correction over the {tests} differences of this table (paired t; "
+        "Student's t on the paired jackknife for AUC and AUPRC)."
     )
 
 
@@ -352,13 +373,13 @@ def _compared(comparison: Comparison, asked: Sequence[str]) -> list[str]:
     minus = f"minus {comparison.reference}"
     told = f"Each method {minus}, same subjects"
     parts = [
-        f"{told}; * certain: {corrected(comparison, comparison.tests)}.",
+        f"{told}. {tested(comparison, '* certain')}",
         _with_intervals([minus, "n", *difference_headings(asked)], differences(comparison, asked)),
     ]
     kinds, rows = kind_differences(comparison)
     if rows:
         parts += [
-            f"{told}: AUPRC by kind of lesion; * certain: {corrected(comparison, comparison.kind_tests)}.",
+            f"{told}: AUPRC by kind of lesion. {kinds_tested(comparison, '* certain')}",
             _with_intervals([minus, "n", *kinds], rows),
         ]
     return parts

@@ -317,3 +317,19 @@ def test_a_phone_shows_all_in_either_scheme_with_enough_contrast(browser, folder
     assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
     assert found.complaints == []
     found.context.close()
+
+
+@pytest.mark.usefixtures("reports")
+def test_a_shade_tells_that_a_table_goes_on(browser, folder):
+    """At its right edge, until the table is scrolled to its end."""
+    found = Visit(browser, folder / "report.html", viewport=PHONE)
+    table = found.tab.locator(".scroll").first
+
+    def edge() -> float:
+        return np.asarray(Image.open(io.BytesIO(table.screenshot())).convert("L"))[5:25, -3:].mean()
+
+    assert table.evaluate("(it) => it.scrollWidth > it.clientWidth + 10")
+    before = edge()
+    table.evaluate("(it) => it.scrollTo(it.scrollWidth, 0)")
+    assert before < edge() - 50
+    found.context.close()

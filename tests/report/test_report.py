@@ -324,6 +324,24 @@ def test_the_page_names_the_unit_of_a_score(results, score, unit):
     assert "in standard deviations of the brain" not in text
 
 
+def test_intervals_and_tests_are_spoken_of_where_there_are_some():
+    cases = [case(index, "glioma" if index % 2 else "ms", f"sub-{index}", 1.0) for index in range(6)]
+    for count, few in ((6, False), (5, True)):
+        results = [measured.result(name, cases[:count], RATES) for name in ("vae_lg_neural_tv", "intensity")]
+        compared = [compare.compare(results, "vae_lg_neural_tv", measured.settings())]
+        page, text = render(results, [], compared), tables.markdown(results, compared)
+        assert page.count("No test and no 95 % interval: fewer than 6 subjects.") == 1 + few  # the kinds are small
+        assert text.count("No test and no 95 % interval: fewer than 6 subjects.") == 1 + few
+        for told in (page, text):
+            assert ("Holm's" in told or "Holm&#39;s" in told) == (not few)
+            assert ("patients, with 95 % intervals" in told) == (not few)
+            assert ("patients, without 95 % intervals: fewer than 6 subjects" in told) == few
+        assert ("In brackets: 95 % intervals" in page) == (not few)
+        assert ("No 95 % interval: fewer than 6 subjects." in page) == few
+        assert ("on the same subjects, with 95 % intervals" in page) == (not few)
+        assert ("unmarked: these subjects do not tell" in page) == (not few)
+
+
 def test_a_page_without_any_lesion(page):
     found = result("gmm", 1.0, kinds=("healthy", "healthy"))
     assert found.curves is None
