@@ -31,7 +31,7 @@ from absl import flags
 from lgjax.batch import calibrated, restorations
 from lgjax.cli import app, closing, opening
 from lgjax.cli.scans import check_output, inputs_of_flags, scans_of_flags
-from lgjax.derivatives import dicom, pages
+from lgjax.derivatives import dicom, occupied, pages
 from lgjax.evaluation import published
 from lgjax.methods import names as methods
 from lgjax.preparation import kept
@@ -105,7 +105,8 @@ def main(words: Sequence[str] = ()) -> int:
             app.say(line)
         hosts.first_alone(preparation.begin, config, workdir)
         places = [(name, folder / name if whole or len(names) > 1 else folder) for name in names]
-        return restore(config, workdir, mesh, places, scans, inputs)
+        known = occupied.as_before([place for _, place in places], scans.found)
+        return restore(config, workdir, mesh, places, scans._replace(found=known), inputs)
 
 
 def restore(

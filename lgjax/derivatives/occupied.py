@@ -1,13 +1,15 @@
 """Whose maps lie in an output folder: those of another method are never replaced."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lgjax.derivatives.sidecar import ANOMALY, DONE, SPACE, file, lesions
 from lgjax.runtime.errors import UsageError
-from lgjax.scans import names
+from lgjax.scans import names, sources
+from lgjax.scans.subject import Subject
 
 _ASKED = (*DONE, "InputSHA256", "BrainFrom", "Quality")  # of each of many sidecars that are kept in memory
 SETTINGS, VERSION = "other weights or settings", "another version of lgjax"  # that maps can be of
@@ -34,6 +36,19 @@ def check_scan(folder: pathlib.Path, identifier: str, method: str) -> None:
     """Raises UsageError where a folder holds one scan's map of another method."""
     path = file(folder, identifier, ANOMALY, "json")
     _check(folder, path, _read(path), method)
+
+
+def as_before(folders: Sequence[pathlib.Path], subjects: Sequence[Subject]) -> list[Subject]:
+    """Returns subjects, under the names of earlier versions where one of the folders holds maps of their scans so."""
+    return [dataclasses.replace(one, identifier=one.earlier) if _is_there(folders, one) else one for one in subjects]
+
+
+def _is_there(folders: Sequence[pathlib.Path], subject: Subject) -> bool:
+    """Returns whether a folder holds maps of a scan under the name that earlier versions gave the scan."""
+    if not subject.earlier:
+        return False
+    known = [_read(file(folder, subject.earlier, ANOMALY, "json")).get("InputSHA256") for folder in folders]
+    return any(known) and sources.content(subject) in known
 
 
 def contents(known: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

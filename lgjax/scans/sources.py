@@ -199,6 +199,7 @@ def _subject(root: pathlib.Path, entry: Files, reading: Reading) -> Subject:
         source=entry.source or uri(entry.image, root),
         slices=len(entry.series),
         private=entry.private,
+        earlier=identifier(entry.earlier) if entry.earlier else "",
         **noticed,  # type: ignore[arg-type]
     )
     return _of_series(found, entry, reading.max_voxels) if entry.series else found

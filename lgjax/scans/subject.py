@@ -31,6 +31,7 @@ class Subject:
         the bias field that it removed ("null": none).
       person: of such a scan, who was scanned, as was noted then.
       private: whole paths on the way to a DICOM series that no output may name: they may tell who was scanned.
+      earlier: the identifier that earlier versions gave the scan, where that was another one.
       source: what outputs say of where a file comes from: a BIDS URI in which `raw` is the data set or folder.
     """
 
@@ -50,6 +51,7 @@ class Subject:
     source: str = ""
     slices: int = 0
     private: frozenset[pathlib.Path] = frozenset()
+    earlier: str = ""
 
     def __repr__(self) -> str:
         return f"Subject({self.identifier})"

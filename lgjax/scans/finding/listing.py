@@ -33,6 +33,7 @@ class Files(NamedTuple):
     series: tuple[pathlib.Path, ...] = ()  # the files of a DICOM series, of which `image` is the folder
     source: str = ""  # what stands for the path of the image, where that names the patient
     private: frozenset[pathlib.Path] = frozenset()  # as in Subject
+    earlier: str = ""  # what earlier versions called the scan, where that was another name
 
     @property
     def said(self) -> str:

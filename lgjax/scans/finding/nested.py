@@ -1,7 +1,11 @@
 """Names of scans that lie in folders, a patient each: the part of the path that tells whose a scan is."""
 
+import os
+import pathlib
 import re
+from collections.abc import Sequence
 
+from lgjax.scans import names
 from lgjax.scans.finding import label_folders
 
 _GENERIC = re.compile(  # of a folder: it says what is inside, not whose it is
@@ -17,6 +21,7 @@ _VISIT = re.compile(
     r"|(19|20)\d\d[-_.]?\d\d[-_.]?\d\d\D?.*",
     re.IGNORECASE,
 )
+_BIDS = re.compile(r"sub-[^_]+(_[a-zA-Z0-9]+-[^_]+)*_T2w")
 _SKIPPED = re.compile(r"(derivatives|code|labels?\w*|seg\w*|figures)", re.IGNORECASE)
 
 
@@ -44,6 +49,20 @@ def name(folders: list[str], stem: str, alone: bool) -> str:
         people = [*people, stem]  # a folder of several patients
     parts = [("sub", "-".join(people)), ("ses", "".join(visits)), ("acq", "" if alone or stem in people else stem)]
     return "_".join(f"{key}-{value.replace('_', '-')}" for key, value in parts if value)
+
+
+def of_participant(root: pathlib.Path, folders: Sequence[str], stem: str) -> str:
+    """Returns the BIDS name of a scan where the input is its participant's folder, or a session's in it; else "".
+
+    Args:
+      root: the input.
+      folders: those between the input and the scan.
+      stem: the name of the file without its ending.
+    """
+    above = pathlib.PurePath(os.path.abspath(root)).parts[-2:]
+    if not _BIDS.fullmatch(stem) or stem.partition("_")[0] not in above:
+        return ""
+    return names.of_session(stem.removesuffix("_T2w"), pathlib.PurePath(*above, *folders))
 
 
 def _is_generic(folder: str) -> bool:

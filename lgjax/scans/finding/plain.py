@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from lgjax.runtime.counting import counted
 from lgjax.scans import foreign
@@ -12,6 +12,7 @@ from lgjax.scans.finding import folders, nested, sequences, written
 from lgjax.scans.finding.datasets import cases_without, is_ours, starts, with_references
 from lgjax.scans.finding.folders import NIFTI, home, stem
 from lgjax.scans.finding.listing import BELOW, Files, LeftOut, Listing, Other, below
+from lgjax.scans.names import identifier
 
 _IXI = re.compile(r"(?P<subject>IXI\d+)-[A-Za-z]+-\d+-T2(_bet|_brain)*" + NIFTI, re.IGNORECASE)
 _IXI_CASE = re.compile(r"(?P<case>IXI\d+)-", re.IGNORECASE)
@@ -67,9 +68,26 @@ def deep(root: pathlib.Path, other: Other) -> Listing[Files]:
         files._replace(mask=folders.first(index, [home(files.image)], ["brain_mask", "brainmask"]))
         if files.mask is None and scans[home(files.image)] == 1
         else files
-        for files in _found(named, index, paths)
+        for files in _found(_as_bids(root, named, parts), index, paths)
     ]
     return Listing(found, (*_unused(root, found, paths, reasons), *_foreign(root, _DEEP)))
+
+
+def _as_bids(root: pathlib.Path, named: Sequence[Files], parts: Mapping[pathlib.Path, Sequence[str]]) -> list[Files]:
+    """Gives the scans in a BIDS participant's own folder their BIDS names, where these tell them apart.
+
+    Args:
+      root: the input.
+      named: the scans, as folders name them.
+      parts: the folders between the input and each image.
+    """
+    told = [nested.of_participant(root, parts[files.image], stem(files.image)) for files in named]
+    wanted = [name or files.name for name, files in zip(told, named, strict=True)]
+    known = Counter(identifier(name).lower() for name in wanted)
+    return [
+        files._replace(name=name, earlier=files.name) if name and known[identifier(name).lower()] == 1 else files
+        for name, files in zip(told, named, strict=True)
+    ]
 
 
 def chosen(paths: list[pathlib.Path], root: pathlib.Path, any_sequence: bool) -> Listing[Files]:
