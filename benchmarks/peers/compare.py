@@ -123,7 +123,7 @@ def main() -> int:
     config = make_config(options)
     ours = Remote("ours", options.device, options.threads)
     # A GPU's memory has room for one of them, and what the host does with its own matters there little.
-    trains = Remote("ours", options.device, options.threads, True) if options.device == "cpu" else ours
+    trains = Remote("trains", options.device, options.threads) if options.device == "cpu" else ours
     theirs = Remote("theirs", options.device, options.threads)
     modes = choose_modes(options.modes, theirs, options.methods)
     variables = ours.variables(at(config, "float32"))

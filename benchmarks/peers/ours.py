@@ -15,7 +15,7 @@ from lgjax.methods import runner as runners
 from lgjax.models import vae, variance
 from lgjax.preparation.slices import Slices
 from lgjax.restoration import data_terms
-from lgjax.runtime import devices, memory
+from lgjax.runtime import devices
 from lgjax.training import feeding, settings
 from lgjax.training import step as training
 
@@ -40,15 +40,9 @@ def random_variables(config, seed: int) -> dict:
 class Side(side.Side):
     """lgjax on one device or on all, as `runtime.start` finds them."""
 
-    def __init__(self, device: str, threads: int, trains: bool = False):
-        """Takes cpu or gpu; threads are limited by compare.py, before this process starts.
-
-        Args:
-          trains: the process keeps the memory that it frees, as `lgjax.train` does and `lgjax.restore` does not.
-        """
+    def __init__(self, device: str, threads: int):
+        """Takes cpu or gpu; threads are limited by compare.py, before this process starts."""
         super().__init__()
-        if trains:
-            memory.keep_freed()
         self.mesh = devices.start(device)
 
     def modes(self, method: str) -> list[str]:
