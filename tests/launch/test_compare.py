@@ -301,7 +301,7 @@ def run(compare, timing, monkeypatch, tmp_path):
     """A function that compares pretended sides, as if typed; returns the exit code."""
 
     def compared(ours: Told, theirs: Told, *words: str) -> int:
-        sides = {"ours": ours, "theirs": theirs}
+        sides = {"ours": ours, "trains": Told({}, {"lgjax": 3.0}), "theirs": theirs}
         monkeypatch.setattr(compare, "Remote", lambda name, *_: sides[name])
         monkeypatch.setattr(compare, "check", lambda *_: {"mean, eager": 1e-6})
         monkeypatch.setattr(compare, "silence", lambda variables: variables)
@@ -334,6 +334,15 @@ def test_every_turn_is_written_and_what_is_missing_is_named(run, tmp_path):
     for record in written:
         assert record["incomplete"] == [f"{METHOD}, float32", "vae_train, float32"]
         assert (record["ratios"], record["agreement"]) == ({METHOD: 0.5}, {"mean, eager": 1e-6})
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cpu", 3.0), ("gpu", 1.0)])
+def test_on_cpus_lgjax_trains_in_a_process_of_its_own(run, tmp_path, device, seconds):
+    words = f"--device={device}", "--precisions=float32", "--repeats=2", f"--methods={METHOD},vae_train"
+    assert run(Told({}, {"lgjax": 1.0}), Told({}, {"eager": 2.0}), *words) == 0
+    samples = json.loads((tmp_path / "F.json").read_text())["samples"]
+    assert samples[METHOD]["lgjax"] == [1.0, 1.0]
+    assert samples["vae_train"]["lgjax"] == [seconds, seconds]
 
 
 def test_a_run_that_comes_to_its_end_lacks_nothing_and_names_what_failed_last(run, tmp_path):
