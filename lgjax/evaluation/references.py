@@ -9,6 +9,7 @@ import numpy as np
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import nifti, segmentations, sources
 from lgjax.scans.finding import series
+from lgjax.scans.finding.listing import MAYBE
 from lgjax.scans.participants import is_called_healthy
 from lgjax.scans.volume import Volume
 
@@ -39,8 +40,10 @@ class Reference(NamedTuple):
 def find(labels: str, assume_ras: bool = False, values: Sequence[float] = (), any_sequence: bool = False) -> References:
     """Finds the references that --labels names; errors as in `sources.find`, and where two are of one subject."""
     try:
-        subjects = sources.find(labels, assume_ras=assume_ras, any_sequence=any_sequence)
-        return by_identifier(labels, subjects, values)
+        listing = sources.survey(labels, sources.Reading(assume_ras=assume_ras, any_sequence=any_sequence))
+        left_out = tuple(each for each in listing.left_out if each.reason != MAYBE)  # `read` tells what became of those
+        sources.tell(labels, listing._replace(left_out=left_out))
+        return by_identifier(labels, listing.found, values)
     except UsageError as fault:
         if not pathlib.Path(labels).is_dir():
             raise

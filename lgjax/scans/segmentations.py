@@ -8,7 +8,6 @@ import numpy as np
 
 from lgjax.runtime.errors import InputError
 from lgjax.scans import nifti
-from lgjax.scans.finding import labels
 from lgjax.scans.finding.labels import Found
 from lgjax.scans.volume import Volume
 
@@ -80,7 +79,7 @@ def guess(name: str, found: Found, read: Callable[[Path], Volume], image: Volume
     Raises:
       InputError: there is none, or more than one; the message lists the names looked for and the files found.
     """
-    likely = [volume for path in found.beside if found.alone if (volume := _like_labels(path, image, read))]
+    likely = [volume for path in found.candidates if (volume := _like_labels(path, image, read))]
     if len(likely) == 1:
         return likely[0]
     beside = ", ".join(path.name for path in found.beside[:12]) or "no other image"
@@ -93,9 +92,6 @@ def guess(name: str, found: Found, read: Callable[[Path], Volume], image: Volume
 
 def _like_labels(path: Path, image: Volume, read: Callable[[Path], Volume]) -> Volume | None:
     """Returns a file that may be a segmentation of the image: few whole numbers, 0 for most of it; else None."""
-    name = path.name.lower()
-    if any(word in name for word in ("brain", "bet", "skull")) or ("mask" in name and not labels.says_lesion(name)):
-        return None
     try:
         volume = read(path)
         nifti.check_same_grid(image, volume)

@@ -71,10 +71,15 @@ def find(
       UsageError: there is no subject, no such layout, or a mask is given for a folder.
     """
     listing = survey(spec, Reading(layout, mask, max_voxels, assume_ras, volume, single_slice, any_sequence))
+    tell(spec, listing)
+    return listing.found
+
+
+def tell(spec: str, listing: Listing[Subject]) -> None:
+    """Logs what a survey of `spec` left out, and its notes."""
     named = "".join(f"{name}: " for name in series.nameable([spec], listing.found))
     for line in lines(listing):
         LOG.warning("%s%s", named, line)
-    return listing.found
 
 
 def survey(spec: str, reading: Reading) -> Listing[Subject]:

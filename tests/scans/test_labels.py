@@ -222,6 +222,28 @@ def test_the_only_image_that_looks_like_a_segmentation_is_taken_with_a_note(tmp_
     assert found.note.startswith("sub-BraTS20Training355: W39_1998.09.19_Segm.nii.gz is taken as the reference")
 
 
+def test_what_may_be_the_reference_is_not_called_a_label_of_no_scan(tmp_path, caplog):
+    """By its name a label, by no name that of the scan: eval takes it, and says once what became of it."""
+    folder = tmp_path / "p07"
+    make(folder, ["T2_regtoFLAIR"])
+    for name in ("GOLD_STANDARD_regtoMNI", "other_mask"):
+        images.save(folder / f"{name}.nii.gz", LESION)
+    assert len(sources.find(str(tmp_path))) == 1
+    assert "perhaps the reference of the scan beside it: 1 (p07/GOLD_STANDARD_regtoMNI.nii.gz)" in caplog.text
+    assert "of no scan here: 1 (p07/other_mask.nii.gz)" in caplog.text
+    caplog.clear()
+    known = references.find(str(tmp_path))
+    assert "GOLD_STANDARD" not in caplog.text
+    assert "of no scan here: 1 (p07/other_mask.nii.gz)" in caplog.text
+    (subject,) = known.subjects.values()
+    note = references.read(subject, subject.image()).note
+    assert "GOLD_STANDARD_regtoMNI.nii.gz is taken as the reference" in note
+    images.save(folder / "T2_regtoFLAIR_seg.nii.gz", LESION)
+    caplog.clear()
+    references.find(str(tmp_path))
+    assert "of no scan here: 2" in caplog.text
+
+
 @pytest.mark.parametrize(
     "others",
     [

@@ -36,6 +36,17 @@ class Found(NamedTuple):
     beside: tuple[pathlib.Path, ...] = ()  # other images in the folder of the scan
     alone: bool = False  # whether that folder holds one scan only: a patient's own folder
 
+    @property
+    def candidates(self) -> tuple[pathlib.Path, ...]:
+        """Images that may be the reference where no name says which; what they hold decides."""
+        return tuple(filter(_may_be_lesion, self.beside)) if self.alone and not self.paths else ()
+
+
+def _may_be_lesion(path: pathlib.Path) -> bool:
+    """Returns whether the name of an image beside a scan does not say that the image holds a brain."""
+    name = path.name.lower()
+    return not any(word in name for word in ("brain", "bet", "skull")) and ("mask" not in name or says_lesion(name))
+
 
 def shelve(paths: Iterable[pathlib.Path]) -> Shelf:
     """Returns files by their folder, but for what lgjax.restore wrote: a detection is no reference."""

@@ -15,6 +15,7 @@ Other = Callable[[pathlib.Path, list[str]], str]  # as `sequences.other`
 RECORD = "left_out.tsv"
 NO_T2 = "no T2 scan"  # the reason of a subject
 BELOW = "a folder below with images, an input of its own"
+MAYBE = "a mask or label, perhaps the reference of the scan beside it"
 _SHOWN = 5  # names in a line
 
 

@@ -11,7 +11,7 @@ from lgjax.scans import foreign
 from lgjax.scans.finding import folders, nested, sequences, written
 from lgjax.scans.finding.datasets import cases_without, is_ours, starts, with_references
 from lgjax.scans.finding.folders import NIFTI, home, stem
-from lgjax.scans.finding.listing import BELOW, Files, LeftOut, Listing, Other, below
+from lgjax.scans.finding.listing import BELOW, MAYBE, Files, LeftOut, Listing, Other, below
 from lgjax.scans.names import identifier
 
 _IXI = re.compile(r"(?P<subject>IXI\d+)-[A-Za-z]+-\d+-T2(_bet|_brain)*" + NIFTI, re.IGNORECASE)
@@ -21,6 +21,7 @@ _NOT_A_SCAN = re.compile(
     r"(mask\d*|msk|d?seg|segm|segmentation|labels?|lesions?|roi|gt|ground_?truth|gold_?standard|consensus)(?=[_.-])",
     re.IGNORECASE,
 )
+_NOBODYS = "a mask or label of no scan here"
 _DEEP = ("*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*")  # folders of patients
 _ECHO = re.compile(r"_e\d+(?=_|$)", re.IGNORECASE)  # as dcm2niix names the echoes of one series
 
@@ -141,7 +142,7 @@ def _says_label(image: pathlib.Path) -> bool:
 def _no_scan(index: folders.Index, image: pathlib.Path) -> str:
     """Tells why a file is no scan of its own; "" where it may be one."""
     if _says_label(image) and not written.is_named(image):
-        return "a mask or label of no scan here"
+        return _NOBODYS
     return written.here(image) or ("made of a scan beside it" if folders.is_derived(index, image) else "")
 
 
@@ -159,7 +160,13 @@ def _unused(
 ) -> list[LeftOut]:
     """Lists the files that are no scans and belong to none."""
     used = {path for files in found for path in (files.mask, *files.reference.paths)}
-    return [each for path in paths if reasons[path] and path not in used for each in below(root, [path], reasons[path])]
+    maybe = {path for files in found for path in files.reference.candidates}
+    return [
+        each
+        for path in paths
+        if reasons[path] and path not in used
+        for each in below(root, [path], MAYBE if reasons[path] == _NOBODYS and path in maybe else reasons[path])
+    ]
 
 
 def _foreign(root: pathlib.Path, patterns: Iterable[str]) -> list[LeftOut]:
