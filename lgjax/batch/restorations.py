@@ -107,6 +107,9 @@ def restore(
             speed = record.measure(time.perf_counter() - began, detector.runner.busy - busy)
         if hosts.is_first_host():
             section.write(detector, folder)
+            for same in results.repeated(folder):
+                if not record.works.keys().isdisjoint(same):
+                    LOG.warning("%s are one scan. `lgjax eval` takes none twice: keep one of them", " and ".join(same))
     failed = set(record.named(results.FAILED))
     failures = [(one.identifier, record.works[one.identifier].message) for one in subjects if one.identifier in failed]
     skipped, elsewhere = (len(record.named(outcome)) for outcome in (results.FINISHED, results.ELSEWHERE))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lgjax.derivatives import sidecar
 from lgjax.runtime import files, places, signals
 from lgjax.runtime.claims import Claims
 from lgjax.runtime.errors import InputError, LgjaxError
@@ -148,6 +149,20 @@ def failures(folder: pathlib.Path) -> dict[str, str]:
     """
     scans = _read(folder / NAME)["Scans"].items()
     return {name: scan.get("Message", "") for name, scan in scans if scan.get("Outcome") == FAILED}
+
+
+def repeated(folder: pathlib.Path) -> list[list[str]]:
+    """Lists the identifiers of each scan whose maps a folder holds under several; errors as in `failures`."""
+    scans: dict[str, list[str]] = {}
+    for name, scan in _read(folder / NAME)["Scans"].items():
+        if scan.get("InputSHA256") and scan.get("Outcome") != FAILED:
+            scans.setdefault(scan["InputSHA256"], []).append(name)
+    there = ([name for name in names if _has_map(folder, name)] for names in scans.values() if len(names) > 1)
+    return [names for names in there if len(names) > 1]
+
+
+def _has_map(folder: pathlib.Path, identifier: str) -> bool:
+    return sidecar.file(folder, identifier, sidecar.ANOMALY, "json").exists()
 
 
 def _entry(work: Work) -> dict[str, Any]:

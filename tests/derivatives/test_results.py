@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 from datetime import datetime
 
@@ -82,6 +83,24 @@ def test_a_run_says_what_was_done_to_which_scan(scans, tmp_path):
     ((name, said),) = outcome.failures
     assert (name, said.startswith(str(scans))) == ("sub-b", True)  # the terminal is told the whole path
     assert {"/results.json", "/.lgjax"} <= set((folder / ".bidsignore").read_text().splitlines())
+
+
+def test_a_scan_under_two_names_is_told_while_both_are_there(scans, tmp_path, caplog):
+    (tmp_path / "more").mkdir()
+    shutil.copy(scans / "a.nii.gz", tmp_path / "more" / "copy.nii.gz")
+    restored(scans, tmp_path / "out")
+    assert results.repeated(tmp_path / "out") == []
+    assert "are one scan" not in caplog.text
+    restored(tmp_path / "more", tmp_path / "out")
+    (same,) = results.repeated(tmp_path / "out")
+    assert "sub-copy" in same
+    (other,) = {*same} - {"sub-copy"}
+    assert f"{same[0]} and {same[1]} are one scan" in caplog.text
+    caplog.clear()
+    shutil.rmtree(tmp_path / "out" / other)
+    restored(tmp_path / "more", tmp_path / "out")
+    assert results.repeated(tmp_path / "out") == []
+    assert "are one scan" not in caplog.text
 
 
 def test_a_later_run_does_not_erase_what_was_done(scans, tmp_path):
