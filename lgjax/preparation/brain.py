@@ -150,7 +150,8 @@ def _without_background(image: Volume) -> tuple[np.ndarray, str, str]:
     background = np.partition(border, border.size // 2)[border.size // 2]  # the median; NaN sorts last
     flat = np.isnan(data) if np.isnan(background) else data == background  # SPM writes NaN around the brain
     if flat.all():
-        raise InputError(image.source, "has the same value in every voxel", "Check that this is the right file")
+        problem = "is NaN" if np.isnan(background) else "has the same value"
+        raise InputError(image.source, f"{problem} in every voxel", "Check that this is the right file")
     brain, size, note = ~flat, data.size, ""
     found = padding.find(data, axial, background)
     if found:

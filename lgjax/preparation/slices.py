@@ -89,7 +89,7 @@ def clean(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, int]:
     bad = brain & ~finite
     n_bad, n_brain = int(np.count_nonzero(bad)), int(np.count_nonzero(brain))
     if n_bad > _MAX_NONFINITE * n_brain:
-        problem = f"has {n_bad} voxels that are NaN or infinite, {n_bad / n_brain:.1%} of the brain"
+        problem = f"has {n_bad} voxels that are NaN, infinite or beyond 3.4e38, {n_bad / n_brain:.1%} of the brain"
         raise InputError(image.source, problem, "Export the scan again without them")
     values = orientation.within(image.data, brain & finite, orientation.to_lps(image.affine))
     if not values.size or values.min() == values.max():

@@ -294,15 +294,21 @@ BAD: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "skullmasked.nii.gz": (unmasked, ("still has its skull", "the mask skullmasked_mask.nii.gz", "passed over", SKULL)),
     "maskcut.nii.gz": (mask_cut_short, ("maskcut_mask.nii.gz", "is truncated", COPY)),
     # 23, 24, 26
-    "nan.nii.gz": (saved(replaced(np.nan, 0.02)), ("NaN or infinite, 2.0% of the brain", "Export the scan again")),
-    "inf.nii.gz": (saved(replaced(-np.inf, 0.02)), ("NaN or infinite, 2.0% of the brain", "Export the scan again")),
+    "nan.nii.gz": (
+        saved(replaced(np.nan, 0.02)),
+        ("NaN, infinite or beyond 3.4e38, 2.0% of the brain", "Export the scan again"),
+    ),
+    "inf.nii.gz": (
+        saved(replaced(-np.inf, 0.02)),
+        ("NaN, infinite or beyond 3.4e38, 2.0% of the brain", "Export the scan again"),
+    ),
     "zeros.nii.gz": (saved(0 * HEAD), ("same value in every voxel", "the right file")),
     "sevens.nii.gz": (saved(0 * HEAD + 7), ("same value in every voxel", "the right file")),
-    "nans.nii.gz": (saved(np.nan * HEAD), ("same value in every voxel", "the right file")),
+    "nans.nii.gz": (saved(np.nan * HEAD), ("is NaN in every voxel", "the right file")),
     "flatbrain.nii.gz": (saved(50 * BRAIN.astype(np.float32)), ("constant inside the brain", "the right file")),
     "1e300.nii.gz": (
         saved(HEAD.astype(np.float64) * 1e300),
-        ("NaN or infinite, 100.0% of the brain", "Export the scan again"),
+        ("NaN, infinite or beyond 3.4e38, 100.0% of the brain", "Export the scan again"),
     ),
     "skull.nii.gz": (saved(HEAD + np.random.default_rng(0).rayleigh(5, HEAD.shape)), ("skull", SKULL)),
     "speck.nii.gz": (saved(TINY * 9), ("brain of", "ml", SKULL)),

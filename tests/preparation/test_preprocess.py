@@ -278,7 +278,7 @@ def test_many_bad_voxels_are_rejected():
     data = images.head()
     data[8:12, 10:14, 6:10] = np.nan
     image = images.volume(data)
-    with pytest.raises(InputError, match="NaN or infinite"):
+    with pytest.raises(InputError, match="NaN, infinite or beyond"):
         preparation_slices.clean(image, brain_mask(image))
 
 
