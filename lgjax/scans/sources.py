@@ -15,7 +15,7 @@ from lgjax import __version__
 from lgjax.runtime import files
 from lgjax.runtime.errors import InputError, LgjaxError, UsageError
 from lgjax.scans import dicom, dicom_header, nifti, segmentations, synthetic
-from lgjax.scans.finding import folders, layouts, sequences, series, subject_table, twins
+from lgjax.scans.finding import folders, layouts, sequences, series, subject_table, twins, written
 from lgjax.scans.finding.listing import Files, Listing, below, lines
 from lgjax.scans.names import identifier, uri
 from lgjax.scans.prepared import noted, read_image
@@ -155,7 +155,9 @@ def _found(spec: str, reading: Reading) -> Listing[Files]:
             raise UsageError(f"--mask goes with a single scan, and {spec} is a table: {remedy}")
         return layouts.listed(root, reading.any_sequence)
     problem, remedy = sequences.refusal(root, reading.any_sequence)
-    found = series.one(root) or Files(folders.stem(root), root)
+    stem = folders.stem(root)
+    name = stem.replace("_", "-") if written.here(root) else stem  # no name of a scan that has maps
+    found = series.one(root) or Files(name, root)
     found = found._replace(refused=problem, remedy=remedy, mask=folders.mask_beside(root))
     if mask:
         found = found._replace(mask=pathlib.Path(mask), mask_given=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lgjax
+from lgjax.batch import restorations
 from lgjax.preparation import cohort
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import sources
@@ -65,6 +66,16 @@ def test_a_file_of_results_is_refused(images):
     for path in images:
         assert refused(lgjax.read(str(path)))
         assert refused(lgjax.read(str(path), any_sequence=True))
+
+
+def test_a_map_given_by_mistake_costs_its_scan_no_result(written, tmp_path):
+    shutil.copytree(written, tmp_path / "out")
+    maps = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*one_space*")) if path.is_file()}
+    found = [lgjax.read(str(path)) for path in maps]
+    outcome = restorations.restore(derived.detector(), found, tmp_path / "out", 1)
+    assert len(outcome.failures) == len(maps)
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*one_space*"))} == before
 
 
 def test_files_of_results_are_left_out(images):

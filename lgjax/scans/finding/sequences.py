@@ -123,7 +123,10 @@ def refusal(image: pathlib.Path, any_sequence: bool) -> tuple[str, str]:
       any_sequence: takes scans of any sequence; what lgjax.restore wrote is no scan all the same.
     """
     if here := written.here(image):
-        return f"is a result {here}, and no scan", "Give the scan that it was made from"
+        return (
+            f"is a result {here}, and no scan",
+            "Give the scan that it was made from; rename it if another program wrote it",
+        )
     said = "" if any_sequence else other(image, [folders.stem(image)])
     remedy = "Rename it if it is T2 after all, or give --any_sequence"
     return (f"is {said}, and no T2 scan", remedy) if said else ("", "")
