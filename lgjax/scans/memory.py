@@ -10,7 +10,7 @@ import numpy as np
 
 from lgjax.runtime.errors import InputError, UsageError
 from lgjax.scans import dicom_header, nifti, sources
-from lgjax.scans.finding import subject_table
+from lgjax.scans.finding import sequences, subject_table
 from lgjax.scans.names import identifier
 from lgjax.scans.sources import Subject
 from lgjax.scans.volume import Volume
@@ -42,7 +42,8 @@ def read(
     Raises:
       UsageError: the path is neither a file nor the folder of a series.
       EnvironmentFault: it is a series, and pydicom is not installed.
-      InputError: the image in memory is not one volume, or its affine is missing or not invertible.
+      InputError: the image in memory is not one volume, its affine is missing or not invertible, or lgjax.restore wrote
+        its file.
     """
     if isinstance(image, str | os.PathLike):
         is_folder = pathlib.Path(image).is_dir()
@@ -72,6 +73,10 @@ def _subject(
 ) -> Subject:
     """Makes the subject of one image in memory; arguments and errors as in `read`."""
     scan = _volume(image, affine, name)
+    if filename := not isinstance(image, np.ndarray) and image.get_filename():
+        problem, remedy = sequences.refusal(pathlib.Path(filename), any_sequence=True)
+        if problem:
+            raise InputError(name, problem, remedy)
     brain = None if mask is None else _volume(mask, scan.affine if isinstance(mask, np.ndarray) else None, name)
     return Subject(
         identifier=identifier(name),

@@ -66,6 +66,8 @@ def test_a_file_of_results_is_refused(images):
     for path in images:
         assert refused(lgjax.read(str(path)))
         assert refused(lgjax.read(str(path), any_sequence=True))
+        with pytest.raises(InputError, match="written by lgjax"):
+            lgjax.read(nib.load(path))
 
 
 def test_a_map_given_by_mistake_costs_its_scan_no_result(written, tmp_path):
@@ -131,6 +133,21 @@ def test_detections_beside_a_scan_are_not_its_reference(images, tmp_path):
         assert found.lesion is None
         with pytest.raises(InputError, match="no reference"):
             found.guess(found.image())
+
+
+def test_a_renamed_detection_in_a_patients_folder_is_not_guessed_to_be_the_reference(images, tmp_path):
+    nib.save(nib.Nifti1Image(derived.brain(), derived.GRID), tmp_path / "T2.nii.gz")
+    (mask,) = (path for path in images if "desc-fpr5_mask" in path.name)
+
+    def reference():
+        (found,) = (one for one in lgjax.find(str(tmp_path)) if one.original == "T2")
+        return found.guess(found.image())
+
+    shutil.copy(mask, tmp_path / "result_T1.nii.gz")
+    assert reference().data.any()  # nothing tells what the image is
+    shutil.copy(mask.with_name(mask.name.replace(".nii.gz", ".json")), tmp_path / "result_T1.json")
+    with pytest.raises(InputError, match="no reference"):
+        reference()
 
 
 def test_a_map_without_its_sidecar_is_known_by_its_name(images, tmp_path):

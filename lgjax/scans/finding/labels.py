@@ -43,8 +43,10 @@ class Found(NamedTuple):
 
 
 def _may_be_lesion(path: pathlib.Path) -> bool:
-    """Returns whether the name of an image beside a scan does not say that the image holds a brain."""
+    """Returns whether nothing says that an image beside a scan holds a brain, or is a detection of lgjax.restore."""
     name = path.name.lower()
+    if written.here(path):
+        return False
     return not any(word in name for word in ("brain", "bet", "skull")) and ("mask" not in name or says_lesion(name))
 
 
