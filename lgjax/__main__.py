@@ -77,18 +77,27 @@ def released() -> dict[str, str | int]:
 
 
 def information(as_json: bool) -> str:
-    """Returns versions and devices; nothing is compiled."""
-    import jax
-
+    """Returns versions and devices, and why devices cannot be used; nothing is compiled."""
     parts = {part: metadata.version(part) for part in PARTS}
-    kinds = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+    kinds, problem = devices()
     about = {"lgjax": lgjax.__version__, "python": platform.python_version()}
     if as_json:
-        rest = {"versions": parts, "devices": kinds, "cores": os.cpu_count(), "released_models": [released()]}
-        return json.dumps({**about, **rest}, indent=2)
+        found = {"versions": parts, "devices": kinds, "problem": problem}
+        return json.dumps({**about, **found, "cores": os.cpu_count(), "released_models": [released()]}, indent=2)
     model = "{name}, {bytes} bytes, SHA-256 {sha256}".format_map(released())
-    rows = {**about, **parts, "devices": ", ".join(kinds), "cores": str(os.cpu_count()), "released model": model}
+    listed = ", ".join(kinds) or f"none ({problem})"
+    rows = {**about, **parts, "devices": listed, "cores": str(os.cpu_count()), "released model": model}
     return "\n".join(f"{name}: {value}" for name, value in rows.items())
+
+
+def devices() -> tuple[list[str], str]:
+    """Lists platforms and kinds of devices, and says why JAX finds none; "" where it finds some."""
+    import jax
+
+    try:
+        return [f"{device.platform}: {device.device_kind}" for device in jax.devices()], ""
+    except (RuntimeError, AssertionError) as error:  # the latter where jax has no plugin for the platform
+        return [], str(error).partition("\n")[0] or "JAX has no plugin for the platform"
 
 
 if __name__ == "__main__":

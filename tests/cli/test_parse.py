@@ -1,5 +1,7 @@
 """Command lines as they are typed: words, typos, help; nothing is imported for them that computes."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -337,6 +339,19 @@ def test_info_has_help_too(word, monkeypatch, capsys):
     said = capsys.readouterr()
     assert "Usage: lgjax info [--json]\n  --json " in said.out
     assert not said.err
+
+
+def test_info_says_why_there_are_no_devices(monkeypatch):
+    """As where another process holds the memory of the GPU: who looks for the cause asks `info` first."""
+    words = [sys.executable, "-m", "lgjax", "info", "--json"]
+    environment = {**os.environ, "JAX_PLATFORMS": "nonsense"}
+    said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert found["devices"] == []
+    assert "nonsense" in found["problem"]
+    monkeypatch.setattr(__main__, "devices", lambda: ([], found["problem"]))
+    assert f"devices: none ({found['problem']})" in __main__.information(as_json=False).splitlines()
 
 
 @pytest.mark.parametrize("words", [["info", "--jsn"], ["info", "scan.nii.gz"], ["restor"], ["--verison"]])
